@@ -1,0 +1,1 @@
+"""LiDistill: LiDAR semantic segmentation that learns from cameras and from bigger teachers."""
