@@ -1,0 +1,181 @@
+"""Checkpoints: atomic, hashed, verified on load, with a fall-back to the one before.
+
+``checkpoints/manifest.json`` is written last and names every finished file with its SHA-256 and step. The two newest
+states are ``step-<n>.pt``; ``last.pt`` and ``max-<scalar>.pt`` are hard links to the newest and the best.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import random
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from loguru import logger
+from torch import nn
+
+from core.errors import UserError
+from core.io import atomic_path, read_json, sha256, write_json
+
+__all__ = ["CheckpointStore", "load_weights", "random_state", "read_checkpoint", "restore_random_state"]
+
+_UNREADABLE = (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile, pickle.UnpicklingError, OSError)
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Load a checkpoint on the CPU; only tensors and plain values are ever unpickled.
+
+    Raises:
+        UserError: the file is missing, cut short, or holds something else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(
+            "this checkpoint does not exist",
+            where=str(path),
+            cure="Check the path; runs keep theirs under checkpoints/",
+        )
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except _UNREADABLE as error:
+        raise UserError(
+            f"this checkpoint is damaged, cut short, or not made by this project ({type(error).__name__} on reading)",
+            where=str(path),
+            cure="Use another checkpoint of the run, or train again",
+        ) from error
+    if not isinstance(state, dict) or "model" not in state:
+        raise UserError("this file holds no 'model' entry, so it is no checkpoint of this project", where=str(path))
+    return state
+
+
+def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], where: str) -> None:
+    """Load weights strictly.
+
+    Raises:
+        UserError: names the keys that are missing, unknown, or of another shape; the model is left untouched.
+    """
+    weights = {key.removeprefix("module."): value for key, value in weights.items()}
+    own = model.state_dict()
+    missing = sorted(own.keys() - weights.keys())
+    unknown = sorted(weights.keys() - own.keys())
+    shapes = [
+        f"{key} is {tuple(weights[key].shape)} in the file and {tuple(own[key].shape)} in the model"
+        for key in sorted(own.keys() & weights.keys())
+        if own[key].shape != weights[key].shape
+    ]
+    if missing or unknown or shapes:
+        parts = [_count("missing", missing), _count("unknown", unknown), _count("of another shape", shapes)]
+        raise UserError(
+            f"these weights belong to another model: {'; '.join(filter(None, parts))}",
+            where=where,
+            cure="Give the configuration it was trained with (config.yaml in its run folder)",
+        )
+    model.load_state_dict(weights)
+
+
+def _count(kind: str, keys: list[str], shown: int = 3) -> str:
+    more = f" and {len(keys) - shown} more" if len(keys) > shown else ""
+    return f"{len(keys)} {kind} ({', '.join(keys[:shown])}{more})" if keys else ""
+
+
+def random_state() -> dict[str, Any]:
+    """The generators of Python, NumPy, torch and this rank's GPU, as tensors and plain values."""
+    version, python_words, gauss = random.getstate()
+    name, words, position, has_gauss, cached = np.random.get_state()
+    state = {
+        "python": (version, list(python_words), gauss),
+        "numpy": (name, words.tolist(), position, has_gauss, cached),
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def restore_random_state(state: dict[str, Any]) -> None:
+    """Undo of :func:`random_state`."""
+    version, python_words, gauss = state["python"]
+    random.setstate((version, tuple(python_words), gauss))
+    name, words, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, np.array(words, dtype=np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+class CheckpointStore:
+    """The ``checkpoints`` folder of one run."""
+
+    KEEP = 2  # newest states kept for resuming
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.manifest_path = folder / "manifest.json"
+
+    def manifest(self) -> dict[str, dict[str, Any]]:
+        """File name -> {sha256, step}; empty before the first save."""
+        return read_json(self.manifest_path) if self.manifest_path.is_file() else {}
+
+    def save(self, state: dict[str, Any], best: str | None = None) -> Path:
+        """Write ``step-<n>.pt``, enter it in the manifest, point ``last.pt`` (and ``<best>.pt``) at it, drop old ones.
+
+        Raises:
+            UserError: disk full or folder not writable; everything saved before is still there.
+        """
+        path = self.folder / f"step-{state['global_step']:08d}.pt"
+        with atomic_path(path) as temporary:
+            try:
+                torch.save(state, temporary)
+            except RuntimeError as error:  # torch reports a full disk as a failed write of its zip stream
+                raise UserError(
+                    f"the checkpoint could not be written ({str(error).splitlines()[0]})",
+                    where=str(path),
+                    cure="Free some disk space, then start the same command again; everything saved before is intact",
+                ) from error
+        entry = {"sha256": sha256(path), "step": state["global_step"]}
+        manifest = self.manifest()
+        names = [path.name, "last.pt"] + ([f"{best}.pt"] if best else [])
+        for name in names[1:]:
+            _link(path, self.folder / name)
+        manifest |= dict.fromkeys(names, entry)
+        states = sorted(name for name in manifest if name.startswith("step-"))
+        for name in states[: -self.KEEP]:
+            del manifest[name]
+        write_json(self.manifest_path, manifest)
+        for name in states[: -self.KEEP]:
+            (self.folder / name).unlink(missing_ok=True)
+        return path
+
+    def newest(self) -> tuple[Path, dict[str, Any]] | None:
+        """The newest whole checkpoint, or None in an empty folder; a damaged one is reported, the one before is used.
+
+        Raises:
+            UserError: checkpoints exist, but none is whole.
+        """
+        manifest = self.manifest()
+        complaints = []
+        for name in sorted((name for name in manifest if name.startswith("step-")), reverse=True):
+            path = self.folder / name
+            if path.is_file() and sha256(path) == manifest[name]["sha256"]:
+                if complaints:
+                    logger.warning("{}; going on from {} instead", "; ".join(complaints), path)
+                return path, read_checkpoint(path)
+            complaints.append(f"{path} is damaged or missing (its SHA-256 is not the one in manifest.json)")
+        if complaints:
+            raise UserError("; ".join(complaints), cure="Start over with another --run-dir, or restore the files")
+        return None
+
+
+def _link(source: Path, target: Path) -> None:
+    """Atomically make ``target`` the same file as ``source``; a copy on file systems without hard links."""
+    with atomic_path(target) as temporary:
+        temporary.unlink()
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)

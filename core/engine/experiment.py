@@ -1,0 +1,99 @@
+"""The configuration of one run, typed, and what it builds."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import ConfigDict, Field
+
+from core.config import Config, Section
+from core.engine.optim import OptimizerConfig, SchedulerConfig
+from core.errors import UserError
+from core.losses import CrossEntropyLovasz
+
+__all__ = ["AmpConfig", "CriterionConfig", "EvalConfig", "Experiment", "TrainConfig"]
+
+
+class AmpConfig(Section):
+    """``amp:`` section: mixed precision."""
+
+    enabled: bool = False
+    dtype: Literal["bf16", "fp16"] = "bf16"  # bf16 needs no loss scaling; fp16 uses a gradient scaler
+
+
+class CriterionConfig(Section):
+    """``criterion:`` section: cross entropy + Lovász-softmax on voxel logits."""
+
+    w_ce: float = Field(1.0, ge=0)
+    w_lovasz: float = Field(1.0, ge=0)
+    class_weight: list[float] | None = None  # one per class, class 0 (ignore) first
+    scope: Literal["global", "local"] = "global"  # joined batch of all processes, or each process on its own
+
+
+class TrainConfig(Section):
+    """``train:`` section."""
+
+    seed: int = Field(0, ge=0)
+    deterministic: Literal["off", "seeded", "strict"] = "seeded"
+    accumulate: int = Field(1, ge=1)  # batches per optimiser step
+    grad_clip: float | None = Field(None, gt=0)  # maximum L2 norm of the gradient
+    ema: float | None = Field(None, gt=0, lt=1)  # decay of averaged weights, e.g. 0.999; evaluation uses them
+    sync_bn: bool = True  # batch statistics over all processes
+    save_every: int = Field(500, ge=1)  # optimiser steps between checkpoints within an epoch
+    max_nonfinite_steps: int = Field(0, ge=0)  # steps with a NaN or infinite loss that are skipped before stopping
+
+
+class EvalConfig(Section):
+    """``eval:`` section."""
+
+    every: int = Field(1, ge=1)  # epochs between evaluations on the val split; the last epoch always
+    batch_size: int = Field(1, ge=1)  # scans per process
+    pictures: int = Field(3, ge=0)  # scans drawn in report.html
+
+
+class Experiment(Section):
+    """The whole tree. ``dataset``, ``data``, ``model`` and ``distill`` are validated by the component they name."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    num_epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=1)  # scans per process
+    workers_per_gpu: int = Field(2, ge=0)  # data-loading workers per process
+    amp: AmpConfig = AmpConfig()
+    criterion: CriterionConfig = CriterionConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    scheduler: SchedulerConfig = SchedulerConfig()
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
+    dataset: dict
+    data: dict = Field(default_factory=dict)
+    model: dict
+    teacher_pretrain: str | None = None  # stage 2: checkpoint or run folder of the frozen teacher
+    distill: dict | None = None  # stage 2: the method and its weights
+
+    @classmethod
+    def from_config(cls, config: Config) -> Experiment:
+        """Validate the merged tree.
+
+        Raises:
+            UserError: unknown, missing or ill-typed keys, each with its file.
+        """
+        return config.parse(cls)
+
+    def criterion_for(self, num_classes: int) -> CrossEntropyLovasz:
+        """The loss for ``num_classes`` outputs.
+
+        Raises:
+            UserError: no class besides "ignore", no loss term, or a class-weight list of another length.
+        """
+        c = self.criterion
+        if num_classes < 2:
+            raise UserError(f"the label space has {num_classes} classes; there is nothing to learn", where="dataset")
+        if c.w_ce == 0 and c.w_lovasz == 0:
+            raise UserError("both w_ce and w_lovasz are 0; there is no loss", where="criterion")
+        if c.class_weight is not None and len(c.class_weight) != num_classes:
+            raise UserError(
+                f"{len(c.class_weight)} weights for {num_classes} classes (class 0 = ignore comes first)",
+                where="criterion.class_weight",
+            )
+        return CrossEntropyLovasz(c.w_ce, c.w_lovasz, c.class_weight, c.scope)

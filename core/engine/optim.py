@@ -1,0 +1,91 @@
+"""Optimisers, learning-rate schedules (per optimiser step), gradient clipping, EMA."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from core.config import Section
+from core.errors import UserError
+
+__all__ = ["OptimizerConfig", "SchedulerConfig", "build_optimizer", "build_scheduler", "lr_factor"]
+
+
+class OptimizerConfig(Section):
+    """``optimizer:`` section."""
+
+    name: Literal["sgd", "adam", "adamw"] = "sgd"
+    lr: float = Field(0.24, gt=0)  # peak learning rate
+    weight_decay: float = Field(1e-4, ge=0)
+    momentum: float = Field(0.9, ge=0, lt=1)  # sgd
+    nesterov: bool = True  # sgd
+    betas: tuple[float, float] = (0.9, 0.999)  # adam, adamw
+    lr_scale: dict[str, float] = Field(
+        default_factory=dict
+    )  # part of a parameter's name -> factor on lr, e.g. {transformer_block: 0.1}
+
+
+class SchedulerConfig(Section):
+    """``scheduler:`` section; every schedule is evaluated per optimiser step."""
+
+    name: Literal["none", "cosine", "cosine_warmup", "poly"] = "cosine_warmup"
+    warmup_steps: int = Field(0, ge=0)  # linear warm-up of cosine_warmup; U2MKD: 1000 / processes, 0 with one process
+    power: float = Field(0.9, gt=0)  # poly
+
+
+def build_optimizer(config: OptimizerConfig, model: nn.Module) -> Optimizer:
+    """One parameter group per learning-rate factor; frozen parameters are left out.
+
+    Raises:
+        UserError: a ``lr_scale`` pattern matches no parameter.
+    """
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    for pattern in config.lr_scale:
+        if not any(pattern in name for name, _ in named):
+            raise UserError(f"optimizer.lr_scale: no trainable parameter's name contains '{pattern}'")
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in named:
+        scale = next((s for pattern, s in config.lr_scale.items() if pattern in name), 1.0)
+        groups.setdefault(scale, []).append(parameter)
+    parameters = [{"params": p, "lr": config.lr * scale} for scale, p in groups.items()]
+    common = {"lr": config.lr, "weight_decay": config.weight_decay}
+    if config.name == "sgd":
+        nesterov = config.nesterov and config.momentum > 0
+        return torch.optim.SGD(parameters, momentum=config.momentum, nesterov=nesterov, **common)
+    kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
+    return kind(parameters, betas=config.betas, **common)
+
+
+def lr_factor(config: SchedulerConfig, step: int, total_steps: int) -> float:
+    """Multiplier on the base learning rate at optimiser step ``step`` of ``total_steps``.
+
+    ``cosine_warmup`` is (k+1)/W during warm-up and (1 + cos(pi (k-W)/T)) / 2 after; ``poly`` is (1 - k/(T+1))^power.
+    """
+    if config.name == "none":
+        return 1.0
+    if config.name == "poly":
+        return (1 - min(step, total_steps) / (total_steps + 1)) ** config.power
+    warmup = config.warmup_steps if config.name == "cosine_warmup" else 0
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / total_steps)))
+
+
+def build_scheduler(config: SchedulerConfig, optimizer: Optimizer, total_steps: int) -> LambdaLR:
+    """Schedule to be stepped once after each optimiser step.
+
+    Raises:
+        UserError: the warm-up is longer than the whole training.
+    """
+    if config.name == "cosine_warmup" and config.warmup_steps >= max(1, total_steps):
+        raise UserError(
+            f"scheduler.warmup_steps is {config.warmup_steps}, but the training has {total_steps} optimiser steps",
+            cure="Shorten the warm-up or train longer",
+        )
+    return LambdaLR(optimizer, lambda step: lr_factor(config, step, total_steps))

@@ -1,0 +1,38 @@
+"""Networks. A new one is a file in ``lidar/``, ``image/`` or ``fusion/`` and a line in its registry."""
+
+from __future__ import annotations
+
+import difflib
+from importlib import import_module
+
+from torch import nn
+
+from core.config import Config
+from core.errors import UserError
+
+__all__ = ["LIDAR_MODELS", "build_model"]
+
+LIDAR_MODELS: dict[str, str] = {  # model.name -> module:class; imported when asked for
+    "minkunet": "core.models.lidar.minkunet:MinkUNet",
+    "spvcnn": "core.models.lidar.spvcnn:SPVCNN",
+}
+
+
+def build_model(config: Config, num_classes: int) -> nn.Module:
+    """Build ``model.name`` with the options its own ``Config`` section allows.
+
+    Args:
+        config: the whole configuration; the ``model`` section is read.
+        num_classes: outputs including class 0 (ignore).
+
+    Raises:
+        UserError: unknown model or option.
+    """
+    name = config.tree.get("model", {}).get("name")
+    if name not in LIDAR_MODELS:
+        near = difflib.get_close_matches(str(name), LIDAR_MODELS, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"known models: {', '.join(sorted(LIDAR_MODELS))}"
+        raise UserError(f"unknown model '{name}'; {hint}", where=f"{config.origin('model.name')}, key 'model.name'")
+    module, _, attribute = LIDAR_MODELS[name].partition(":")
+    kind = getattr(import_module(module), attribute)
+    return kind(config.parse(kind.Config, "model"), num_classes)

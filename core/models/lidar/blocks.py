@@ -1,0 +1,71 @@
+"""Blocks of the sparse U-Nets (MinkUNet, SPVCNN and what builds on them)."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from core.sparse import Conv3d, SparseBatchNorm, SparseReLU, SparseTensor, cat
+
+__all__ = ["CHANNELS", "ConvBlock", "Residual", "UpBlock", "down_stage", "scaled_channels"]
+
+CHANNELS = (32, 32, 64, 128, 256, 256, 128, 96, 96)  # stem, 4 encoder stages, 4 decoder stages (Choy et al., CVPR 2019)
+
+
+def scaled_channels(cr: float) -> tuple[int, ...]:
+    """``int(cr * c)`` for the nine channel counts of the U-Net."""
+    return tuple(int(cr * c) for c in CHANNELS)
+
+
+class ConvBlock(nn.Module):
+    """Convolution - BN - ReLU."""
+
+    def __init__(self, cin: int, cout: int, kernel_size: int = 3, stride: int = 1, transposed: bool = False) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            Conv3d(cin, cout, kernel_size, stride, transposed=transposed), SparseBatchNorm(cout), SparseReLU()
+        )
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        """[V, cin] -> [V', cout]."""
+        return self.net(x)
+
+
+class Residual(nn.Module):
+    """``ReLU(conv3-BN-ReLU-conv3-BN (x) + shortcut(x))``; the shortcut is 1x1 conv-BN where the width changes."""
+
+    def __init__(self, cin: int, cout: int) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            Conv3d(cin, cout, 3),
+            SparseBatchNorm(cout),
+            SparseReLU(),
+            Conv3d(cout, cout, 3),
+            SparseBatchNorm(cout),
+        )
+        self.downsample = nn.Identity() if cin == cout else nn.Sequential(Conv3d(cin, cout, 1), SparseBatchNorm(cout))
+        self.relu = nn.ReLU()
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        """[V, cin] -> [V, cout]."""
+        return x.replace(self.relu(self.net(x).feats + self.downsample(x).feats))
+
+
+def down_stage(cin: int, cout: int) -> nn.Sequential:
+    """Stride-2 convolution and two residual blocks."""
+    return nn.Sequential(ConvBlock(cin, cin, 2, 2), Residual(cin, cout), Residual(cout, cout))
+
+
+class UpBlock(nn.ModuleList):
+    """Transposed stride-2 convolution, concatenation with the skip, two residual blocks."""
+
+    def __init__(self, cin: int, cout: int, skip: int) -> None:
+        super().__init__(
+            [
+                ConvBlock(cin, cout, 2, 2, transposed=True),
+                nn.Sequential(Residual(cout + skip, cout), Residual(cout, cout)),
+            ]
+        )
+
+    def forward(self, x: SparseTensor, skip: SparseTensor) -> SparseTensor:
+        """[V, cin] and skip [V', skip] -> [V', cout]."""
+        return self[1](cat([self[0](x), skip]))

@@ -1,0 +1,60 @@
+"""MinkUNet: sparse residual U-Net (Choy et al., CVPR 2019, in the 18-layer form of SPVNAS, Tang et al., ECCV 2020)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+from torch import nn
+
+from core.config import Section
+from core.contracts import Batch, Output
+from core.models.lidar.blocks import UpBlock, down_stage, scaled_channels
+from core.sparse import Conv3d, SparseBatchNorm, SparseReLU, SparseTensor
+
+__all__ = ["MinkUNet"]
+
+
+class MinkUNet(nn.Module):
+    """Voxels -> logits per voxel. Strides 1, 2, 4, 8, 16 and back.
+
+    Args:
+        config: see :class:`MinkUNet.Config`.
+        num_classes: outputs including class 0 (ignore).
+    """
+
+    class Config(Section):
+        """``model:`` section."""
+
+        name: Literal["minkunet"]
+        cr: float = Field(1.0, gt=0)  # factor on every channel count
+        in_channel: int = Field(4, ge=1)  # x, y, z (m), intensity
+
+    def __init__(self, config: Config, num_classes: int) -> None:
+        super().__init__()
+        cs = scaled_channels(config.cr)
+        self.stem = nn.Sequential(
+            Conv3d(config.in_channel, cs[0], 3),
+            SparseBatchNorm(cs[0]),
+            SparseReLU(),
+            Conv3d(cs[0], cs[0], 3),
+            SparseBatchNorm(cs[0]),
+            SparseReLU(),
+        )
+        self.vox_downs = nn.ModuleList(down_stage(cs[i], cs[i + 1]) for i in range(4))
+        self.vox_ups = nn.ModuleList(UpBlock(cs[i], cs[i + 1], cs[7 - i]) for i in range(4, 8))
+        self.classifier_vox = nn.Sequential(nn.Linear(cs[8], num_classes))
+
+    def forward(self, batch: Batch) -> Output:
+        """Logits [SV, num_classes] in the batch's voxel order; stages = encoder, then decoder outputs."""
+        x = self.stem(SparseTensor.from_batch(batch.feats, batch.coords))
+        skips, stages = [x], []
+        for down in self.vox_downs:
+            x = down(x)
+            skips.append(x)
+            stages.append(x)
+        skips.pop()
+        for up in self.vox_ups:
+            x = up(x, skips.pop())
+            stages.append(x)
+        return Output(self.classifier_vox(x.feats), tuple(stages))

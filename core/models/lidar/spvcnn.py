@@ -1,0 +1,86 @@
+"""SPVCNN: MinkUNet's voxels with a high-resolution point branch (Tang et al., ECCV 2020)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from core.config import Section
+from core.contracts import Batch, Output
+from core.models.lidar.blocks import UpBlock, down_stage, scaled_channels
+from core.sparse import Conv3d, SparseBatchNorm, SparseReLU, SparseTensor, devoxelize, voxel_mean
+
+__all__ = ["SPVCNN"]
+
+
+def _point_mlp(cin: int, cout: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(cin, cout), nn.BatchNorm1d(cout), nn.ReLU())
+
+
+class SPVCNN(nn.Module):
+    """Voxels -> logits per voxel, through voxel and point features fused at strides 1, 16, 4 and 1.
+
+    "Points" are the unique fine voxels of the sample, not raw returns.
+
+    Args:
+        config: see :class:`SPVCNN.Config`.
+        num_classes: outputs including class 0 (ignore).
+    """
+
+    class Config(Section):
+        """``model:`` section."""
+
+        name: Literal["spvcnn"]
+        cr: float = Field(1.0, gt=0)  # factor on every channel count
+        in_channel: int = Field(4, ge=1)  # x, y, z (m), intensity
+        dropout: float = Field(0.3, ge=0, lt=1)  # on the voxel features after each point-to-voxel step of the decoder
+
+    def __init__(self, config: Config, num_classes: int) -> None:
+        super().__init__()
+        cs = scaled_channels(config.cr)
+        self.stem = nn.Sequential(
+            Conv3d(config.in_channel, cs[0], 3),
+            SparseBatchNorm(cs[0]),
+            SparseReLU(),
+            Conv3d(cs[0], cs[0], 3),
+            SparseBatchNorm(cs[0]),
+            SparseReLU(),
+        )
+        self.vox_downs = nn.ModuleList(down_stage(cs[i], cs[i + 1]) for i in range(4))
+        self.vox_ups = nn.ModuleList(UpBlock(cs[i], cs[i + 1], cs[7 - i]) for i in range(4, 8))
+        self.point_transforms = nn.ModuleList(
+            [_point_mlp(cs[0], cs[4]), _point_mlp(cs[4], cs[6]), _point_mlp(cs[6], cs[8])]
+        )
+        self.dropout = nn.Dropout(config.dropout)
+        self.classifier_vox = nn.Sequential(nn.Linear(cs[8], num_classes))
+
+    def forward(self, batch: Batch) -> Output:
+        """Logits [SV, num_classes] in the batch's voxel order; stages = encoder outputs, decoder outputs."""
+        points = batch.coords
+        x0 = self.stem(SparseTensor.from_batch(batch.feats, points))
+        z0 = devoxelize(x0, points)
+        skips, stages = [x0], []
+        x = voxel_mean(x0, z0, points)
+        for down in self.vox_downs:
+            x = down(x)
+            skips.append(x)
+            stages.append(x)
+        skips.pop()
+        z1 = devoxelize(x, points) + self.point_transforms[0](z0)
+        y = self._up(self._to_voxels(x, z1, points), (0, 1), skips, stages)
+        z2 = devoxelize(y, points) + self.point_transforms[1](z1)
+        y = self._up(self._to_voxels(y, z2, points), (2, 3), skips, stages)
+        z3 = devoxelize(y, points) + self.point_transforms[2](z2)
+        return Output(self.classifier_vox(z3), tuple(stages), {"points": z3})
+
+    def _to_voxels(self, x: SparseTensor, z: Tensor, points: Tensor) -> SparseTensor:
+        voxels = voxel_mean(x, z, points)
+        return voxels.replace(self.dropout(voxels.feats))
+
+    def _up(self, y: SparseTensor, indices: tuple[int, ...], skips: list, stages: list) -> SparseTensor:
+        for i in indices:
+            y = self.vox_ups[i](y, skips.pop())
+            stages.append(y)
+        return y
