@@ -1,0 +1,37 @@
+"""Sparse convolution engine: sparse tensors, kernel maps, convolutions, point-voxel exchange, pooling."""
+
+from core.sparse.backends import BACKENDS, convolve, get_backend, set_backend
+from core.sparse.conv import Conv3d
+from core.sparse.library import library_status, set_isa
+from core.sparse.maps import KernelMap, kernel_map, kernel_offsets
+from core.sparse.modules import SparseBatchNorm, SparseDropout, SparseLinear, SparseReLU, cat
+from core.sparse.points import devoxelize, gather_sum, global_pool, local_pool, voxel_mean
+from core.sparse.sync_bn import SyncBatchNorm, convert_sync_batchnorm
+from core.sparse.tensor import MapCache, SparseTensor
+
+__all__ = [
+    "BACKENDS",
+    "Conv3d",
+    "KernelMap",
+    "MapCache",
+    "SparseBatchNorm",
+    "SparseDropout",
+    "SparseLinear",
+    "SparseReLU",
+    "SparseTensor",
+    "SyncBatchNorm",
+    "cat",
+    "convert_sync_batchnorm",
+    "convolve",
+    "devoxelize",
+    "gather_sum",
+    "get_backend",
+    "global_pool",
+    "kernel_map",
+    "kernel_offsets",
+    "library_status",
+    "local_pool",
+    "set_backend",
+    "set_isa",
+    "voxel_mean",
+]

@@ -1,0 +1,101 @@
+"""The compiled CPU kernels (``csrc/``): output-stationary implicit GEMM, fp32 and native bf16.
+
+fp16, and bf16 on machines without native dot products, are computed in fp32 and rounded once at the end.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from core.sparse.backends import torch_ref
+from core.sparse.library import library, pointer
+from core.sparse.maps import KernelMap
+
+__all__ = ["convolve"]
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, kmap: KernelMap) -> Tensor:
+    """See :func:`core.sparse.backends.convolve`."""
+    if x.device.type != "cpu" or x.dtype not in _DTYPES or library() is None:
+        return torch_ref.convolve(x, kernel, bias, kmap)
+    return _Convolution.apply(x, kernel, bias, kmap)
+
+
+def _compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    return dtype if dtype == torch.bfloat16 and library().lidistill_has_bf16() else torch.float32
+
+
+@torch.library.custom_op("lidistill::sparse_conv", mutates_args=(), device_types="cpu")
+def sparse_conv(
+    x: Tensor, kernel: Tensor, bias: Tensor | None, ptr: Tensor, rows_in: Tensor, rows_out: Tensor, n_out: int,
+    mirror: bool, transpose: bool,
+) -> Tensor:  # fmt: skip
+    """Forward (or, with ``transpose``, multiplication by each ``kernel[k].T``) over pairs grouped by tile."""
+    dtype = _compute_dtype(x.dtype)
+    cin = x.shape[1]
+    xs, ws = x.to(dtype), kernel.to(dtype)
+    if dtype == torch.bfloat16 and cin % 2:  # dot products take channels in twos
+        xs, ws = F.pad(xs, (0, 1)), F.pad(ws, (0, 1) if transpose else (0, 0, 0, 1))
+    xs, ws = xs.contiguous(), ws.contiguous()
+    offset = None if bias is None else bias.float().contiguous()
+    cout = kernel.shape[1] if transpose else kernel.shape[2]
+    y = torch.empty(n_out, cout, dtype=dtype)
+    library().lidistill_conv(
+        int(dtype == torch.bfloat16), pointer(xs), pointer(ws), pointer(offset), pointer(y), pointer(ptr),
+        pointer(rows_in), pointer(rows_out), len(xs), n_out, xs.shape[1], cout, kernel.shape[0], int(mirror),
+        int(transpose), torch.get_num_threads(),
+    )  # fmt: skip
+    return y.to(x.dtype)
+
+
+@sparse_conv.register_fake
+def _(x, kernel, bias, ptr, rows_in, rows_out, n_out, mirror, transpose):
+    return x.new_empty(n_out, kernel.shape[1] if transpose else kernel.shape[2])
+
+
+@torch.library.custom_op("lidistill::sparse_conv_weight_grad", mutates_args=(), device_types="cpu")
+def sparse_conv_weight_grad(x: Tensor, grad: Tensor, ptr: Tensor, rows_in: Tensor, rows_out: Tensor) -> Tensor:
+    """``out[k] = sum over pairs of offset k of outer(x[in], grad[out])``, fp32 [K, Cin, Cout]."""
+    dtype = _compute_dtype(x.dtype)
+    xs, gs = x.to(dtype).contiguous(), grad.to(dtype).contiguous()
+    out = torch.empty(len(ptr) - 1, x.shape[1], grad.shape[1])
+    library().lidistill_weight_grad(
+        int(dtype == torch.bfloat16), pointer(xs), pointer(gs), pointer(out), pointer(ptr), pointer(rows_in),
+        pointer(rows_out), x.shape[1], grad.shape[1], len(ptr) - 1, torch.get_num_threads(),
+    )  # fmt: skip
+    return out
+
+
+@sparse_conv_weight_grad.register_fake
+def _(x, grad, ptr, rows_in, rows_out):
+    return x.new_empty(ptr.shape[0] - 1, x.shape[1], grad.shape[1], dtype=torch.float32)
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, kernel: Tensor, bias: Tensor | None, kmap: KernelMap) -> Tensor:
+        ctx.save_for_backward(x, kernel)
+        ctx.kmap = kmap
+        t = kmap.tiles
+        return sparse_conv(x, kernel, bias, t.ptr, t.rows_in, t.rows_out, kmap.n_out, False, False)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, kernel = ctx.saved_tensors
+        kmap: KernelMap = ctx.kmap
+        grad = grad.contiguous()
+        grad_x = grad_kernel = None
+        if ctx.needs_input_grad[0]:
+            t = kmap.tiles if kmap.symmetric else kmap.transposed.tiles
+            grad_x = sparse_conv(grad, kernel, None, t.ptr, t.rows_in, t.rows_out, kmap.n_in, kmap.symmetric, True)
+        if ctx.needs_input_grad[1]:
+            p = kmap.offsets
+            grad_kernel = sparse_conv_weight_grad(x, grad, p.ptr, p.rows_in, p.rows_out).to(kernel.dtype)
+        grad_bias = grad.float().sum(0).to(grad.dtype) if ctx.needs_input_grad[2] else None
+        return grad_x, grad_kernel, grad_bias, None

@@ -1,0 +1,104 @@
+"""Sparse 3D convolution as a module."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from core.errors import UserError
+from core.sparse.backends import convolve
+from core.sparse.maps import KernelMap, kernel_map
+from core.sparse.tensor import SparseTensor, Stride
+
+__all__ = ["Conv3d"]
+
+
+def _triple(value: int | Stride) -> Stride:
+    return (value,) * 3 if isinstance(value, int) else tuple(value)
+
+
+class Conv3d(nn.Module):
+    """Convolution over occupied voxels, with torchsparse's coordinate semantics, kernel layout and offset order.
+
+    ``stride`` 1 keeps the voxels; stride s > 1 yields the voxels ``unique(floor(c / (s t)) (s t))`` of tensor stride t;
+    ``transposed`` reuses the map and the voxels of the matching strided convolution.
+
+    Args:
+        in_channels, out_channels: widths.
+        kernel_size, stride, dilation: one number or one per axis (x, y, z). Odd lengths are centred, even ones run
+            from 0.
+        bias: add a bias (the U-Nets have none).
+        transposed: go back to the finer stride.
+        backend: engine for this layer, None = the one in force.
+
+    The parameter ``kernel`` is [K, Cin, Cout], or [Cin, Cout] for K = 1, drawn from U(-b, b) with b = 1/sqrt(fan K),
+    fan = Cin (Cout if transposed).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Stride = 3,
+        stride: int | Stride = 1,
+        dilation: int | Stride = 1,
+        bias: bool = False,
+        transposed: bool = False,
+        backend: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.kernel_size, self.stride, self.dilation = _triple(kernel_size), _triple(stride), _triple(dilation)
+        self.transposed, self.backend = transposed, backend
+        volume = math.prod(self.kernel_size)
+        shape = (volume, in_channels, out_channels) if volume > 1 else (in_channels, out_channels)
+        bound = 1 / math.sqrt((out_channels if transposed else in_channels) * volume)
+        self.kernel = nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+
+    @property
+    def pointwise(self) -> bool:
+        """1x1x1 at stride 1: a matrix product, no map."""
+        return self.kernel.dim() == 2 and self.stride == (1, 1, 1)
+
+    def extra_repr(self) -> str:
+        """Shown by print(model)."""
+        kind = ", transposed" if self.transposed else ""
+        return f"{self.in_channels}, {self.out_channels}, kernel={self.kernel_size}, stride={self.stride}{kind}"
+
+    def map_of(self, x: SparseTensor) -> tuple[KernelMap, Tensor, Stride]:
+        """Kernel map, output coordinates and output stride of this layer on ``x``.
+
+        Raises:
+            UserError: a transposed convolution whose strided partner never ran on this input.
+        """
+        cache = x.cache
+        if not self.transposed:
+            kmap = kernel_map(cache, x.stride, self.kernel_size, self.stride, self.dilation)
+            stride = tuple(t * s for t, s in zip(x.stride, self.stride))
+            return kmap, x.coords if stride == x.stride else cache.level(stride).coords, stride
+        stride = tuple(t // s for t, s in zip(x.stride, self.stride))
+        key = (stride, self.kernel_size, self.stride, self.dilation)
+        if key not in cache.maps:
+            raise UserError(
+                f"no convolution of kernel {self.kernel_size} and stride {self.stride} led to stride {x.stride}",
+                where="transposed sparse convolution",
+                cure="Each transposed convolution needs its strided partner earlier in the network",
+            )
+        return cache.maps[key].transposed, cache.level(stride).coords, stride
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        """[V, Cin] -> [V', Cout]; under autocast in the autocast dtype."""
+        feats, kernel = x.feats, self.kernel
+        device = feats.device.type
+        if torch.is_autocast_enabled(device) and feats.dtype != torch.float64:
+            dtype = torch.get_autocast_dtype(device)
+            feats, kernel = feats.to(dtype), kernel.to(dtype)
+        if self.pointwise:
+            y = feats @ kernel
+            return x.replace(y if self.bias is None else y + self.bias.to(y.dtype))
+        kmap, coords, stride = self.map_of(x)
+        y = convolve(feats, kernel.view(-1, self.in_channels, self.out_channels), self.bias, kmap, self.backend)
+        return SparseTensor(y, coords, stride, x.cache)

@@ -1,0 +1,159 @@
+"""Kernel maps: which input row meets which output row through which kernel offset."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from core.errors import UserError
+from core.sparse.library import library, pointer
+from core.sparse.tensor import MARGIN, Level, MapCache, Stride, pack_offsets
+
+__all__ = ["KernelMap", "Pairs", "kernel_map", "kernel_offsets"]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs in groups: group g holds entries ``ptr[g]:ptr[g+1]``.
+
+    Attributes:
+        ptr: int64 [G + 1]. rows_in, rows_out: int32 [P].
+    """
+
+    ptr: Tensor
+    rows_in: Tensor
+    rows_out: Tensor
+
+
+@dataclass
+class KernelMap:
+    """Neighbours of a (strided) convolution.
+
+    Attributes:
+        table: int32 [K, n_out], input row or -1.
+        n_in: input rows.
+        symmetric: odd kernel at stride 1, so offset k and its mirror K-1-k are each other's transpose.
+    """
+
+    table: Tensor
+    n_in: int
+    symmetric: bool
+
+    @property
+    def volume(self) -> int:
+        """Number of kernel offsets K."""
+        return self.table.shape[0]
+
+    @property
+    def n_out(self) -> int:
+        """Output rows."""
+        return self.table.shape[1]
+
+    @cached_property
+    def num_pairs(self) -> int:
+        """All pairs; a layer's multiply-accumulates are ``num_pairs * cin * cout``."""
+        return int((self.table >= 0).sum())
+
+    @cached_property
+    def transposed(self) -> KernelMap:
+        """Input and output swapped (transposed convolution, gradient of the input)."""
+        if self.symmetric:
+            flipped = KernelMap(self.table.flip(0), self.n_in, True)
+        else:
+            flipped = KernelMap(_transpose(self.table, self.n_in), self.n_out, False)
+        flipped.__dict__["transposed"] = self
+        return flipped
+
+    @cached_property
+    def tiles(self) -> Pairs:
+        """Pairs grouped by (tile of output rows, offset), for the compiled kernels (CPU)."""
+        handle, threads = library(), torch.get_num_threads()
+        tiles = -(-self.n_out // handle.lidistill_tile())
+        ptr = torch.empty(tiles * self.volume + 1, dtype=torch.int64)
+        table = pointer(self.table)
+        count = handle.lidistill_count_tiles(table, self.volume, self.n_out, pointer(ptr), threads)
+        pairs = Pairs(ptr, torch.empty(count, dtype=torch.int32), torch.empty(count, dtype=torch.int32))
+        out = (pointer(ptr), pointer(pairs.rows_in), pointer(pairs.rows_out))
+        handle.lidistill_fill_tiles(table, self.volume, self.n_out, *out, threads)
+        return pairs
+
+    @cached_property
+    def offsets(self) -> Pairs:
+        """Pairs grouped by offset."""
+        if self.table.device.type == "cpu" and (handle := library()) is not None:
+            ptr = torch.empty(self.volume + 1, dtype=torch.int64)
+            rows = [torch.empty(self.num_pairs, dtype=torch.int32) for _ in range(2)]
+            out = (pointer(ptr), *map(pointer, rows))
+            handle.lidistill_fill_offsets(pointer(self.table), self.volume, self.n_out, *out, torch.get_num_threads())
+            return Pairs(ptr, *rows)
+        hit = self.table >= 0
+        ptr = torch.cat([hit.new_zeros(1, dtype=torch.int64), hit.sum(1).cumsum(0)])
+        return Pairs(ptr, self.table[hit], hit.nonzero()[:, 1].int())
+
+
+def kernel_offsets(kernel: Stride) -> Tensor:
+    """Integer offsets int64 [K, 3] in torchsparse's order.
+
+    Axes of odd length run -r..r, of even length 0..k-1. With an odd volume x runs fastest, then y, then z; with an
+    even volume z runs fastest, then y, then x.
+    """
+    ranges = [range(-(k // 2), k // 2 + 1) if k % 2 else range(k) for k in kernel]
+    if (kernel[0] * kernel[1] * kernel[2]) % 2:
+        triples = [(x, y, z) for z, y, x in itertools.product(*reversed(ranges))]
+    else:
+        triples = list(itertools.product(*ranges))
+    return torch.tensor(triples, dtype=torch.int64)
+
+
+def kernel_map(cache: MapCache, fine: Stride, kernel: Stride, step: Stride, dilation: Stride) -> KernelMap:
+    """Map from the voxels at stride ``fine`` to those at ``fine * step``; built once per cache.
+
+    Raises:
+        UserError: the kernel reaches further than the keys allow.
+    """
+    key = (fine, kernel, step, dilation)
+    if key not in cache.maps:
+        reach = max(k * s * d for k, s, d in zip(kernel, fine, dilation))
+        if reach > MARGIN:
+            raise UserError(f"a kernel of {kernel} at stride {fine} and dilation {dilation} reaches {reach} voxels; "
+                            f"at most {MARGIN} are possible", where="sparse convolution")  # fmt: skip
+        coarse = tuple(s * t for s, t in zip(fine, step))
+        source, target = cache.level(fine), cache.level(coarse)
+        scale = torch.tensor([s * d for s, d in zip(fine, dilation)])
+        symmetric = step == (1, 1, 1) and all(k % 2 for k in kernel)
+        delta = pack_offsets(kernel_offsets(kernel) * scale)
+        cache.maps[key] = KernelMap(_neighbours(source, target, delta, symmetric), len(source.keys), symmetric)
+    return cache.maps[key]
+
+
+def _neighbours(source: Level, target: Level, delta: Tensor, symmetric: bool) -> Tensor:
+    device = source.keys.device
+    handle = library() if device.type == "cpu" else None
+    if handle is None:
+        table = torch.empty(len(delta), len(target.keys), dtype=torch.int32, device=device)
+        found = source.find(target.keys + delta.to(device)[:, None]).int()
+        table[:, target.order.long()] = found
+        return table
+    table = torch.empty(len(delta), len(target.keys), dtype=torch.int32)
+    handle.lidistill_neighbours(
+        pointer(source.keys), pointer(source.order), len(source.keys),
+        pointer(target.keys), pointer(target.order), len(target.keys),
+        pointer(delta), len(delta), int(symmetric), pointer(table), torch.get_num_threads(),
+    )  # fmt: skip
+    return table
+
+
+def _transpose(table: Tensor, n_in: int) -> Tensor:
+    volume, n_out = table.shape
+    if table.device.type == "cpu" and (handle := library()) is not None:
+        out = torch.empty(volume, n_in, dtype=torch.int32)
+        handle.lidistill_transpose(pointer(table), volume, n_out, n_in, pointer(out), torch.get_num_threads())
+        return out
+    out = torch.full((volume, n_in), -1, dtype=torch.int32, device=table.device)
+    k, o = (table >= 0).nonzero(as_tuple=True)
+    out[k, table[k, o].long()] = o.int()
+    return out
