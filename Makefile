@@ -1,0 +1,51 @@
+# LiDistill. `make help` says what there is; every target sets up what it needs.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+DEMO   := runs/synthetic/demo
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format bench doctor clean
+
+help: ## this list
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## (.*)/  make \1|\2/' | column -t -s '|'
+
+setup: $(READY) ## create .venv, install the pinned packages, compile the kernels
+
+$(READY): requirements.txt constraints.txt $(wildcard csrc/*) core/sparse/build.py
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 13) else "LiDistill needs Python 3.11 or 3.12; this is %d.%d. Set PYTHON=python3.11" % v[:2])'
+	@if command -v uv >/dev/null 2>&1; then \
+	  { [ -x $(BIN)/python ] || uv venv --quiet --python $(PYTHON) $(VENV); } && \
+	  VIRTUAL_ENV=$(VENV) uv pip install --quiet -r requirements.txt -c constraints.txt; \
+	else \
+	  { [ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV); } && \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -c constraints.txt; \
+	fi
+	@$(BIN)/python -c 'from core.sparse.build import build; build()'
+	@touch $@
+
+demo: setup ## from nothing to a trained, scored and pictured model, without GPU or data set
+	@$(BIN)/python prepare_synthetic.py data/synthetic/nuscenes --scenes 6 --keyframes 10 --workers 2
+	@torchpack dist-run -np 2 $(BIN)/python train_teacher.py configs/synthetic/minkunet_demo.yaml --run-dir $(DEMO)
+
+test: setup ## all CPU tests
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST)
+
+lint: setup ## style and import rules
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+format: setup ## apply the style
+	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+bench: setup ## speed of the sparse engine and of data loading
+	@$(BIN)/python benchmarks/sparse_conv.py
+	@$(BIN)/python benchmarks/data_loading.py configs/synthetic/minkunet_demo.yaml
+
+doctor: setup ## what is installed, compiled, missing or wrong, and the cure
+	@$(BIN)/python -m core.doctor
+
+clean: ## remove the environment, compiled kernels and caches (data and runs stay)
+	rm -rf $(VENV) core/_lib .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,167 @@
+"""One's own scans: a folder of float32 files, one file of ids per scan, no calibration and no cameras."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import AfterValidator, Field
+
+from core.contracts import Scan
+from core.datasets.base import DatasetConfig, Gap, ScanDataset, ScanFiles, SplitName, read_labels, read_points
+from core.errors import UserError
+from core.labels import LABEL_SPACES, LabelSpace
+
+__all__ = ["FolderConfig", "FolderDataset"]
+
+
+def _has_stem(pattern: str) -> str:
+    if "{stem}" not in pattern:
+        raise ValueError("must contain {stem}, which stands for the scan's file name up to its first dot")
+    return pattern
+
+
+class FolderConfig(DatasetConfig):
+    """``dataset:`` section of one's own data.
+
+    Attributes:
+        scans: glob of the scan files below ``root``.
+        labels: label file below ``root``; ``{stem}`` is the scan's file name up to its first dot. None = no labels.
+        point_fields: float32 values per point; the first four are x, y, z (m, z up) and intensity.
+        label_dtype: type of one id.
+        label_bits: low bits of an id that name the class; the bits above are the instance (SemanticKITTI: 16).
+        label_space: ``nuscenes``, ``semantickitti``, or a YAML file with ``classes`` and ``map``.
+        split: inclusive range of positions in the sorted list of scans, by split.
+    """
+
+    scans: str = "*.bin"
+    labels: Annotated[str, AfterValidator(_has_stem)] | None = None
+    point_fields: int = Field(4, ge=4)
+    label_dtype: Literal["uint8", "uint16", "uint32"] = "uint32"
+    label_bits: int = Field(16, ge=1, le=16)
+    label_space: str = "semantickitti"
+    split: dict[SplitName, tuple[int, int]] = Field(default_factory=dict)
+
+
+class FolderDataset(ScanDataset):
+    """One split of a folder of scans. Poses are unknown and therefore NaN; tokens are the files' stems."""
+
+    Config = FolderConfig
+    title = "Folder"
+
+    def __init__(self, config: FolderConfig, split: str) -> None:
+        """List the split's scans.
+
+        Raises:
+            UserError: the root, the labels' folder or the label space is missing, two scans share a stem, cameras are
+                asked for, or the split is empty.
+        """
+        self.config, self.split, self.root = config, split, Path(config.root)
+        self.labels: LabelSpace = LABEL_SPACES.get(config.label_space) or LabelSpace.from_yaml(config.label_space)
+        self.point_fields, self.label_dtype = config.point_fields, np.dtype(config.label_dtype).newbyteorder("<")
+        self.labelled = config.use_labels and config.labels is not None and split != "test"
+        if config.cameras:
+            raise UserError("a folder data set has no cameras", cure="Remove dataset.cameras, or write a reader")
+        if not self.root.is_dir():
+            raise UserError(
+                "this folder does not exist",
+                where=str(self.root),
+                cure=f"dataset.root must contain scans matching '{config.scans}'; pass --dataset.root FOLDER",
+            )
+        self._gaps: list[Gap] = []
+        self._scans = self._whole(self._ranged(self._found()))
+        if not self._scans:
+            why = "; ".join(gap.text for gap in self._gaps) or f"dataset.split.{split} selects nothing"
+            raise UserError(f"the {split} split is empty: {why}", where=str(self.root), cure="Check dataset.split")
+
+    def _found(self) -> list[Path]:
+        scans = sorted(path for path in self.root.glob(self.config.scans) if path.is_file())
+        if not scans:
+            self._gaps.append(Gap(f"no file matches dataset.scans '{self.config.scans}'"))
+        by_stem: dict[str, Path] = {}
+        for path in scans:
+            other = by_stem.setdefault(_stem(path), path)
+            if other is not path:
+                raise UserError(
+                    f"two scans share the stem '{_stem(path)}': {other.relative_to(self.root)}",
+                    where=str(path),
+                    cure="Stems name scans and their labels: narrow dataset.scans, or rename the files",
+                )
+        return scans
+
+    def _ranged(self, scans: list[Path]) -> list[Path]:
+        if not self.config.split:
+            return scans
+        if self.split not in self.config.split:
+            return []
+        first, last = self.config.split[self.split]
+        if scans and last >= len(scans):
+            self._gaps.append(Gap(f"dataset.split.{self.split} ends at {last}, but there are {len(scans)} scans"))
+        return scans[first : last + 1]
+
+    def _whole(self, scans: list[Path]) -> list[Path]:
+        if not self.labelled or not scans:
+            return scans
+        folder = self._label_file(scans[0]).parent
+        if not folder.is_dir():
+            raise UserError(
+                "this folder of labels does not exist",
+                where=str(folder),
+                cure="Check dataset.labels; for label-free jobs set dataset.use_labels false",
+            )
+        whole = [path for path in scans if self._label_file(path).is_file()]
+        if len(whole) < len(scans):
+            self._gaps.append(Gap(f"{len(scans) - len(whole)} of {len(scans)} scans have no label file in {folder}"))
+        return whole
+
+    def _label_file(self, scan: Path) -> Path:
+        return self.root / str(self.config.labels).replace("{stem}", _stem(scan))
+
+    def __len__(self) -> int:
+        return len(self._scans)
+
+    def token(self, index: int) -> str:
+        return _stem(self._scans[index])
+
+    @cached_property
+    def _positions(self) -> dict[str, int]:
+        return {_stem(path): i for i, path in enumerate(self._scans)}
+
+    def index_of(self, token: str) -> int:
+        if token not in self._positions:
+            raise self._unknown_token(token)
+        return self._positions[token]
+
+    def gaps(self) -> list[Gap]:
+        return self._gaps
+
+    def files(self, index: int) -> ScanFiles:
+        scan = self._scans[index]
+        return ScanFiles(points=scan, labels=self._label_file(scan) if self.labelled else None)
+
+    def load(self, index: int, *, cameras: bool = True) -> Scan:
+        files = self.files(index)
+        points = read_points(files.points, self.point_fields)
+        labels = instances = None
+        if files.labels is not None:
+            raw = read_labels(files.labels, self.label_dtype, len(points))
+            bits = self.config.label_bits
+            if bits < 8 * raw.itemsize:
+                raw, instances = raw & ((1 << bits) - 1), (raw >> bits).astype(np.int32)
+            labels = self.labels.to_train(raw, files.labels)
+        return Scan(
+            token=self.token(index),
+            points=np.ascontiguousarray(points[:, :3]),
+            intensity=np.ascontiguousarray(points[:, 3]),
+            labels=labels,
+            instances=instances,
+            time_lag=np.zeros(len(points), np.float32),
+            cameras=(),
+            pose=np.full((4, 4), np.nan),
+        )
+
+
+def _stem(path: Path) -> str:
+    return path.name.split(".", 1)[0]

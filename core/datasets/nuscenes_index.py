@@ -1,0 +1,321 @@
+"""Compact, memory-mapped index of nuScenes' JSON tables.
+
+The tables of v1.0-trainval hold some 2.6 million sweep records and take several gigabytes as Python objects, in every
+process. A job needs a small part of them: this module reads each table once, row by row, keeps LiDAR sweeps and
+keyframe images as flat arrays, and stores them as ``.npy`` files that all processes map and share.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from loguru import logger
+
+from core.errors import UserError
+from core.io import atomic_path, write_json
+
+__all__ = ["CAMERAS", "NuScenesIndex", "iterate_table", "open_index"]
+
+CAMERAS = ("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_LEFT", "CAM_BACK", "CAM_BACK_RIGHT")
+_LIDAR = "LIDAR_TOP"
+_FORMAT = 1  # raise when the arrays change, so that older caches are rebuilt
+_TABLES = ("scene", "sample", "sample_data", "ego_pose", "calibrated_sensor", "sensor", "lidarseg", "panoptic")
+_OPTIONAL = ("lidarseg", "panoptic")
+_CHUNK = 8 << 20  # characters read at a time
+_GAP = re.compile(r"[\s,]*")
+_ARCHIVES = {
+    "v1.0-mini": "v1.0-mini.tgz",
+    "v1.0-trainval": "v1.0-trainval_meta.tgz",
+    "v1.0-test": "v1.0-test_meta.tgz",
+}
+
+
+class NuScenesIndex:
+    """Arrays over scenes (S), keyframes (F), LiDAR sweeps (L, keyframes included) and calibrations (C).
+
+    Attributes:
+        scene_name, scene_split: bytes [S]. Splits are the official ones, b"" for an unknown scene.
+        key_sample: bytes [F] sample token. key_lidar: i64 [F] row of its LIDAR_TOP sweep. key_scene: i32 [F].
+        key_lidarseg, key_panoptic: bytes [F] file relative to the root, b"" = none.
+        lidar_token, lidar_file: bytes [L]. lidar_time: i64 [L] microseconds. lidar_ego: f64 [L, 7] translation m and
+            quaternion wxyz, ego -> global. lidar_calib: i32 [L] row of C. lidar_prev, lidar_next: i64 [L], -1 = none.
+        cam_file: bytes [F, 6] in the order of ``CAMERAS``, b"" = none. cam_ego: f64 [F, 6, 7]. cam_calib: i32 [F, 6].
+            cam_size: i32 [F, 6, 2] width, height px.
+        calib_pose: f64 [C, 7] sensor -> ego. calib_matrix: f64 [C, 3, 3] px.
+        tables: names of the optional tables that were there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        manifest = json.loads((folder / "index.json").read_text())
+        self.tables: list[str] = manifest["tables"]
+        for name in manifest["arrays"]:
+            # memmap only maps; pages are shared by every process on the machine. An empty array cannot be mapped.
+            mode = None if name in manifest["empty"] else "r"
+            setattr(self, name, np.load(folder / f"{name}.npy", mmap_mode=mode, allow_pickle=False))
+
+    def __reduce__(self) -> tuple[type, tuple[Path]]:
+        """A worker maps the files again in place of receiving them."""
+        return NuScenesIndex, (self.folder,)
+
+
+def open_index(root: Path, version: str) -> NuScenesIndex:
+    """Open the index of ``root/version``, building it first if the tables are new or have changed.
+
+    One process builds while others wait for it. The index lies in ``root/.lidistill``, or in the user's cache folder
+    when the root is read-only.
+
+    Raises:
+        UserError: the root or a table is missing or damaged.
+    """
+    tables = root / version
+    if not root.is_dir() or not tables.is_dir():
+        what = "this folder does not exist" if not root.is_dir() else f"this folder holds no '{version}'"
+        raise UserError(
+            what,
+            where=str(root),
+            cure=f"dataset.root must contain {version}/ (tables, from {_ARCHIVES[version]}, nuScenes download page), "
+            "samples/ and lidarseg/; set dataset.root and dataset.version",
+        )
+    stamp = _stamp(tables, version)
+    cache = _cache_folder(root)
+    folder = cache / f"{version}-{stamp}"
+    if not (folder / "index.json").is_file():
+        cache.mkdir(parents=True, exist_ok=True)
+        with _locked(cache / f"{version}.lock"):
+            if not (folder / "index.json").is_file():
+                logger.info(f"indexing the tables of {tables} (once)")
+                _store(folder, *_build(tables))
+                for old in cache.glob(f"{version}-*"):
+                    if old != folder:
+                        shutil.rmtree(old, ignore_errors=True)
+    return NuScenesIndex(folder)
+
+
+def _stamp(tables: Path, version: str) -> str:
+    identity: list[Any] = [_FORMAT, version]
+    for name in _TABLES:
+        path = tables / f"{name}.json"
+        if path.is_file():
+            identity.append([name, path.stat().st_size, path.stat().st_mtime_ns])
+        elif name not in _OPTIONAL:
+            raise UserError(
+                "this table does not exist",
+                where=str(path),
+                cure=f"It comes from {_ARCHIVES[version]}, nuScenes download page",
+            )
+    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+
+
+def _cache_folder(root: Path) -> Path:
+    local = root / ".lidistill"
+    if os.access(local if local.is_dir() else root, os.W_OK):
+        return local
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "lidistill" / hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with open(path, "w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)  # released by the kernel even if this process is killed
+        yield
+
+
+def iterate_table(path: Path) -> Iterator[dict[str, Any]]:
+    """Rows of a JSON table, decoded one at a time: memory does not grow with the file.
+
+    Raises:
+        UserError: the file is not a JSON list of objects, or is cut short.
+    """
+    from tqdm import tqdm
+
+    decoder = json.JSONDecoder()
+    large = path.stat().st_size > 8 * _CHUNK
+    with (
+        open(path, encoding="utf-8") as stream,
+        tqdm(
+            total=path.stat().st_size, unit="B", unit_scale=True, desc=path.name, leave=False,
+            disable=not (large and sys.stderr.isatty()),
+        ) as bar,
+    ):  # fmt: skip
+        buffer = stream.read(_CHUNK).lstrip()
+        if not buffer.startswith("["):
+            raise _damaged(path, "it does not start with '['")
+        position = 1
+        while True:
+            position = _GAP.match(buffer, position).end()
+            if buffer.startswith("]", position):
+                return
+            try:
+                row, position = decoder.raw_decode(buffer, position)
+            except json.JSONDecodeError as error:
+                more = stream.read(_CHUNK)
+                if not more or len(buffer) - position > _CHUNK:
+                    raise _damaged(path, f"{error.msg} after {stream.tell()} bytes") from error
+                bar.update(len(more))
+                buffer, position = buffer[position:] + more, 0
+                continue
+            yield row
+
+
+def _damaged(path: Path, why: str) -> UserError:
+    return UserError(
+        f"this table is damaged or cut short ({why})", where=str(path), cure="Unpack the metadata archive again"
+    )
+
+
+def _pose(row: dict[str, Any]) -> list[float]:
+    return [*row["translation"], *row["rotation"]]
+
+
+def _build(tables: Path) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Read the tables one after the other; returns the arrays of :class:`NuScenesIndex` and the optional tables."""
+    try:
+        arrays: dict[str, np.ndarray] = {}
+        channels = _read_calibration(tables, arrays)
+        samples = _read_samples(tables, arrays)
+        lidar, cameras = _read_sample_data(tables, channels, samples)
+        keys = _link_sweeps(lidar, samples, arrays)
+        _link_cameras(cameras, keys, samples, arrays)
+        _read_ego_poses(tables, arrays)
+        present = [name for name in _OPTIONAL if (tables / f"{name}.json").is_file()]
+        for name in _OPTIONAL:
+            arrays[f"key_{name}"] = _read_label_files(tables / f"{name}.json", name in present, arrays)
+        return arrays, present
+    except KeyError as error:
+        raise UserError(
+            f"the tables do not fit together: {error} is referred to and not there",
+            where=str(tables),
+            cure="Unpack the metadata archive again; tables of two versions may be mixed",
+        ) from error
+
+
+def _read_calibration(tables: Path, arrays: dict[str, np.ndarray]) -> dict[str, tuple[str, int]]:
+    """Token of a calibrated sensor -> (channel, row of the calibration arrays)."""
+    names = {row["token"]: row["channel"] for row in iterate_table(tables / "sensor.json")}
+    rows = list(iterate_table(tables / "calibrated_sensor.json"))
+    arrays["calib_pose"] = np.array([_pose(row) for row in rows], np.float64).reshape(-1, 7)
+    matrices = [row["camera_intrinsic"] or np.eye(3).tolist() for row in rows]
+    arrays["calib_matrix"] = np.array(matrices, np.float64).reshape(-1, 3, 3)
+    return {row["token"]: (names[row["sensor_token"]], i) for i, row in enumerate(rows)}
+
+
+def _read_samples(tables: Path, arrays: dict[str, np.ndarray]) -> dict[str, tuple[int, int]]:
+    """Sample token -> (scene row, timestamp); scenes carry the official split they belong to."""
+    scenes = list(iterate_table(tables / "scene.json"))
+    splits = _official_splits()
+    names = [row["name"] for row in scenes]
+    known = splits["mini"] if tables.name == "v1.0-mini" else splits["full"]
+    arrays["scene_name"] = np.array([name.encode() for name in names], "S")
+    arrays["scene_split"] = np.array([known.get(name, "").encode() for name in names], "S5")
+    rows = {row["token"]: i for i, row in enumerate(scenes)}
+    return {row["token"]: (rows[row["scene_token"]], row["timestamp"]) for row in iterate_table(tables / "sample.json")}
+
+
+def _official_splits() -> dict[str, dict[str, str]]:
+    """Scene name -> train | val | test, for the mini version and for the full ones."""
+    from nuscenes.utils.splits import create_splits_scenes  # takes seconds to import; only where an index is built
+
+    official = create_splits_scenes()
+    mini = {name: split for split in ("train", "val") for name in official[f"mini_{split}"]}
+    full = {name: split for split in ("train", "val", "test") for name in official[split]}
+    return {"mini": mini, "full": full}
+
+
+def _read_sample_data(
+    tables: Path, channels: dict[str, tuple[str, int]], samples: dict[str, tuple[int, int]]
+) -> tuple[list[tuple], dict[tuple[str, int], tuple]]:
+    """LiDAR sweeps, and keyframe images by (sample token, camera); radar and in-between images are passed over."""
+    lidar: list[tuple] = []
+    cameras: dict[tuple[str, int], tuple] = {}
+    order = {name: i for i, name in enumerate(CAMERAS)}
+    for row in iterate_table(tables / "sample_data.json"):
+        channel, calib = channels[row["calibrated_sensor_token"]]
+        if channel == _LIDAR:
+            key = row["sample_token"] if row["is_key_frame"] else None
+            link = (row["prev"], row["next"])
+            lidar.append((row["token"], row["filename"], row["timestamp"], row["ego_pose_token"], calib, *link, key))
+        elif channel in order and row["is_key_frame"]:
+            size = (row["width"], row["height"])
+            cameras[row["sample_token"], order[channel]] = (row["filename"], row["ego_pose_token"], calib, size)
+    return lidar, cameras
+
+
+def _link_sweeps(lidar: list[tuple], samples: dict[str, tuple[int, int]], arrays: dict[str, np.ndarray]) -> list[str]:
+    """Fill the sweep and keyframe arrays; returns the keyframes' sample tokens, by scene, then by time."""
+    rows = {sweep[0]: i for i, sweep in enumerate(lidar)}
+    arrays["lidar_token"] = np.array([sweep[0].encode() for sweep in lidar], "S")
+    arrays["lidar_file"] = np.array([sweep[1].encode() for sweep in lidar], "S")
+    arrays["lidar_time"] = np.array([sweep[2] for sweep in lidar], np.int64)
+    arrays["lidar_ego"] = np.array([sweep[3].encode() for sweep in lidar], "S")  # tokens until the poses are read
+    arrays["lidar_calib"] = np.array([sweep[4] for sweep in lidar], np.int32)
+    arrays["lidar_prev"] = np.array([rows.get(sweep[5], -1) for sweep in lidar], np.int64)
+    arrays["lidar_next"] = np.array([rows.get(sweep[6], -1) for sweep in lidar], np.int64)
+    by_sample = {sweep[7]: i for i, sweep in enumerate(lidar) if sweep[7] is not None}
+    keys = sorted(by_sample, key=lambda token: (*samples[token], token))
+    arrays["key_sample"] = np.array([token.encode() for token in keys], "S")
+    arrays["key_lidar"] = np.array([by_sample[token] for token in keys], np.int64)
+    arrays["key_scene"] = np.array([samples[token][0] for token in keys], np.int32)
+    return keys
+
+
+def _link_cameras(
+    cameras: dict[tuple[str, int], tuple],
+    keys: list[str],
+    samples: dict[str, tuple[int, int]],
+    arrays: dict[str, np.ndarray],
+) -> None:
+    absent = ("", "", 0, (0, 0))
+    grid = [[cameras.get((token, camera), absent) for camera in range(len(CAMERAS))] for token in keys]
+    shape = (len(keys), len(CAMERAS))
+    arrays["cam_file"] = np.array([[c[0].encode() for c in row] for row in grid], "S").reshape(shape)
+    arrays["cam_ego"] = np.array([[c[1].encode() for c in row] for row in grid], "S").reshape(shape)
+    arrays["cam_calib"] = np.array([[c[2] for c in row] for row in grid], np.int32).reshape(shape)
+    arrays["cam_size"] = np.array([[c[3] for c in row] for row in grid], np.int32).reshape(*shape, 2)
+
+
+def _read_ego_poses(tables: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Replace the ego pose tokens by poses f64 [..., 7]."""
+    names = ("lidar_ego", "cam_ego")
+    tokens, where = np.unique(np.concatenate([arrays[n].ravel() for n in names]), return_inverse=True)
+    slots = {token.decode(): i for i, token in enumerate(tokens)}
+    poses = np.full((len(tokens), 7), np.nan)
+    for row in iterate_table(tables / "ego_pose.json"):
+        slot = slots.get(row["token"])
+        if slot is not None:
+            poses[slot] = _pose(row)
+    lost = np.flatnonzero(np.isnan(poses[:, 0]) & (tokens != b""))
+    if len(lost):
+        raise KeyError(f"ego_pose {tokens[lost[0]].decode()}")
+    start = 0
+    for name in names:
+        shape, size = arrays[name].shape, arrays[name].size
+        arrays[name] = poses[where[start : start + size]].reshape(*shape, 7)
+        start += size
+
+
+def _read_label_files(path: Path, present: bool, arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """Bytes [F]: label file of each keyframe's LiDAR sweep, b"" where there is none."""
+    files = {row["sample_data_token"]: row["filename"] for row in iterate_table(path)} if present else {}
+    tokens = arrays["lidar_token"][arrays["key_lidar"]]
+    return np.array([files.get(token.decode(), "").encode() for token in tokens], "S")
+
+
+def _store(folder: Path, arrays: dict[str, np.ndarray], tables: list[str]) -> None:
+    for name, array in arrays.items():
+        with atomic_path(folder / f"{name}.npy") as temporary, open(temporary, "wb") as stream:
+            np.save(stream, array, allow_pickle=False)
+    empty = [name for name, array in arrays.items() if not array.nbytes]
+    write_json(folder / "index.json", {"arrays": sorted(arrays), "empty": empty, "tables": tables})

@@ -1,0 +1,377 @@
+"""SemanticKITTI (Behley et al. 2019): 64-beam scans of the KITTI odometry benchmark with one id per point.
+
+Layout: ``sequences/NN/{velodyne/*.bin, labels/*.label, image_2/*.png, calib.txt, poses.txt, times.txt}``. A LiDAR-only
+job needs ``velodyne`` and ``labels``; sweeps need ``calib.txt``, ``poses.txt`` and ``times.txt``; cameras need
+``calib.txt`` and ``image_2``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache, partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import BeforeValidator, Field
+
+from core.contracts import IGNORE, Camera, Scan
+from core.datasets.base import (
+    DatasetConfig,
+    Gap,
+    Multisweeps,
+    ScanDataset,
+    ScanFiles,
+    SplitName,
+    image_size,
+    join_sweeps,
+    listing,
+    near_sensor,
+    read_image,
+    read_labels,
+    read_points,
+)
+from core.errors import UserError
+from core.geometry import chain, invert, projection, rigid, transform
+from core.labels import SEMANTICKITTI
+
+__all__ = ["OFFICIAL_SEQUENCES", "SemanticKITTI", "SemanticKITTIConfig", "read_calib"]
+
+OFFICIAL_SEQUENCES: dict[str, tuple[str, ...]] = {
+    "train": ("00", "01", "02", "03", "04", "05", "06", "07", "09", "10"),
+    "val": ("08",),
+    "test": tuple(f"{n:02d}" for n in range(11, 22)),
+}
+_OFFICIAL_COUNTS = {"train": 19130, "val": 4071, "test": 20351}
+_PAGE_KITTI = "the KITTI odometry download page"
+_PAGE_SEMANTIC = "the SemanticKITTI download page"
+_ARCHIVES = {
+    "velodyne": f"data_odometry_velodyne.zip, {_PAGE_KITTI}",
+    "labels": f"data_odometry_labels.zip, {_PAGE_SEMANTIC}",
+    "image_2": f"data_odometry_color.zip, {_PAGE_KITTI}",
+    "calib.txt": f"data_odometry_calib.zip, {_PAGE_KITTI}",
+    "times.txt": f"data_odometry_calib.zip, {_PAGE_KITTI}",
+    "poses.txt": f"data_odometry_labels.zip, {_PAGE_SEMANTIC}",
+}
+
+
+def _sequence_names(value: Any) -> Any:
+    """YAML reads an unquoted 08 as a number; accept it."""
+    if isinstance(value, Mapping):
+        return {_two_digits(k): v for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_two_digits(v) for v in value]
+    return value
+
+
+def _two_digits(value: Any) -> Any:
+    return f"{int(value):02d}" if isinstance(value, int) or str(value).isdecimal() else value
+
+
+Sequences = Annotated[tuple[str, ...], BeforeValidator(_sequence_names)]
+FrameRanges = Annotated[dict[str, tuple[int, int]], BeforeValidator(_sequence_names)]
+
+
+class KittiSweeps(Multisweeps):
+    """``labelled``: keep the labels of other sweeps' points (they are ground truth of other keyframes)."""
+
+    labelled: bool = False
+
+
+class SemanticKITTIConfig(DatasetConfig):
+    """``dataset:`` section of SemanticKITTI.
+
+    Attributes:
+        split: sequences of a split in place of the official ones, e.g. ``{train: ["00"], val: ["08"]}``.
+        frames: inclusive range of frame numbers by split and sequence, ``{train: {"00": [0, 8]}}``. Sequences it names
+            for a split are the split's sequences unless ``split`` says otherwise.
+        multisweeps: neighbouring scans through the poses; they come from the same split's frames only.
+    """
+
+    split: dict[SplitName, Sequences] = Field(default_factory=dict)
+    frames: dict[SplitName, FrameRanges] = Field(default_factory=dict)
+    multisweeps: KittiSweeps = KittiSweeps()
+
+
+@dataclass(frozen=True)
+class _Sequence:
+    """Calibration of one drive: P2 [3, 4], camera_from_lidar [4, 4], LiDAR -> world [F, 4, 4], seconds [F]."""
+
+    p2: np.ndarray | None
+    camera_from_lidar: np.ndarray | None
+    poses: np.ndarray | None
+    times: np.ndarray | None
+
+
+class SemanticKITTI(ScanDataset):
+    """One split of SemanticKITTI."""
+
+    Config = SemanticKITTIConfig
+    title = "SemanticKITTI"
+    labels = SEMANTICKITTI
+    point_fields = 4
+    label_dtype = np.dtype("<u4")
+
+    def __init__(self, config: SemanticKITTIConfig, split: str) -> None:
+        """List the split's scans.
+
+        Raises:
+            UserError: the root or the labels are missing, a camera is unknown, or no scan is found.
+        """
+        self.config, self.split = config, split
+        self.root = _find_root(config.root)
+        self.cameras = ("image_2",) if config.cameras is None else config.cameras
+        if not set(self.cameras) <= {"image_2"}:
+            raise UserError(f"SemanticKITTI has no camera {self.cameras}", cure="dataset.cameras may name image_2 only")
+        self.sequences = config.split.get(split) or tuple(config.frames.get(split, ())) or OFFICIAL_SEQUENCES[split]
+        # The test sequences' labels are kept by the benchmark's server.
+        self.labelled = config.use_labels and split != "test"
+        self._gaps: list[Gap] = []
+        self._frames: list[tuple[str, int]] = []
+        for sequence in self.sequences:
+            self._frames += [(sequence, frame) for frame in self._list(sequence)]
+        if not self._frames:
+            found = "; ".join(self.missing()) or "no frame of dataset.frames exists"
+            raise UserError(
+                f"the {split} split (sequences {', '.join(self.sequences)}) is empty: {found}",
+                where=str(self.root),
+                cure="Run 'python -m core.check_data CONFIG' for the full list",
+            )
+
+    def _list(self, sequence: str) -> list[int]:
+        """Frame numbers of a sequence that are wanted and whole; notes what is missing."""
+        folder = self.root / "sequences" / sequence
+        names = listing(folder / "velodyne")
+        first, last = self.config.frames.get(self.split, {}).get(sequence, (0, 999_999))
+        scans = sorted(int(n[:6]) for n in names if len(n) == 10 and n[:6].isdecimal() and n.endswith(".bin"))
+        scans = [n for n in scans if first <= n <= last]
+        if not scans:
+            self._note(sequence, "velodyne", "no scans")
+            return []
+        for part, needed in (("calib.txt", "cameras"), ("poses.txt", "sweeps"), ("times.txt", "sweeps")):
+            if not (folder / part).is_file():
+                self._note(sequence, part, "no file", needed)
+        images = listing(folder / "image_2")
+        without = sum(f"{n:06d}.png" not in images for n in scans)
+        if without:
+            self._note(sequence, "image_2", f"{without} of {len(scans)} images are not there", "cameras")
+        if not self.labelled:
+            return scans
+        labels = listing(folder / "labels")
+        if not labels:
+            raise UserError(
+                f"the {self.split} split needs labels, and this folder is missing or empty",
+                where=str(folder / "labels"),
+                cure=f"It comes from {_ARCHIVES['labels']}; for label-free jobs set dataset.use_labels false",
+            )
+        whole = [n for n in scans if f"{n:06d}.label" in labels]
+        if len(whole) < len(scans):
+            self._note(sequence, "labels", f"{len(scans) - len(whole)} of {len(scans)} label files are not there")
+        return whole
+
+    def _note(self, sequence: str, part: str, what: str, needed_for: Any = "lidar") -> None:
+        self._gaps.append(Gap(f"sequences/{sequence}/{part}: {what}; comes from {_ARCHIVES[part]}", needed_for))
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def token(self, index: int) -> str:
+        sequence, frame = self._frames[index]
+        return f"{sequence}/{frame:06d}"
+
+    @cached_property
+    def _positions(self) -> dict[tuple[str, int], int]:
+        return {frame: i for i, frame in enumerate(self._frames)}
+
+    def index_of(self, token: str) -> int:
+        sequence, _, frame = token.partition("/")
+        try:
+            return self._positions[sequence, int(frame)]
+        except (KeyError, ValueError) as error:
+            raise self._unknown_token(token) from error
+
+    def gaps(self) -> list[Gap]:
+        return self._gaps
+
+    @property
+    def expected(self) -> int | None:
+        if self.config.frames.get(self.split) or self.sequences != OFFICIAL_SEQUENCES[self.split]:
+            return None
+        return _OFFICIAL_COUNTS[self.split]
+
+    def files(self, index: int) -> ScanFiles:
+        return self._files(*self._frames[index])
+
+    def _files(self, sequence: str, frame: int) -> ScanFiles:
+        folder = self.root / "sequences" / sequence
+        return ScanFiles(
+            points=folder / "velodyne" / f"{frame:06d}.bin",
+            labels=folder / "labels" / f"{frame:06d}.label" if self.labelled else None,
+            images={name: folder / name / f"{frame:06d}.png" for name in self.cameras},
+        )
+
+    def load(self, index: int, *, cameras: bool = True) -> Scan:
+        sequence, frame = self._frames[index]
+        parts = [self._read(sequence, frame)]
+        lags = [np.zeros(len(parts[0][0]), np.float32)]
+        for other in self._neighbours(sequence, frame):
+            points, labels, instances = self._read(sequence, other)
+            keep = ~near_sensor(points)
+            points = points[keep]
+            points[:, :3] = transform(self._relative(sequence, frame, other), points[:, :3])
+            if labels is not None:
+                labels = labels[keep] if self.config.multisweeps.labelled else np.full(len(points), IGNORE, np.uint8)
+                instances = instances[keep] if self.config.multisweeps.labelled else np.zeros(len(points), np.int32)
+            parts.append((points, labels, instances))
+            lags.append(np.full(len(points), self._lag(sequence, frame, other), np.float32))
+        points = join_sweeps([part[0] for part in parts])
+        return Scan(
+            token=self.token(index),
+            points=np.ascontiguousarray(points[:, :3]),
+            intensity=np.ascontiguousarray(points[:, 3]),
+            labels=join_sweeps([part[1] for part in parts]),
+            instances=join_sweeps([part[2] for part in parts]),
+            time_lag=join_sweeps(lags),
+            cameras=self._cameras(sequence, frame) if cameras else (),
+            pose=self._pose(sequence, frame),
+        )
+
+    def _read(self, sequence: str, frame: int) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+        files = self._files(sequence, frame)
+        points = read_points(files.points, self.point_fields)
+        if files.labels is None:
+            return points, None, None
+        raw = read_labels(files.labels, self.label_dtype, len(points))
+        return points, self.labels.to_train(raw & 0xFFFF, files.labels), (raw >> 16).astype(np.int32)
+
+    def _cameras(self, sequence: str, frame: int) -> tuple[Camera, ...]:
+        calibration = self._sequence(sequence)
+        if calibration.p2 is None:
+            raise UserError(
+                "cameras need this file",
+                where=str(self.root / "sequences" / sequence / "calib.txt"),
+                cure=f"It comes from {_ARCHIVES['calib.txt']}",
+            )
+        matrix = projection(calibration.p2, calibration.camera_from_lidar)
+        images = self._files(sequence, frame).images
+        source = f"It comes from {_ARCHIVES['image_2']}"
+        return tuple(
+            Camera(name, image_size(path, source), matrix, partial(read_image, path)) for name, path in images.items()
+        )
+
+    def _neighbours(self, sequence: str, frame: int) -> list[int]:
+        """Past frames from near to far, then future ones; those absent from the split are passed over."""
+        sweeps = self.config.multisweeps
+        steps = [-k for k in range(1, sweeps.num_sweeps + 1)]
+        if not sweeps.only_past:
+            steps += range(1, sweeps.num_sweeps + 1)
+        return [frame + step for step in steps if (sequence, frame + step) in self._positions]
+
+    def _relative(self, sequence: str, frame: int, other: int) -> np.ndarray:
+        """f64 [4, 4]: LiDAR of ``other`` -> LiDAR of ``frame``."""
+        poses = [self._pose(sequence, number) for number in (frame, other)]
+        if not np.isfinite(poses).all():
+            raise UserError(
+                "sweeps need this sequence's poses.txt and calib.txt",
+                where=str(self.root / "sequences" / sequence),
+                cure=f"They come from {_ARCHIVES['poses.txt']}, and {_ARCHIVES['calib.txt']}",
+            )
+        return chain(invert(poses[0]), poses[1])
+
+    def _pose(self, sequence: str, frame: int) -> np.ndarray:
+        """LiDAR -> world; NaN where the poses are not on disk, so that nobody takes it for a pose."""
+        poses = self._sequence(sequence).poses
+        if poses is None:
+            return np.full((4, 4), np.nan)
+        return poses[self._bounded(sequence, frame, poses, "poses.txt")]
+
+    def _lag(self, sequence: str, frame: int, other: int) -> float:
+        times = self._sequence(sequence).times
+        if times is None:
+            raise UserError(
+                "sweeps need this file",
+                where=str(self.root / "sequences" / sequence / "times.txt"),
+                cure=f"It comes from {_ARCHIVES['times.txt']}",
+            )
+        first, second = (times[self._bounded(sequence, n, times, "times.txt")] for n in (frame, other))
+        return float(first - second)
+
+    def _bounded(self, sequence: str, frame: int, table: np.ndarray, name: str) -> int:
+        if frame >= len(table):
+            raise UserError(
+                f"the file has {len(table)} lines, too few for frame {frame}",
+                where=str(self.root / "sequences" / sequence / name),
+                cure=f"Unpack it again from {_ARCHIVES[name]}",
+            )
+        return frame
+
+    def _sequence(self, sequence: str) -> _Sequence:
+        return _read_sequence(self.root / "sequences" / sequence)
+
+    def describe(self) -> str:
+        numbers = ", ".join(sorted({sequence for sequence, _ in self._frames}))
+        return f"{self.title} {self.split}: {len(self)} scans of sequences {numbers} in {self.root}"
+
+
+def _find_root(root: Path) -> Path:
+    for candidate in (root, root / "dataset"):
+        if (candidate / "sequences").is_dir():
+            return candidate
+    raise UserError(
+        "this folder does not exist" if not root.is_dir() else "this folder holds no 'sequences'",
+        where=str(root),
+        cure="dataset.root must contain sequences/00/velodyne, sequences/00/labels and so on "
+        "(or dataset/sequences/...); set dataset.root, or pass --dataset.root FOLDER",
+    )
+
+
+def read_calib(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Read KITTI's odometry ``calib.txt``.
+
+    Returns:
+        P2 f64 [3, 4] px of the rectified left colour camera, and camera_from_lidar f64 [4, 4] (``Tr``).
+
+    Raises:
+        UserError: a line is missing or malformed.
+    """
+    found: dict[str, np.ndarray] = {}
+    for line in path.read_text(errors="replace").splitlines():
+        key, colon, values = line.partition(":")
+        if colon and key.strip() in ("P2", "Tr"):
+            found[key.strip()] = _numbers(values.split(), 12, path, f"the line '{key.strip()}'").reshape(3, 4)
+    for key in ("P2", "Tr"):
+        if key not in found:
+            raise UserError(
+                f"the line '{key}:' is missing",
+                where=str(path),
+                cure="The right calib.txt is the one in data_odometry_calib.zip (it has P0 to P3 and Tr); "
+                "other KITTI archives hold files of the same name without it",
+            )
+    return found["P2"], rigid(found["Tr"][:, :3], found["Tr"][:, 3])
+
+
+def _numbers(words: list[str], columns: int, path: Path, what: str) -> np.ndarray:
+    try:
+        values = np.array(words, np.float64)
+    except ValueError as error:
+        raise UserError(f"{what} holds something else than numbers ({error})", where=str(path)) from error
+    if values.size % columns or not values.size:
+        raise UserError(f"{what} holds {values.size} numbers; expected {columns} per line", where=str(path))
+    return values
+
+
+@lru_cache(maxsize=64)  # one entry per drive and process
+def _read_sequence(folder: Path) -> _Sequence:
+    p2 = camera_from_lidar = poses = times = None
+    if (folder / "calib.txt").is_file():
+        p2, camera_from_lidar = read_calib(folder / "calib.txt")
+    if camera_from_lidar is not None and (path := folder / "poses.txt").is_file():
+        rows = _numbers(path.read_text().split(), 12, path, "the file").reshape(-1, 3, 4)
+        cameras = np.tile(np.eye(4), (len(rows), 1, 1))
+        cameras[:, :3] = rows
+        # poses.txt moves the camera; both worlds are anchored at their first frame.
+        poses = invert(camera_from_lidar) @ cameras @ camera_from_lidar
+    if (path := folder / "times.txt").is_file():
+        times = _numbers(path.read_text().split(), 1, path, "the file")
+    return _Sequence(p2, camera_from_lidar, poses, times)

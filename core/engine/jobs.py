@@ -1,0 +1,227 @@
+"""The jobs behind the commands: build everything a configuration names, train it, score it, report it."""
+
+from __future__ import annotations
+
+import os
+import random
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from loguru import logger
+from torch import nn
+
+from core.config import Config
+from core.data import DataConfig, ScanSamples, build_loader
+from core.datasets import build_dataset
+from core.datasets.base import ScanDataset
+from core.engine.callbacks import Checkpoints, EpochLog, Evaluation, JSONLines, Progress, Resume, TensorBoard
+from core.engine.checkpoint import load_weights, read_checkpoint
+from core.engine.distributed import World, barrier
+from core.engine.evaluation import score_network
+from core.engine.experiment import Experiment
+from core.engine.run_dir import RunDir
+from core.engine.trainer import DistillTrainer, Supervised, autocast
+from core.errors import UserError
+from core.io import sha256, write_json
+from core.metrics import EvaluationResult
+from core.models import build_model
+
+__all__ = ["BEST_SCALAR", "evaluate_checkpoint", "train_teacher"]
+
+BEST_SCALAR = "iou/val/vox"
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """What every job needs: the typed configuration, this process, and builders that know both."""
+
+    config: Config
+    experiment: Experiment
+    world: World
+
+    @classmethod
+    def open(cls, config: Config, world: World) -> Workshop:
+        """Validate the whole configuration, seed this process, set the determinism level.
+
+        Raises:
+            UserError: anything the configuration gets wrong.
+        """
+        experiment = Experiment.from_config(config)
+        logger.disable("torchpack")
+        if world.rank != 0:
+            logger.remove()
+        seed = experiment.train.seed + world.rank
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+        if experiment.train.deterministic == "strict":
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = experiment.train.deterministic == "off"
+        return cls(config, experiment, world)
+
+    @property
+    def data(self) -> DataConfig:
+        """The ``data:`` section."""
+        return self.config.parse(DataConfig, "data")
+
+    def dataset(self, split: str) -> ScanDataset:
+        """One split; rank 0 opens it first, so that an index is built once."""
+        if self.world.rank != 0:
+            barrier()
+        dataset = build_dataset(self.config, split)
+        if self.world.rank == 0:
+            barrier()
+        if len(dataset) == 0:
+            missing = "; ".join(dataset.missing()[:3])
+            raise UserError(f"the {split} split holds no scan. {missing}", where=f"dataset.root {dataset.root}")
+        return dataset
+
+    def loader(self, dataset: ScanDataset, training: bool) -> Any:
+        """Batches of this rank."""
+        e = self.experiment
+        samples = ScanSamples(dataset, self.data, training=training, seed=e.train.seed)
+        return build_loader(
+            samples,
+            batch_size=e.batch_size if training else e.eval.batch_size,
+            workers=e.workers_per_gpu,
+            training=training,
+            seed=e.train.seed,
+            rank=self.world.rank,
+            world=self.world.size,
+            pin_memory=self.world.device.type == "cuda",
+        )
+
+    def model(self, num_classes: int) -> nn.Module:
+        """The network, initialised alike on every rank whatever was drawn before."""
+        state = torch.get_rng_state()
+        torch.manual_seed(self.experiment.train.seed)
+        model = build_model(self.config, num_classes)
+        torch.set_rng_state(state)
+        return model
+
+    def context(self) -> Any:
+        """The mixed-precision context."""
+        return autocast(self.experiment, self.world.device)
+
+
+def train_teacher(world: World, config: Config, run_path: Path) -> None:
+    """Stage 1: train a LiDAR-only network with labels, score it each epoch, write the report."""
+    shop = Workshop.open(config, world)
+    train_set, val_set = shop.dataset("train"), shop.dataset("val")
+    labels = train_set.labels
+    criterion = shop.experiment.criterion_for(labels.num_classes)
+    run_dir = RunDir(run_path)
+    run_dir.open(config, world)
+    found = run_dir.checkpoints.newest()
+    state = None if found is None else found[1]
+    if state is not None and world.rank == 0:
+        run_dir.rewind(state["global_step"])
+    barrier()
+    trainer = DistillTrainer(
+        shop.experiment,
+        shop.model(labels.num_classes),
+        Supervised(criterion.to(world.device)),
+        shop.loader(train_set, training=True),
+        world,
+        run_dir,
+        {"fingerprint": labels.fingerprint, "classes": list(labels.classes), "config": config.tree},
+    )
+    if state is not None and state["global_step"] >= trainer.total_steps:
+        if world.rank == 0:
+            logger.info("{} is already trained to its last epoch", run_path)
+    else:
+        _fit(shop, trainer, val_set, run_dir, state)
+    barrier()
+    best = run_dir.path / "checkpoints" / f"max-{BEST_SCALAR.replace('/', '-')}.pt"
+    evaluate_checkpoint(world, config, best, run_dir.path, report=True)
+
+
+def _fit(shop: Workshop, trainer: DistillTrainer, val_set: ScanDataset, run_dir: RunDir, state: Any) -> None:
+    val_loader = shop.loader(val_set, training=False)
+    classes = val_set.labels.classes
+
+    def score() -> dict[str, float]:
+        result, _, _ = score_network(trainer.scored_model, val_loader, len(classes), shop.world, shop.context)
+        ious = result.overall.iou().tolist()
+        named = {f"{BEST_SCALAR}/{name}": 100 * iou for name, iou in zip(classes[1:], ious[1:]) if iou == iou}
+        return {BEST_SCALAR: 100 * result.overall.miou()} | named
+
+    e = shop.experiment
+    callbacks = [
+        Resume(state),
+        Evaluation(score, e.eval.every),
+        EpochLog(BEST_SCALAR),
+        JSONLines(run_dir),
+        TensorBoard(run_dir, 0 if state is None else state["global_step"]),
+        Progress(),
+        Checkpoints(BEST_SCALAR, e.train.save_every),
+    ]
+    trainer.train(trainer.steps, num_epochs=e.num_epochs, callbacks=callbacks)
+    if trainer.skipped_samples and shop.world.rank == 0:
+        write_json(run_dir.path / "skipped.json", list(trainer.skipped_samples))
+        logger.warning(
+            "{} damaged scans were skipped; see {}", len(trainer.skipped_samples), run_dir.path / "skipped.json"
+        )
+
+
+def evaluate_checkpoint(
+    world: World,
+    config: Config,
+    checkpoint: Path,
+    run_path: Path,
+    *,
+    split: str = "val",
+    json_path: Path | None = None,
+    report: bool = False,
+) -> EvaluationResult:
+    """Score a checkpoint on a split: every raw point, all ranks. Prints one line of result on rank 0.
+
+    Raises:
+        UserError: the checkpoint belongs to another model or label space.
+    """
+    from core.engine.reporting import PictureCollector, report_run
+
+    shop = Workshop.open(config, world)
+    dataset = shop.dataset(split)
+    labels = dataset.labels
+    state = read_checkpoint(checkpoint)
+    fingerprint = state.get("identity", {}).get("fingerprint")
+    if fingerprint != labels.fingerprint:
+        raise UserError(
+            f"this checkpoint was trained on other classes ({', '.join(state.get('identity', {}).get('classes', [])[1:6])}, …)",
+            where=str(checkpoint),
+            cure=f"Evaluate it on its own data set; '{labels.name}' has {labels.num_classes - 1} classes",
+        )
+    model = shop.model(labels.num_classes)
+    load_weights(model, state["model"], str(checkpoint))
+    pictures = PictureCollector(dataset, shop.experiment.eval.pictures if report and world.rank == 0 else 0)
+    score, totals, skipped = score_network(
+        model.to(world.device), shop.loader(dataset, training=False), labels.num_classes, world, shop.context, pictures
+    )
+    result = EvaluationResult.from_score(
+        score,
+        dataset=labels.name,
+        split=split,
+        classes=labels.classes,
+        num_scans=int(totals["scans"]),
+        num_points=int(totals["points"]),
+        seconds=totals["seconds"],
+        checkpoint=str(checkpoint),
+        checkpoint_sha256=sha256(checkpoint),
+        command=shlex.join(["python", *sys.argv]),
+    )
+    if world.rank == 0:
+        for message in skipped:
+            logger.warning("skipped: {}", message)
+        write_json(json_path or run_path / f"evaluation-{split}.json", result.to_json())
+        page = report_run(run_path, result, pictures.scenes, config) if report else None
+        ending = "" if page is None else f"  report: {page}"
+        sys.stdout.write(f"mIoU {100 * result.miou:.2f} on {int(totals['scans'])} {split} scans{ending}\n")
+        sys.stdout.flush()
+    return result

@@ -1,0 +1,98 @@
+"""Rigid transforms, pinhole projection and spherical coordinates.
+
+Matrices are f64 [4, 4] and read right to left: ``target_from_source @ point``. Quaternions are (w, x, y, z), as in
+nuScenes' tables. Global coordinates reach kilometres, so chains are composed in float64 and only results are float32.
+"""
+
+from __future__ import annotations
+
+from functools import reduce
+
+import numpy as np
+
+__all__ = [
+    "chain",
+    "invert",
+    "projection",
+    "quaternion_matrix",
+    "rigid",
+    "spherical",
+    "transform",
+]
+
+
+def quaternion_matrix(quaternion: np.ndarray) -> np.ndarray:
+    """Rotation of a quaternion.
+
+    Args:
+        quaternion: [..., 4] as (w, x, y, z), any positive length.
+
+    Returns:
+        f64 [..., 3, 3].
+    """
+    q = np.asarray(quaternion, np.float64)
+    w, x, y, z = np.moveaxis(q / np.linalg.norm(q, axis=-1, keepdims=True), -1, 0)
+    rows = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+    ]
+    return np.stack([np.stack(row, -1) for row in rows], -2)
+
+
+def rigid(rotation: np.ndarray, translation: np.ndarray) -> np.ndarray:
+    """Homogeneous matrix f64 [4, 4] of a rotation ([3, 3], or a quaternion [4]) and a translation [3] m."""
+    rotation = np.asarray(rotation, np.float64)
+    matrix = np.eye(4)
+    matrix[:3, :3] = quaternion_matrix(rotation) if rotation.shape == (4,) else rotation
+    matrix[:3, 3] = translation
+    return matrix
+
+
+def invert(matrix: np.ndarray) -> np.ndarray:
+    """Inverse of a rigid transform f64 [4, 4]; exact for rotations orthonormal to rounding.
+
+    Calibration files print few digits, so their rotations are orthonormal only to about 1e-6; the general inverse keeps
+    ``invert(T) @ T`` the identity for those as well.
+    """
+    inverse = np.linalg.inv(np.asarray(matrix, np.float64))
+    inverse[3] = (0, 0, 0, 1)
+    return inverse
+
+
+def chain(*matrices: np.ndarray) -> np.ndarray:
+    """Product f64 of transforms as written: ``chain(c_from_b, b_from_a)`` is ``c_from_a``."""
+    return reduce(np.matmul, (np.asarray(m, np.float64) for m in matrices))
+
+
+def transform(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Move points [N, 3] m by a [4, 4] transform; computed in float64, returned as f32 [N, 3]."""
+    matrix = np.asarray(matrix, np.float64)
+    return (points.astype(np.float64) @ matrix[:3, :3].T + matrix[:3, 3]).astype(np.float32)
+
+
+def projection(intrinsic: np.ndarray, camera_from_lidar: np.ndarray) -> np.ndarray:
+    """Compose a pinhole camera with the pose of the LiDAR.
+
+    Args:
+        intrinsic: [3, 3] px, or a rectified camera's [3, 4] (KITTI's P2).
+        camera_from_lidar: [4, 4].
+
+    Returns:
+        f64 [3, 4] taking homogeneous LiDAR points to (u*depth, v*depth, depth).
+    """
+    intrinsic = np.asarray(intrinsic, np.float64)
+    return intrinsic @ np.asarray(camera_from_lidar, np.float64)[: intrinsic.shape[1]]
+
+
+def spherical(points: np.ndarray) -> np.ndarray:
+    """Spherical coordinates of points [N, 3], in their own dtype.
+
+    Returns:
+        [N, 3]: theta = atan2(y, x) + pi in [0, 2 pi] rad; beta = angle from +z in [0, pi] rad; r m
+        (SphereFormer, Lai et al. 2023, sec. 3.1, where the angles are in degrees).
+    """
+    x, y, z = points.T
+    horizontal = np.hypot(x, y)
+    theta = np.arctan2(y, x) + np.asarray(np.pi, points.dtype)
+    return np.stack([theta, np.arctan2(horizontal, z), np.hypot(horizontal, z)], 1)

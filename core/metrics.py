@@ -1,0 +1,274 @@
+"""Semantic segmentation scores from confusion matrices, as the official tools compute them.
+
+semantic-kitti-api (``evaluate_semantics.py``): points whose truth is "ignore" are dropped; a prediction of "ignore" on
+any other point is a false negative; IoU = TP / (TP + FP + FN). nuscenes-devkit (``eval/lidarseg``) computes the same,
+forbids predictions of "ignore", and averages with ``nanmean``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from core.contracts import IGNORE
+from core.errors import UserError
+
+__all__ = ["RANGE_BINS", "Confusion", "EvaluationResult", "SegmentationScore"]
+
+RANGE_BINS: tuple[tuple[float, float], ...] = ((0.0, 20.0), (20.0, 50.0), (50.0, math.inf))  # m from the sensor
+Absent = Literal["skip", "nanmean", "zero", "one"]
+
+
+def _count(flat: Tensor, shape: tuple[int, ...]) -> Tensor:
+    return torch.bincount(flat, minlength=math.prod(shape)).view(shape)
+
+
+def _check_ids(name: str, ids: Tensor, num_classes: int) -> None:
+    """An id outside [0, C) would silently be counted in another cell of the flattened matrix."""
+    if len(ids):
+        low, high = int(ids.min()), int(ids.max())
+        if low < 0 or high >= num_classes:
+            raise ValueError(f"{name} holds ids {low}..{high}, expected 0..{num_classes - 1}")
+
+
+class Confusion:
+    """Confusion matrix: rows are truth, columns prediction, class 0 (ignore) included.
+
+    Args:
+        num_classes: C, with class 0.
+        counts: int64 [C, C] to start from; zeros on ``device`` if not given.
+    """
+
+    def __init__(self, num_classes: int, counts: Tensor | None = None, device: torch.device | str = "cpu") -> None:
+        shape = (num_classes, num_classes)
+        self.num_classes = num_classes
+        self.counts = torch.zeros(shape, dtype=torch.int64, device=device) if counts is None else counts
+        if self.counts.shape != shape:
+            raise ValueError(f"counts are {tuple(self.counts.shape)}, expected {shape}")
+
+    def update(self, prediction: Tensor, truth: Tensor) -> None:
+        """Add points.
+
+        Args:
+            prediction, truth: integer [N], values in [0, C), on the device of the counts.
+
+        Raises:
+            ValueError: a value outside [0, C).
+        """
+        _check_ids("prediction", prediction, self.num_classes)
+        _check_ids("truth", truth, self.num_classes)
+        flat = truth.long() * self.num_classes + prediction.long()
+        self.counts += _count(flat, tuple(self.counts.shape))
+
+    def iou(self) -> Tensor:
+        """f64 [C] on the CPU; NaN for class 0 and for classes neither in the truth nor predicted on a valid point."""
+        counts = self.counts.cpu().double()
+        counts[IGNORE] = 0
+        hits = counts.diagonal()
+        union = counts.sum(0) + counts.sum(1) - hits
+        iou = torch.where(union > 0, hits / union, torch.nan)
+        iou[IGNORE] = torch.nan
+        return iou
+
+    def present(self) -> Tensor:
+        """Bool [C] on the CPU: the truth holds this class (class 0 never counts)."""
+        present = self.counts.sum(1).cpu() > 0
+        present[IGNORE] = False
+        return present
+
+    def miou(self, absent: Absent = "skip") -> float:
+        """Mean IoU over the classes, "ignore" left out.
+
+        Args:
+            absent: what a class without ground truth counts as. ``skip``: left out. ``nanmean``: left out only if never
+                predicted either (nuscenes-devkit). ``zero``: 0 (semantic-kitti-api). ``one``: 1.
+
+        Returns:
+            0..1; NaN when no class is scored.
+        """
+        iou, present = self.iou(), self.present()
+        if absent == "skip":
+            iou = iou[present]
+        elif absent == "nanmean":
+            iou = iou[~iou.isnan()]
+        else:
+            iou = torch.where(present, iou, 0.0 if absent == "zero" else 1.0)[IGNORE + 1 :]
+        return float(iou.mean()) if len(iou) else math.nan
+
+    def legacy_miou(self) -> float:
+        """The lenient variant of 2DPASS's published scores: row and column 0 removed, then ``nanmean``.
+
+        Points predicted as "ignore" vanish there instead of counting as misses, which flatters a network that leaves
+        points unlabelled: 60 right and 40 "ignore" score 1.00 instead of 0.60.
+        """
+        lenient = self.counts.clone()
+        lenient[:, IGNORE] = 0
+        return Confusion(self.num_classes, lenient).miou("nanmean")
+
+
+class SegmentationScore:
+    """One confusion matrix per range bin, and their sum.
+
+    Args:
+        num_classes: C, with class 0.
+    """
+
+    def __init__(self, num_classes: int, device: torch.device | str = "cpu") -> None:
+        self.num_classes = num_classes
+        self.counts = torch.zeros(len(RANGE_BINS), num_classes, num_classes, dtype=torch.int64, device=device)
+        self._edges = torch.tensor([high for _, high in RANGE_BINS[:-1]], device=device)
+
+    @property
+    def overall(self) -> Confusion:
+        """All points."""
+        return Confusion(self.num_classes, self.counts.sum(0))
+
+    @property
+    def ranges(self) -> list[Confusion]:
+        """One per bin of ``RANGE_BINS``."""
+        return [Confusion(self.num_classes, counts) for counts in self.counts]
+
+    def update(self, prediction: Tensor, truth: Tensor, distance: Tensor) -> None:
+        """Add points.
+
+        Args:
+            prediction, truth: integer [N], values in [0, C). distance: f32 [N] m from the sensor. A bin is (low, high],
+                the first includes 0.
+
+        Raises:
+            ValueError: a class outside [0, C).
+        """
+        _check_ids("prediction", prediction, self.num_classes)
+        _check_ids("truth", truth, self.num_classes)
+        ranges = torch.bucketize(distance.to(self._edges), self._edges)
+        flat = (ranges * self.num_classes + truth.long()) * self.num_classes + prediction.long()
+        self.counts += _count(flat, tuple(self.counts.shape))
+
+    def all_reduce(self) -> None:
+        """Sum over all processes, if there are several; every process then holds the score of all points."""
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(self.counts)
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """A score with everything needed to say what it is a score of.
+
+    Attributes:
+        dataset, split: what was scored, e.g. ``nuscenes``, ``val``.
+        classes: index = train id; ``classes[0]`` is "ignore".
+        confusion: C x C counts, rows truth. ranges: the same per range bin, keys ``0-20``, ``20-50``, ``50+`` (m).
+        num_scans, num_points: scored scans, and points including those whose truth is "ignore".
+        seconds: wall time of the evaluation.
+        checkpoint, checkpoint_sha256: the scored weights. command: the exact command line.
+        votes: test-time augmentations (1 = none).
+        extra: anything else worth keeping beside the score.
+    """
+
+    dataset: str
+    split: str
+    classes: tuple[str, ...]
+    confusion: list[list[int]]
+    ranges: dict[str, list[list[int]]]
+    num_scans: int
+    num_points: int
+    seconds: float
+    checkpoint: str
+    checkpoint_sha256: str
+    command: str
+    votes: int = 1
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_score(cls, score: SegmentationScore, *, classes: Sequence[str], **about: Any) -> EvaluationResult:
+        """Freeze a finished score; ``about`` holds the remaining attributes."""
+        names = [f"{low:g}-{high:g}" if high < math.inf else f"{low:g}+" for low, high in RANGE_BINS]
+        ranges = {name: confusion.counts.tolist() for name, confusion in zip(names, score.ranges)}
+        return cls(classes=tuple(classes), confusion=score.overall.counts.tolist(), ranges=ranges, **about)
+
+    def _matrix(self, counts: list[list[int]]) -> Confusion:
+        return Confusion(len(self.classes), torch.tensor(counts, dtype=torch.int64))
+
+    @property
+    def overall(self) -> Confusion:
+        """All points."""
+        return self._matrix(self.confusion)
+
+    @property
+    def by_range(self) -> dict[str, Confusion]:
+        """Per range bin."""
+        return {name: self._matrix(counts) for name, counts in self.ranges.items()}
+
+    @property
+    def miou(self) -> float:
+        """Mean IoU over the classes present, 0..1."""
+        return self.overall.miou()
+
+    @property
+    def miou_legacy(self) -> float:
+        """The lenient variant, see :meth:`Confusion.legacy_miou`."""
+        return self.overall.legacy_miou()
+
+    @property
+    def classes_scored(self) -> int:
+        """Number of classes that the truth holds; :attr:`miou` averages over these."""
+        return int(self.overall.present().sum())
+
+    @property
+    def iou(self) -> dict[str, float | None]:
+        """Per class without "ignore", 0..1; None where the truth does not hold the class."""
+        return self.iou_of(self.overall)
+
+    def iou_of(self, confusion: Confusion) -> dict[str, float | None]:
+        """Like :attr:`iou`, of one of :attr:`by_range`."""
+        values = list(zip(self.classes, confusion.iou().tolist(), confusion.present().tolist()))
+        return {name: iou if present else None for name, iou, present in values[IGNORE + 1 :]}
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, with the derived scores in percent beside the counts; None where nothing is scored."""
+        overall = self.overall
+        derived = {
+            "miou": _percent(overall.miou()),
+            "miou_all_classes": _percent(overall.miou("zero")),
+            "miou_legacy": _percent(overall.legacy_miou()),
+            "classes_scored": self.classes_scored,
+            "iou": {name: None if iou is None else 100 * iou for name, iou in self.iou.items()},
+            "miou_by_range": {name: _percent(confusion.miou()) for name, confusion in self.by_range.items()},
+        }
+        return derived | asdict(self) | {"classes": list(self.classes)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any], where: str | None = None) -> EvaluationResult:
+        """Undo of :meth:`to_json`; derived scores are computed anew.
+
+        Args:
+            where: the file the value comes from, for the error.
+
+        Raises:
+            UserError: a key is missing, or a matrix does not fit the classes.
+        """
+        cure = "Write it again with evaluate.py --json"
+        fields = cls.__dataclass_fields__
+        required = [name for name in fields if name not in ("votes", "extra")]
+        missing = [name for name in required if name not in value] if isinstance(value, Mapping) else required
+        if missing:
+            raise UserError(f"this evaluation lacks {', '.join(missing)}", where=where, cure=cure)
+        result = cls(
+            **{k: tuple(v) if k == "classes" else v for k, v in value.items() if k in cls.__dataclass_fields__}
+        )
+        size = len(result.classes)
+        for name, counts in {"confusion": result.confusion, **result.ranges}.items():
+            if len(counts) != size or any(len(row) != size for row in counts):
+                raise UserError(
+                    f"the matrix '{name}' is not {size} x {size}, one row per class", where=where, cure=cure
+                )
+        return result
+
+
+def _percent(value: float) -> float | None:
+    return None if math.isnan(value) else 100 * value

@@ -1,0 +1,24 @@
+"""Stage 1: train any LiDAR-only network with labels.
+
+    python train_teacher.py configs/synthetic/minkunet_laptop.yaml
+    torchpack dist-run -np 4 python train_teacher.py configs/nuscenes/spvcnn.yaml --run-dir runs/nuscenes/spvcnn
+
+The same command started again continues from the newest checkpoint.
+"""
+
+from __future__ import annotations
+
+from core.engine.cli import config_parser, read_arguments, run_command, run_distributed
+
+
+def main() -> None:
+    """Read the command line and train."""
+    args, config = read_arguments(config_parser(__doc__))
+    from core.engine.jobs import train_teacher
+    from core.engine.run_dir import default_run_dir
+
+    run_distributed(train_teacher, config, args.run_dir or default_run_dir(config, args.config))
+
+
+if __name__ == "__main__":
+    run_command(main)
