@@ -191,10 +191,10 @@ def evaluate_checkpoint(
     dataset = shop.dataset(split)
     labels = dataset.labels
     state = read_checkpoint(checkpoint)
-    fingerprint = state.get("identity", {}).get("fingerprint")
-    if fingerprint != labels.fingerprint:
+    identity = state.get("identity", {})
+    if identity.get("fingerprint") != labels.fingerprint:
         raise UserError(
-            f"this checkpoint was trained on other classes ({', '.join(state.get('identity', {}).get('classes', [])[1:6])}, …)",
+            f"this checkpoint was trained on other classes ({', '.join(identity.get('classes', [])[1:6])}, …)",
             where=str(checkpoint),
             cure=f"Evaluate it on its own data set; '{labels.name}' has {labels.num_classes - 1} classes",
         )

@@ -30,7 +30,9 @@ class PictureCollector:
 
     def __init__(self, dataset: ScanDataset, count: int) -> None:
         self.dataset = dataset
-        self.wanted = set(np.linspace(0, len(dataset) - 1, min(count, len(dataset))).astype(int).tolist()) if count else set()
+        self.wanted = (
+            set(np.linspace(0, len(dataset) - 1, min(count, len(dataset))).astype(int).tolist()) if count else set()
+        )
         self.scenes: list[ScenePicture] = []
 
     def __call__(self, batch: Batch, predicted: Tensor) -> None:

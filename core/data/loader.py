@@ -1,0 +1,285 @@
+"""Samples and batches on worker processes, with errors a person can read."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from core.contracts import Batch, Sample, Scan
+from core.data.collate import collate
+from core.data.config import DataConfig
+from core.data.sample import make_sample
+from core.data.sampler import EpochSampler, SampleKey, sample_rng
+from core.datasets.base import ScanDataset
+from core.errors import UserError
+
+__all__ = ["BatchLoader", "PairedSamples", "ScanSamples", "build_loader", "explain_worker_death", "start_method"]
+
+T = TypeVar("T")
+_MAX_BAD_IN_A_ROW = 20  # then it is the data set that is damaged, not a scan
+
+
+class _Samples(Dataset, Generic[T]):
+    """Scan ``key.index`` as ``T``, or under ``skip`` the next undamaged one."""
+
+    dataset: ScanDataset
+    seed: int
+    training: bool
+    cameras: bool
+    skip: bool
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: SampleKey) -> T:
+        skipped: list[str] = []
+        for step in range(min(_MAX_BAD_IN_A_ROW, len(self.dataset)) if self.skip else 1):
+            index = (key.index + step) % len(self.dataset)
+            try:
+                made = self._make(self.dataset.load(index, cameras=self.cameras), key._replace(index=index))
+            except UserError as error:
+                if not self.skip:
+                    raise
+                skipped.append(f"{self.dataset.token(index)}: {error}")
+                continue
+            # A replacement is a full member of a training batch, and in a score it would count one scan twice.
+            return self._mark(made, key.padded or (bool(skipped) and not self.training), tuple(skipped))
+        raise UserError(
+            f"{len(skipped)} scans in a row are damaged; the first: {skipped[0]}",
+            cure="Run 'python -m core.check_data CONFIG' to see what is wrong with the data set",
+        )
+
+    def _make(self, scan: Scan, key: SampleKey) -> T:
+        raise NotImplementedError
+
+    @staticmethod
+    def _mark(made: T, padded: bool, skipped: tuple[str, ...]) -> T:
+        raise NotImplementedError
+
+    @staticmethod
+    def collate(made: Sequence[T]) -> Any:
+        raise NotImplementedError
+
+
+class ScanSamples(_Samples[Sample]):
+    """One view of each scan; a sample is a function of (seed, epoch, index) alone.
+
+    Args:
+        dataset: the scans of a split; pickled to workers that are not forked.
+        config: how a scan becomes a sample.
+        seed: of the run, the same on all processes.
+        training: augment, crop and draw cameras as ``config`` says.
+        view: number of the random stream; views of one scan with different numbers are augmented independently.
+    """
+
+    def __init__(
+        self, dataset: ScanDataset, config: DataConfig, *, seed: int = 0, training: bool = False, view: int = 0
+    ) -> None:
+        self.dataset, self.config, self.seed, self.training, self.view = dataset, config, seed, training, view
+        self.cameras, self.skip = config.images, config.on_bad_sample == "skip"
+
+    def _make(self, scan: Scan, key: SampleKey) -> Sample:
+        rng = sample_rng(self.seed, key.epoch, key.index, self.view)
+        return make_sample(scan, key.index, self.config, training=self.training, rng=rng)
+
+    @staticmethod
+    def _mark(made: Sample, padded: bool, skipped: tuple[str, ...]) -> Sample:
+        return replace(made, padded=padded, skipped=skipped)
+
+    collate = staticmethod(collate)
+
+
+class PairedSamples(_Samples[tuple[Sample, Sample]]):
+    """A student's and a teacher's view of the same scan, read once and augmented independently.
+
+    A batch is the pair (student's, teacher's); :func:`core.data.mapping.teacher_voxels` links their rows. Messages
+    about damaged scans travel in the student's batch alone, so that they are not reported twice.
+
+    Args:
+        dataset: the scans, with the sweeps the teacher needs; ``student.sweeps`` decides whether the student sees them.
+        student, teacher: how a scan becomes each view; ``student.on_bad_sample`` holds for both.
+    """
+
+    def __init__(
+        self,
+        dataset: ScanDataset,
+        student: DataConfig,
+        teacher: DataConfig,
+        *,
+        seed: int = 0,
+        training: bool = False,
+    ) -> None:
+        self.dataset, self.student, self.teacher, self.seed, self.training = dataset, student, teacher, seed, training
+        self.cameras = student.images or teacher.images
+        self.skip = student.on_bad_sample == "skip"
+
+    def _make(self, scan: Scan, key: SampleKey) -> tuple[Sample, Sample]:
+        student, teacher = (
+            make_sample(
+                scan,
+                key.index,
+                config,
+                training=self.training,
+                rng=sample_rng(self.seed, key.epoch, key.index, view),
+            )
+            for view, config in enumerate((self.student, self.teacher))
+        )
+        return student, teacher
+
+    @staticmethod
+    def _mark(made: tuple[Sample, Sample], padded: bool, skipped: tuple[str, ...]) -> tuple[Sample, Sample]:
+        return replace(made[0], padded=padded, skipped=skipped), replace(made[1], padded=padded)
+
+    @staticmethod
+    def collate(made: Sequence[tuple[Sample, Sample]]) -> tuple[Batch, Batch]:
+        students, teachers = zip(*made)
+        return collate(students), collate(teachers)
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """A user's error on its way out of a worker; raised there, torch would wrap it in a traceback."""
+
+    error: UserError
+
+
+class _Batches(Dataset):
+    """Whole batches by their keys."""
+
+    def __init__(self, samples: _Samples) -> None:
+        self.samples = samples
+
+    def __getitem__(self, keys: list[SampleKey]) -> Any:
+        try:
+            return self.samples.collate([self.samples[key] for key in keys])
+        except UserError as error:
+            return _Failure(error)
+
+
+class BatchLoader:
+    """Batches of one process, epoch by epoch.
+
+    Workers live as long as the loader: a key carries its epoch, so they have nothing to be told.
+
+    Attributes:
+        sampler: the order of the scans.
+    """
+
+    def __init__(self, loader: DataLoader, sampler: EpochSampler) -> None:
+        self._loader, self.sampler = loader, sampler
+
+    def set_epoch(self, epoch: int, start_step: int = 0) -> None:
+        """Choose the epoch (from 0) of the next iteration, and the step it begins at."""
+        self.sampler.set_epoch(epoch, start_step)
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Batches; pairs of them for :class:`PairedSamples`.
+
+        Raises:
+            UserError: a scan is damaged and the policy is to stop, or a worker died.
+        """
+        try:
+            for batch in self._loader:
+                if isinstance(batch, _Failure):
+                    raise batch.error
+                yield batch
+        except RuntimeError as error:
+            death = explain_worker_death(error)
+            if death is None:
+                raise
+            raise death from error
+
+
+def build_loader(
+    samples: _Samples,
+    *,
+    batch_size: int,
+    workers: int,
+    training: bool,
+    seed: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    pin_memory: bool = False,
+    shuffle: bool | None = None,
+    drop_last: bool = False,
+) -> BatchLoader:
+    """Loader of one process.
+
+    Args:
+        samples: :class:`ScanSamples` or :class:`PairedSamples`.
+        batch_size: scans per process and step.
+        workers: loading processes; 0 loads in this one.
+        seed: of the run: the order of the scans.
+        shuffle: None = as ``training``.
+    """
+    sampler = EpochSampler(
+        len(samples),
+        batch_size,
+        rank=rank,
+        world=world,
+        seed=seed,
+        shuffle=shuffle,
+        training=training,
+        drop_last=drop_last,
+    )
+    options: dict[str, Any] = {}
+    if workers:
+        options = {
+            "multiprocessing_context": start_method(),
+            "persistent_workers": True,
+            "worker_init_fn": _start_worker,
+            "prefetch_factor": 2,
+        }
+    loader = DataLoader(
+        _Batches(samples),
+        batch_size=None,
+        sampler=sampler,
+        collate_fn=_identity,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        **options,
+    )
+    return BatchLoader(loader, sampler)
+
+
+def start_method() -> str:
+    """How workers start: ``fork`` is fastest (nothing is imported anew), but not safe once MPI runs in the parent."""
+    under_mpi = any(name.startswith(("OMPI_", "PMI_", "PMIX_")) for name in os.environ)
+    return "forkserver" if under_mpi or not hasattr(os, "fork") else "fork"
+
+
+def explain_worker_death(error: RuntimeError) -> UserError | None:
+    """Torch's report of a dead worker as one paragraph; None if ``error`` is something else.
+
+    Torch raises it from a signal handler, so it may also surface outside the loader, between two batches.
+    """
+    text = str(error)
+    if re.search(r"DataLoader worker \(pid", text) is None:
+        return None
+    signal = re.search(r"killed by signal: ([^.]*)", text)
+    how = f"was killed by signal: {signal.group(1).strip()}" if signal else "ended without an error message"
+    return UserError(
+        f"a data-loading worker {how}. The usual causes are too little memory (the system stops the largest process) "
+        "or too little shared memory for the batches on their way to the trainer",
+        where="workers_per_gpu",
+        cure="Lower workers_per_gpu (0 loads in the trainer itself), free some memory, or give a container more "
+        "/dev/shm (docker run --shm-size=8g)",
+    )
+
+
+def _identity(batch: Any) -> Any:
+    return batch
+
+
+def _start_worker(_: int) -> None:
+    """One thread per worker: the cores belong to the workers and the trainer, and OpenMP does not survive a fork."""
+    torch.set_num_threads(1)

@@ -1,0 +1,65 @@
+"""Points, voxels and the voxels of another view, linked by index and never by coordinate."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from core.contracts import Batch
+from core.errors import UserError
+
+__all__ = ["gather_rows", "points_to_voxels", "teacher_voxels", "voxels_to_points"]
+
+
+def gather_rows(values: Tensor, rows: Tensor, fill: float = 0) -> Tensor:
+    """``values[rows]`` with ``fill`` where a row is -1; differentiable, no host synchronisation.
+
+    Args:
+        values: [M, ...]. rows: i64 [R], -1..M-1.
+
+    Returns:
+        [R, ...] of ``values``' dtype.
+    """
+    if len(values) == 0:
+        return values.new_full((len(rows), *values.shape[1:]), fill)
+    found = values.index_select(0, rows.clamp(min=0))
+    missing = (rows < 0).view(-1, *[1] * (values.dim() - 1))
+    return found.masked_fill(missing, fill)
+
+
+def voxels_to_points(values: Tensor, batch: Batch, fill: float = 0) -> Tensor:
+    """Give each point its voxel's value: [SV, ...] -> [SN, ...], ``fill`` for points of no voxel."""
+    return gather_rows(values, batch.point_to_voxel, fill)
+
+
+def points_to_voxels(values: Tensor, batch: Batch) -> Tensor:
+    """Give each voxel its representative point's value: [SN, ...] -> [SV, ...]."""
+    return values.index_select(0, batch.voxel_to_point)
+
+
+def teacher_voxels(student: Batch, teacher: Batch) -> Tensor:
+    """For each student voxel, the teacher voxel that holds the student's representative point.
+
+    Both views start from the same keyframe points in the same order; whatever each appends, augments or drops, the
+    j-th keyframe point of one is the j-th of the other: student voxel -> its first point -> the same point in the
+    teacher's view -> the teacher's voxel.
+
+    Returns:
+        i64 [SV of the student] rows of the teacher's joined voxels; -1 where the teacher dropped the point, or where
+        the student's representative belongs to another sweep.
+
+    Raises:
+        UserError: the two batches are not views of the same scans.
+    """
+    if student.tokens != teacher.tokens:
+        raise UserError(f"the views show different scans: {student.tokens} and {teacher.tokens}")
+    teacher_points = teacher.keyframe.nonzero().squeeze(1)
+    order = student.keyframe.cumsum(0) - 1  # ordinal of each student point among the keyframe points of the batch
+    if int(order[-1]) + 1 != len(teacher_points):
+        raise UserError(
+            f"the student's view has {int(order[-1]) + 1} keyframe points and the teacher's {len(teacher_points)} "
+            f"(scans {', '.join(student.tokens)})",
+            cure="Make both views from the same reading of the scan",
+        )
+    points = torch.where(student.keyframe, teacher_points[order.clamp(min=0)], -1)
+    return gather_rows(teacher.point_to_voxel, points_to_voxels(points, student), fill=-1)

@@ -1,0 +1,290 @@
+"""First hit of a ray among analytic solids (uniform grid over the ground plane) and a two-level ground map."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from core.datasets.synthetic.solids import Solids, extent
+
+__all__ = ["CELL", "GROUND", "KERB", "KERB_HEIGHT", "NOTHING", "RESOLUTION", "Geometry"]
+__all__ += ["cast", "first_hit", "geometry", "ground_at", "world_normal"]
+
+NOTHING, GROUND, KERB = -1, -2, -3  # what a ray may hit beside solid number 0..n-1
+KERB_HEIGHT = 0.15  # m
+RESOLUTION = 0.2  # m per cell of the ground map
+CELL = 4.0  # m, cell of the grid of solids
+RAISED = 3  # first ground material that lies on the kerb level
+OUTSIDE = 4  # ground material beyond the map: grass
+
+
+class Geometry(NamedTuple):
+    """Everything a ray can hit at one instant.
+
+    Attributes:
+        kind: i32 [n]. centre: f64 [n, 3]. inverse: f64 [n, 3, 3], world -> unit solid. taper: f64 [n, 2].
+        radius2: f64 [n], squared radius of the bounding sphere.
+        start: i64 [cells + 1], items: i32, top: f64 [cells] m: solids per cell and their greatest height.
+        across: cells per side. ground: u8 [rows (y), columns (x)] ground map, origin at (0, 0).
+    """
+
+    kind: np.ndarray
+    centre: np.ndarray
+    inverse: np.ndarray
+    taper: np.ndarray
+    radius2: np.ndarray
+    start: np.ndarray
+    items: np.ndarray
+    top: np.ndarray
+    across: int
+    ground: np.ndarray
+
+
+def geometry(solids: Solids, ground: np.ndarray) -> Geometry:
+    """Index ``solids`` for ray casting over the square ``ground`` map (u8 [S, S])."""
+    low, high = extent(solids)
+    across = math.ceil(ground.shape[0] * RESOLUTION / CELL)
+    start, items, top = _fill(low, high, across)
+    inverse = np.ascontiguousarray(np.swapaxes(solids.axes, 1, 2) / solids.half[:, :, None])
+    radius2 = (solids.half**2).sum(1)
+    return Geometry(
+        solids.kind,
+        np.ascontiguousarray(solids.centre),
+        inverse,
+        solids.taper,
+        radius2,
+        start,
+        items,
+        top,
+        across,
+        ground,
+    )
+
+
+@njit(cache=True)
+def _fill(low, high, across):
+    n = low.shape[0]
+    first = np.empty((n, 2), np.int64)
+    last = np.empty((n, 2), np.int64)
+    start = np.zeros(across * across + 1, np.int64)
+    top = np.full(across * across, -1.0)
+    for i in range(n):
+        for a in range(2):
+            first[i, a] = min(max(math.floor(low[i, a] / CELL), 0), across - 1)
+            last[i, a] = min(max(math.floor(high[i, a] / CELL), 0), across - 1)
+        for y in range(first[i, 1], last[i, 1] + 1):
+            for x in range(first[i, 0], last[i, 0] + 1):
+                start[y * across + x + 1] += 1
+                top[y * across + x] = max(top[y * across + x], high[i, 2])
+    for c in range(across * across):
+        start[c + 1] += start[c]
+    cursor = start[:-1].copy()
+    items = np.empty(start[-1], np.int32)
+    for i in range(n):
+        for y in range(first[i, 1], last[i, 1] + 1):
+            for x in range(first[i, 0], last[i, 0] + 1):
+                c = y * across + x
+                items[cursor[c]] = i
+                cursor[c] += 1
+    return start, items, top
+
+
+@njit(cache=True)
+def ground_at(ground, x, y):
+    """Ground material under (x, y)."""
+    row, column = math.floor(y / RESOLUTION), math.floor(x / RESOLUTION)
+    if row < 0 or column < 0 or row >= ground.shape[0] or column >= ground.shape[1]:
+        return OUTSIDE
+    return int(ground[row, column])
+
+
+@njit(cache=True)
+def _hit_ground(ground, ox, oy, oz, dx, dy, dz):
+    """(distance, GROUND | KERB | NOTHING): the raised level first, then the kerb's face, then the road level."""
+    if dz > -1e-6:
+        return np.inf, NOTHING
+    upper = (KERB_HEIGHT - oz) / dz
+    lower = -oz / dz
+    if ground_at(ground, ox + upper * dx, oy + upper * dy) >= RAISED:
+        return upper, GROUND
+    steps = min(max(math.ceil((lower - upper) * math.sqrt(dx * dx + dy * dy) / 0.1), 1), 64)
+    for k in range(1, steps + 1):
+        t = upper + (lower - upper) * k / steps
+        if ground_at(ground, ox + t * dx, oy + t * dy) >= RAISED:
+            return t, KERB
+    return lower, GROUND
+
+
+@njit(cache=True)
+def _hit_box(ox, oy, oz, dx, dy, dz, ax, ay):
+    """Unit box whose x and y half sizes fall from 1 to 1 - taper: distance and local normal."""
+    near, far = -np.inf, np.inf
+    nx, ny, nz = 0.0, 0.0, 0.0
+    for face in range(6):
+        sign = 1.0 if face & 1 else -1.0
+        px, py, pz, bound = 0.0, 0.0, sign, 1.0
+        if face < 2:
+            px, pz, bound = sign, 0.5 * ax, 1.0 - 0.5 * ax
+        elif face < 4:
+            py, pz, bound = sign, 0.5 * ay, 1.0 - 0.5 * ay
+        slope = px * dx + py * dy + pz * dz
+        room = bound - (px * ox + py * oy + pz * oz)
+        if slope == 0.0:
+            if room < 0.0:
+                return np.inf, nx, ny, nz
+        elif slope < 0.0:
+            if room / slope > near:
+                near, nx, ny, nz = room / slope, px, py, pz
+        else:
+            far = min(far, room / slope)
+        if near > far:
+            return np.inf, nx, ny, nz
+    return (near if near > 1e-4 else np.inf), nx, ny, nz
+
+
+@njit(cache=True)
+def _hit_cylinder(ox, oy, oz, dx, dy, dz, a):
+    """Unit cylinder whose radius falls from 1 to 1 - a: distance and local normal."""
+    best, nx, ny, nz = np.inf, 0.0, 0.0, 0.0
+    r0, rd = 1.0 - 0.5 * a * (oz + 1.0), -0.5 * a * dz
+    qa = dx * dx + dy * dy - rd * rd
+    qb = ox * dx + oy * dy - r0 * rd
+    qc = ox * ox + oy * oy - r0 * r0
+    root = qb * qb - qa * qc
+    if root >= 0.0 and abs(qa) > 1e-12:
+        root = math.sqrt(root)
+        for side in range(2):
+            t = (-qb - root) / qa if side == 0 else (-qb + root) / qa
+            if 1e-4 < t < best and abs(oz + t * dz) <= 1.0 and r0 + t * rd >= 0.0:
+                best, nx, ny, nz = t, ox + t * dx, oy + t * dy, 0.5 * a * (r0 + t * rd)
+    if dz != 0.0:
+        for side in range(2):
+            z = 1.0 if side else -1.0
+            t = (z - oz) / dz
+            x, y = ox + t * dx, oy + t * dy
+            r = 1.0 - 0.5 * a * (z + 1.0)
+            if 1e-4 < t < best and x * x + y * y <= r * r:
+                best, nx, ny, nz = t, 0.0, 0.0, z
+    return best, nx, ny, nz
+
+
+@njit(cache=True)
+def _hit_sphere(ox, oy, oz, dx, dy, dz):
+    qa = dx * dx + dy * dy + dz * dz
+    qb = ox * dx + oy * dy + oz * dz
+    root = qb * qb - qa * (ox * ox + oy * oy + oz * oz - 1.0)
+    if root < 0.0:
+        return np.inf, 0.0, 0.0, 0.0
+    t = (-qb - math.sqrt(root)) / qa
+    if t <= 1e-4:
+        return np.inf, 0.0, 0.0, 0.0
+    return t, ox + t * dx, oy + t * dy, oz + t * dz
+
+
+@njit(cache=True)
+def _hit_solid(g, i, ox, oy, oz, dx, dy, dz):
+    """Distance along the unit world ray, and the hit's local normal."""
+    cx, cy, cz = ox - g.centre[i, 0], oy - g.centre[i, 1], oz - g.centre[i, 2]
+    along = cx * dx + cy * dy + cz * dz
+    if cx * cx + cy * cy + cz * cz - along * along > g.radius2[i]:
+        return np.inf, 0.0, 0.0, 0.0
+    m = g.inverse[i]
+    lx, ly, lz = (
+        m[0, 0] * cx + m[0, 1] * cy + m[0, 2] * cz,
+        m[1, 0] * cx + m[1, 1] * cy + m[1, 2] * cz,
+        m[2, 0] * cx + m[2, 1] * cy + m[2, 2] * cz,
+    )
+    ex, ey, ez = (
+        m[0, 0] * dx + m[0, 1] * dy + m[0, 2] * dz,
+        m[1, 0] * dx + m[1, 1] * dy + m[1, 2] * dz,
+        m[2, 0] * dx + m[2, 1] * dy + m[2, 2] * dz,
+    )
+    if g.kind[i] == 0:
+        return _hit_box(lx, ly, lz, ex, ey, ez, g.taper[i, 0], g.taper[i, 1])
+    if g.kind[i] == 1:
+        return _hit_cylinder(lx, ly, lz, ex, ey, ez, g.taper[i, 0])
+    return _hit_sphere(lx, ly, lz, ex, ey, ez)
+
+
+@njit(cache=True)
+def first_hit(g, ox, oy, oz, dx, dy, dz, reach, limit):
+    """Nearest hit of a unit ray within ``reach`` m among the ground and solids 0..limit-1.
+
+    Returns:
+        distance (inf if none), what (solid number, GROUND, KERB or NOTHING), local normal of a solid (3 floats).
+    """
+    best, what = _hit_ground(g.ground, ox, oy, oz, dx, dy, dz)
+    if best > reach:
+        best, what = reach, NOTHING
+    nx, ny, nz = 0.0, 0.0, 0.0
+    across = g.across
+    x, y = math.floor(ox / CELL), math.floor(oy / CELL)
+    step_x, step_y = (1 if dx > 0 else -1), (1 if dy > 0 else -1)
+    next_x = ((x + (dx > 0)) * CELL - ox) / dx if dx != 0.0 else np.inf
+    next_y = ((y + (dy > 0)) * CELL - oy) / dy if dy != 0.0 else np.inf
+    delta_x, delta_y = (abs(CELL / dx) if dx != 0.0 else np.inf), (abs(CELL / dy) if dy != 0.0 else np.inf)
+    entry = 0.0
+    while 0 <= x < across and 0 <= y < across and entry < best:
+        leave = min(next_x, next_y)
+        cell = y * across + x
+        if min(oz + entry * dz, oz + leave * dz) <= g.top[cell]:
+            for k in range(g.start[cell], g.start[cell + 1]):
+                i = g.items[k]
+                if i < limit:
+                    t, ax, ay, az = _hit_solid(g, i, ox, oy, oz, dx, dy, dz)
+                    if t < best:
+                        best, what, nx, ny, nz = t, i, ax, ay, az
+        entry = leave
+        if next_x < next_y:
+            x += step_x
+            next_x += delta_x
+        else:
+            y += step_y
+            next_y += delta_y
+    if what == NOTHING:
+        best = np.inf
+    return best, what, nx, ny, nz
+
+
+@njit(cache=True)
+def world_normal(g, i, nx, ny, nz):
+    """Unit world normal from a solid's local one."""
+    m = g.inverse[i]
+    wx = m[0, 0] * nx + m[1, 0] * ny + m[2, 0] * nz
+    wy = m[0, 1] * nx + m[1, 1] * ny + m[2, 1] * nz
+    wz = m[0, 2] * nx + m[1, 2] * ny + m[2, 2] * nz
+    length = math.sqrt(wx * wx + wy * wy + wz * wz) + 1e-12
+    return wx / length, wy / length, wz / length
+
+
+@njit(cache=True)
+def cast(g, origin, directions, reach, limit):
+    """Cast unit rays from one origin.
+
+    Args:
+        g: the geometry. origin: f64 [3] m. directions: f64 [n, 3], unit. reach: m.
+        limit: solids from this number on are unseen.
+
+    Returns:
+        distance f64 [n] m (inf: no hit), what i32 [n], cosine of incidence f64 [n], ground material u8 [n].
+    """
+    n = directions.shape[0]
+    distance = np.empty(n)
+    what = np.empty(n, np.int32)
+    cosine = np.ones(n)
+    material = np.zeros(n, np.uint8)
+    ox, oy, oz = origin[0], origin[1], origin[2]
+    for k in range(n):
+        dx, dy, dz = directions[k, 0], directions[k, 1], directions[k, 2]
+        t, hit, nx, ny, nz = first_hit(g, ox, oy, oz, dx, dy, dz, reach, limit)
+        distance[k], what[k] = t, hit
+        if hit >= 0:
+            wx, wy, wz = world_normal(g, hit, nx, ny, nz)
+            cosine[k] = abs(wx * dx + wy * dy + wz * dz)
+        elif hit != NOTHING:
+            cosine[k] = abs(dz) if hit == GROUND else math.sqrt(dx * dx + dy * dy)
+            material[k] = ground_at(g.ground, ox + t * dx, oy + t * dy)
+    return distance, what, cosine, material

@@ -1,0 +1,123 @@
+"""``python -m core.models CONFIG``: modules, parameters and multiply-accumulates of a network on one sample."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from core.config import Config, load_config
+from core.contracts import Batch, Sample
+from core.data import DataConfig, ScanSamples, collate
+from core.data.sampler import SampleKey
+from core.datasets import build_dataset, dataset_class
+from core.errors import EXIT_USER_ERROR, UserError
+from core.models import build_model
+from core.sparse import Conv3d, SparseTensor
+
+__all__ = ["count_macs", "main", "random_batch"]
+
+
+def random_batch(voxels: int = 40_000, seed: int = 0) -> Batch:
+    """A street-like random scan, for when no data set is on disk: ground and walls of 10 cm voxels."""
+    rng = np.random.default_rng(seed)
+    ground = np.c_[rng.integers(0, 800, (voxels, 2)), rng.integers(10, 12, voxels)]
+    wall = np.c_[rng.integers(0, 800, voxels // 2), np.full(voxels // 2, 600), rng.integers(10, 60, voxels // 2)]
+    coords = np.unique(np.concatenate([ground, wall]), axis=0).astype(np.int32)
+    count = len(coords)
+    zeros, rows = np.zeros(count, np.int64), np.arange(count)
+    feats = np.c_[coords * 0.1, rng.random(count)].astype(np.float32)
+    distance = np.zeros(count, np.float32)
+    return collate([Sample("random", 0, coords, feats, zeros, rows, rows, zeros, np.ones(count, bool), distance)])
+
+
+def sample_batch(config: Config, num_classes: int) -> tuple[Batch, str]:
+    """The first training sample, or a random scan where the data set is not on disk; and which of the two."""
+    try:
+        samples = ScanSamples(build_dataset(config, "train"), config.parse(DataConfig, "data"))
+    except UserError as error:
+        return random_batch(), f"a random scan, for {error}"
+    sample = samples[SampleKey(0, 0, False)]
+    return collate([sample]), f"scan {sample.token}"
+
+
+@torch.no_grad()
+def count_macs(model: nn.Module, batch: Batch) -> dict[str, int]:
+    """Multiply-accumulates of each sparse convolution and linear layer, by module name."""
+    macs: dict[str, int] = {}
+    hooks = []
+
+    def watch(name: str) -> None:
+        def conv_hook(module: Conv3d, inputs: tuple[SparseTensor], output: SparseTensor) -> None:
+            pairs = output.num_voxels if module.pointwise else module.map_of(inputs[0])[0].num_pairs
+            macs[name] = pairs * module.in_channels * module.out_channels
+
+        def linear_hook(module: nn.Linear, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+            macs[name] = output.numel() * module.in_features
+
+        module = model.get_submodule(name)
+        hook = conv_hook if isinstance(module, Conv3d) else linear_hook
+        hooks.append(module.register_forward_hook(hook))
+
+    for name, module in model.named_modules():
+        if isinstance(module, Conv3d | nn.Linear):
+            watch(name)
+    try:
+        model.eval()(batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return macs
+
+
+def _rows(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Children with parameters; the members of a module list one by one."""
+    for name, child in model.named_children():
+        if isinstance(child, nn.ModuleList):
+            yield from ((f"{name}.{key}", member) for key, member in child.named_children())
+        elif next(child.parameters(), None) is not None:
+            yield name, child
+
+
+def _table(model: nn.Module, macs: dict[str, int]) -> Table:
+    table = Table("module", "parameters", "MMAC", title=type(model).__name__)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, module in _rows(model):
+        total = sum(v for k, v in macs.items() if k == name or k.startswith(name + "."))
+        table.add_row(name, f"{sum(p.numel() for p in module.parameters()):,}", f"{total / 1e6:,.1f}")
+    table.add_section()
+    everything = sum(p.numel() for p in model.parameters())
+    table.add_row("total", f"{everything:,}", f"{sum(macs.values()) / 1e6:,.1f}")
+    return table
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m core.models", description=__doc__)
+    parser.add_argument("config")
+    parser.add_argument("--debug", action="store_true")
+    args, overrides = parser.parse_known_args()
+    try:
+        config = load_config(args.config, overrides)
+        num_classes = dataset_class(config).labels.num_classes
+        model = build_model(config, num_classes)
+        batch, what = sample_batch(config, num_classes)
+    except UserError as error:
+        if args.debug:
+            raise
+        sys.stderr.write(f"error: {error}\n")
+        raise SystemExit(EXIT_USER_ERROR) from None
+    console = Console()
+    console.print(_table(model, count_macs(model, batch)))
+    console.print(f"{len(batch.coords):,} voxels, {num_classes} classes; {what}", highlight=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,322 @@
+"""The SemanticKITTI reader on a folder written here, byte by byte, and on real scans where there are some."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from core.config import Config
+from core.datasets import build_dataset
+from core.datasets.semantickitti import read_calib
+from core.errors import UserError
+
+# Camera z = LiDAR x, camera x = -LiDAR y, camera y = -LiDAR z, and 0.5 m along the camera's x.
+TR = np.array([[0, -1, 0, 0.5], [0, 0, -1, 0], [1, 0, 0, 0]], np.float64)
+P2 = np.array([[10, 0, 20, 0], [0, 10, 15, 0], [0, 0, 1, 0]], np.float64)
+COUNT = 6  # points per scan
+RAW = np.array([10, 252, 40, 48, 70, 0], np.uint32)
+TRAIN = [1, 1, 9, 11, 15, 0]
+
+
+def points_of(frame: int) -> np.ndarray:
+    """Five points beyond 1 m and, last, one on the vehicle itself."""
+    points = np.random.default_rng(frame).uniform(2, 9, (COUNT, 4)).astype(np.float32)
+    points[-1, :2] = 0.5
+    return points
+
+
+def line(key: str, matrix: np.ndarray) -> str:
+    return f"{key}: " + " ".join(f"{v:.12e}" for v in matrix.ravel())
+
+
+def write_sequence(root: Path, name: str, frames: int = 5, *, images: bool = True) -> Path:
+    folder = root / "sequences" / name
+    for part in ("velodyne", "labels", "image_2"):
+        (folder / part).mkdir(parents=True)
+    for frame in range(frames):
+        points_of(frame).tofile(folder / "velodyne" / f"{frame:06d}.bin")
+        (RAW | (np.arange(COUNT, dtype=np.uint32) << 16)).tofile(folder / "labels" / f"{frame:06d}.label")
+        if images:
+            Image.new("RGB", (40, 30), (frame, 20, 30)).save(folder / "image_2" / f"{frame:06d}.png")
+    (folder / "calib.txt").write_text("\n".join([line("P0", P2), "", line("P2", P2), line("Tr", TR), ""]))
+    # The camera drives 2 m along its z axis per frame.
+    poses = [np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 2.0 * k]]) for k in range(frames)]
+    (folder / "poses.txt").write_text("\n".join(" ".join(map(str, pose.ravel())) for pose in poses) + "\n")
+    (folder / "times.txt").write_text("".join(f"{0.1 * k:e}\n" for k in range(frames)))
+    return folder
+
+
+@pytest.fixture
+def root(tmp_path):
+    write_sequence(tmp_path, "00")
+    return tmp_path
+
+
+def build(root: Path, part: str = "train", /, **keys):
+    return build_dataset(Config({"dataset": {"name": "semantickitti", "root": str(root), **keys}}), part)
+
+
+def test_reads_points_labels_instances_and_camera(root):
+    dataset = build(root)
+    assert len(dataset) == 5 and dataset.token(3) == "00/000003" and dataset.index_of("00/000003") == 3
+    scan = dataset.load(3)
+    np.testing.assert_array_equal(scan.points, points_of(3)[:, :3])
+    np.testing.assert_array_equal(scan.intensity, points_of(3)[:, 3])
+    assert scan.labels.dtype == np.uint8 and scan.labels.tolist() == TRAIN
+    assert scan.instances.dtype == np.int32 and scan.instances.tolist() == list(range(COUNT))
+    assert scan.keyframe.all() and scan.time_lag.dtype == np.float32
+    (camera,) = scan.cameras
+    assert (camera.name, camera.size) == ("image_2", (40, 30))
+    image = camera.load()
+    assert image.shape == (30, 40, 3) and image.dtype == np.uint8 and image[0, 0].tolist() == [3, 20, 30]
+
+
+def test_projection_is_p2_times_tr(root):
+    (camera,) = build(root).load(0).cameras
+    uv, depth, visible = camera.project(np.array([[5.0, 1.0, 0.25], [-5, 0, 0]], np.float32))
+    # In the camera: (-1 + 0.5, -0.25, 5).
+    np.testing.assert_allclose(uv[0], [10 * -0.5 / 5 + 20, 10 * -0.25 / 5 + 15], rtol=1e-6)
+    assert depth[0] == 5 and visible.tolist() == [True, False]
+
+
+def test_pose_is_that_of_the_lidar(root):
+    # Camera z is LiDAR x, so each frame moves the LiDAR 2 m forward.
+    expected = np.eye(4)
+    expected[0, 3] = 6.0
+    np.testing.assert_allclose(build(root).load(3).pose, expected, atol=1e-9)
+
+
+def test_sweeps_follow_the_poses(root):
+    dataset = build(root, multisweeps={"num_sweeps": 1, "only_past": False})
+    scan = dataset.load(2)
+    assert len(scan.points) == COUNT + 2 * (COUNT - 1)  # the vehicle's own return is dropped from sweeps only
+    np.testing.assert_array_equal(scan.points[:COUNT], points_of(2)[:, :3])
+    past, future = scan.points[COUNT : COUNT + 5], scan.points[COUNT + 5 :]
+    np.testing.assert_allclose(past, points_of(1)[:5, :3] - [2, 0, 0], atol=1e-5)
+    np.testing.assert_allclose(future, points_of(3)[:5, :3] + [2, 0, 0], atol=1e-5)
+    np.testing.assert_allclose(scan.time_lag, [0] * COUNT + [0.1] * 5 + [-0.1] * 5, atol=1e-6)
+    assert scan.keyframe.sum() == COUNT
+    assert scan.labels[:COUNT].tolist() == TRAIN and not scan.labels[COUNT:].any() and not scan.instances[COUNT:].any()
+    np.testing.assert_array_equal(scan.intensity[COUNT : COUNT + 5], points_of(1)[:5, 3])
+
+
+def test_sweeps_may_keep_their_labels(root):
+    dataset = build(root, multisweeps={"num_sweeps": 1, "labelled": True})
+    assert dataset.load(1).labels.tolist() == TRAIN + TRAIN[:5]
+
+
+@pytest.mark.parametrize(("index", "sweeps"), [(0, 2), (1, 3), (2, 4), (3, 3), (4, 2)])
+def test_sweeps_are_cut_at_both_ends(root, index, sweeps):
+    dataset = build(root, multisweeps={"num_sweeps": 2, "only_past": False})
+    assert len(dataset.load(index).points) == COUNT + sweeps * (COUNT - 1)
+
+
+def test_sweeps_stay_inside_the_split(root):
+    keys = {"frames": {"train": {"00": [0, 2]}, "val": {"00": [3, 4]}}, "multisweeps": {"num_sweeps": 2}}
+    assert len(build(root, **keys)) == 3
+    val = build(root, "val", **keys)
+    assert [val.token(i) for i in range(len(val))] == ["00/000003", "00/000004"]
+    assert len(val.load(0).points) == COUNT
+    assert len(val.load(1).points) == COUNT + COUNT - 1
+
+
+def test_root_may_hold_dataset_sequences(tmp_path):
+    write_sequence(tmp_path / "dataset", "00", 1)
+    assert len(build(tmp_path)) == 1
+
+
+def test_split_override_accepts_unquoted_numbers(tmp_path):
+    write_sequence(tmp_path, "03", 2)
+    dataset = build(tmp_path, "val", split={"val": [3]})
+    assert len(dataset) == 2 and dataset.expected is None
+
+
+def test_official_split_and_what_it_misses(root):
+    dataset = build(root)
+    assert dataset.expected == 19130
+    assert len(dataset.missing()) == 9
+    assert all("data_odometry_velodyne.zip" in text for text in dataset.missing())
+    with pytest.raises(UserError, match=r"val split \(sequences 08\) is empty.*velodyne"):
+        build(root, "val")
+
+
+def test_test_split_has_no_labels(tmp_path):
+    write_sequence(tmp_path, "11", 1)
+    scan = build(tmp_path, "test").load(0)
+    assert scan.labels is None and scan.instances is None
+
+
+def test_lidar_jobs_need_nothing_but_scans_and_labels(tmp_path):
+    folder = write_sequence(tmp_path, "00", 2, images=False)
+    for name in ("calib.txt", "poses.txt", "times.txt"):
+        (folder / name).unlink()
+    dataset = build(tmp_path)
+    scan = dataset.load(0, cameras=False)
+    assert scan.cameras == () and np.isnan(scan.pose).all()
+    assert {gap.needed_for for gap in dataset.gaps() if "sequences/00" in gap.text} == {"cameras", "sweeps"}
+    with pytest.raises(UserError, match="data_odometry_calib.zip"):
+        dataset.load(0)
+
+
+def test_missing_image_names_the_archive(root):
+    (root / "sequences/00/image_2/000001.png").unlink()
+    dataset = build(root)
+    with pytest.raises(UserError, match=r"000001.png.*data_odometry_color.zip"):
+        dataset.load(1)
+    assert any("1 of 5 images" in text for text in dataset.missing())
+
+
+def test_unreadable_image(root):
+    path = root / "sequences/00/image_2/000000.png"
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(UserError, match=r"000000.png: cannot decode"):
+        build(root).load(0).cameras[0].load()
+    path.write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"000000.png: cannot decode"):
+        build(root).load(0)
+
+
+@pytest.mark.parametrize("key", ["P2", "Tr"])
+def test_calib_without_a_line_names_line_and_archive(tmp_path, key):
+    path = tmp_path / "calib.txt"
+    kept = [line(k, m) for k, m in (("P2", P2), ("Tr", TR)) if k != key]
+    path.write_text("\n".join(kept))
+    with pytest.raises(UserError, match=rf"calib.txt: the line '{key}:' is missing.*data_odometry_calib.zip"):
+        read_calib(path)
+
+
+def test_calib_tolerates_blank_lines_and_refuses_short_ones(tmp_path):
+    path = tmp_path / "calib.txt"
+    path.write_text("\n\n" + line("P2", P2) + "\n\n" + line("Tr", TR) + "\n\n")
+    p2, tr = read_calib(path)
+    np.testing.assert_array_equal(p2, P2)
+    np.testing.assert_array_equal(tr[:3], TR)
+    path.write_text(line("P2", P2) + "\nTr: 1 2 3\n")
+    with pytest.raises(UserError, match="'Tr' holds 3 numbers; expected 12"):
+        read_calib(path)
+
+
+def test_truncated_scan(root):
+    path = root / "sequences/00/velodyne/000000.bin"
+    path.write_bytes(path.read_bytes()[:-7])
+    with pytest.raises(UserError, match=r"000000.bin: the file has 89 bytes.*multiple of 16.*5 whole points and 9"):
+        build(root).load(0)
+
+
+def test_label_count_differs(root):
+    path = root / "sequences/00/labels/000000.label"
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(UserError, match=r"000000.label: .*20 bytes = 5 labels.*6 points"):
+        build(root).load(0)
+
+
+def test_unknown_label(root):
+    np.full(COUNT, 77, np.uint32).tofile(root / "sequences/00/labels/000000.label")
+    with pytest.raises(UserError, match=r"000000.label: label id 77 \(6 points\)"):
+        build(root).load(0)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_not_finite(root, bad):
+    points = points_of(0)
+    points[1, 2] = points[4, 0] = points[4, 1] = bad
+    points.tofile(root / "sequences/00/velodyne/000000.bin")
+    with pytest.raises(UserError, match="000000.bin: 2 of 6 points have NaN or infinite"):
+        build(root).load(0)
+
+
+def test_empty_scan(root):
+    (root / "sequences/00/velodyne/000000.bin").write_bytes(b"")
+    with pytest.raises(UserError, match=r"000000.bin: the scan holds no points"):
+        build(root).load(0)
+
+
+def test_missing_root_says_what_it_must_hold(tmp_path):
+    with pytest.raises(UserError, match=r"does not exist.*sequences/00/velodyne"):
+        build(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="holds no 'sequences'"):
+        build(tmp_path)
+
+
+def test_missing_labels_folder(root):
+    for path in (root / "sequences/00/labels").iterdir():
+        path.unlink()
+    (root / "sequences/00/labels").rmdir()
+    with pytest.raises(UserError, match=r"00/labels.*data_odometry_labels.zip"):
+        build(root)
+    assert build(root, use_labels=False).load(0).labels is None
+
+
+def test_scan_without_label_is_left_out(root):
+    (root / "sequences/00/labels/000002.label").unlink()
+    dataset = build(root)
+    assert len(dataset) == 4
+    assert any("1 of 5 label files" in text for text in dataset.missing())
+    with pytest.raises(UserError, match="no scan '00/000002'"):
+        dataset.index_of("00/000002")
+
+
+def test_poses_too_short(root):
+    path = root / "sequences/00/poses.txt"
+    path.write_text("\n".join(path.read_text().splitlines()[:2]))
+    with pytest.raises(UserError, match=r"poses.txt: the file has 2 lines, too few for frame 4"):
+        build(root).load(4)
+
+
+def test_pickles_small(root):
+    dataset = build(root)
+    dataset.load(0)
+    data = pickle.dumps(dataset)
+    assert len(data) < 4000
+    np.testing.assert_array_equal(pickle.loads(data).load(1).points, dataset.load(1).points)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"cameras": ["image_3"]}, "image_2 only"),
+        ({"multisweeps": {"num_sweep": 1}}, "did you mean 'num_sweeps'"),
+        ({"frames": {"training": {}}}, "frames.training"),
+    ],
+)
+def test_wrong_keys(root, keys, message):
+    with pytest.raises(UserError, match=message):
+        build(root, **keys)
+
+
+def test_registry_errors():
+    with pytest.raises(UserError, match=r"dataset.name.*missing"):
+        build_dataset(Config({}), "train")
+    with pytest.raises(UserError, match="Did you mean 'semantickitti'"):
+        build_dataset(Config({"dataset": {"name": "semantic_kitti"}}), "train")
+    with pytest.raises(UserError, match="unknown split 'dev'"):
+        build_dataset(Config({}), "dev")
+
+
+REAL = Path(os.environ.get("LIDISTILL_REALDATA", Path(__file__).resolve().parents[3] / "shared" / "realdata"))
+
+
+@pytest.mark.realdata
+@pytest.mark.skipif(not (REAL / "semantickitti").is_dir(), reason="no real scans; set LIDISTILL_REALDATA")
+def test_real_neighbours_agree_once_registered():
+    """Half-metre cells seen by two scans carry the same class more often in one frame than in two."""
+    sweeps = {"num_sweeps": 1, "only_past": True, "labelled": True}
+    dataset = build(REAL / "semantickitti", split={"train": ["00"]}, multisweeps=sweeps)
+    scan = dataset.load(6, cameras=False)
+    other = dataset.load(5, cameras=False)
+    key = scan.keyframe
+    own = {tuple(c): label for c, label in zip(np.floor(scan.points[key] / 0.5).astype(int).tolist(), scan.labels[key])}
+
+    def agreement(points, labels):
+        cells = [tuple(c) for c in np.floor(points / 0.5).astype(int).tolist()]
+        hits = [own[c] == label for c, label in zip(cells, labels) if c in own]
+        return np.mean(hits)
+
+    registered = agreement(scan.points[~key], scan.labels[~key])
+    raw = agreement(other.points[other.keyframe], other.labels[other.keyframe])
+    assert registered > raw and registered > 0.9
