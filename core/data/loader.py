@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from multiprocessing.context import BaseContext
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -19,7 +21,7 @@ from core.data.sampler import EpochSampler, SampleKey, sample_rng
 from core.datasets.base import ScanDataset
 from core.errors import UserError
 
-__all__ = ["BatchLoader", "PairedSamples", "ScanSamples", "build_loader", "explain_worker_death", "start_method"]
+__all__ = ["BatchLoader", "PairedSamples", "ScanSamples", "build_loader", "explain_worker_death", "worker_context"]
 
 T = TypeVar("T")
 _MAX_BAD_IN_A_ROW = 20  # then it is the data set that is damaged, not a scan
@@ -193,10 +195,24 @@ class BatchLoader:
                     raise batch.error
                 yield batch
         except RuntimeError as error:
+            self.close()
             death = explain_worker_death(error)
             if death is None:
                 raise
             raise death from error
+        except UserError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Stop the workers now; a later iteration starts new ones.
+
+        Left to the garbage collector, which an error's traceback invites, each worker would be waited for in vain for
+        five seconds: its queue is collected before it can be told to stop.
+        """
+        iterator, self._loader._iterator = self._loader._iterator, None
+        if iterator is not None:
+            iterator._shutdown_workers()
 
 
 def build_loader(
@@ -234,7 +250,7 @@ def build_loader(
     options: dict[str, Any] = {}
     if workers:
         options = {
-            "multiprocessing_context": start_method(),
+            "multiprocessing_context": worker_context(),
             "persistent_workers": True,
             "worker_init_fn": _start_worker,
             "prefetch_factor": 2,
@@ -246,15 +262,22 @@ def build_loader(
         collate_fn=_identity,
         num_workers=workers,
         pin_memory=pin_memory,
+        generator=torch.Generator().manual_seed(seed),  # each pass draws from it; the network's stream stays untouched
         **options,
     )
     return BatchLoader(loader, sampler)
 
 
-def start_method() -> str:
-    """How workers start: ``fork`` is fastest (nothing is imported anew), but not safe once MPI runs in the parent."""
-    under_mpi = any(name.startswith(("OMPI_", "PMI_", "PMIX_")) for name in os.environ)
-    return "forkserver" if under_mpi or not hasattr(os, "fork") else "fork"
+def worker_context() -> BaseContext:
+    """How workers start: ``fork`` is fastest (nothing is imported anew), but not safe once MPI runs in the parent.
+
+    There a server process forks them, which has imported this module, and with it torch, once for all of them.
+    """
+    if not any(name.startswith(("OMPI_", "PMI_", "PMIX_")) for name in os.environ):
+        return multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
 
 
 def explain_worker_death(error: RuntimeError) -> UserError | None:
@@ -262,10 +285,9 @@ def explain_worker_death(error: RuntimeError) -> UserError | None:
 
     Torch raises it from a signal handler, so it may also surface outside the loader, between two batches.
     """
-    text = str(error)
-    if re.search(r"DataLoader worker \(pid", text) is None:
+    if re.search(r"DataLoader worker \(pid", str(error)) is None:
         return None
-    signal = re.search(r"killed by signal: ([^.]*)", text)
+    signal = re.search(r"killed by signal: ([^.]*)", f"{error} {error.__cause__}")
     how = f"was killed by signal: {signal.group(1).strip()}" if signal else "ended without an error message"
     return UserError(
         f"a data-loading worker {how}. The usual causes are too little memory (the system stops the largest process) "

@@ -63,7 +63,7 @@ class EpochSampler(Sampler[list[SampleKey]]):
         drop_last: bool = False,
     ) -> None:
         if num_samples < 1:
-            raise UserError("the split has no scans", cure="Run 'python -m core.check_data CONFIG' to see what is missing")
+            raise UserError("the split has no scans", cure="Run 'python -m core.check_data CONFIG' to see why")
         if not 0 <= rank < world or batch_size < 1:
             raise ValueError(f"rank {rank} of {world} with batches of {batch_size}")
         self.num_samples, self.batch_size, self.rank, self.world = num_samples, batch_size, rank, world
@@ -85,7 +85,7 @@ class EpochSampler(Sampler[list[SampleKey]]):
         return whole + (rest > 0 and not self.drop_last)
 
     def set_epoch(self, epoch: int, start_step: int = 0) -> None:
-        """Order and augmentation of ``epoch`` (from 0), from step ``start_step`` on: resumes within an epoch exactly."""
+        """Choose the epoch (from 0) and the step it begins at; the steps that follow are those of the whole epoch."""
         if not 0 <= start_step <= self.steps_per_epoch:
             raise ValueError(f"step {start_step} of an epoch of {self.steps_per_epoch}")
         self.epoch, self.start_step = epoch, start_step

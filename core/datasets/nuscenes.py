@@ -6,9 +6,11 @@ removal of the vehicle's own returns from extra sweeps, and the official split b
 
 from __future__ import annotations
 
+import zlib
 from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 from typing import Literal
+from zipfile import BadZipFile
 
 import numpy as np
 from pydantic import Field
@@ -28,7 +30,7 @@ from core.datasets.base import (
     read_labels,
     read_points,
 )
-from core.datasets.nuscenes_index import CAMERAS, open_index
+from core.datasets.nuscenes_index import CAMERAS, NuScenesIndex, open_index
 from core.errors import UserError
 from core.geometry import chain, invert, projection, rigid, transform
 from core.labels import NUSCENES
@@ -248,7 +250,7 @@ class NuScenes(ScanDataset):
         try:
             with np.load(path, allow_pickle=False) as archive:
                 raw = archive["data"].astype(np.int32)
-        except (OSError, KeyError, ValueError) as error:
+        except (OSError, KeyError, ValueError, BadZipFile, zlib.error) as error:
             raise UserError(
                 f"cannot read the instances ({error})",
                 where=str(path),
@@ -291,7 +293,7 @@ def _rigid(pose: np.ndarray) -> np.ndarray:
     return rigid(pose[3:], pose[:3])
 
 
-def _walk(index: object, rows: np.ndarray, sweeps: Multisweeps) -> np.ndarray:
+def _walk(index: NuScenesIndex, rows: np.ndarray, sweeps: Multisweeps) -> np.ndarray:
     """Neighbouring sweeps of each row, i64 [F, S], -1 = none: past from near to far, then future.
 
     When fewer past sweeps exist, more future ones are taken, so that a scene's first keyframes are as dense.

@@ -56,10 +56,32 @@ class NuScenesIndex:
         tables: names of the optional tables that were there.
     """
 
+    scene_name: np.ndarray
+    scene_split: np.ndarray
+    key_sample: np.ndarray
+    key_lidar: np.ndarray
+    key_scene: np.ndarray
+    key_lidarseg: np.ndarray
+    key_panoptic: np.ndarray
+    lidar_token: np.ndarray
+    lidar_file: np.ndarray
+    lidar_time: np.ndarray
+    lidar_ego: np.ndarray
+    lidar_calib: np.ndarray
+    lidar_prev: np.ndarray
+    lidar_next: np.ndarray
+    cam_file: np.ndarray
+    cam_ego: np.ndarray
+    cam_calib: np.ndarray
+    cam_size: np.ndarray
+    calib_pose: np.ndarray
+    calib_matrix: np.ndarray
+    tables: list[str]
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         manifest = json.loads((folder / "index.json").read_text())
-        self.tables: list[str] = manifest["tables"]
+        self.tables = manifest["tables"]
         for name in manifest["arrays"]:
             # memmap only maps; pages are shared by every process on the machine. An empty array cannot be mapped.
             mode = None if name in manifest["empty"] else "r"

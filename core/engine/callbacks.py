@@ -9,11 +9,11 @@ from collections.abc import Callable
 from typing import Any
 
 from loguru import logger
-from torchpack.callbacks import Callback, SummaryWriter, TFEventWriter
 from tqdm.auto import tqdm
 
 from core.engine.distributed import barrier
 from core.engine.run_dir import RunDir
+from core.engine.torchpack_api import Callback, SummaryWriter, TFEventWriter
 from core.errors import EXIT_INTERRUPTED
 
 __all__ = ["Checkpoints", "EpochLog", "Evaluation", "JSONLines", "Progress", "Resume", "TensorBoard"]

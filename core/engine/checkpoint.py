@@ -130,7 +130,8 @@ class CheckpointStore:
         path = self.folder / f"step-{state['global_step']:08d}.pt"
         with atomic_path(path) as temporary:
             try:
-                torch.save(state, temporary)
+                with open(temporary, "wb") as stream:  # by name, torch would write the random name into the file
+                    torch.save(state, stream)
             except RuntimeError as error:  # torch reports a full disk as a failed write of its zip stream
                 raise UserError(
                     f"the checkpoint could not be written ({str(error).splitlines()[0]})",

@@ -15,8 +15,8 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torchpack.distributed import context as torchpack_context
 
+from core.engine.torchpack_api import context as torchpack_context
 from core.errors import UserError
 
 __all__ = [

@@ -52,9 +52,7 @@ class Workshop:
             UserError: anything the configuration gets wrong.
         """
         experiment = Experiment.from_config(config)
-        logger.disable("torchpack")
-        if world.rank != 0:
-            logger.remove()
+        configure_logging(world)
         seed = experiment.train.seed + world.rank
         random.seed(seed)
         np.random.seed(seed)
@@ -108,6 +106,14 @@ class Workshop:
     def context(self) -> Any:
         """The mixed-precision context."""
         return autocast(self.experiment, self.world.device)
+
+
+def configure_logging(world: World) -> None:
+    """Messages of rank 0 go to stderr; torchpack's own are switched off, ours say the same with less."""
+    logger.remove()
+    logger.disable("torchpack")
+    if world.rank == 0:
+        logger.add(sys.stderr, level="INFO", format="<green>{time:HH:mm:ss}</green> <level>{message}</level>")
 
 
 def train_teacher(world: World, config: Config, run_path: Path) -> None:
@@ -220,7 +226,7 @@ def evaluate_checkpoint(
         for message in skipped:
             logger.warning("skipped: {}", message)
         write_json(json_path or run_path / f"evaluation-{split}.json", result.to_json())
-        page = report_run(run_path, result, pictures.scenes, config) if report else None
+        page = report_run(run_path, result, pictures, config) if report else None
         ending = "" if page is None else f"  report: {page}"
         sys.stdout.write(f"mIoU {100 * result.miou:.2f} on {int(totals['scans'])} {split} scans{ending}\n")
         sys.stdout.flush()

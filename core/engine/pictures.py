@@ -202,7 +202,7 @@ def encode_png(image: np.ndarray) -> bytes:
     packed = image.astype(np.uint32) @ np.array([65536, 256, 1], np.uint32)
     palette, index = np.unique(packed, return_inverse=True)
     if len(palette) <= 256:
-        picture = Image.fromarray(index.reshape(packed.shape).astype(np.uint8), "P")
+        picture = Image.fromarray(index.reshape(packed.shape).astype(np.uint8))
         picture.putpalette(np.stack([palette >> 16, palette >> 8 & 255, palette & 255], 1).astype(np.uint8).tobytes())
     else:
         picture = Image.fromarray(image)

@@ -54,14 +54,15 @@ class PictureCollector:
         return ScenePicture(scan.token, points, truth, predicted[keyframe].astype(np.uint8), cameras)
 
 
-def report_run(run_path: Path, result: EvaluationResult, scenes: list[ScenePicture], config: Config) -> Path:
+def report_run(run_path: Path, result: EvaluationResult, pictures: PictureCollector, config: Config) -> Path:
     """Write ``report.html`` of a run folder; returns its path."""
     return write_report(
         run_path,
         result,
-        scenes,
+        pictures.scenes,
         title=f"{config.tree['model'].get('name')} on {config.tree['dataset'].get('name')}",
         command=shlex.join(["python", *sys.argv]),
         config_text=yaml.safe_dump(config.tree, sort_keys=False),
         history=RunDir(run_path).history(),
+        colors=pictures.dataset.labels.colors,
     )

@@ -16,7 +16,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torchpack.train import Trainer
 
 from core.contracts import Batch
 from core.engine.checkpoint import load_weights, random_state, restore_random_state
@@ -24,6 +23,7 @@ from core.engine.distributed import World
 from core.engine.experiment import Experiment
 from core.engine.optim import build_optimizer, build_scheduler
 from core.engine.run_dir import RunDir
+from core.engine.torchpack_api import Trainer
 from core.errors import UserError
 from core.io import write_json
 from core.losses import CrossEntropyLovasz

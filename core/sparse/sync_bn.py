@@ -18,24 +18,30 @@ __all__ = ["SyncBatchNorm", "convert_sync_batchnorm", "synced_batch_norm"]
 
 
 class _Normalise(torch.autograd.Function):
-    """Training-time normalisation of x [N, C] (or [N, C, ...]) over all ranks; returns (y, mean, variance, count)."""
+    """Training-time normalisation of x [N, C, ...] over all ranks; returns (y, mean, variance, count).
+
+    When all ranks together hold fewer than two rows there is no variance: the given running statistics serve, and are
+    returned as they are. No branch depends on the count, so a GPU need not wait for it.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, ...]:
-        flat = _rows(x).float()
-        count = float(flat.shape[0])
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, running_mean: Tensor, running_var: Tensor
+    ) -> tuple[Tensor, ...]:
+        flat = _wide(_rows(x))
+        count = flat.shape[0]
         mean = flat.mean(0) if count else flat.new_zeros(flat.shape[1])
         moment = (flat - mean).square().sum(0)
-        local = torch.cat([mean, moment, mean.new_full((1,), count)])
-        gathered = torch.empty(dist.get_world_size(), len(local), device=x.device)
-        dist.all_gather_into_tensor(gathered, local) if x.is_cuda else dist.all_gather(list(gathered), local)
-        means, moments, counts = gathered.split([len(mean), len(mean), 1], 1)
+        means, moments, counts = _gather(torch.cat([mean, moment, mean.new_full((1,), count)]), len(mean))
         total = counts.sum()
-        mean = (means * counts).sum(0) / total
-        variance = (moments + counts * (means - mean).square()).sum(0) / total
+        enough, divisor = total > 1, total.clamp_min(1)
+        mean = (means * counts).sum(0) / divisor
+        variance = (moments + counts * (means - mean).square()).sum(0) / divisor
+        mean = torch.where(enough, mean, running_mean.to(mean.dtype))
+        variance = torch.where(enough, variance, running_var.to(mean.dtype))
         inverse = torch.rsqrt(variance + eps)
         normal = (flat - mean) * inverse
-        ctx.save_for_backward(normal, weight, inverse, total)
+        ctx.save_for_backward(normal, weight, inverse, enough / divisor)
         ctx.shape, ctx.dtype = x.shape, x.dtype
         y = normal if weight is None else normal * weight + bias
         ctx.mark_non_differentiable(mean, variance, total)
@@ -43,15 +49,29 @@ class _Normalise(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-        normal, weight, inverse, total = ctx.saved_tensors
-        g = _rows(grad).float()
+        normal, weight, inverse, share = ctx.saved_tensors  # share: 1 / rows of all ranks, 0 if those were too few
+        g = _wide(_rows(grad))
         sum_g, sum_gn = g.sum(0), (g * normal).sum(0)
         sums = torch.stack([sum_g, sum_gn])
         dist.all_reduce(sums)
         scale = inverse if weight is None else inverse * weight
-        grad_x = (g - sums[0] / total - normal * (sums[1] / total)) * scale
-        affine = (None, None) if weight is None else (sum_gn, sum_g)
-        return _unrows(grad_x, ctx.shape).to(ctx.dtype), *affine, None
+        grad_x = (g - sums[0] * share - normal * (sums[1] * share)) * scale
+        affine = (None, None) if weight is None else (sum_gn.to(weight.dtype), sum_g.to(weight.dtype))
+        return _unrows(grad_x, ctx.shape).to(ctx.dtype), *affine, None, None, None
+
+
+def _gather(local: Tensor, channels: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Means [R, C], centred second moments [R, C] and counts [R, 1] of all R ranks."""
+    gathered = local.new_empty(dist.get_world_size(), len(local))
+    if local.is_cuda:
+        dist.all_gather_into_tensor(gathered, local)
+    else:
+        dist.all_gather(list(gathered), local)
+    return gathered.split([channels, channels, 1], 1)
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -70,10 +90,11 @@ def synced_batch_norm(norm: _BatchNorm, x: Tensor, sync: bool) -> Tensor:
     if not norm.training:
         return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps)
     if sync and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        y, mean, variance, total = _Normalise.apply(x, norm.weight, norm.bias, norm.eps)
+        statistics = norm.running_mean, norm.running_var
+        y, mean, variance, total = _Normalise.apply(x, norm.weight, norm.bias, norm.eps, *statistics)
         with torch.no_grad():
-            norm.num_batches_tracked += 1
-            unbiased = variance * (total / (total - 1).clamp_min(1))
+            norm.num_batches_tracked += total > 1
+            unbiased = variance * torch.where(total > 1, total / (total - 1), 1.0)
             norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), norm.momentum)
             norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), norm.momentum)
         return y
@@ -97,14 +118,24 @@ class SyncBatchNorm(_BatchNorm):
 
 
 def convert_sync_batchnorm(module: nn.Module) -> nn.Module:
-    """Make every batch normalisation below ``module`` cover all processes; weights and key names stay."""
+    """Make every batch normalisation below ``module`` cover all processes.
+
+    The parameters stay the same objects, so optimisers built before and frozen weights are not disturbed; key names of
+    the state_dict stay too.
+
+    Args:
+        module: changed in place, except when it is itself an nn.BatchNorm1d or nn.BatchNorm2d.
+
+    Returns:
+        ``module``, or its replacement.
+    """
     if hasattr(module, "sync") and isinstance(module, _BatchNorm):
         module.sync = True
         return module
     if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
         new = SyncBatchNorm(module.num_features, module.eps, module.momentum, module.affine)
-        new.load_state_dict(module.state_dict())
-        return new.train(module.training).to(module.running_mean.device)
+        new._parameters, new._buffers = module._parameters, module._buffers
+        return new.train(module.training)
     for name, child in module.named_children():
         converted = convert_sync_batchnorm(child)
         if converted is not child:

@@ -55,7 +55,7 @@ def forward_camera(
 
 
 class FakeDataset:
-    """``count`` random scans that differ by index; the ones in ``bad`` are damaged, loading ``deadly`` ends the process."""
+    """``count`` random scans, all different; those in ``bad`` are damaged, loading ``deadly`` ends the process."""
 
     def __init__(
         self,

@@ -41,7 +41,9 @@ def test_collate_offsets():
 def test_collate_images():
     camera = forward_camera((21, 11), colour=255)
     config = DataConfig(images=True, voxel_size=1.0)
-    samples = [make_sample(make_scan(p, cameras=(camera, camera)), 0, config) for p in ([[4, 0, 0]], [[4, 2, 0], [-4, 0, 0]])]
+    samples = [
+        make_sample(make_scan(p, cameras=(camera, camera)), 0, config) for p in ([[4, 0, 0]], [[4, 2, 0], [-4, 0, 0]])
+    ]
     batch = collate(samples)
     assert batch.images.shape == (2, 2, 3, 11, 21)
     assert batch.visible.tolist() == [[True, True, False]] * 2

@@ -14,7 +14,9 @@ def indices(sampler: EpochSampler) -> list[list[int]]:
     return [[key.index for key in batch] for batch in sampler]
 
 
-@pytest.mark.parametrize(("count", "training"), [(24, True), (23, True), (3, True), (24, False), (21, False), (5, False)])
+@pytest.mark.parametrize(
+    ("count", "training"), [(24, True), (23, True), (3, True), (24, False), (21, False), (5, False)]
+)
 def test_two_processes_take_what_one_takes(count, training):
     options = {"seed": 7, "shuffle": True, "training": training}
     ranks = [EpochSampler(count, 3, rank=r, world=2, **options) for r in range(2)]

@@ -159,7 +159,7 @@ def test_lidar_jobs_need_nothing_but_scans_and_labels(tmp_path):
     scan = dataset.load(0, cameras=False)
     assert scan.cameras == () and np.isnan(scan.pose).all()
     assert {gap.needed_for for gap in dataset.gaps() if "sequences/00" in gap.text} == {"cameras", "sweeps"}
-    with pytest.raises(UserError, match="data_odometry_calib.zip"):
+    with pytest.raises(UserError, match=r"data_odometry_calib\.zip"):
         dataset.load(0)
 
 
@@ -226,7 +226,7 @@ def test_not_finite(root, bad):
     points = points_of(0)
     points[1, 2] = points[4, 0] = points[4, 1] = bad
     points.tofile(root / "sequences/00/velodyne/000000.bin")
-    with pytest.raises(UserError, match="000000.bin: 2 of 6 points have NaN or infinite"):
+    with pytest.raises(UserError, match=r"000000\.bin: 2 of 6 points have NaN or infinite"):
         build(root).load(0)
 
 
