@@ -50,7 +50,7 @@ def run_command(main: Callable[[], None]) -> None:
         raise SystemExit(130) from None
 
 
-def run_distributed(job: Callable[..., None], *args: object) -> None:
+def run_distributed(job: Callable[..., object], *args: object) -> None:
     """Run ``job(world, *args)`` on every process; an error of any rank is shown by rank 0, and all of them leave."""
     import torch.distributed as dist
 
@@ -60,21 +60,30 @@ def run_distributed(job: Callable[..., None], *args: object) -> None:
     relay = ErrorRelay(world, _show_and_leave)
     try:
         job(world, *args)
-    except UserError as error:
+    except Exception as error:
         relay.close()
-        if world.size == 1 or "--debug" in sys.argv:
+        known = _for_a_person(error)
+        if known is None:
+            relay.send(traceback.format_exc(), 1)
             raise
-        if not relay.send(str(error), EXIT_USER_ERROR):
-            sys.stderr.write(f"\nerror: {error}\n")
+        if world.size == 1 or "--debug" in sys.argv:
+            raise known from error
+        if not relay.send(str(known), EXIT_USER_ERROR):
+            sys.stderr.write(f"\nerror: {known}\n")
         _leave(EXIT_USER_ERROR)
-    except Exception:
-        relay.send(traceback.format_exc(), 1)
-        raise
-    finally:
-        relay.close()
+    relay.close()
     if dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
+
+
+def _for_a_person(error: Exception) -> UserError | None:
+    """The error as one paragraph, if it is one: torch reports a dead worker wherever the main thread happens to be."""
+    from core.data import explain_worker_death
+
+    if isinstance(error, RuntimeError):
+        return explain_worker_death(error)
+    return error if isinstance(error, UserError) else None
 
 
 def _show_and_leave(text: str, code: int) -> None:

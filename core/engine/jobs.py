@@ -27,7 +27,7 @@ from core.engine.experiment import Experiment
 from core.engine.run_dir import RunDir
 from core.engine.trainer import DistillTrainer, Supervised, autocast
 from core.errors import UserError
-from core.io import sha256, write_json
+from core.io import read_json, sha256, write_json
 from core.metrics import EvaluationResult
 from core.models import build_model
 
@@ -145,7 +145,23 @@ def train_teacher(world: World, config: Config, run_path: Path) -> None:
         _fit(shop, trainer, val_set, run_dir, state)
     barrier()
     best = run_dir.path / "checkpoints" / f"max-{BEST_SCALAR.replace('/', '-')}.pt"
-    evaluate_checkpoint(world, config, best, run_dir.path, report=True)
+    if not _scored_before(run_path, best):
+        evaluate_checkpoint(world, config, best, run_path, report=True)
+    elif world.rank == 0:
+        _result_line(EvaluationResult.from_json(read_json(run_path / "evaluation-val.json")), run_path / "report.html")
+
+
+def _scored_before(run_path: Path, checkpoint: Path) -> bool:
+    """Whether the run folder holds the score and the report of this very checkpoint."""
+    saved = run_path / "evaluation-val.json"
+    whole = saved.is_file() and (run_path / "report.html").is_file()
+    return whole and read_json(saved).get("checkpoint_sha256") == sha256(checkpoint)
+
+
+def _result_line(result: EvaluationResult, page: Path | None) -> None:
+    ending = "" if page is None else f"  report: {page}"
+    sys.stdout.write(f"mIoU {100 * result.miou:.2f} on {result.num_scans} {result.split} scans{ending}\n")
+    sys.stdout.flush()
 
 
 def _fit(shop: Workshop, trainer: DistillTrainer, val_set: ScanDataset, run_dir: RunDir, state: Any) -> None:
@@ -227,7 +243,5 @@ def evaluate_checkpoint(
             logger.warning("skipped: {}", message)
         write_json(json_path or run_path / f"evaluation-{split}.json", result.to_json())
         page = report_run(run_path, result, pictures, config) if report else None
-        ending = "" if page is None else f"  report: {page}"
-        sys.stdout.write(f"mIoU {100 * result.miou:.2f} on {int(totals['scans'])} {split} scans{ending}\n")
-        sys.stdout.flush()
+        _result_line(result, page)
     return result

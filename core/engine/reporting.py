@@ -11,14 +11,17 @@ import yaml
 from torch import Tensor
 
 from core.config import Config
-from core.contracts import Batch
+from core.contracts import IGNORE, Batch
 from core.datasets.base import ScanDataset
+from core.engine.pictures import birds_eye, encode_png, error_colors, legible, side_by_side
 from core.engine.report import ScenePicture, write_report
 from core.engine.run_dir import RunDir
 from core.errors import UserError
+from core.io import write_bytes
+from core.labels import LabelSpace
 from core.metrics import EvaluationResult
 
-__all__ = ["PictureCollector", "report_run"]
+__all__ = ["PictureCollector", "preview", "report_run"]
 
 
 class PictureCollector:
@@ -56,6 +59,8 @@ class PictureCollector:
 
 def report_run(run_path: Path, result: EvaluationResult, pictures: PictureCollector, config: Config) -> Path:
     """Write ``report.html`` of a run folder; returns its path."""
+    if pictures.scenes:
+        write_bytes(run_path / "preview.png", encode_png(preview(pictures.scenes[0], pictures.dataset.labels)))
     return write_report(
         run_path,
         result,
@@ -66,3 +71,13 @@ def report_run(run_path: Path, result: EvaluationResult, pictures: PictureCollec
         history=RunDir(run_path).history(),
         colors=pictures.dataset.labels.colors,
     )
+
+
+def preview(scene: ScenePicture, labels: LabelSpace) -> np.ndarray:
+    """Truth, prediction and errors of one scan from above, with the classes it holds; u8 [H, W, 3]."""
+    palette = legible(labels.colors)
+    shades = {"truth": palette[scene.truth], "prediction": palette[scene.prediction]}
+    shades["errors"] = error_colors(scene.truth, scene.prediction)
+    panels = [(name, birds_eye(scene.points, colors, extent=35.0, size=420)) for name, colors in shades.items()]
+    held = np.union1d(scene.truth, scene.prediction)
+    return side_by_side(panels, [(labels.classes[i], palette[i]) for i in held[held != IGNORE]])

@@ -12,7 +12,7 @@ from core.config import Config
 from core.datasets import build_dataset
 from core.errors import UserError
 
-REAL = Path(os.environ.get("LIDISTILL_REALDATA", Path(__file__).resolve().parents[3] / "shared" / "realdata"))
+REAL = Path(os.environ.get("LIDISTILL_REALDATA", "realdata"))
 
 
 def points_of(scan: int) -> np.ndarray:

@@ -19,7 +19,7 @@ from core.datasets.nuscenes_index import CAMERAS, iterate_table, open_index
 from core.errors import UserError
 
 VERSION = "v1.0-mini"
-REAL = Path(os.environ.get("LIDISTILL_REALDATA", Path(__file__).resolve().parents[3] / "shared" / "realdata"))
+REAL = Path(os.environ.get("LIDISTILL_REALDATA", "realdata"))
 
 
 def build(root: Path, part: str = "train", /, **keys):

@@ -298,7 +298,7 @@ def test_registry_errors():
         build_dataset(Config({}), "dev")
 
 
-REAL = Path(os.environ.get("LIDISTILL_REALDATA", Path(__file__).resolve().parents[3] / "shared" / "realdata"))
+REAL = Path(os.environ.get("LIDISTILL_REALDATA", "realdata"))
 
 
 @pytest.mark.realdata

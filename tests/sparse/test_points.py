@@ -9,9 +9,16 @@ import pytest
 import torch
 from sparse_scene import scene
 
-from core.sparse import MapCache, SparseTensor, devoxelize, gather_sum, global_pool, library_status, local_pool
-from core.sparse import points as points_module
-from core.sparse import voxel_mean
+from core.sparse import (
+    MapCache,
+    SparseTensor,
+    devoxelize,
+    gather_sum,
+    global_pool,
+    library_status,
+    local_pool,
+    voxel_mean,
+)
 from core.sparse.points import GatherTable
 
 STRIDES = [(1, 1, 1), (2, 2, 2), (4, 4, 4), (16, 16, 16), (2, 2, 1), (1, 4, 2)]
@@ -29,10 +36,11 @@ def level(stride, channels=5, dtype=torch.float64, voxels=200) -> SparseTensor:
 
 
 def cloud(kind: str, count: int = 150) -> torch.Tensor:
-    """Points [P, 4] in and around the scene's cube: some fall outside every voxel. float32 or int32."""
+    """Points [P, 4], float32 or int32, in and around the scene's cube, the first ones far below every voxel."""
     g = torch.Generator().manual_seed(2)
     batch = torch.randint(0, BATCH, (count, 1), generator=g)
     xyz = torch.rand(count, 3, generator=g) * (SIZE + 4) + LOW - 2
+    xyz[:3] -= torch.tensor([40.0, 300.0, 5000.0])[:, None]
     if kind == "integer":
         return torch.cat([batch, xyz.floor().long()], 1).int()
     return torch.cat([batch.float(), xyz], 1)
@@ -90,7 +98,8 @@ def assert_linear(operator, matrix: torch.Tensor, feats: torch.Tensor, tolerance
 def path(request, monkeypatch):
     """The compiled kernels, and the fall-back where nothing was compiled."""
     if request.param == "torch":
-        monkeypatch.setattr(points_module, "library", lambda: None)
+        for module in ("maps", "points", "tensor"):
+            monkeypatch.setattr(f"core.sparse.{module}.library", lambda: None)
     else:
         assert library_status()[0], "run `make setup`: the tests are meant to cover the compiled kernels"
     return request.param
@@ -248,8 +257,14 @@ def pooled_rows(x: SparseTensor, kernel, stride) -> tuple[list[tuple[int, ...]],
 @pytest.mark.parametrize("reduce", ["mean", "max"])
 @pytest.mark.parametrize(
     "kernel, stride",
-    [((2, 2, 2), (2, 2, 2)), ((3, 3, 3), (1, 1, 1)), ((3, 3, 3), (2, 2, 2)), ((1, 2, 3), (1, 2, 2)), ((2, 2, 2), (3, 3, 3))],
-)  # fmt: skip
+    [
+        ((2, 2, 2), (2, 2, 2)),
+        ((3, 3, 3), (1, 1, 1)),
+        ((3, 3, 3), (2, 2, 2)),
+        ((1, 2, 3), (1, 2, 2)),
+        ((2, 2, 2), (3, 3, 3)),  # cells between the kernels: some outputs pool nothing
+    ],
+)
 @pytest.mark.parametrize("tensor_stride", [(1, 1, 1), (2, 2, 2)])
 def test_local_pool(path, tensor_stride, kernel, stride, reduce, dtype):
     x = level(tensor_stride, dtype=dtype)

@@ -1,0 +1,310 @@
+"""Chained YAML, overrides and typed sections."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import torch
+from pydantic import Field
+
+from core.config import Config, Section, load_config
+from core.data import DataConfig
+from core.datasets import dataset_class
+from core.engine.experiment import Experiment
+from core.errors import UserError
+from core.models import build_model
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "configs").rglob("*.yaml") if p.name != "default.yaml")
+
+
+class Inner(Section):
+    width: int
+    rate: float = 0.1
+    kind: Literal["a", "b"] = "a"
+    turn: bool | tuple[float, float] | None = None
+
+
+class Outer(Section):
+    name: str = "x"
+    inner: Inner | None = None
+    sizes: list[int] = Field(default_factory=list)
+    table: dict[str, Inner] = Field(default_factory=dict)
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory three folders deep, with a default.yaml in each, and one above it that must not be read."""
+    work = tmp_path / "work"
+    leaf = work / "configs" / "town"
+    leaf.mkdir(parents=True)
+    (tmp_path / "default.yaml").write_text("above: true\n")
+    (work / "default.yaml").write_text("a: work\nb: work\nc: work\nd: work\nm: {x: 1, y: {z: 1}}\nl: [1, 2, 3]\n")
+    (work / "configs" / "default.yaml").write_text("b: configs\nc: configs\nd: configs\nm: {y: {w: 2}}\n")
+    (leaf / "default.yaml").write_text("c: town\nd: town\n")
+    (leaf / "run.yaml").write_text("d: run\nm: {x: 7}\nl: [9]\n")
+    monkeypatch.chdir(work)
+    return work
+
+
+def write(folder: Path, text: str, name: str = "run.yaml") -> str:
+    (folder / name).write_text(text)
+    return str(folder / name)
+
+
+# --- the chain ------------------------------------------------------------------------------------------------------
+def test_nearer_files_win_and_nothing_above_the_working_directory_is_read(tree: Path) -> None:
+    config = load_config("configs/town/run.yaml")
+    assert {k: config.tree[k] for k in "abcd"} == {"a": "work", "b": "configs", "c": "town", "d": "run"}
+    assert "above" not in config.tree
+    assert [config.origin(k) for k in "abcd"] == [
+        "default.yaml",
+        "configs/default.yaml",
+        "configs/town/default.yaml",
+        "configs/town/run.yaml",
+    ]
+
+
+def test_mappings_merge_deeply_and_lists_are_replaced(tree: Path) -> None:
+    config = load_config("configs/town/run.yaml")
+    assert config.tree["m"] == {"x": 7, "y": {"z": 1, "w": 2}}
+    assert config.tree["l"] == [9]
+    assert config.origin("m.y.z") == "default.yaml"
+    assert config.origin("m.y.w") == "configs/default.yaml"
+
+
+def test_mapping_replaces_scalar_and_scalar_replaces_mapping() -> None:
+    config = Config()
+    config.merge({"a": 1, "b": {"c": 2}}, "first")
+    config.merge({"a": {"x": 3}, "b": None}, "second")
+    assert config.tree == {"a": {"x": 3}, "b": None}
+
+
+def test_file_outside_the_working_directory_takes_every_default_above_it(tree: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tree / "configs" / "town")
+    config = load_config(tree / "configs" / "default.yaml")
+    assert (config.tree["above"], config.tree["a"], config.tree["b"]) == (True, "work", "configs")
+
+
+def test_a_default_is_not_read_twice(tree: Path) -> None:
+    config = load_config("configs/default.yaml")
+    assert config.tree["a"] == "work" and config.tree["b"] == "configs"
+    assert config.origin("b") == "configs/default.yaml"
+
+
+def test_the_sources_are_not_shared_between_loads(tree: Path) -> None:
+    load_config("configs/town/run.yaml", ["m.x=100"])
+    assert load_config("configs/town/run.yaml").tree["m"]["x"] == 7
+
+
+# --- overrides ------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("options", [["--m.x", "5"], ["--m.x=5"], ["m.x=5"]])
+def test_three_spellings_of_an_override(tree: Path, options: list[str]) -> None:
+    config = load_config("configs/town/run.yaml", options)
+    assert config.tree["m"] == {"x": 5, "y": {"z": 1, "w": 2}}
+    assert config.origin("m.x") == "command line"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-3", 1e-3),
+        ("0.5", 0.5),
+        ("-2", -2),
+        ("true", True),
+        ("null", None),
+        ("[1, 2]", [1, 2]),
+        ("{p: 1}", {"p": 1}),
+        ("word", "word"),
+        ("a=b", "a=b"),
+        ("'12'", 12.0),
+        ("[unclosed", "[unclosed"),
+        ("", None),
+    ],
+)
+def test_override_values_are_yaml(text: str, value: object) -> None:
+    config = Config()
+    config.override([f"key={text}"])
+    assert config.tree["key"] == value and type(config.tree["key"]) is type(value)
+
+
+def test_override_makes_the_sections_it_needs_also_in_place_of_null_or_a_number() -> None:
+    config = Config(tree={"model": None, "data": 3})
+    config.override(["new.deep.key=1", "model.cr=0.5", "data.augment.flip=false"])
+    assert config.tree == {
+        "new": {"deep": {"key": 1}},
+        "model": {"cr": 0.5},
+        "data": {"augment": {"flip": False}},
+    }
+
+
+@pytest.mark.parametrize("options", [["--m.x"], ["stray"], ["m.x=1", "--m.y"]])
+def test_override_without_value(options: list[str]) -> None:
+    with pytest.raises(UserError, match=rf"command line: cannot read '{options[-1]}'"):
+        Config().override(options)
+
+
+def test_scientific_numbers_in_files_are_floats(tree: Path) -> None:
+    path = write(tree, "inner: {width: 1, rate: 1e-3}\n", "numbers.yaml")
+    (tree / "default.yaml").unlink()
+    assert load_config(path).parse(Outer).inner.rate == 1e-3
+
+
+# --- environment variables ------------------------------------------------------------------------------------------
+def test_environment_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIDISTILL_TEST_A", "alpha")
+    monkeypatch.delenv("LIDISTILL_TEST_B", raising=False)
+    config = Config(tree={"name": "${LIDISTILL_TEST_A}/${LIDISTILL_TEST_B:-beta}/${LIDISTILL_TEST_B:-}."})
+    assert config.parse(Outer).name == "alpha/beta/."
+    assert config.tree["name"].startswith("${"), "the tree keeps the variable, so that config.yaml stays portable"
+
+
+def test_unset_variable_names_key_file_and_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LIDISTILL_TEST_B", raising=False)
+    config = load_config(write(tmp_path, "inner: {width: 1, kind: '${LIDISTILL_TEST_B}'}\n"))
+    with pytest.raises(UserError) as caught:
+        config.parse(Outer)
+    assert "run.yaml: key 'inner.kind' uses the environment variable LIDISTILL_TEST_B" in str(caught.value)
+    assert "export LIDISTILL_TEST_B=" in caught.value.cure
+
+
+# --- errors ---------------------------------------------------------------------------------------------------------
+def explain(tmp_path: Path, text: str, overrides: tuple[str, ...] = (), schema: type[Section] = Outer) -> str:
+    with pytest.raises(UserError) as caught:
+        load_config(write(tmp_path, text), overrides).parse(schema)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "near"),
+    [
+        ("nmae: y\n", "nmae", "name"),
+        ("inner: {widht: 1, width: 1}\n", "inner.widht", "width"),
+        ("table: {one: {width: 1, raet: 2}}\n", "table.one.raet", "rate"),
+    ],
+)
+def test_misspelt_key_names_the_nearest_and_the_file(tmp_path: Path, text: str, key: str, near: str) -> None:
+    message = explain(tmp_path, text)
+    assert f"run.yaml: unknown key '{key}'; did you mean '{near}'?" in message
+
+
+def test_misspelt_key_in_a_default_names_that_default(tree: Path) -> None:
+    (tree / "default.yaml").write_text("inner: {width: 1}\n")
+    (tree / "configs" / "default.yaml").write_text("inner: {knid: b}\n")
+    (tree / "configs" / "town" / "default.yaml").unlink()
+    (tree / "configs" / "town" / "run.yaml").write_text("name: y\n")
+    with pytest.raises(UserError, match=r"configs/default\.yaml: unknown key 'inner\.knid'; did you mean 'kind'\?"):
+        load_config("configs/town/run.yaml").parse(Outer)
+
+
+def test_misspelt_override_names_the_command_line(tmp_path: Path) -> None:
+    message = explain(tmp_path, "inner: {width: 1}\n", ("--inner.rat", "3"))
+    assert "command line: unknown key 'inner.rat'; did you mean 'rate'?" in message
+
+
+def test_key_like_no_other_lists_what_there_is(tmp_path: Path) -> None:
+    message = explain(tmp_path, "inner: {width: 1, zzz: 1}\n")
+    assert "unknown key 'inner.zzz'; known keys: kind, rate, turn, width" in message
+
+
+def test_every_wrong_key_is_named_at_once(tmp_path: Path) -> None:
+    message = explain(tmp_path, "nmae: y\nsizse: [1]\n")
+    assert "'nmae'" in message and "'sizse'" in message
+
+
+def test_missing_key(tmp_path: Path) -> None:
+    message = explain(tmp_path, "inner: {rate: 1}\n")
+    assert "run.yaml: key 'inner.width' is missing" in message and "--inner.width VALUE" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "value"),
+    [
+        ("inner: {width: wide}\n", "inner.width", "'wide'"),
+        ("inner: {width: 1, kind: c}\n", "inner.kind", "'c'"),
+        ("inner: {width: 1, turn: left}\n", "inner.turn", "'left'"),
+        ("sizes: [1, two]\n", "sizes.1", "'two'"),
+        ("inner: 3\n", "inner", "3"),
+    ],
+)
+def test_wrong_type(tmp_path: Path, text: str, key: str, value: str) -> None:
+    assert f"run.yaml: key '{key}' has the value {value}" in explain(tmp_path, text)
+
+
+def test_prefix_of_a_section_leads_every_key(tmp_path: Path) -> None:
+    config = Config(tree={"part": {"inner": {"width": "x"}}})
+    assert Config(tree={"part": {"name": "p"}}).parse(Outer, "part").name == "p"
+    assert Config().parse(Outer, "part").name == "x"
+    with pytest.raises(UserError, match=r"key 'part\.inner\.width'"):
+        config.parse(Outer, "part")
+
+
+def test_sections_are_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Outer().name = "y"
+
+
+def test_missing_file_suggests_similar_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(UserError, match=r"configs/minkunet_dmo\.yaml: .*does not exist.*minkunet_demo\.yaml"):
+        load_config("configs/minkunet_dmo.yaml")
+
+
+@pytest.mark.parametrize("content", [b"a: [1, 2", b"a: b: c", b"- 1\n- 2\n", b"just text", b"\x80\x02PK\x03\x04\xff"])
+def test_a_file_that_is_no_yaml_mapping(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"broken\.yaml: (this is not valid YAML|expected 'key: value' lines)"):
+        load_config(path)
+
+
+def test_empty_file_is_an_empty_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_config(write(tmp_path, "# nothing\n")).tree == {}
+
+
+def test_dump_reads_back(tree: Path) -> None:
+    config = load_config("configs/town/run.yaml", ["--rate", "1e-5", "--word", "Größe"])
+    config.dump(tree / "saved" / "copy.yaml")
+    (tree / "default.yaml").unlink()
+    assert load_config("saved/copy.yaml").tree == config.tree
+
+
+# --- what the repository holds --------------------------------------------------------------------------------------
+def test_there_are_configurations() -> None:
+    assert "configs/synthetic/minkunet_demo.yaml" in CONFIGS
+
+
+@pytest.mark.parametrize("path", CONFIGS)
+def test_shipped_configuration_is_valid(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    config = load_config(path)
+    experiment = Experiment.from_config(config)
+    reader = dataset_class(config)
+    assert config.parse(reader.Config, "dataset").name == config.tree["dataset"]["name"]
+    config.parse(DataConfig, "data")
+    with torch.device("meta"):  # structure without memory: the real widths, at once
+        model = build_model(config, reader.labels.num_classes if hasattr(reader, "labels") else 20)
+    assert sum(p.numel() for p in model.parameters()) > 0
+    assert experiment.scheduler.warmup_steps >= 0
+
+
+ABSOLUTE = re.compile(r"""["'\s=:(]((?:/(?:home|Users|root|mnt|media|work|scratch|workspace|tmp)/|[A-Z]:\\)[\w.-]+)""")
+
+
+def test_absolute_path_pattern() -> None:
+    assert ABSOLUTE.search("root: " + "/ho" + "me/me/data") and ABSOLUTE.search('"' + "/t" + 'mp/x"')
+    assert not ABSOLUTE.search("export ROOT=/your/folder  a/work/b  https://host/home/x")
+
+
+def test_no_absolute_paths_in_configurations_or_code() -> None:
+    files = [p for folder in ("core", "configs", "csrc", "benchmarks", "tests") for p in (ROOT / folder).rglob("*")]
+    files += [*ROOT.glob("*.py"), *ROOT.glob("*.toml"), ROOT / "Makefile"]
+    kinds = {".py", ".yaml", ".cpp", ".cu", ".h", ".hpp", ".toml", ""}
+    files = [p for p in files if p.is_file() and p.suffix in kinds and "_lib" not in p.parts]
+    found = [f"{p.relative_to(ROOT)}: {m.group(1)}" for p in files for m in ABSOLUTE.finditer(p.read_text())]
+    assert len(files) > 50 and found == []
