@@ -25,6 +25,7 @@ __all__ = ["Config", "Section", "load_config"]
 
 S = TypeVar("S", bound="Section")
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
+_SCIENTIFIC = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d{1,3}")
 
 
 class Section(BaseModel):
@@ -45,7 +46,7 @@ class Config:
         """Merge ``values`` over the tree: mappings deep, lists and scalars replaced."""
         target = self.tree
         for part in filter(None, prefix.split(".")):
-            target = target.setdefault(part, {})
+            target = _child(target, part)
         _merge(target, values, origin, prefix, self.origins)
 
     def override(self, options: Sequence[str]) -> None:
@@ -81,10 +82,11 @@ class Config:
         try:
             return schema.model_validate(_expand(subtree, prefix, self))
         except ValidationError as error:
-            raise UserError("; ".join(self._explain(e, schema, prefix) for e in error.errors())) from error
+            lines = [self._explain(e, schema, prefix, subtree) for e in error.errors()]
+            raise UserError("; ".join(dict.fromkeys(lines))) from error
 
-    def _explain(self, error: Any, schema: type[Section], prefix: str) -> str:
-        path = [str(part) for part in error["loc"]]
+    def _explain(self, error: Any, schema: type[Section], prefix: str, subtree: Any) -> str:
+        path = _path(error, subtree)
         key = ".".join(filter(None, [prefix, *path]))
         where = self.origin(key)
         if error["type"] == "extra_forbidden":
@@ -135,7 +137,7 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        value = yaml.safe_load(path.read_text())
+        value = yaml.safe_load(path.read_bytes())
     except yaml.YAMLError as error:
         raise UserError(f"this is not valid YAML ({error})", where=str(path)) from error
     if value is None:
@@ -150,25 +152,39 @@ def _merge(target: dict, values: Mapping, origin: str, prefix: str, origins: dic
         name = f"{prefix}.{key}" if prefix else str(key)
         origins[name] = origin
         if isinstance(value, Mapping):
-            child = target.get(key)
-            if not isinstance(child, dict):
-                child = target[key] = {}
-            _merge(child, value, origin, name, origins)
+            _merge(_child(target, key), value, origin, name, origins)
         else:
             target[key] = value
 
 
+def _child(target: dict, key: Any) -> dict:
+    """The mapping at ``key``; anything else there is replaced by an empty one."""
+    if not isinstance(target.get(key), dict):
+        target[key] = {}
+    return target[key]
+
+
 def _parse_value(text: str) -> Any:
+    if _SCIENTIFIC.fullmatch(text):  # YAML 1.1 reads 1e-3 as text
+        return float(text)
     try:
-        value = yaml.safe_load(text)
+        return yaml.safe_load(text)
     except yaml.YAMLError:
         return text
-    if isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
+
+
+def _path(error: Any, subtree: Any) -> list[str]:
+    """Keys that lead to an error; the names pydantic gives the members of a union, which are no keys, are left out."""
+    path, node = [], subtree
+    for i, part in enumerate(error["loc"]):
+        is_key = isinstance(node, Mapping) and part in node
+        is_item = isinstance(node, list) and isinstance(part, int) and part < len(node)
+        if is_key or is_item:
+            node = node[part]
+        elif error["type"] != "missing" or i < len(error["loc"]) - 1:
+            continue
+        path.append(str(part))
+    return path
 
 
 def _expand(value: Any, key: str, config: Config) -> Any:

@@ -85,12 +85,14 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     """Read JSON.
 
     Raises:
-        UserError: the file is missing or is not JSON.
+        UserError: the file is missing, cannot be read, or is not JSON.
     """
     try:
-        return json.loads(Path(path).read_text())
+        return json.loads(Path(path).read_bytes())
     except FileNotFoundError as error:
         raise UserError("this file does not exist", where=str(path)) from error
+    except OSError as error:
+        raise UserError(f"cannot read this file ({error.strerror or error})", where=str(path)) from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(
             f"this is not valid JSON ({error})", where=str(path), cure="Download or create it again"

@@ -42,7 +42,7 @@ def cross_entropy(
     world = _world(scope)
     if world > 1:
         dist.all_reduce(total)
-    return world * per_row.sum() / total.clamp_min(torch.finfo(torch.float32).tiny)
+    return world * per_row.sum() / torch.where(total > 0, total, 1.0)
 
 
 def lovasz_gradient(sorted_truth: Tensor) -> Tensor:

@@ -120,7 +120,10 @@ def test_three_spellings_of_an_override(tree: Path, options: list[str]) -> None:
         ("{p: 1}", {"p": 1}),
         ("word", "word"),
         ("a=b", "a=b"),
-        ("'12'", 12.0),
+        ("2.5E+4", 2.5e4),
+        ("'1e3'", "1e3"),
+        ("08", "08"),
+        ("nan", "nan"),
         ("[unclosed", "[unclosed"),
         ("", None),
     ],
@@ -285,10 +288,10 @@ def test_shipped_configuration_is_valid(path: str, monkeypatch: pytest.MonkeyPat
     config = load_config(path)
     experiment = Experiment.from_config(config)
     reader = dataset_class(config)
-    assert config.parse(reader.Config, "dataset").name == config.tree["dataset"]["name"]
+    dataset = config.parse(reader.Config, "dataset")
     config.parse(DataConfig, "data")
     with torch.device("meta"):  # structure without memory: the real widths, at once
-        model = build_model(config, reader.labels.num_classes if hasattr(reader, "labels") else 20)
+        model = build_model(config, reader.label_space(dataset).num_classes)
     assert sum(p.numel() for p in model.parameters()) > 0
     assert experiment.scheduler.warmup_steps >= 0
 

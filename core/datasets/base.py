@@ -110,6 +110,15 @@ class ScanDataset(ABC):
     point_fields: int
     label_dtype: np.dtype
 
+    @classmethod
+    def label_space(cls, config: DatasetConfig) -> LabelSpace:
+        """Label space of a data set of this configuration, whether or not its scans are on disk.
+
+        Raises:
+            UserError: the configuration names a label space that does not exist.
+        """
+        return cls.labels
+
     @abstractmethod
     def __len__(self) -> int: ...
 

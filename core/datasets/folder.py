@@ -59,7 +59,7 @@ class FolderDataset(ScanDataset):
                 asked for, or the split is empty.
         """
         self.config, self.split, self.root = config, split, Path(config.root)
-        self.labels: LabelSpace = LABEL_SPACES.get(config.label_space) or LabelSpace.from_yaml(config.label_space)
+        self.labels = self.label_space(config)
         self.point_fields, self.label_dtype = config.point_fields, np.dtype(config.label_dtype).newbyteorder("<")
         self.labelled = config.use_labels and config.labels is not None and split != "test"
         if config.cameras:
@@ -75,6 +75,11 @@ class FolderDataset(ScanDataset):
         if not self._scans:
             why = "; ".join(gap.text for gap in self._gaps) or f"dataset.split.{split} selects nothing"
             raise UserError(f"the {split} split is empty: {why}", where=str(self.root), cure="Check dataset.split")
+
+    @classmethod
+    def label_space(cls, config: FolderConfig) -> LabelSpace:
+        """The built-in space of that name, or the one in that YAML file."""
+        return LABEL_SPACES.get(config.label_space) or LabelSpace.from_yaml(config.label_space)
 
     def _found(self) -> list[Path]:
         scans = sorted(path for path in self.root.glob(self.config.scans) if path.is_file())

@@ -10,6 +10,7 @@ import os
 import pickle
 import random
 import shutil
+import struct
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,10 @@ from core.io import atomic_path, read_json, sha256, write_json
 
 __all__ = ["CheckpointStore", "load_weights", "random_state", "read_checkpoint", "restore_random_state"]
 
-_UNREADABLE = (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile, pickle.UnpicklingError, OSError)
+_UNREADABLE = (  # whatever torch's unpickler meets in damaged bytes
+    *(RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError),
+    *(zipfile.BadZipFile, pickle.UnpicklingError, struct.error, MemoryError, OSError),
+)
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:

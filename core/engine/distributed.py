@@ -110,12 +110,11 @@ def _detect_slurm(env: dict[str, str]) -> World:
 
 
 def first_host(nodelist: str) -> str:
-    """First name of a SLURM node list: ``gpu[03-05,9],cpu1`` -> ``gpu03``."""
-    match = re.match(r"([^\[,]+)(?:\[([^\]]+)\])?", nodelist)
+    """First name of a SLURM node list: ``gpu[03-05,9],cpu1`` -> ``gpu03``, ``r[1-2]n[4-7]`` -> ``r1n4``."""
+    match = re.match(r"(?:[^\[\],\s]+|\[[^\]]+\])+", nodelist)
     if match is None:
         raise UserError(f"cannot read the SLURM node list '{nodelist}'", cure="Set MASTER_ADDR and MASTER_PORT")
-    prefix, ranges = match.groups()
-    return prefix + re.split(r"[-,]", ranges)[0] if ranges else prefix
+    return re.sub(r"\[([^\]\-,]+)[^\]]*\]", r"\1", match.group())
 
 
 def _free_port() -> int:
@@ -178,11 +177,11 @@ def sum_over_ranks(values: Tensor) -> Tensor:
 
 
 @contextmanager
-def rank_zero_first(world: World) -> Iterator[bool]:
-    """Run the block on rank 0 first (yielding True), then on the others: for caches built once on a shared disk."""
+def rank_zero_first(world: World) -> Iterator[None]:
+    """Run the block on rank 0 first, then on the others: for caches built once on a shared disk."""
     if world.rank != 0:
         barrier()
-    yield world.rank == 0
+    yield
     if world.rank == 0:
         barrier()
 

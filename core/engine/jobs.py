@@ -21,7 +21,7 @@ from core.datasets import build_dataset
 from core.datasets.base import ScanDataset
 from core.engine.callbacks import Checkpoints, EpochLog, Evaluation, JSONLines, Progress, Resume, TensorBoard
 from core.engine.checkpoint import load_weights, read_checkpoint
-from core.engine.distributed import World, barrier
+from core.engine.distributed import World, barrier, rank_zero_first
 from core.engine.evaluation import score_network
 from core.engine.experiment import Experiment
 from core.engine.run_dir import RunDir
@@ -70,11 +70,8 @@ class Workshop:
 
     def dataset(self, split: str) -> ScanDataset:
         """One split; rank 0 opens it first, so that an index is built once."""
-        if self.world.rank != 0:
-            barrier()
-        dataset = build_dataset(self.config, split)
-        if self.world.rank == 0:
-            barrier()
+        with rank_zero_first(self.world):
+            dataset = build_dataset(self.config, split)
         if len(dataset) == 0:
             missing = "; ".join(dataset.missing()[:3])
             raise UserError(f"the {split} split holds no scan. {missing}", where=f"dataset.root {dataset.root}")

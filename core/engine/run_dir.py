@@ -94,7 +94,7 @@ class RunDir:
         differing = [
             f"{key} was {old.get(key, 'not set')!r} and is {new.get(key, 'not set')!r}"
             for key in sorted(old.keys() | new.keys())
-            if old.get(key) != new.get(key) and not key.startswith(_FREE_KEYS)
+            if old.get(key) != new.get(key) and key not in _FREE_KEYS
         ]
         if differing and self.checkpoints.manifest():
             more = f" and {len(differing) - 4} more" if len(differing) > 4 else ""

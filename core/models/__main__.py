@@ -106,7 +106,8 @@ def main() -> None:
     args, overrides = parser.parse_known_args()
     try:
         config = load_config(args.config, overrides)
-        num_classes = dataset_class(config).labels.num_classes
+        reader = dataset_class(config)
+        num_classes = reader.label_space(config.parse(reader.Config, "dataset")).num_classes
         model = build_model(config, num_classes)
         batch, what = sample_batch(config, num_classes)
     except UserError as error:

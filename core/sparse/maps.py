@@ -56,6 +56,8 @@ class KernelMap:
     @cached_property
     def num_pairs(self) -> int:
         """All pairs; a layer's multiply-accumulates are ``num_pairs * cin * cout``."""
+        if "tiles" in self.__dict__:
+            return int(self.tiles.ptr[-1])
         return int((self.table >= 0).sum())
 
     @cached_property

@@ -24,7 +24,7 @@ model: {{name: spvcnn, cr: 0.25}}
 optimizer: {{name: adamw, lr: 0.003}}
 scheduler: {{name: cosine_warmup, warmup_steps: 2}}
 train: {{save_every: 1, grad_clip: 10.0}}
-eval: {{pictures: 1}}
+eval: {{pictures: 0}}
 """
 
 

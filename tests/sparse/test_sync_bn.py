@@ -12,7 +12,6 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
-from core.models.lidar.minkunet import MinkUNet
 from core.sparse import SparseBatchNorm, SparseTensor, SyncBatchNorm, convert_sync_batchnorm
 
 CHANNELS, STEPS = 3, 2
@@ -206,6 +205,8 @@ def test_conversion_of_a_bare_layer():
 
 
 def test_conversion_of_a_whole_network():
+    from core.models.lidar.minkunet import MinkUNet  # here, as the two processes import this file too
+
     model = MinkUNet(MinkUNet.Config(name="minkunet", cr=0.25), 5)
     model.head = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
     keys = list(model.state_dict())

@@ -18,6 +18,15 @@ from core.sparse.maps import KernelMap
 __all__ = ["convolve"]
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+# Not torch.library.custom_op: its wrapper imports torch._dynamo at the first call, seconds in every process.
+_OPERATORS = torch.library.Library("lidistill", "DEF")
+_OPERATORS.define(
+    "sparse_conv(Tensor x, Tensor kernel, Tensor? bias, Tensor ptr, Tensor rows_in, Tensor rows_out, SymInt n_out, "
+    "bool mirror, bool transpose) -> Tensor"
+)
+_OPERATORS.define(
+    "sparse_conv_weight_grad(Tensor x, Tensor grad, Tensor ptr, Tensor rows_in, Tensor rows_out) -> Tensor"
+)
 
 
 def convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, kmap: KernelMap) -> Tensor:
@@ -31,8 +40,8 @@ def _compute_dtype(dtype: torch.dtype) -> torch.dtype:
     return dtype if dtype == torch.bfloat16 and library().lidistill_has_bf16() else torch.float32
 
 
-@torch.library.custom_op("lidistill::sparse_conv", mutates_args=(), device_types="cpu")
-def sparse_conv(
+@torch.library.impl(_OPERATORS, "sparse_conv", "CPU")
+def _sparse_conv(
     x: Tensor, kernel: Tensor, bias: Tensor | None, ptr: Tensor, rows_in: Tensor, rows_out: Tensor, n_out: int,
     mirror: bool, transpose: bool,
 ) -> Tensor:  # fmt: skip
@@ -54,13 +63,13 @@ def sparse_conv(
     return y.to(x.dtype)
 
 
-@sparse_conv.register_fake
+@torch.library.register_fake("lidistill::sparse_conv", lib=_OPERATORS)
 def _(x, kernel, bias, ptr, rows_in, rows_out, n_out, mirror, transpose):
     return x.new_empty(n_out, kernel.shape[1] if transpose else kernel.shape[2])
 
 
-@torch.library.custom_op("lidistill::sparse_conv_weight_grad", mutates_args=(), device_types="cpu")
-def sparse_conv_weight_grad(x: Tensor, grad: Tensor, ptr: Tensor, rows_in: Tensor, rows_out: Tensor) -> Tensor:
+@torch.library.impl(_OPERATORS, "sparse_conv_weight_grad", "CPU")
+def _sparse_conv_weight_grad(x: Tensor, grad: Tensor, ptr: Tensor, rows_in: Tensor, rows_out: Tensor) -> Tensor:
     """``out[k] = sum over pairs of offset k of outer(x[in], grad[out])``, fp32 [K, Cin, Cout]."""
     dtype = _compute_dtype(x.dtype)
     xs, gs = x.to(dtype).contiguous(), grad.to(dtype).contiguous()
@@ -72,7 +81,7 @@ def sparse_conv_weight_grad(x: Tensor, grad: Tensor, ptr: Tensor, rows_in: Tenso
     return out
 
 
-@sparse_conv_weight_grad.register_fake
+@torch.library.register_fake("lidistill::sparse_conv_weight_grad", lib=_OPERATORS)
 def _(x, grad, ptr, rows_in, rows_out):
     return x.new_empty(ptr.shape[0] - 1, x.shape[1], grad.shape[1], dtype=torch.float32)
 
@@ -83,7 +92,7 @@ class _Convolution(torch.autograd.Function):
         ctx.save_for_backward(x, kernel)
         ctx.kmap = kmap
         t = kmap.tiles
-        return sparse_conv(x, kernel, bias, t.ptr, t.rows_in, t.rows_out, kmap.n_out, False, False)
+        return torch.ops.lidistill.sparse_conv(x, kernel, bias, t.ptr, t.rows_in, t.rows_out, kmap.n_out, False, False)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -93,9 +102,12 @@ class _Convolution(torch.autograd.Function):
         grad_x = grad_kernel = None
         if ctx.needs_input_grad[0]:
             t = kmap.tiles if kmap.symmetric else kmap.transposed.tiles
-            grad_x = sparse_conv(grad, kernel, None, t.ptr, t.rows_in, t.rows_out, kmap.n_in, kmap.symmetric, True)
+            grad_x = torch.ops.lidistill.sparse_conv(
+                grad, kernel, None, t.ptr, t.rows_in, t.rows_out, kmap.n_in, kmap.symmetric, True
+            )
         if ctx.needs_input_grad[1]:
             p = kmap.offsets
-            grad_kernel = sparse_conv_weight_grad(x, grad, p.ptr, p.rows_in, p.rows_out).to(kernel.dtype)
+            grad_kernel = torch.ops.lidistill.sparse_conv_weight_grad(x, grad, p.ptr, p.rows_in, p.rows_out)
+            grad_kernel = grad_kernel.to(kernel.dtype)
         grad_bias = grad.float().sum(0).to(grad.dtype) if ctx.needs_input_grad[2] else None
         return grad_x, grad_kernel, grad_bias, None
