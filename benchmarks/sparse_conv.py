@@ -4,12 +4,14 @@
 
 Without ``--scan`` a scan of the synthetic town is cast with the model of a 64-beam scanner. Times are medians in ms.
 "peak" is the share of what a large matrix product of the same type reaches on this machine. Every result is compared
-with float64 first. spconv's CPU kernel is right with one thread only, so its error with more is shown.
+with float64 first. spconv's CPU kernel is right with one thread only, so its error with more is shown. On a machine
+that does other work too, OMP_WAIT_POLICY=passive keeps waiting threads from taking the processor from working ones.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import statistics
 import sys
@@ -126,9 +128,9 @@ def as_batch(points: np.ndarray, voxel_size: float) -> Tensor:
 
 
 def measure_peak(dtype: torch.dtype, repeats: int) -> float:
-    """GFLOP/s of a square matrix product of 2048."""
+    """Best GFLOP/s of a square matrix product of 2048."""
     a, b = (torch.randn(2048, 2048).to(dtype) for _ in range(2))
-    return 2 * 2048**3 / median_ms(lambda: torch.mm(a, b), repeats) * 1e-6
+    return 2 * 2048**3 / min(median_ms(lambda: torch.mm(a, b), 1) for _ in range(repeats)) * 1e-6
 
 
 def measure_maps(coords: Tensor, repeats: int) -> dict[str, dict[str, float]]:
@@ -249,6 +251,13 @@ def compared(milliseconds: float | None, ours: float) -> str:
     return "" if milliseconds is None else f"{milliseconds:.1f} ({milliseconds / ours:4.1f}x)"
 
 
+def warn_if_busy(console: Console) -> None:
+    """Say so when other programs use the processor: the times are then not to be trusted."""
+    load = os.getloadavg()[0]
+    if load > 0.5:
+        console.print(f"warning: other programs are running (load {load:.1f}); times vary and ratios mislead")
+
+
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -268,13 +277,20 @@ def main() -> None:
     usable, status = library_status()
     if not usable:
         raise UserError("there are no compiled kernels to measure", where="benchmark", cure="Run `make setup` first")
+    console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
+    warn_if_busy(console)
     source, points = read_points(args.scan)
     coords = as_batch(points, args.voxel_size)
     kmap = kernel_map(MapCache(coords), (1, 1, 1), KERNEL, STEP, (1, 1, 1))
-    peaks = {name: measure_peak(dtype, 5) for name, dtype in DTYPES.items()}
+    peaks = {name: measure_peak(dtype, 10) for name, dtype in DTYPES.items()}
     scan = {"source": source, "points": len(points), "voxels": len(coords), "pairs": kmap.num_pairs}
-    machine = {"cpu": processor(), "threads": args.threads, "torch": torch.__version__, "kernels": status}
-    console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
+    machine = {
+        "cpu": processor(),
+        "threads": args.threads,
+        "torch": torch.__version__,
+        "kernels": status,
+        "load": os.getloadavg()[0],
+    }
     console.print(f"{source}: {len(points):,} points, {len(coords):,} voxels of {args.voxel_size} m, "
                   f"{kmap.num_pairs / len(coords):.2f} pairs per voxel", markup=False)  # fmt: skip
     console.print(f"{machine['cpu']}, torch {torch.__version__}, {status}", markup=False)

@@ -72,7 +72,6 @@ def lovasz_softmax(logits: Tensor, labels: Tensor, *, ignore: int = IGNORE, scop
     if world > 1:
         probabilities, labels = _join(probabilities, labels)
     present = torch.bincount(labels, minlength=logits.shape[1]).nonzero().flatten()
-    present = present[present != ignore]
     if present.numel() == 0:
         return logits.sum() * 0.0
     truth = (labels[:, None] == present).float()

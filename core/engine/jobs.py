@@ -123,8 +123,8 @@ def train_teacher(world: World, config: Config, run_path: Path) -> None:
     run_dir.open(config, world)
     found = run_dir.checkpoints.newest()
     state = None if found is None else found[1]
-    if state is not None and world.rank == 0:
-        run_dir.rewind(state["global_step"])
+    if world.rank == 0:  # a run killed before its first checkpoint starts over, and so do its scalars
+        run_dir.rewind(0 if state is None else state["global_step"])
     barrier()
     trainer = DistillTrainer(
         shop.experiment,

@@ -124,7 +124,7 @@ def on_cpu(monkeypatch: pytest.MonkeyPatch) -> World:
 def test_score_by_hand(on_cpu: World) -> None:
     """Four classes. Counted points (truth, prediction): (1,1) (2,1) (0,1) (2,2) (3,none).
 
-    Class 1: 1 right, 1 more predicted: IoU 1/2. Class 2: 1 right of 2: 1/2. Class 3: 0 of 1. The truth 0 counts nowhere.
+    Class 1: 1 right, 1 more predicted: IoU 1/2. Class 2: 1 right of 2: 1/2. Class 3: 0 of 1. Truth 0 counts nowhere.
     """
     loader = Loader(
         [

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from folder_world import write_world
 
-from core.config import Config
+from core.config import Config, load_config
+from core.engine import jobs
 from core.engine import run_dir as module
 from core.engine.distributed import World
 from core.engine.run_dir import RunDir, default_run_dir, flatten, git_state
@@ -174,6 +176,21 @@ def test_rewind_drops_what_comes_after_the_checkpoint_and_the_cut_off_line(tmp_p
     with open(run.scalars, "a") as stream:  # as the training goes on
         stream.write(json.dumps({"global_step": 3}) + "\n")
     assert [record["global_step"] for record in run.history()] == [1, 2, 2, 3]
+
+
+def test_run_killed_before_its_first_checkpoint_starts_its_scalars_over(tmp_path: Path, monkeypatch) -> None:
+    class Started(Exception):
+        """The training would begin now."""
+
+    def start(*_: object) -> None:
+        raise Started
+
+    run = RunDir(tmp_path / "run")
+    write_lines(run, [1, 2], '{"global_st')
+    monkeypatch.setattr(jobs, "DistillTrainer", start)
+    with pytest.raises(Started):
+        jobs.train_teacher(World(), load_config(write_world(tmp_path / "scans")), run.path)
+    assert run.scalars.read_text() == ""
 
 
 def test_scores_that_are_not_finite_survive(tmp_path: Path) -> None:
