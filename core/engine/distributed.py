@@ -53,8 +53,11 @@ class World:
 
     @property
     def device(self) -> torch.device:
-        """The GPU of this local rank, or the CPU."""
-        return torch.device("cuda", self.local_rank) if torch.cuda.is_available() else torch.device("cpu")
+        """The GPU of this local rank, or the CPU; ``srun --gpus-per-task=1`` shows each task its own GPU as 0."""
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        alone = self.launcher == "slurm" and torch.cuda.device_count() == 1
+        return torch.device("cuda", 0 if alone else self.local_rank)
 
 
 def detect(environment: dict[str, str] | None = None) -> World:
@@ -131,12 +134,12 @@ def start() -> World:
     """
     world = detect()
     if torch.cuda.is_available():
-        if world.local_rank >= torch.cuda.device_count():
+        if world.device.index >= torch.cuda.device_count():
             raise UserError(
                 f"process {world.local_rank} of this machine has no GPU: {torch.cuda.device_count()} are visible",
                 cure="Start fewer processes per machine, or make more GPUs visible (CUDA_VISIBLE_DEVICES)",
             )
-        torch.cuda.set_device(world.local_rank)
+        torch.cuda.set_device(world.device)
     if "OMP_NUM_THREADS" not in os.environ or world.launcher == "torchrun":
         torch.set_num_threads(max(1, available_cores() // world.local_size))
     torchpack_context._world_size, torchpack_context._world_rank = world.size, world.rank

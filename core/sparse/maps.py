@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,72 +30,89 @@ class Pairs:
     rows_out: Tensor
 
 
-@dataclass
 class KernelMap:
-    """Neighbours of a (strided) convolution.
+    """Neighbours of a (strided) convolution, in one direction.
 
-    Attributes:
+    Both directions of a map share their tables, and none refers to the other: a map is freed with its last user, which
+    matters because the maps of a batch are larger than its features.
+
+    Args:
         table: int32 [K, n_out], input row or -1.
         n_in: input rows.
         symmetric: odd kernel at stride 1, so offset k and its mirror K-1-k are each other's transpose.
     """
 
-    table: Tensor
-    n_in: int
-    symmetric: bool
+    def __init__(self, table: Tensor, n_in: int, symmetric: bool) -> None:
+        self.symmetric, self.n_in, self.n_out = symmetric, n_in, table.shape[1]
+        self.volume = table.shape[0]
+        self._flipped = False
+        self._shared: dict[tuple[str, bool], Any] = {("table", False): table}
+
+    def _get(self, kind: str, make: Callable[[], Any]) -> Any:
+        key = (kind, self._flipped)
+        if key not in self._shared:
+            self._shared[key] = make()
+        return self._shared[key]
 
     @property
-    def volume(self) -> int:
-        """Number of kernel offsets K."""
-        return self.table.shape[0]
+    def table(self) -> Tensor:
+        """int32 [K, n_out], input row or -1."""
+        return self._get("table", self._transpose_table)
+
+    def _transpose_table(self) -> Tensor:
+        table = self._shared["table", not self._flipped]
+        return table.flip(0) if self.symmetric else _transpose(table, self.n_out)
 
     @property
-    def n_out(self) -> int:
-        """Output rows."""
-        return self.table.shape[1]
-
-    @cached_property
-    def num_pairs(self) -> int:
-        """All pairs; a layer's multiply-accumulates are ``num_pairs * cin * cout``."""
-        if "tiles" in self.__dict__:
-            return int(self.tiles.ptr[-1])
-        return int((self.table >= 0).sum())
-
-    @cached_property
     def transposed(self) -> KernelMap:
         """Input and output swapped (transposed convolution, gradient of the input)."""
-        if self.symmetric:
-            flipped = KernelMap(self.table.flip(0), self.n_in, True)
-        else:
-            flipped = KernelMap(_transpose(self.table, self.n_in), self.n_out, False)
-        flipped.__dict__["transposed"] = self
-        return flipped
+        other = object.__new__(KernelMap)
+        other.symmetric, other.volume, other._shared = self.symmetric, self.volume, self._shared
+        other.n_in, other.n_out, other._flipped = self.n_out, self.n_in, not self._flipped
+        return other
 
-    @cached_property
+    @property
+    def num_pairs(self) -> int:
+        """All pairs; a layer's multiply-accumulates are ``num_pairs * cin * cout``."""
+        return int(self.offsets.ptr[-1])
+
+    @property
     def tiles(self) -> Pairs:
         """Pairs grouped by (tile of output rows, offset), for the compiled kernels (CPU)."""
-        handle, threads = library(), torch.get_num_threads()
-        tiles = -(-self.n_out // handle.lidistill_tile())
-        ptr = torch.empty(tiles * self.volume + 1, dtype=torch.int64)
-        table = pointer(self.table)
-        count = handle.lidistill_count_tiles(table, self.volume, self.n_out, pointer(ptr), threads)
-        pairs = Pairs(ptr, torch.empty(count, dtype=torch.int32), torch.empty(count, dtype=torch.int32))
-        out = (pointer(ptr), pointer(pairs.rows_in), pointer(pairs.rows_out))
-        handle.lidistill_fill_tiles(table, self.volume, self.n_out, *out, threads)
-        return pairs
+        return self._get("tiles", lambda: _tile_pairs(self.table))
 
-    @cached_property
+    @property
     def offsets(self) -> Pairs:
-        """Pairs grouped by offset."""
-        if self.table.device.type == "cpu" and (handle := library()) is not None:
-            ptr = torch.empty(self.volume + 1, dtype=torch.int64)
-            rows = [torch.empty(self.num_pairs, dtype=torch.int32) for _ in range(2)]
-            out = (pointer(ptr), *map(pointer, rows))
-            handle.lidistill_fill_offsets(pointer(self.table), self.volume, self.n_out, *out, torch.get_num_threads())
-            return Pairs(ptr, *rows)
-        hit = self.table >= 0
-        ptr = torch.cat([hit.new_zeros(1, dtype=torch.int64), hit.sum(1).cumsum(0)])
-        return Pairs(ptr, self.table[hit], hit.nonzero()[:, 1].int())
+        """Pairs grouped by offset; those of the other direction with input and output swapped."""
+        if ("offsets", not self._flipped) in self._shared:
+            pairs = self._shared["offsets", not self._flipped]
+            return Pairs(pairs.ptr, pairs.rows_out, pairs.rows_in)
+        return self._get("offsets", lambda: _offset_pairs(self.table))
+
+
+def _tile_pairs(table: Tensor) -> Pairs:
+    handle, threads = library(), torch.get_num_threads()
+    volume, n_out = table.shape
+    tiles = -(-n_out // handle.lidistill_tile())
+    ptr = torch.empty(tiles * volume + 1, dtype=torch.int64)
+    count = handle.lidistill_count_tiles(pointer(table), volume, n_out, pointer(ptr), threads)
+    pairs = Pairs(ptr, torch.empty(count, dtype=torch.int32), torch.empty(count, dtype=torch.int32))
+    out = (pointer(ptr), pointer(pairs.rows_in), pointer(pairs.rows_out))
+    handle.lidistill_fill_tiles(pointer(table), volume, n_out, *out, threads)
+    return pairs
+
+
+def _offset_pairs(table: Tensor) -> Pairs:
+    if table.device.type == "cpu" and (handle := library()) is not None:
+        volume, n_out = table.shape
+        ptr = torch.empty(volume + 1, dtype=torch.int64)
+        rows = [torch.empty(int((table >= 0).sum()), dtype=torch.int32) for _ in range(2)]
+        out = (pointer(ptr), *map(pointer, rows))
+        handle.lidistill_fill_offsets(pointer(table), volume, n_out, *out, torch.get_num_threads())
+        return Pairs(ptr, *rows)
+    hit = table >= 0
+    ptr = torch.cat([hit.new_zeros(1, dtype=torch.int64), hit.sum(1).cumsum(0)])
+    return Pairs(ptr, table[hit], hit.nonzero()[:, 1].int())
 
 
 def kernel_offsets(kernel: Stride) -> Tensor:

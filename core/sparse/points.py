@@ -56,9 +56,8 @@ class GatherTable:
             handle.lidistill_gather(*map(pointer, arguments), len(y), channels, torch.get_num_threads())
             return y.to(x.dtype)
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-        y = torch.zeros(len(self.ptr) - 1, channels, dtype=dtype, device=x.device)
-        y.index_add_(0, self.rows, x.index_select(0, self.index.long()).to(dtype) * self.weight[:, None].to(dtype))
-        return y.to(x.dtype)
+        terms = x.index_select(0, self.index.long()).to(dtype) * self.weight[:, None].to(dtype)
+        return torch.segment_reduce(terms, "sum", offsets=self.ptr, axis=0, initial=0.0).to(x.dtype)
 
 
 class _GatherSum(torch.autograd.Function):

@@ -6,7 +6,7 @@ from torch import nn
 
 from core.sparse import Conv3d, SparseBatchNorm, SparseReLU, SparseTensor, cat
 
-__all__ = ["CHANNELS", "ConvBlock", "Residual", "UpBlock", "down_stage", "scaled_channels"]
+__all__ = ["CHANNELS", "ConvBlock", "Residual", "UpBlock", "down_stage", "scaled_channels", "stem"]
 
 CHANNELS = (32, 32, 64, 128, 256, 256, 128, 96, 96)  # stem, 4 encoder stages, 4 decoder stages (Choy et al., CVPR 2019)
 
@@ -48,6 +48,12 @@ class Residual(nn.Module):
     def forward(self, x: SparseTensor) -> SparseTensor:
         """[V, cin] -> [V, cout]."""
         return x.replace(self.relu(self.net(x).feats + self.downsample(x).feats))
+
+
+def stem(cin: int, cout: int) -> nn.Sequential:
+    """Two 3x3x3 convolutions with BN and ReLU at stride 1."""
+    first, second = ([Conv3d(c, cout, 3), SparseBatchNorm(cout), SparseReLU()] for c in (cin, cout))
+    return nn.Sequential(*first, *second)
 
 
 def down_stage(cin: int, cout: int) -> nn.Sequential:

@@ -9,8 +9,8 @@ from torch import nn
 
 from core.config import Section
 from core.contracts import Batch, Output
-from core.models.lidar.blocks import UpBlock, down_stage, scaled_channels
-from core.sparse import Conv3d, SparseBatchNorm, SparseReLU, SparseTensor
+from core.models.lidar.blocks import UpBlock, down_stage, scaled_channels, stem
+from core.sparse import SparseTensor
 
 __all__ = ["MinkUNet"]
 
@@ -33,14 +33,7 @@ class MinkUNet(nn.Module):
     def __init__(self, config: Config, num_classes: int) -> None:
         super().__init__()
         cs = scaled_channels(config.cr)
-        self.stem = nn.Sequential(
-            Conv3d(config.in_channel, cs[0], 3),
-            SparseBatchNorm(cs[0]),
-            SparseReLU(),
-            Conv3d(cs[0], cs[0], 3),
-            SparseBatchNorm(cs[0]),
-            SparseReLU(),
-        )
+        self.stem = stem(config.in_channel, cs[0])
         self.vox_downs = nn.ModuleList(down_stage(cs[i], cs[i + 1]) for i in range(4))
         self.vox_ups = nn.ModuleList(UpBlock(cs[i], cs[i + 1], cs[7 - i]) for i in range(4, 8))
         self.classifier_vox = nn.Sequential(nn.Linear(cs[8], num_classes))

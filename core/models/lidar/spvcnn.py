@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from core.config import Section
 from core.contracts import Batch, Output
-from core.models.lidar.blocks import UpBlock, down_stage, scaled_channels
-from core.sparse import Conv3d, SparseBatchNorm, SparseReLU, SparseTensor, devoxelize, voxel_mean
+from core.models.lidar.blocks import UpBlock, down_stage, scaled_channels, stem
+from core.sparse import SparseTensor, devoxelize, voxel_mean
 
 __all__ = ["SPVCNN"]
 
@@ -40,14 +40,7 @@ class SPVCNN(nn.Module):
     def __init__(self, config: Config, num_classes: int) -> None:
         super().__init__()
         cs = scaled_channels(config.cr)
-        self.stem = nn.Sequential(
-            Conv3d(config.in_channel, cs[0], 3),
-            SparseBatchNorm(cs[0]),
-            SparseReLU(),
-            Conv3d(cs[0], cs[0], 3),
-            SparseBatchNorm(cs[0]),
-            SparseReLU(),
-        )
+        self.stem = stem(config.in_channel, cs[0])
         self.vox_downs = nn.ModuleList(down_stage(cs[i], cs[i + 1]) for i in range(4))
         self.vox_ups = nn.ModuleList(UpBlock(cs[i], cs[i + 1], cs[7 - i]) for i in range(4, 8))
         self.point_transforms = nn.ModuleList(
