@@ -14,16 +14,20 @@ help: ## this list
 
 setup: $(READY) ## create .venv, install the pinned packages, compile the kernels
 
-$(READY): requirements.txt constraints.txt $(wildcard csrc/*) core/sparse/build.py
+SPTR   := third_party/SparseTransformer
+$(READY): requirements.txt constraints.txt $(wildcard csrc/* $(SPTR)/*.* $(SPTR)/sptr/csrc/*) core/sparse/build.py
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 13) else "LiDistill needs Python 3.11 or 3.12; this is %d.%d. Set PYTHON=python3.11" % v[:2])'
 	@if command -v uv >/dev/null 2>&1; then \
 	  { [ -x $(BIN)/python ] || uv venv --quiet --python $(PYTHON) $(VENV); } && \
-	  VIRTUAL_ENV=$(VENV) uv pip install --quiet -r requirements.txt -c constraints.txt; \
+	  export VIRTUAL_ENV=$(VENV) && uv pip install --quiet -r requirements.txt -c constraints.txt && \
+	  uv pip install --quiet --no-deps --no-build-isolation --config-settings editable_mode=compat -e $(SPTR); \
 	else \
 	  { [ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV); } && \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -c constraints.txt; \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -c constraints.txt && \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --config-settings editable_mode=compat -e $(SPTR); \
 	fi
 	@$(BIN)/python -c 'from core.sparse.build import build; build()'
+	@$(BIN)/python -m sptr.build >/dev/null
 	@touch $@
 
 demo: setup ## from nothing to a trained, scored and pictured model, without GPU or data set

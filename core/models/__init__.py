@@ -15,6 +15,8 @@ __all__ = ["LIDAR_MODELS", "build_model"]
 LIDAR_MODELS: dict[str, str] = {  # model.name -> module:class; imported when asked for
     "minkunet": "core.models.lidar.minkunet:MinkUNet",
     "spvcnn": "core.models.lidar.spvcnn:SPVCNN",
+    "spvcnn_spformer": "core.models.lidar.sphereformer:SPVCNNSphereFormer",
+    "sphereformer": "core.models.lidar.sphereformer:SphereFormerUNet",
 }
 
 

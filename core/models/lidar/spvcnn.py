@@ -56,8 +56,8 @@ class SPVCNN(nn.Module):
         z0 = devoxelize(x0, points)
         skips, stages = [x0], []
         x = voxel_mean(x0, z0, points)
-        for down in self.vox_downs:
-            x = down(x)
+        for stage in range(len(self.vox_downs)):
+            x = self.encode(stage, x, batch)
             skips.append(x)
             stages.append(x)
         skips.pop()
@@ -67,6 +67,10 @@ class SPVCNN(nn.Module):
         y = self._up(self._to_voxels(y, z2, points), (2, 3), skips, stages)
         z3 = devoxelize(y, points) + self.point_transforms[2](z2)
         return Output(self.classifier_vox(z3), tuple(stages), {"points": z3})
+
+    def encode(self, stage: int, x: SparseTensor, batch: Batch) -> SparseTensor:
+        """One encoder stage; what builds on SPVCNN adds to it here."""
+        return self.vox_downs[stage](x)
 
     def _to_voxels(self, x: SparseTensor, z: Tensor, points: Tensor) -> SparseTensor:
         voxels = voxel_mean(x, z, points)

@@ -1,0 +1,184 @@
+"""One operator for a whole branch of window attention; the query-key pairs are never stored.
+
+On the CPU, fp32, bf16 and fp16 run on compiled kernels (fp32 arithmetic): memory is O(tokens), results do not depend on
+the number of threads. Other devices and float64 run on the unfused operators. A kernel for another device registers
+itself for ``sptr::window_attention`` and ``sptr::window_attention_backward`` and is taken up by ``_is_native``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sptr.library import AttentionArgs, library, pointer
+from sptr.operators import operator_window_attention
+from sptr.windows import KINDS, WindowIndex
+
+__all__ = ["fused_window_attention"]
+
+MAX_DIM = 64
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_PAD = 16  # the kernels read table rows in whole vectors
+# Not torch.library.custom_op: its wrapper imports torch._dynamo at the first call, seconds in every process.
+_OPERATORS = torch.library.Library("sptr", "DEF")
+_INPUTS = (
+    "Tensor q, Tensor k, Tensor v, Tensor table_q, Tensor table_k, Tensor table_v, Tensor order, Tensor ptr, "
+    "Tensor positions, int levels, bool radial"
+)
+_OPERATORS.define(f"window_attention({_INPUTS}) -> (Tensor, Tensor)")
+_OPERATORS.define(
+    f"window_attention_backward({_INPUTS}, Tensor lse, Tensor delta, Tensor grad) -> "
+    "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
+
+
+def fused_window_attention(
+    query: Tensor, key: Tensor, value: Tensor, index: WindowIndex, query_table: Tensor | None = None,
+    key_table: Tensor | None = None, value_table: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """Softmax attention of every token over its window, with contextual relative position.
+
+    With r the relative index of a pair (:func:`sptr.windows.relative_index`) and a the axis,
+    ``logit_ij = q_i.k_j + sum_a q_i.Tq[r_a, a] + sum_a k_j.Tk[r_a, a]`` and
+    ``out_i = sum_j softmax_j(logit_ij) (v_j + sum_a Tv[r_a, a])`` (SphereFormer, Lai et al., CVPR 2023, section 3.2).
+    The query is expected to carry the scale d^-0.5 already.
+
+    Args:
+        query, key, value: [N, h, d] of one floating type, any h, d <= 64.
+        index: windows and positions of the N tokens.
+        query_table, key_table, value_table: [L, 3, h, d] with L >= ``index.table_length``, any floating type, or None.
+
+    Returns:
+        [N, h, d] in the type of ``query``. Gradients flow to the features and the tables.
+
+    Raises:
+        ValueError: shapes, types or devices do not fit together.
+    """
+    _check(query, key, value, index, (query_table, key_table, value_table))
+    if not _is_native(query):
+        return operator_window_attention(query, key, value, index, query_table, key_table, value_table)
+    radial, length = index.kind == "radial", index.table_length
+    tables = [query_table, key_table, value_table]
+    order, ptr, positions, levels = index.order, index.ptr, index.positions, index.levels
+    if all(table is None for table in tables):
+        radial, levels, length, positions = False, 1, 1, torch.zeros_like(positions)
+    heads, dim = query.shape[1:]
+    absent = None if all(t is not None for t in tables) else torch.zeros(length, 3, heads, dim)
+    tables = [absent if table is None else table[:length] for table in tables]
+    return _WindowAttention.apply(query, key, value, *tables, order, ptr, positions, levels, radial)
+
+
+def _is_native(query: Tensor) -> bool:
+    return query.device.type == "cpu" and query.dtype in _DTYPES and library() is not None
+
+
+def _check(q: Tensor, k: Tensor, v: Tensor, index: WindowIndex, tables: tuple[Tensor | None, ...]) -> None:
+    shapes = {tuple(x.shape) for x in (q, k, v)}
+    if len(shapes) != 1 or q.ndim != 3 or not 1 <= q.shape[2] <= MAX_DIM or not q.shape[1]:
+        raise ValueError(
+            f"sptr: query, key, value must share one shape [N, h, d], d <= {MAX_DIM}; got {sorted(shapes)}"
+        )
+    if len({x.dtype for x in (q, k, v)}) != 1 or not q.is_floating_point():
+        raise ValueError(f"sptr: query, key, value must share one floating type; got {q.dtype}, {k.dtype}, {v.dtype}")
+    if index.kind not in KINDS or len(index.order) != len(q) or index.positions.shape != (len(q), 3):
+        raise ValueError(
+            f"sptr: the index describes {len(index.order)} tokens (kind {index.kind!r}), the query {len(q)}"
+        )
+    for name, table in zip(("query_table", "key_table", "value_table"), tables):
+        if table is not None and (table.shape[1:] != (3, *q.shape[1:]) or len(table) < index.table_length):
+            raise ValueError(
+                f"sptr: {name} must be [L, 3, {q.shape[1]}, {q.shape[2]}] with L >= {index.table_length} for "
+                f"{index.levels} levels, kind {index.kind!r}; got {list(table.shape)}"
+            )
+    devices = {x.device for x in (q, k, v, index.order, index.ptr, index.positions, *tables) if x is not None}
+    if len(devices) != 1:
+        raise ValueError(f"sptr: all tensors must be on one device; got {sorted(map(str, devices))}")
+
+
+class _Arguments:
+    """The C structure, and the fp32 contiguous tensors it points into."""
+
+    def __init__(self, q, k, v, table_q, table_k, table_v, order, ptr, positions, levels, radial) -> None:
+        heads, dim = q.shape[1:]
+        tables = {"table_q": table_q, "table_k": table_k, "table_v": table_v}
+        padding = -dim % _PAD
+        tensors = {name: F.pad(t.float().permute(2, 1, 0, 3), (0, padding)) for name, t in tables.items()}
+        tensors |= {"q": q.float(), "k": k.float(), "v": v.float(), "order": order.long(), "ptr": ptr.long()}
+        binned = positions[:, :2] if radial else positions
+        if positions.numel() and (binned.amin() < 0 or binned.amax() >= levels):
+            raise ValueError(f"sptr: positions inside a window must be bins 0..{levels - 1}")
+        tensors["positions"] = positions.float()
+        self.kept = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        self.struct = AttentionArgs(
+            windows=len(ptr) - 1, heads=heads, dim=dim, padded=dim + padding, length=table_q.shape[0], levels=levels,
+            radial=int(radial), threads=torch.get_num_threads(),
+            **{name: pointer(tensor) for name, tensor in self.kept.items()},
+        )  # fmt: skip
+
+    def point(self, **tensors: Tensor) -> None:
+        """Add further tensors, contiguous fp32."""
+        for name, tensor in tensors.items():
+            self.kept[name] = tensor
+            setattr(self.struct, name, pointer(tensor))
+
+
+@torch.library.impl(_OPERATORS, "window_attention", "CPU")
+def _forward(q, k, v, table_q, table_k, table_v, order, ptr, positions, levels, radial) -> tuple[Tensor, Tensor]:
+    """(out [N, h, d], log of the softmax denominators fp32 [N, h])."""
+    arguments = _Arguments(q, k, v, table_q, table_k, table_v, order, ptr, positions, levels, radial)
+    out, lse = torch.empty(q.shape), torch.empty(q.shape[:2])
+    arguments.point(out=out, lse=lse)
+    library().sptr_forward(ctypes.byref(arguments.struct))
+    return out.to(q.dtype), lse
+
+
+@torch.library.register_fake("sptr::window_attention", lib=_OPERATORS)
+def _(q, k, v, table_q, table_k, table_v, order, ptr, positions, levels, radial):
+    return torch.empty_like(q, memory_format=torch.contiguous_format), q.new_empty(q.shape[:2], dtype=torch.float32)
+
+
+@torch.library.impl(_OPERATORS, "window_attention_backward", "CPU")
+def _backward(
+    q, k, v, table_q, table_k, table_v, order, ptr, positions, levels, radial, lse, delta, grad
+) -> tuple[Tensor, ...]:
+    """Gradients of q, k, v and the three tables, each in the type of its tensor."""
+    arguments = _Arguments(q, k, v, table_q, table_k, table_v, order, ptr, positions, levels, radial)
+    heads, dim = q.shape[1:]
+    features = [torch.zeros(q.shape) for _ in range(3)]
+    tables = [torch.zeros(heads, 3, len(table_q), arguments.struct.padded) for _ in range(3)]
+    arguments.point(
+        lse=lse, delta=delta.contiguous(), grad_out=grad.float().contiguous(),
+        **dict(zip(("grad_q", "grad_k", "grad_v"), features)),
+        **dict(zip(("grad_table_q", "grad_table_k", "grad_table_v"), tables)),
+    )  # fmt: skip
+    library().sptr_backward(ctypes.byref(arguments.struct))
+    tables = [table[..., :dim].permute(2, 1, 0, 3).contiguous() for table in tables]
+    return tuple(g.to(x.dtype) for g, x in zip([*features, *tables], (q, k, v, table_q, table_k, table_v)))
+
+
+@torch.library.register_fake("sptr::window_attention_backward", lib=_OPERATORS)
+def _(q, k, v, table_q, table_k, table_v, order, ptr, positions, levels, radial, lse, delta, grad):
+    return tuple(
+        torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v, table_q, table_k, table_v)
+    )
+
+
+class _WindowAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        out, lse = torch.ops.sptr.window_attention(*inputs)
+        *tensors, ctx.levels, ctx.radial = inputs
+        ctx.save_for_backward(*tensors, out, lse)
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        *tensors, out, lse = ctx.saved_tensors
+        delta = (grad.float() * out.float()).sum(-1)
+        grads = torch.ops.sptr.window_attention_backward(*tensors, ctx.levels, ctx.radial, lse, delta, grad)
+        return (*(g if needed else None for g, needed in zip(grads, ctx.needs_input_grad)), *[None] * 5)
