@@ -4,13 +4,14 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 DEMO   := runs/synthetic/demo
+WORLD  := $(BIN)/python prepare_synthetic.py data/synthetic/nuscenes --scenes 6 --keyframes 10 --workers 2
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint format bench doctor clean
 
 help: ## this list
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## (.*)/  make \1|\2/' | column -t -s '|'
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY) ## create .venv, install the pinned packages, compile the kernels
 
@@ -31,7 +32,7 @@ $(READY): requirements.txt constraints.txt $(wildcard csrc/* $(SPTR)/*.* $(SPTR)
 	@touch $@
 
 demo: setup ## from nothing to a trained, scored and pictured model, without GPU or data set
-	@$(BIN)/python prepare_synthetic.py data/synthetic/nuscenes --scenes 6 --keyframes 10 --workers 2
+	@$(WORLD)
 	@torchpack dist-run -np 2 $(BIN)/python train_teacher.py configs/synthetic/minkunet_demo.yaml --run-dir $(DEMO)
 
 test: setup ## all CPU tests
@@ -45,6 +46,7 @@ format: setup ## apply the style
 
 bench: setup ## speed of the sparse engine and of data loading
 	@$(BIN)/python benchmarks/sparse_conv.py
+	@$(WORLD)
 	@$(BIN)/python benchmarks/data_loading.py configs/synthetic/minkunet_demo.yaml
 
 doctor: setup ## what is installed, compiled, missing or wrong, and the cure
