@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.context import BaseContext
@@ -27,7 +28,7 @@ T = TypeVar("T")
 _MAX_BAD_IN_A_ROW = 20  # then it is the data set that is damaged, not a scan
 
 
-class _Samples(Dataset, Generic[T]):
+class _Samples(ABC, Dataset, Generic[T]):
     """Scan ``key.index`` as ``T``, or under ``skip`` the next undamaged one."""
 
     dataset: ScanDataset
@@ -57,16 +58,16 @@ class _Samples(Dataset, Generic[T]):
             cure="Run 'python -m core.check_data CONFIG' to see what is wrong with the data set",
         )
 
-    def _make(self, scan: Scan, key: SampleKey) -> T:
-        raise NotImplementedError
+    @abstractmethod
+    def _make(self, scan: Scan, key: SampleKey) -> T: ...
 
     @staticmethod
-    def _mark(made: T, padded: bool, skipped: tuple[str, ...]) -> T:
-        raise NotImplementedError
+    @abstractmethod
+    def _mark(made: T, padded: bool, skipped: tuple[str, ...]) -> T: ...
 
     @staticmethod
-    def collate(made: Sequence[T]) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    def collate(made: Sequence[T]) -> Any: ...
 
 
 class ScanSamples(_Samples[Sample]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from unittest import mock
 
 import pytest
 import torch
@@ -104,3 +105,5 @@ def test_whole_path_equals_the_dense_reference(kind, missing):
     case.tables = [None if at in missing else table for at, table in enumerate(case.tables)]
     expected = case.run(dense_window_attention, torch.float64)
     assert_close(case.run(operator_window_attention, torch.float64), expected, 1e-12)
+    with mock.patch("sptr.operators._SLICE", 100):  # many slices, the last one short
+        assert_close(case.run(operator_window_attention, torch.float64), expected, 1e-12)

@@ -1,10 +1,14 @@
-"""The unfused operators on explicit pairs, in plain PyTorch: any device, any floating type, differentiable.
+"""The unfused operators on explicit pairs, in plain PyTorch: any device, any floating type, differentiable once.
 
-Memory is O(pairs), quadratic in the population of a window: use :func:`sptr.fused_window_attention` to train. The
-offsets and ``n_max`` of the known signatures are accepted and not needed here.
+Memory is O(pairs x heads), quadratic in the population of a window: use :func:`sptr.fused_window_attention` to train.
+Pairs are worked through in slices, so that nothing of size pairs x heads x channels is stored. The offsets and
+``n_max`` of the known signatures are accepted and not needed here.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,13 +21,15 @@ __all__ = [
     "dot_prod_with_idx_all", "operator_window_attention", "scatter_softmax_csr",
 ]  # fmt: skip
 
+_SLICE = 2**20  # numbers of a pair tensor [run, h, d] held at a time
+
 
 def attention_step1(
     q: Tensor, k: Tensor, index_0: Tensor, index_0_offsets: Tensor | None, index_1: Tensor,
     index_1_offsets: Tensor | None = None, n_max: int | None = None,
 ) -> Tensor:  # fmt: skip
     """``a_m = q[index_0_m] . k[index_1_m]`` per head: q, k [N, h, d] -> [M, h]."""
-    return (q.index_select(0, index_0.long()) * k.index_select(0, index_1.long())).sum(-1)
+    return _Logits.apply(q, k, None, None, None, index_0, index_1, True)
 
 
 def attention_step2(
@@ -31,7 +37,7 @@ def attention_step2(
     index_1_offsets: Tensor | None = None, n_max: int | None = None,
 ) -> Tensor:  # fmt: skip
     """``o_i = sum_j p_ij v_j``: p [M, h], v [N, h, d] -> [N, h, d]."""
-    return _sum_by_query(p[..., None] * v.index_select(0, index_1.long()), index_0, len(v))
+    return _Values.apply(p, v, None, None, index_0, index_1)
 
 
 def dot_prod_with_idx(
@@ -39,8 +45,7 @@ def dot_prod_with_idx(
     index_0_offsets: Tensor | None, index_1: Tensor, index_1_offsets: Tensor | None = None, n_max: int | None = None,
 ) -> Tensor:  # fmt: skip
     """``q_i.sum_a Tq[r_a, a] + k_j.sum_a Tk[r_a, a]``: tables [L, 3, h, d], rel_idx int [M, 3] -> [M, h]."""
-    query, key = q.index_select(0, index_0.long()), k.index_select(0, index_1.long())
-    return (query * _positional(table_q, rel_idx) + key * _positional(table_k, rel_idx)).sum(-1)
+    return _Logits.apply(q, k, table_q, table_k, rel_idx, index_0, index_1, False)
 
 
 def dot_prod_with_idx_all(
@@ -48,8 +53,7 @@ def dot_prod_with_idx_all(
     index_0_offsets: Tensor | None, index_1: Tensor, index_1_offsets: Tensor | None = None, n_max: int | None = None,
 ) -> Tensor:  # fmt: skip
     """:func:`attention_step1` + :func:`dot_prod_with_idx`."""
-    query, key = q.index_select(0, index_0.long()), k.index_select(0, index_1.long())
-    return (query * (key + _positional(table_q, rel_idx)) + key * _positional(table_k, rel_idx)).sum(-1)
+    return _Logits.apply(q, k, table_q, table_k, rel_idx, index_0, index_1, True)
 
 
 def attention_step2_with_rel_pos_value(
@@ -57,30 +61,139 @@ def attention_step2_with_rel_pos_value(
     index_1: Tensor, index_1_offsets: Tensor | None = None, n_max: int | None = None,
 ) -> Tensor:  # fmt: skip
     """``o_i = sum_j p_ij (v_j + sum_a Tv[r_a, a])``: p [M, h], v [N, h, d] -> [N, h, d]."""
-    values = v.index_select(0, index_1.long()) + _positional(table_v, rel_idx)
-    return _sum_by_query(p[..., None] * values, index_0, len(v))
+    return _Values.apply(p, v, table_v, rel_idx, index_0, index_1)
 
 
 def scatter_softmax_csr(logits: Tensor, index_0_offsets: Tensor, dim: int = 0) -> Tensor:
     """Softmax of [M, h] over every run ``index_0_offsets[i]:index_0_offsets[i+1]`` of the first dimension."""
     if dim != 0:
         raise ValueError(f"sptr: the runs lie along dimension 0; got {dim}")
-    queries = len(index_0_offsets) - 1
-    owner = torch.repeat_interleave(index_0_offsets.long().diff())
-    spread = owner[:, None].expand_as(logits)
-    top = logits.new_full((queries, logits.shape[1]), -torch.inf).scatter_reduce(0, spread, logits.detach(), "amax")
-    weights = (logits - top.index_select(0, owner)).exp()
-    return weights / _sum_by_query(weights, owner, queries).index_select(0, owner)
+    return _Softmax.apply(logits, torch.repeat_interleave(index_0_offsets.long().diff()), len(index_0_offsets) - 1)
+
+
+def _slices(pairs: int, x: Tensor) -> Iterator[slice]:
+    """Runs of pairs whose features [run, h, d] take a few megabytes."""
+    length = max(1, _SLICE // max(1, x[0].numel())) if len(x) else 1
+    return (slice(begin, begin + length) for begin in range(0, pairs, length))
 
 
 def _positional(table: Tensor, rel_idx: Tensor) -> Tensor:
-    """``sum_a T[r_a, a]``: [M, h, d]."""
-    return sum(table[:, axis].index_select(0, rel_idx[:, axis].long()) for axis in range(3))
+    """``sum_a T[r_a, a]``: [pairs, h, d]."""
+    return sum(table[:, axis].index_select(0, rel_idx[:, axis]) for axis in range(3))
 
 
-def _sum_by_query(x: Tensor, index_0: Tensor, n: int) -> Tensor:
-    spread = index_0.long().reshape(-1, *[1] * (x.ndim - 1)).expand_as(x)
-    return x.new_zeros(n, *x.shape[1:]).scatter_add(0, spread, x)
+def _add_rows(target: Tensor, index: Tensor, rows: Tensor) -> None:
+    """``target[index[m]] += rows[m]``; both [., h, d] or [., h], target contiguous."""
+    flat = rows.reshape(len(rows), -1)
+    target.view(len(target), -1).scatter_add_(0, index[:, None].expand_as(flat), flat)
+
+
+def _add_positional(target: list[Tensor], rel_idx: Tensor, rows: Tensor) -> None:
+    """The transpose of :func:`_positional`; ``target`` holds one [L, h, d] per axis."""
+    for axis in range(3):
+        _add_rows(target[axis], rel_idx[:, axis], rows)
+
+
+def _table_grads(table: Tensor | None) -> list[Tensor]:
+    return [] if table is None else [torch.zeros_like(table[:, 0]).contiguous() for _ in range(3)]
+
+
+def _stacked(grads: list[Tensor]) -> Tensor | None:
+    return torch.stack(grads, 1) if grads else None
+
+
+class _Logits(torch.autograd.Function):
+    """``[direct] q_i.k_j + q_i.sum_a Tq[r_a, a] + k_j.sum_a Tk[r_a, a]``."""
+
+    @staticmethod
+    def forward(ctx: Any, q, k, table_q, table_k, rel, index_0, index_1, direct: bool) -> Tensor:
+        index_0, index_1, rel = index_0.long(), index_1.long(), None if rel is None else rel.long()
+        ctx.save_for_backward(q, k, table_q, table_k, rel, index_0, index_1)
+        ctx.direct = direct
+        out = q.new_empty(len(index_0), q.shape[1])
+        for s in _slices(len(index_0), q):
+            query, key = q.index_select(0, index_0[s]), k.index_select(0, index_1[s])
+            total = query * key if direct else torch.zeros_like(query)
+            if rel is not None:
+                total.addcmul_(query, _positional(table_q, rel[s])).addcmul_(key, _positional(table_k, rel[s]))
+            out[s] = total.sum(-1)
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, table_q, table_k, rel, index_0, index_1 = ctx.saved_tensors
+        grad_q, grad_k = (torch.zeros_like(x, memory_format=torch.contiguous_format) for x in (q, k))
+        grad_tq, grad_tk = _table_grads(table_q), _table_grads(table_k)
+        for s in _slices(len(index_0), q):
+            g = grad[s, :, None]
+            query, key = q.index_select(0, index_0[s]), k.index_select(0, index_1[s])
+            to_query, to_key = (key, query) if ctx.direct else (0, 0)
+            if rel is not None:
+                to_query, to_key = to_query + _positional(table_q, rel[s]), to_key + _positional(table_k, rel[s])
+                _add_positional(grad_tq, rel[s], g * query)
+                _add_positional(grad_tk, rel[s], g * key)
+            _add_rows(grad_q, index_0[s], g * to_query)
+            _add_rows(grad_k, index_1[s], g * to_key)
+        return grad_q, grad_k, _stacked(grad_tq), _stacked(grad_tk), None, None, None, None
+
+
+class _Values(torch.autograd.Function):
+    """``sum_j p_ij (v_j + sum_a Tv[r_a, a])``."""
+
+    @staticmethod
+    def forward(ctx: Any, p, v, table, rel, index_0, index_1) -> Tensor:
+        index_0, index_1, rel = index_0.long(), index_1.long(), None if rel is None else rel.long()
+        ctx.save_for_backward(p, v, table, rel, index_0, index_1)
+        out = torch.zeros_like(v, memory_format=torch.contiguous_format)
+        for s in _slices(len(index_0), v):
+            _add_rows(out, index_0[s], p[s, :, None] * _pair_values(v, table, rel, index_1, s))
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        p, v, table, rel, index_0, index_1 = ctx.saved_tensors
+        grad_p, grad_v = torch.empty_like(p), torch.zeros_like(v, memory_format=torch.contiguous_format)
+        grad_table = _table_grads(table)
+        for s in _slices(len(index_0), v):
+            g = grad.index_select(0, index_0[s])
+            grad_p[s] = (g * _pair_values(v, table, rel, index_1, s)).sum(-1)
+            spread = p[s, :, None] * g
+            _add_rows(grad_v, index_1[s], spread)
+            if table is not None:
+                _add_positional(grad_table, rel[s], spread)
+        return grad_p, grad_v, _stacked(grad_table), None, None, None
+
+
+def _pair_values(v: Tensor, table: Tensor | None, rel: Tensor | None, index_1: Tensor, s: slice) -> Tensor:
+    values = v.index_select(0, index_1[s])
+    return values if table is None else values + _positional(table, rel[s])
+
+
+class _Softmax(torch.autograd.Function):
+    """Softmax over the rows of each owner, [M, h]."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, owner: Tensor, owners: int) -> Tensor:
+        top = logits.new_full((owners, logits.shape[1]), -torch.inf)
+        top.scatter_reduce_(0, owner[:, None].expand_as(logits), logits, "amax")
+        weights = (logits - top.index_select(0, owner)).exp_()
+        total = torch.zeros_like(top)
+        _add_rows(total, owner, weights)
+        weights.div_(total.index_select(0, owner))
+        ctx.save_for_backward(weights, owner)
+        ctx.owners = owners
+        return weights
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        weights, owner = ctx.saved_tensors
+        product = grad * weights
+        total = product.new_zeros(ctx.owners, product.shape[1])
+        _add_rows(total, owner, product)
+        return product.addcmul_(weights, total.index_select(0, owner), value=-1), None, None
 
 
 def operator_window_attention(

@@ -1,0 +1,231 @@
+"""How fast fused window attention trains, and how little memory it needs, next to the operators on explicit pairs.
+
+    python benchmarks/window_attention.py [--scan FILE.bin] [--stages 4 3 2 1] [--repeats 5] [--threads N] [--json FILE]
+
+Without ``--scan`` a scan of the synthetic town is cast with the model of a 64-beam scanner. Stage s of the network has
+voxels of 2^s * --voxel-size, and half of its heads on cubic, half on radial windows. Times are medians in ms of one
+forward and backward; memory is the peak above what was resident before, in MiB. Both results are compared first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import sptr
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from core.engine.cli import run_command
+from core.errors import UserError
+from core.io import write_json
+
+LEVELS, HEAD_DIM, BASE = 24, 16, 0.0125
+TOLERANCE = 1e-4  # greatest difference / greatest value
+PATHS = {"fused": sptr.fused_window_attention, "unfused": sptr.operator_window_attention}
+
+
+@dataclass
+class Branch:
+    """Windows of one branch, and measurements of both paths."""
+
+    stage: int
+    kind: str
+    heads: int
+    tokens: int
+    windows: int
+    largest: int  # tokens in the fullest window
+    pairs: int
+    fused_ms: float
+    unfused_ms: float
+    fused_mib: float
+    unfused_mib: float
+
+
+# --- input --------------------------------------------------------------------------------------------------------
+
+
+def read_points(scan: Path | None) -> tuple[str, Tensor]:
+    """What the scan is, and its points f32 [N, 3] m.
+
+    Raises:
+        UserError: the file is missing or does not hold float32 quadruples.
+    """
+    if scan is None:
+        from core.datasets.synthetic.scene import Scene
+        from core.datasets.synthetic.sensors import HDL64, KITTI_LIDAR
+        from core.datasets.synthetic.sensors import scan as cast
+
+        snapshot = Scene(0, 0, 1.0).snapshot(0.0, body=False)
+        points = cast(snapshot, KITTI_LIDAR, HDL64, 1.0, np.random.default_rng(0)).points
+        return "synthetic town, 64 beams", torch.from_numpy(np.ascontiguousarray(points, np.float32))
+    try:
+        values = np.fromfile(scan, np.float32)
+    except OSError as error:
+        raise UserError(f"cannot read this scan ({error.strerror})", where=str(scan)) from error
+    if len(values) == 0 or len(values) % 4:
+        raise UserError(
+            f"{len(values)} float32 values are not (x, y, z, intensity) per point",
+            where=str(scan),
+            cure="Name a .bin file of SemanticKITTI's velodyne folder",
+        )
+    return str(scan), torch.from_numpy(values.reshape(-1, 4)[:, :3].copy())
+
+
+def voxel_means(points: Tensor, size: float) -> Tensor:
+    """Mean point f32 [V, 3] of every voxel of ``size`` m."""
+    owner = torch.unique(torch.floor(points / size).long(), dim=0, return_inverse=True)[1]
+    count = torch.bincount(owner)
+    sums = [torch.bincount(owner, weights=points[:, axis].double()) for axis in range(3)]
+    return (torch.stack(sums, 1) / count[:, None]).float()
+
+
+def branch_index(xyz: Tensor, stage: int, kind: str, voxel_size: float) -> sptr.WindowIndex:
+    """Windows of a stage: 3 voxels wide, or cones of 2^stage degrees."""
+    batch = torch.zeros(len(xyz), dtype=torch.long)
+    if kind == "cubic":
+        window = torch.full((3,), 3 * voxel_size * 2**stage)
+        return sptr.window_index(xyz, batch, window, window / LEVELS, levels=LEVELS)
+    window = torch.tensor([2.0**stage, 2.0**stage, 120.0])
+    return sptr.window_index(sptr.spherical(xyz), batch, window, window / LEVELS, levels=LEVELS, kind=kind, base=BASE)
+
+
+def inputs(index: sptr.WindowIndex, heads: int) -> tuple[list[Tensor], Tensor]:
+    """Leaves (q, k, v and the three tables) and the gradient of the output."""
+    generator = torch.Generator().manual_seed(0)
+    n, length = len(index.order), index.table_length
+    shapes = [(n, heads, HEAD_DIM)] * 3 + [(length, 3, heads, HEAD_DIM)] * 3
+    scales = (HEAD_DIM**-0.5, 1.0, 1.0, 0.1, 0.1, 0.1)
+    leaves = [
+        (torch.randn(shape, generator=generator) * scale).requires_grad_() for shape, scale in zip(shapes, scales)
+    ]
+    return leaves, torch.randn(shapes[0], generator=generator)
+
+
+# --- measurements -------------------------------------------------------------------------------------------------
+
+
+def step(path: str, index: sptr.WindowIndex, leaves: list[Tensor], grad: Tensor) -> list[Tensor]:
+    """Forward and backward; the output and the six gradients."""
+    out = PATHS[path](*leaves[:3], index, *leaves[3:])
+    return [out.detach(), *torch.autograd.grad(out, leaves, grad)]
+
+
+def median_ms(work: Callable[[], object], repeats: int) -> float:
+    """Median milliseconds of ``work`` over ``repeats`` calls."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times) * 1e3
+
+
+def resident_kib(field: str) -> int:
+    """``VmRSS`` or ``VmHWM`` of this process."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field))
+
+
+def peak_mib(path: str, index: sptr.WindowIndex, heads: int, threads: int) -> float:
+    """Peak memory of one step above what was resident before; call it in a fresh process."""
+    torch.set_num_threads(threads)
+    tiny = sptr.WindowIndex(torch.arange(2), torch.tensor([0, 2]), index.positions[:2], index.kind, index.levels)
+    step(path, tiny, *inputs(tiny, heads))  # code and thread pools are not the algorithm's memory
+    leaves, grad = inputs(index, heads)
+    before = resident_kib("VmRSS")
+    step(path, index, leaves, grad)
+    return max(0, resident_kib("VmHWM") - before) / 1024
+
+
+def measure(xyz: Tensor, stage: int, kind: str, args: argparse.Namespace) -> Branch:
+    """Compare, time and weigh both paths on one branch.
+
+    Raises:
+        UserError: the two paths disagree.
+    """
+    index, heads = branch_index(xyz, stage, kind, args.voxel_size), 2 ** (stage - 1)
+    leaves, grad = inputs(index, heads)
+    results = [step(path, index, leaves, grad) for path in PATHS]  # also warms up
+    worst = max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(*results))
+    if worst > TOLERANCE:
+        raise UserError(f"the fused and the unfused path differ by {worst:.2g}", where=f"stage {stage}, {kind}")
+    del results
+    repeats = {"fused": args.repeats, "unfused": max(1, args.repeats // 5)}
+    times = {path: median_ms(lambda p=path: step(p, index, leaves, grad), repeats[path]) for path in PATHS}
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        memory = {path: pool.apply(peak_mib, (path, index, heads, args.threads)) for path in PATHS}
+    counts = index.ptr.diff()
+    return Branch(
+        stage, kind, heads, len(xyz), len(counts), int(counts.max()), int((counts * counts).sum()),
+        times["fused"], times["unfused"], memory["fused"], memory["unfused"],
+    )  # fmt: skip
+
+
+# --- output -------------------------------------------------------------------------------------------------------
+
+
+def report(branches: list[Branch]) -> Table:
+    """One row per branch."""
+    table = Table(title="forward + backward", title_justify="left", title_style="bold")
+    for column in ("stage", "windows", "tokens", "fullest", "pairs", "heads", "fused ms", "unfused ms", "faster"):
+        table.add_column(column, justify="right")
+    for column in ("fused MiB", "unfused MiB", "less"):
+        table.add_column(column, justify="right")
+    for b in branches:
+        table.add_row(
+            str(b.stage), f"{b.windows:,} {b.kind}", f"{b.tokens:,}", str(b.largest), f"{b.pairs:,}", str(b.heads),
+            f"{b.fused_ms:.1f}", f"{b.unfused_ms:.0f}", f"{b.unfused_ms / b.fused_ms:.1f}x", f"{b.fused_mib:.0f}",
+            f"{b.unfused_mib:.0f}", f"{b.unfused_mib / max(b.fused_mib, 0.1):.1f}x",
+        )  # fmt: skip
+    return table
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scan", type=Path, help=".bin file of float32 (x, y, z, intensity); default: synthetic")
+    parser.add_argument("--voxel-size", type=float, default=0.05, help="m, of the finest voxels")
+    parser.add_argument("--stages", type=int, nargs="+", default=[4], help="1 to 4")
+    parser.add_argument("--kinds", nargs="+", default=["radial", "cubic"], choices=["radial", "cubic"])
+    parser.add_argument("--repeats", type=int, default=5, help="steps per measurement; a fifth for the unfused path")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
+    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure and print."""
+    args = arguments()
+    torch.set_num_threads(args.threads)
+    usable, status = sptr.library_status()
+    if not usable:
+        raise UserError("there are no compiled kernels to measure", where="benchmark", cure="Run `make setup` first")
+    console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
+    source, points = read_points(args.scan)
+    console.print(f"{source}: {len(points):,} points; {status}, {args.threads} threads", markup=False)
+    if (load := os.getloadavg()[0]) > 0.5:
+        console.print(f"warning: other programs are running (load {load:.1f}); times vary and ratios mislead")
+    branches = []
+    for stage in args.stages:
+        xyz = voxel_means(points, args.voxel_size * 2**stage)
+        branches += [measure(xyz, stage, kind, args) for kind in args.kinds]
+    console.print(report(branches))
+    if args.json:
+        write_json(args.json, {"source": source, "kernels": status, "branches": [asdict(b) for b in branches]})
+
+
+if __name__ == "__main__":
+    run_command(main)
