@@ -7,7 +7,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -26,6 +26,7 @@ __all__ = [
     "barrier",
     "detect",
     "first_host",
+    "join_over_ranks",
     "rank_zero_first",
     "start",
     "sum_over_ranks",
@@ -170,6 +171,15 @@ def barrier() -> None:
     """Wait for every process; nothing with one."""
     if dist.is_initialized():
         dist.barrier()
+
+
+def join_over_ranks(messages: Iterable[str]) -> list[str]:
+    """All processes' messages in rank order, each once. Every process must call."""
+    lists: list[list[str]] = [list(messages)]
+    if dist.is_initialized():
+        lists = [[]] * dist.get_world_size()
+        dist.all_gather_object(lists, list(messages))
+    return list(dict.fromkeys(message for part in lists for message in part))
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:

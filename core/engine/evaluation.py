@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from core.contracts import IGNORE, Batch
-from core.engine.distributed import World, sum_over_ranks
+from core.engine.distributed import World, join_over_ranks, sum_over_ranks
 from core.metrics import SegmentationScore
 
 __all__ = ["predict_points", "score_network"]
@@ -93,4 +93,4 @@ def score_network(
     score.all_reduce()
     totals = sum_over_ranks(torch.tensor([scans, points], dtype=torch.float64, device=world.device)).tolist()
     seconds = time.perf_counter() - start
-    return score, {"scans": totals[0], "points": totals[1], "seconds": seconds}, list(skipped)
+    return score, {"scans": totals[0], "points": totals[1], "seconds": seconds}, join_over_ranks(skipped)

@@ -52,7 +52,7 @@ class EvalConfig(Section):
 
 
 class Experiment(Section):
-    """The whole tree. ``dataset``, ``data``, ``model`` and ``distill`` are validated by the component they name."""
+    """The whole tree. ``dataset``, ``data`` and ``model`` are validated by the component they name."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -68,8 +68,6 @@ class Experiment(Section):
     dataset: dict
     data: dict = Field(default_factory=dict)
     model: dict
-    teacher_pretrain: str | None = None  # stage 2: checkpoint or run folder of the frozen teacher
-    distill: dict | None = None  # stage 2: the method and its weights
 
     @classmethod
     def from_config(cls, config: Config) -> Experiment:

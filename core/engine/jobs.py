@@ -21,7 +21,7 @@ from core.datasets import build_dataset
 from core.datasets.base import ScanDataset
 from core.engine.callbacks import Checkpoints, EpochLog, Evaluation, JSONLines, Progress, Resume, TensorBoard
 from core.engine.checkpoint import load_weights, read_checkpoint
-from core.engine.distributed import World, barrier, rank_zero_first
+from core.engine.distributed import World, barrier, join_over_ranks, rank_zero_first
 from core.engine.evaluation import score_network
 from core.engine.experiment import Experiment
 from core.engine.run_dir import RunDir
@@ -72,9 +72,6 @@ class Workshop:
         """One split; rank 0 opens it first, so that an index is built once."""
         with rank_zero_first(self.world):
             dataset = build_dataset(self.config, split)
-        if len(dataset) == 0:
-            missing = "; ".join(dataset.missing()[:3])
-            raise UserError(f"the {split} split holds no scan. {missing}", where=f"dataset.root {dataset.root}")
         return dataset
 
     def loader(self, dataset: ScanDataset, training: bool) -> Any:
@@ -182,11 +179,11 @@ def _fit(shop: Workshop, trainer: DistillTrainer, val_set: ScanDataset, run_dir:
         Checkpoints(BEST_SCALAR, e.train.save_every),
     ]
     trainer.train(trainer.steps, num_epochs=e.num_epochs, callbacks=callbacks)
-    if trainer.skipped_samples and shop.world.rank == 0:
-        write_json(run_dir.path / "skipped.json", list(trainer.skipped_samples))
-        logger.warning(
-            "{} damaged scans were skipped; see {}", len(trainer.skipped_samples), run_dir.path / "skipped.json"
-        )
+    skipped = join_over_ranks(trainer.skipped_samples)
+    if skipped and shop.world.rank == 0:
+        path = run_dir.path / "skipped.json"
+        write_json(path, skipped)
+        logger.warning("{} damaged scans were skipped; see {}", len(skipped), path)
 
 
 def evaluate_checkpoint(

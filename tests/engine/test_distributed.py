@@ -12,7 +12,16 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from core.engine.distributed import ErrorRelay, World, barrier, detect, first_host, rank_zero_first, sum_over_ranks
+from core.engine.distributed import (
+    ErrorRelay,
+    World,
+    barrier,
+    detect,
+    first_host,
+    join_over_ranks,
+    rank_zero_first,
+    sum_over_ranks,
+)
 from core.errors import UserError
 
 TORCHRUN = {
@@ -120,6 +129,7 @@ def _worker(rank: int, address: str, folder: str) -> None:
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
     world = World(rank, 2, rank, 2, "torchrun", address)
     result = {"sum": sum_over_ranks(torch.tensor([rank + 1.0])).item()}
+    result["joined"] = join_over_ranks([["both", "first"], ["second", "both"]][rank])
     marker = Path(folder) / "cache"
     with rank_zero_first(world):
         result["cache_was_there"] = marker.exists()
@@ -162,6 +172,11 @@ def test_error_of_rank_1_reaches_rank_0(two_processes: list[dict]) -> None:
 
 def test_sum_over_ranks(two_processes: list[dict]) -> None:
     assert [result["sum"] for result in two_processes] == [3.0, 3.0]
+
+
+def test_messages_of_all_ranks_are_joined_once(two_processes: list[dict]) -> None:
+    assert [r["joined"] for r in two_processes] == [["both", "first", "second"]] * 2
+    assert join_over_ranks(["a", "a", "b"]) == ["a", "b"]
 
 
 def test_rank_zero_goes_first(two_processes: list[dict]) -> None:
