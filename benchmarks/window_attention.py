@@ -1,10 +1,15 @@
 """How fast fused window attention trains, and how little memory it needs, next to the operators on explicit pairs.
 
     python benchmarks/window_attention.py [--scan FILE.bin] [--stages 4 3 2 1] [--repeats 5] [--threads N] [--json FILE]
+    python benchmarks/window_attention.py --device cuda --dtypes float32 float16 --stages 4 3 2 1 --repeats 20
+    python benchmarks/window_attention.py --one-window 200000 [--kinds radial] [--dtypes bfloat16] [--threads N]
 
 Without ``--scan`` a scan of the synthetic town is cast with the model of a 64-beam scanner. Stage s of the network has
 voxels of 2^s * --voxel-size, and half of its heads on cubic, half on radial windows. Times are medians in ms of one
-forward and backward; memory is the peak above what was resident before, in MiB. Both results are compared first.
+forward and backward; memory is the peak above what was resident (on a GPU: allocated) before, in MiB. TFLOP/s of the
+fused path count the seven products of forward and backward, 14 d per pair and head, not the relative positions. Both
+results are compared first. ``--one-window`` puts that many random tokens into a single window of one head on the CPU:
+the unfused path could not hold its pairs.
 """
 
 from __future__ import annotations
@@ -33,7 +38,7 @@ from core.errors import UserError
 from core.io import write_json
 
 LEVELS, HEAD_DIM, BASE = 24, 16, 0.0125
-TOLERANCE = 1e-4  # greatest difference / greatest value
+TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2, "float16": 5e-3}  # greatest difference / greatest value
 PATHS = {"fused": sptr.fused_window_attention, "unfused": sptr.operator_window_attention}
 
 
@@ -43,6 +48,7 @@ class Branch:
 
     stage: int
     kind: str
+    dtype: str
     heads: int
     tokens: int
     windows: int
@@ -52,6 +58,7 @@ class Branch:
     unfused_ms: float
     fused_mib: float
     unfused_mib: float
+    tflops: float
 
 
 # --- input --------------------------------------------------------------------------------------------------------
@@ -94,7 +101,7 @@ def voxel_means(points: Tensor, size: float) -> Tensor:
 
 def branch_index(xyz: Tensor, stage: int, kind: str, voxel_size: float) -> sptr.WindowIndex:
     """Windows of a stage: 3 voxels wide, or cones of 2^stage degrees."""
-    batch = torch.zeros(len(xyz), dtype=torch.long)
+    batch = torch.zeros(len(xyz), dtype=torch.long, device=xyz.device)
     if kind == "cubic":
         window = torch.full((3,), 3 * voxel_size * 2**stage)
         return sptr.window_index(xyz, batch, window, window / LEVELS, levels=LEVELS)
@@ -102,16 +109,19 @@ def branch_index(xyz: Tensor, stage: int, kind: str, voxel_size: float) -> sptr.
     return sptr.window_index(sptr.spherical(xyz), batch, window, window / LEVELS, levels=LEVELS, kind=kind, base=BASE)
 
 
-def inputs(index: sptr.WindowIndex, heads: int) -> tuple[list[Tensor], Tensor]:
-    """Leaves (q, k, v and the three tables) and the gradient of the output."""
+def inputs(index: sptr.WindowIndex, heads: int, dtype: str = "float32") -> tuple[list[Tensor], Tensor]:
+    """Leaves (q, k, v of ``dtype`` and the three tables f32) and the gradient of the output, where the index is."""
     generator = torch.Generator().manual_seed(0)
     n, length = len(index.order), index.table_length
     shapes = [(n, heads, HEAD_DIM)] * 3 + [(length, 3, heads, HEAD_DIM)] * 3
     scales = (HEAD_DIM**-0.5, 1.0, 1.0, 0.1, 0.1, 0.1)
+    where, kind = index.order.device, getattr(torch, dtype)
+    types = [kind] * 3 + [torch.float32] * 3
     leaves = [
-        (torch.randn(shape, generator=generator) * scale).requires_grad_() for shape, scale in zip(shapes, scales)
+        (torch.randn(shape, generator=generator) * scale).to(where, type_).requires_grad_()
+        for shape, scale, type_ in zip(shapes, scales, types)
     ]
-    return leaves, torch.randn(shapes[0], generator=generator)
+    return leaves, torch.randn(shapes[0], generator=generator).to(where, kind)
 
 
 # --- measurements -------------------------------------------------------------------------------------------------
@@ -123,12 +133,15 @@ def step(path: str, index: sptr.WindowIndex, leaves: list[Tensor], grad: Tensor)
     return [out.detach(), *torch.autograd.grad(out, leaves, grad)]
 
 
-def median_ms(work: Callable[[], object], repeats: int) -> float:
+def median_ms(work: Callable[[], object], repeats: int, device: str) -> float:
     """Median milliseconds of ``work`` over ``repeats`` calls."""
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
     times = []
     for _ in range(repeats):
+        wait()
         start = time.perf_counter()
         work()
+        wait()
         times.append(time.perf_counter() - start)
     return statistics.median(times) * 1e3
 
@@ -139,38 +152,76 @@ def resident_kib(field: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
-def peak_mib(path: str, index: sptr.WindowIndex, heads: int, threads: int) -> float:
-    """Peak memory of one step above what was resident before; call it in a fresh process."""
+def peak_mib(path: str, index: sptr.WindowIndex, heads: int, dtype: str, threads: int) -> float:
+    """Peak memory of one step above what was resident before; on the CPU call it in a fresh process."""
+    if index.order.is_cuda:
+        leaves, grad = inputs(index, heads, dtype)
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step(path, index, leaves, grad)
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
     torch.set_num_threads(threads)
     tiny = sptr.WindowIndex(torch.arange(2), torch.tensor([0, 2]), index.positions[:2], index.kind, index.levels)
-    step(path, tiny, *inputs(tiny, heads))  # code and thread pools are not the algorithm's memory
-    leaves, grad = inputs(index, heads)
+    step(path, tiny, *inputs(tiny, heads, dtype))  # code and thread pools are not the algorithm's memory
+    leaves, grad = inputs(index, heads, dtype)
     before = resident_kib("VmRSS")
     step(path, index, leaves, grad)
     return max(0, resident_kib("VmHWM") - before) / 1024
 
 
-def measure(xyz: Tensor, stage: int, kind: str, args: argparse.Namespace) -> Branch:
+def one_window(tokens: int, kind: str, dtype: str, threads: int) -> tuple[float, float, float]:
+    """Seconds of forward and of backward, and peak MiB of both, of one window; call it in a fresh process."""
+    torch.set_num_threads(threads)
+    generator = torch.Generator().manual_seed(0)
+
+    def window(n: int) -> sptr.WindowIndex:
+        positions = torch.randint(0, LEVELS, (n, 3), generator=generator).float()
+        if kind == "radial":
+            positions[:, 2] = torch.rand(n, generator=generator) * 50 / BASE
+        return sptr.WindowIndex(torch.randperm(n, generator=generator), torch.tensor([0, n]), positions, kind, LEVELS)
+
+    tiny = window(2)
+    step("fused", tiny, *inputs(tiny, 1, dtype))
+    index = window(tokens)
+    leaves, grad = inputs(index, 1, dtype)
+    before, start = resident_kib("VmRSS"), time.perf_counter()
+    out = sptr.fused_window_attention(*leaves[:3], index, *leaves[3:])
+    middle = time.perf_counter()
+    torch.autograd.grad(out, leaves, grad)
+    end = time.perf_counter()
+    return middle - start, end - middle, max(0, resident_kib("VmHWM") - before) / 1024
+
+
+def peaks(index: sptr.WindowIndex, heads: int, dtype: str, threads: int) -> dict[str, float]:
+    """:func:`peak_mib` of both paths."""
+    if index.order.is_cuda:
+        return {path: peak_mib(path, index, heads, dtype, threads) for path in PATHS}
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        return {path: pool.apply(peak_mib, (path, index, heads, dtype, threads)) for path in PATHS}
+
+
+def measure(xyz: Tensor, stage: int, kind: str, dtype: str, args: argparse.Namespace) -> Branch:
     """Compare, time and weigh both paths on one branch.
 
     Raises:
         UserError: the two paths disagree.
     """
-    index, heads = branch_index(xyz, stage, kind, args.voxel_size), 2 ** (stage - 1)
-    leaves, grad = inputs(index, heads)
+    index, heads = branch_index(xyz.to(args.device), stage, kind, args.voxel_size), 2 ** (stage - 1)
+    leaves, grad = inputs(index, heads, dtype)
     results = [step(path, index, leaves, grad) for path in PATHS]  # also warms up
     worst = max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(*results))
-    if worst > TOLERANCE:
-        raise UserError(f"the fused and the unfused path differ by {worst:.2g}", where=f"stage {stage}, {kind}")
+    if worst > TOLERANCE[dtype]:
+        where = f"stage {stage}, {kind}, {dtype}"
+        raise UserError(f"the fused and the unfused path differ by {worst:.2g}", where=where)
     del results
     repeats = {"fused": args.repeats, "unfused": max(1, args.repeats // 5)}
-    times = {path: median_ms(lambda p=path: step(p, index, leaves, grad), repeats[path]) for path in PATHS}
-    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        memory = {path: pool.apply(peak_mib, (path, index, heads, args.threads)) for path in PATHS}
+    times = {path: median_ms(lambda p=path: step(p, index, leaves, grad), repeats[path], args.device) for path in PATHS}
+    memory = peaks(index, heads, dtype, args.threads)
     counts = index.ptr.diff()
+    pairs = int((counts * counts).sum())
     return Branch(
-        stage, kind, heads, len(xyz), len(counts), int(counts.max()), int((counts * counts).sum()),
-        times["fused"], times["unfused"], memory["fused"], memory["unfused"],
+        stage, kind, dtype, heads, len(xyz), len(counts), int(counts.max()), pairs, times["fused"], times["unfused"],
+        memory["fused"], memory["unfused"], 14 * HEAD_DIM * pairs * heads / times["fused"] * 1e-9,
     )  # fmt: skip
 
 
@@ -180,17 +231,37 @@ def measure(xyz: Tensor, stage: int, kind: str, args: argparse.Namespace) -> Bra
 def report(branches: list[Branch]) -> Table:
     """One row per branch."""
     table = Table(title="forward + backward", title_justify="left", title_style="bold")
-    for column in ("stage", "windows", "tokens", "fullest", "pairs", "heads", "fused ms", "unfused ms", "faster"):
+    for column in ("stage", "windows", "tokens", "fullest", "pairs", "heads", "dtype", "fused ms", "unfused ms"):
         table.add_column(column, justify="right")
-    for column in ("fused MiB", "unfused MiB", "less"):
+    for column in ("faster", "TFLOP/s", "fused MiB", "unfused MiB", "less"):
         table.add_column(column, justify="right")
     for b in branches:
         table.add_row(
             str(b.stage), f"{b.windows:,} {b.kind}", f"{b.tokens:,}", str(b.largest), f"{b.pairs:,}", str(b.heads),
-            f"{b.fused_ms:.1f}", f"{b.unfused_ms:.0f}", f"{b.unfused_ms / b.fused_ms:.1f}x", f"{b.fused_mib:.0f}",
-            f"{b.unfused_mib:.0f}", f"{b.unfused_mib / max(b.fused_mib, 0.1):.1f}x",
+            b.dtype, f"{b.fused_ms:.1f}", f"{b.unfused_ms:.0f}", f"{b.unfused_ms / b.fused_ms:.1f}x",
+            f"{b.tflops:.3f}", f"{b.fused_mib:.0f}", f"{b.unfused_mib:.0f}",
+            f"{b.unfused_mib / max(b.fused_mib, 0.1):.1f}x",
         )  # fmt: skip
     return table
+
+
+def report_one_window(args: argparse.Namespace) -> tuple[Table, list[dict[str, object]]]:
+    """Measure :func:`one_window` for every kind and type: what to print, and what to save."""
+    table, rows, tokens = Table(title="one window, one head", title_justify="left"), [], args.one_window
+    for column in ("kind", "dtype", "tokens", "forward s", "Mpairs/s", "backward s", "Mpairs/s", "MiB", "bytes/token"):
+        table.add_column(column, justify="right")
+    for kind in args.kinds:
+        for dtype in args.dtypes:
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                forward, backward, mib = pool.apply(one_window, (tokens, kind, dtype, args.threads))
+            rate = [f"{tokens * tokens / seconds * 1e-6:.0f}" for seconds in (forward, backward)]
+            table.add_row(
+                kind, dtype, f"{tokens:,}", f"{forward:.1f}", rate[0], f"{backward:.1f}", rate[1], f"{mib:.0f}",
+                f"{mib * 2**20 / tokens:.0f}",
+            )  # fmt: skip
+            rows.append({"kind": kind, "dtype": dtype, "tokens": tokens, "forward_s": forward, "backward_s": backward,
+                         "mib": mib})  # fmt: skip
+    return table, rows
 
 
 def arguments() -> argparse.Namespace:
@@ -200,20 +271,41 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--voxel-size", type=float, default=0.05, help="m, of the finest voxels")
     parser.add_argument("--stages", type=int, nargs="+", default=[4], help="1 to 4")
     parser.add_argument("--kinds", nargs="+", default=["radial", "cubic"], choices=["radial", "cubic"])
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--dtypes", nargs="+", default=["float32"], choices=sorted(TOLERANCE), help="of q, k and v")
     parser.add_argument("--repeats", type=int, default=5, help="steps per measurement; a fifth for the unfused path")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
+    parser.add_argument("--one-window", type=int, metavar="N", help="N tokens in one window, CPU, fused path only")
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     return parser.parse_args()
+
+
+def kernels(device: str) -> str:
+    """Which compiled kernels run, and where.
+
+    Raises:
+        UserError: there are none, or no such device.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("PyTorch sees no CUDA device", where="--device cuda", cure="Leave the option out for the CPU")
+    usable, status = sptr.cuda_library_status() if device == "cuda" else sptr.library_status()
+    if not usable:
+        raise UserError(f"there are no compiled kernels to measure ({status})", where="benchmark", cure="`make setup`")
+    return f"{status}, {torch.cuda.get_device_name()}" if device == "cuda" else status
 
 
 def main() -> None:
     """Measure and print."""
     args = arguments()
     torch.set_num_threads(args.threads)
-    usable, status = sptr.library_status()
-    if not usable:
-        raise UserError("there are no compiled kernels to measure", where="benchmark", cure="Run `make setup` first")
+    status = kernels(args.device)
     console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
+    if args.one_window:
+        table, rows = report_one_window(args)
+        console.print(f"{status}, {args.threads} threads", table)
+        if args.json:
+            write_json(args.json, {"kernels": status, "windows": rows})
+        return
     source, points = read_points(args.scan)
     console.print(f"{source}: {len(points):,} points; {status}, {args.threads} threads", markup=False)
     if (load := os.getloadavg()[0]) > 0.5:
@@ -221,7 +313,7 @@ def main() -> None:
     branches = []
     for stage in args.stages:
         xyz = voxel_means(points, args.voxel_size * 2**stage)
-        branches += [measure(xyz, stage, kind, args) for kind in args.kinds]
+        branches += [measure(xyz, stage, kind, dtype, args) for kind in args.kinds for dtype in args.dtypes]
     console.print(report(branches))
     if args.json:
         write_json(args.json, {"source": source, "kernels": status, "branches": [asdict(b) for b in branches]})

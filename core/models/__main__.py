@@ -6,35 +6,22 @@ import argparse
 import sys
 from collections.abc import Iterator
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 
 from core.config import Config, load_config
-from core.contracts import Batch, Sample
+from core.contracts import Batch
 from core.data import DataConfig, ScanSamples, collate
 from core.data.sampler import SampleKey
 from core.datasets import build_dataset, dataset_class
 from core.errors import EXIT_USER_ERROR, UserError
 from core.models import build_model
+from core.models.probe import random_batch
 from core.sparse import Conv3d, SparseTensor
 
-__all__ = ["count_macs", "main", "random_batch"]
-
-
-def random_batch(voxels: int = 40_000, seed: int = 0) -> Batch:
-    """A street-like random scan, for when no data set is on disk: ground and walls of 10 cm voxels."""
-    rng = np.random.default_rng(seed)
-    ground = np.c_[rng.integers(0, 800, (voxels, 2)), rng.integers(10, 12, voxels)]
-    wall = np.c_[rng.integers(0, 800, voxels // 2), np.full(voxels // 2, 600), rng.integers(10, 60, voxels // 2)]
-    coords = np.unique(np.concatenate([ground, wall]), axis=0).astype(np.int32)
-    count = len(coords)
-    zeros, rows = np.zeros(count, np.int64), np.arange(count)
-    feats = np.c_[coords * 0.1, rng.random(count)].astype(np.float32)
-    distance = np.zeros(count, np.float32)
-    return collate([Sample("random", 0, coords, feats, zeros, rows, rows, zeros, np.ones(count, bool), distance)])
+__all__ = ["count_macs", "main"]
 
 
 def sample_batch(config: Config, num_classes: int) -> tuple[Batch, str]:
@@ -49,7 +36,7 @@ def sample_batch(config: Config, num_classes: int) -> tuple[Batch, str]:
 
 @torch.no_grad()
 def count_macs(model: nn.Module, batch: Batch) -> dict[str, int]:
-    """Multiply-accumulates of each sparse convolution and linear layer, by module name."""
+    """Multiply-accumulates of each sparse or image convolution and linear layer, by module name."""
     macs: dict[str, int] = {}
     hooks = []
 
@@ -58,15 +45,15 @@ def count_macs(model: nn.Module, batch: Batch) -> dict[str, int]:
             pairs = output.num_voxels if module.pointwise else module.map_of(inputs[0])[0].num_pairs
             macs[name] = pairs * module.in_channels * module.out_channels
 
-        def linear_hook(module: nn.Linear, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
-            macs[name] = output.numel() * module.in_features
+        def dense_hook(module: nn.Linear | nn.Conv2d, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+            macs[name] = output.numel() * module.weight[0].numel()
 
         module = model.get_submodule(name)
-        hook = conv_hook if isinstance(module, Conv3d) else linear_hook
+        hook = conv_hook if isinstance(module, Conv3d) else dense_hook
         hooks.append(module.register_forward_hook(hook))
 
     for name, module in model.named_modules():
-        if isinstance(module, Conv3d | nn.Linear):
+        if isinstance(module, Conv3d | nn.Linear | nn.Conv2d):
             watch(name)
     try:
         model.eval()(batch)
@@ -108,7 +95,7 @@ def main() -> None:
         config = load_config(args.config, overrides)
         reader = dataset_class(config)
         num_classes = reader.label_space(config.parse(reader.Config, "dataset")).num_classes
-        model = build_model(config, num_classes)
+        model = build_model(config, num_classes, pretrained=False)
         batch, what = sample_batch(config, num_classes)
     except UserError as error:
         if args.debug:

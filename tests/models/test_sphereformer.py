@@ -10,7 +10,8 @@ import torch
 from core.config import Config
 from core.contracts import Batch
 from core.models import build_model
-from core.models.__main__ import random_batch
+from core.models.probe import random_batch
+from core.sparse import SparseTensor
 
 SMALL = {"spvcnn_spformer": {"cr": 0.5}, "sphereformer": {"layers": [16, 32, 48]}}
 
@@ -78,6 +79,38 @@ def test_batch_composition_does_not_change_a_prediction(name):
     with torch.no_grad():
         alone, together = net(first).logits, net(join(first, second)).logits
     torch.testing.assert_close(together[: len(alone)], alone, rtol=1e-5, atol=1e-6)
+
+
+def linear_row_by_row(x, weight, bias):
+    """``F.linear``; BLAS libraries choose their order of summation by the number of rows."""
+    return (x[:, None] * weight).sum(-1) + bias
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+def test_a_block_gives_a_scan_the_same_bits_alone_and_in_a_batch_of_four(stage, monkeypatch):
+    """Windows, attention, normalisation and activation in fp32, all but the matrix products of BLAS; gradients too."""
+    monkeypatch.setattr(torch.nn.functional, "linear", linear_row_by_row)
+    torch.manual_seed(0)
+    block = model("spvcnn_spformer").transformer_blocks[stage].train()
+    block.drop_path.p = 0.0
+    generator = torch.Generator().manual_seed(1)
+    sizes = [700, 64, 1, 333]
+    batch = torch.repeat_interleave(torch.tensor(sizes)).int()
+    xyz = torch.randn(len(batch), 3, generator=generator) * 6 + 11 * batch[:, None]
+    feats = torch.randn(len(batch), *block.norm1.normalized_shape, generator=generator)
+
+    def run(rows, samples):
+        coords = torch.cat([samples[:, None], torch.arange(len(samples), dtype=torch.int32)[:, None].expand(-1, 3)], 1)
+        x = feats[rows].clone().requires_grad_()
+        out = block(SparseTensor.from_batch(x, coords), xyz[rows]).feats
+        out.square().sum().backward()
+        return out.detach(), x.grad
+
+    together = run(torch.arange(len(batch)), batch)
+    for sample in range(len(sizes)):
+        rows = (batch == sample).nonzero()[:, 0]
+        for alone, joined in zip(run(rows, torch.zeros(len(rows), dtype=torch.int32)), together):
+            assert torch.equal(alone, joined[rows])
 
 
 def test_drop_path_keeps_the_expectation():

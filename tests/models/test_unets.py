@@ -16,7 +16,8 @@ from core.data import collate
 from core.errors import UserError
 from core.models import LIDAR_MODELS, build_model
 from core.models import __main__ as command
-from core.models.__main__ import count_macs, random_batch
+from core.models.__main__ import count_macs
+from core.models.probe import random_batch
 
 UNETS = ("minkunet", "spvcnn")
 

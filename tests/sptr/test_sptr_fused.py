@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 from unittest import mock
 
 import pytest
 import torch
-from sptr_cases import assert_close, make_case
+from sptr_cases import assert_close, dense_answer, make_case
 
-PACKAGE = Path(__file__).resolve().parents[2] / "third_party" / "SparseTransformer"
 RAGGED = [1, 5, 40, 1, 17, 33, 2, 70]  # both the pair-by-pair and the blocked kernels, partial blocks, single tokens
 
 
 def compare(case, tolerance=3e-6, dtype=torch.float32):
     from sptr import fused_window_attention
-    from sptr.reference import dense_window_attention
 
-    expected = case.run(dense_window_attention, torch.float64)
-    assert_close(case.run(fused_window_attention, dtype), expected, tolerance)
+    assert_close(case.run(fused_window_attention, dtype), dense_answer(case), tolerance)
 
 
 @pytest.mark.parametrize("kind", ["cubic", "radial"])
@@ -37,7 +31,7 @@ def test_odd_head_dimensions(dim, isa):
 
 @pytest.mark.parametrize("kind", ["cubic", "radial"])
 def test_windows_larger_than_a_block(kind, isa):
-    compare(make_case([600, 3, 257, 256], 1, 8, kind))
+    compare(make_case([515, 3, 257], 1, 8, kind))
 
 
 @pytest.mark.parametrize("levels", [1, 2, 24, 40])
@@ -83,23 +77,6 @@ def test_absent_tables(missing):
     case = make_case([50, 5, 1], 2, 16, "radial")
     case.tables = [None if at in missing else table for at, table in enumerate(case.tables)]
     compare(case)
-
-
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 2e-2), (torch.float16, 3e-3)])
-def test_half_precision(dtype, tolerance):
-    """Inputs are exact in the type; results are rounded once."""
-    case = make_case(RAGGED, 3, 16, "radial").rounded(dtype)
-    compare(case, tolerance, dtype)
-
-
-def test_half_features_with_float_tables():
-    from sptr import fused_window_attention
-
-    case = make_case([40, 3], 2, 16).rounded(torch.bfloat16)
-    tables = [table.clone().requires_grad_() for table in case.tables]
-    out = fused_window_attention(*(x.bfloat16() for x in case.features), case.index, *tables)
-    out.float().sum().backward()
-    assert out.dtype == torch.bfloat16 and all(t.grad.dtype == torch.float32 for t in tables)
 
 
 def test_float64_runs_in_float64():
@@ -163,52 +140,10 @@ def test_batch_of_four_equals_four_batches_of_one(kind):
             assert torch.equal(a, b[rows])
 
 
-def test_many_tokens_in_one_window_need_little_memory():
-    """20,000 tokens: 4e8 pairs would be 1.6 GB per head in fp32. Run in its own process to see its own peak."""
-    code = f"""
-import sys; sys.path.insert(0, {str(PACKAGE)!r})
-import resource, torch, sptr
-torch.set_num_threads(1)
-
-def run(n):
-    index = sptr.WindowIndex(torch.arange(n), torch.tensor([0, n]), torch.ones(n, 3), "cubic", 2)
-    q, k, v = (torch.ones(n, 1, 8, requires_grad=True) for _ in range(3))
-    tables = [torch.zeros(3, 3, 1, 8, requires_grad=True) for _ in range(3)]
-    out = sptr.fused_window_attention(q, k, v, index, *tables)
-    out.sum().backward()
-    return float(out.detach().sub(1).abs().max()), float(v.grad.sub(1).abs().max())
-
-run(300)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-errors = run(20000)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, *errors)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
-    kilobytes, error, grad_error = map(float, done.stdout.split())
-    assert kilobytes < 40_000  # 20,000 tokens in one window: features and gradients are 5 MB
-    assert error < 1e-4 and grad_error < 1e-3  # equal keys: the mean of ones, and weights that sum to one per key
-
-
 def test_without_compiled_kernels():
-    from sptr import fused_window_attention
-    from sptr.reference import dense_window_attention
-
     case = make_case([40, 3], 2, 16, "radial")
     with mock.patch("sptr.fused.library", return_value=None):
-        result = case.run(fused_window_attention)
-    assert_close(result, case.run(dense_window_attention, torch.float64), 3e-6)
-
-
-def test_operators_are_registered_with_fake_kernels():
-    """Schema, fakes and mutation checks of torch.library."""
-    case = make_case([40, 3], 2, 16, "radial")
-    index = case.index
-    inputs = (*case.features, *case.tables, index.order, index.ptr, index.positions, index.levels, True)
-    tests = ("test_schema", "test_faketensor")
-    torch.library.opcheck(torch.ops.sptr.window_attention.default, inputs, test_utils=tests)
-    _, lse = torch.ops.sptr.window_attention(*inputs)
-    more = (lse, torch.zeros_like(lse), case.grad)
-    torch.library.opcheck(torch.ops.sptr.window_attention_backward.default, (*inputs, *more), test_utils=tests)
+        compare(case)
 
 
 def test_inputs_that_do_not_fit_are_named():

@@ -1,6 +1,7 @@
 """Install ``sptr``: ``pip install .``, ``pip install -e .`` or ``python setup.py install``.
 
-Only a C++17 compiler is needed to compile the CPU kernels; without one the package still works, through PyTorch.
+Only a C++17 compiler is needed to compile the CPU kernels; without one the package still works, through PyTorch. Where
+nvcc exists the CUDA kernels are compiled, too.
 """
 
 import importlib.util
@@ -26,7 +27,7 @@ class BuildWithKernels(build_py):
 
     def run(self):
         try:
-            _build_module().build()
+            _build_module().build_all()
         except RuntimeError as error:
             sys.stderr.write(f"warning: sptr is installed without its compiled kernels and will be slower: {error}\n")
         super().run()
@@ -46,7 +47,7 @@ setup(
     license="MIT",
     python_requires=">=3.9",
     packages=["sptr"],
-    package_data={"sptr": ["csrc/*", "_lib/*.so"]},
+    package_data={"sptr": ["csrc/*", "csrc/cuda/*", "_lib/*.so"]},
     install_requires=["numpy", "torch>=2.2"],
     distclass=PlatformDistribution,
     cmdclass={"build_py": BuildWithKernels},

@@ -3,6 +3,7 @@
 :func:`fused_window_attention` is what to train with; the operators on explicit pairs keep the known ``sptr`` interface.
 """
 
+from sptr.cuda import cuda_library_status
 from sptr.fused import fused_window_attention
 from sptr.library import library_status, set_isa
 from sptr.modules import SparseTrTensor, VarLengthMultiheadSA, sparse_self_attention
@@ -28,6 +29,7 @@ __all__ = [
     "attention_step1",
     "attention_step2",
     "attention_step2_with_rel_pos_value",
+    "cuda_library_status",
     "dot_prod_with_idx",
     "dot_prod_with_idx_all",
     "exponential_bins",

@@ -1,8 +1,9 @@
 """One operator for a whole branch of window attention; the query-key pairs are never stored.
 
-On the CPU, fp32, bf16 and fp16 run on compiled kernels (fp32 arithmetic): memory is O(tokens), results do not depend on
-the number of threads. Other devices and float64 run on the unfused operators. A kernel for another device registers
-itself for ``sptr::window_attention`` and ``sptr::window_attention_backward`` and is taken up by ``_is_native``.
+On the CPU, fp32, bf16 and fp16 run on compiled kernels (fp32 arithmetic, no copies in fp32): memory is O(tokens),
+results do not depend on the number of threads. On CUDA devices ``sptr.cuda`` serves the same operators. Other devices
+and float64 run on the unfused operators. A kernel for another device registers itself for ``sptr::window_attention``
+and ``sptr::window_attention_backward`` and is taken up by ``_is_native``.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sptr import cuda
 from sptr.library import AttentionArgs, library, pointer
 from sptr.operators import operator_window_attention
 from sptr.windows import KINDS, WindowIndex
@@ -21,8 +23,9 @@ from sptr.windows import KINDS, WindowIndex
 __all__ = ["fused_window_attention"]
 
 MAX_DIM = 64
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # numbered as Storage in csrc/attention.h
 _PAD = 16  # the kernels read table rows in whole vectors
+_SLICE = 2**20  # numbers of a half-precision tensor held in fp32 at a time
 # Not torch.library.custom_op: its wrapper imports torch._dynamo at the first call, seconds in every process.
 _OPERATORS = torch.library.Library("sptr", "DEF")
 _INPUTS = (
@@ -34,6 +37,7 @@ _OPERATORS.define(
     f"window_attention_backward({_INPUTS}, Tensor lse, Tensor delta, Tensor grad) -> "
     "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
+_OPERATORS.define("row_dots(Tensor a, Tensor b) -> Tensor")
 
 
 def fused_window_attention(
@@ -59,21 +63,25 @@ def fused_window_attention(
         ValueError: shapes, types or devices do not fit together.
     """
     _check(query, key, value, index, (query_table, key_table, value_table))
-    if not _is_native(query):
-        return operator_window_attention(query, key, value, index, query_table, key_table, value_table)
     radial, length = index.kind == "radial", index.table_length
+    if not _is_native(query, length, index.levels, radial):
+        return operator_window_attention(query, key, value, index, query_table, key_table, value_table)
     tables = [query_table, key_table, value_table]
     order, ptr, positions, levels = index.order, index.ptr, index.positions, index.levels
     if all(table is None for table in tables):
         radial, levels, length, positions = False, 1, 1, torch.zeros_like(positions)
     heads, dim = query.shape[1:]
-    absent = None if all(t is not None for t in tables) else torch.zeros(length, 3, heads, dim)
+    absent = None if all(t is not None for t in tables) else query.new_zeros(length, 3, heads, dim)
     tables = [absent if table is None else table[:length] for table in tables]
-    return _WindowAttention.apply(query, key, value, *tables, order, ptr, positions, levels, radial)
+    return torch.ops.sptr.window_attention(query, key, value, *tables, order, ptr, positions, levels, radial)[0]
 
 
-def _is_native(query: Tensor) -> bool:
-    return query.device.type == "cpu" and query.dtype in _DTYPES and library() is not None
+def _is_native(query: Tensor, length: int, levels: int, radial: bool) -> bool:
+    if query.device.type == "cuda":
+        return cuda.serves(query, length, levels, radial)
+    if query.device.type != "cpu" or query.dtype not in _DTYPES:
+        return False
+    return torch.compiler.is_compiling() or library() is not None  # no library can be loaded while tracing
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, index: WindowIndex, tables: tuple[Tensor | None, ...]) -> None:
@@ -100,14 +108,14 @@ def _check(q: Tensor, k: Tensor, v: Tensor, index: WindowIndex, tables: tuple[Te
 
 
 class _Arguments:
-    """The C structure, and the fp32 contiguous tensors it points into."""
+    """The C structure, and the contiguous tensors it points into: features as they are, the rest in fp32 or int64."""
 
     def __init__(self, q, k, v, table_q, table_k, table_v, order, ptr, positions, levels, radial) -> None:
         heads, dim = q.shape[1:]
         tables = {"table_q": table_q, "table_k": table_k, "table_v": table_v}
         padding = -dim % _PAD
         tensors = {name: F.pad(t.float().permute(2, 1, 0, 3), (0, padding)) for name, t in tables.items()}
-        tensors |= {"q": q.float(), "k": k.float(), "v": v.float(), "order": order.long(), "ptr": ptr.long()}
+        tensors |= {"q": q, "k": k, "v": v, "order": order.long(), "ptr": ptr.long()}
         binned = positions[:, :2] if radial else positions
         if positions.numel() and (binned.amin() < 0 or binned.amax() >= levels):
             raise ValueError(f"sptr: positions inside a window must be bins 0..{levels - 1}")
@@ -115,25 +123,32 @@ class _Arguments:
         self.kept = {name: tensor.contiguous() for name, tensor in tensors.items()}
         self.struct = AttentionArgs(
             windows=len(ptr) - 1, heads=heads, dim=dim, padded=dim + padding, length=table_q.shape[0], levels=levels,
-            radial=int(radial), threads=torch.get_num_threads(),
+            radial=int(radial), threads=torch.get_num_threads(), storage=_DTYPES.index(q.dtype),
             **{name: pointer(tensor) for name, tensor in self.kept.items()},
         )  # fmt: skip
 
     def point(self, **tensors: Tensor) -> None:
-        """Add further tensors, contiguous fp32."""
+        """Add further tensors, contiguous, features and their gradients in the type of q, others fp32."""
         for name, tensor in tensors.items():
             self.kept[name] = tensor
             setattr(self.struct, name, pointer(tensor))
+
+
+def _kernels() -> ctypes.CDLL:
+    handle = library()
+    if handle is None:  # only a compiled graph gets here
+        raise RuntimeError("sptr: a compiled graph needs the CPU kernels; run `python -m sptr.build`")
+    return handle
 
 
 @torch.library.impl(_OPERATORS, "window_attention", "CPU")
 def _forward(q, k, v, table_q, table_k, table_v, order, ptr, positions, levels, radial) -> tuple[Tensor, Tensor]:
     """(out [N, h, d], log of the softmax denominators fp32 [N, h])."""
     arguments = _Arguments(q, k, v, table_q, table_k, table_v, order, ptr, positions, levels, radial)
-    out, lse = torch.empty(q.shape), torch.empty(q.shape[:2])
+    out, lse = torch.empty(q.shape, dtype=q.dtype), torch.empty(q.shape[:2])
     arguments.point(out=out, lse=lse)
-    library().sptr_forward(ctypes.byref(arguments.struct))
-    return out.to(q.dtype), lse
+    _kernels().sptr_forward(ctypes.byref(arguments.struct))
+    return out, lse
 
 
 @torch.library.register_fake("sptr::window_attention", lib=_OPERATORS)
@@ -148,16 +163,16 @@ def _backward(
     """Gradients of q, k, v and the three tables, each in the type of its tensor."""
     arguments = _Arguments(q, k, v, table_q, table_k, table_v, order, ptr, positions, levels, radial)
     heads, dim = q.shape[1:]
-    features = [torch.zeros(q.shape) for _ in range(3)]
+    features = [torch.empty(q.shape, dtype=q.dtype) for _ in range(3)]
     tables = [torch.zeros(heads, 3, len(table_q), arguments.struct.padded) for _ in range(3)]
     arguments.point(
-        lse=lse, delta=delta.contiguous(), grad_out=grad.float().contiguous(),
+        lse=lse, delta=delta.contiguous(), grad_out=grad.to(q.dtype).contiguous(),
         **dict(zip(("grad_q", "grad_k", "grad_v"), features)),
         **dict(zip(("grad_table_q", "grad_table_k", "grad_table_v"), tables)),
     )  # fmt: skip
-    library().sptr_backward(ctypes.byref(arguments.struct))
-    tables = [table[..., :dim].permute(2, 1, 0, 3).contiguous() for table in tables]
-    return tuple(g.to(x.dtype) for g, x in zip([*features, *tables], (q, k, v, table_q, table_k, table_v)))
+    _kernels().sptr_backward(ctypes.byref(arguments.struct))
+    tables = [g[..., :dim].permute(2, 1, 0, 3).contiguous() for g in tables]
+    return (*features, *(g.to(x.dtype) for g, x in zip(tables, (table_q, table_k, table_v))))
 
 
 @torch.library.register_fake("sptr::window_attention_backward", lib=_OPERATORS)
@@ -167,18 +182,43 @@ def _(q, k, v, table_q, table_k, table_v, order, ptr, positions, levels, radial,
     )
 
 
-class _WindowAttention(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> Tensor:
-        out, lse = torch.ops.sptr.window_attention(*inputs)
-        *tensors, ctx.levels, ctx.radial = inputs
-        ctx.save_for_backward(*tensors, out, lse)
-        return out
+@torch.library.impl(_OPERATORS, "row_dots", "CompositeExplicitAutograd")
+def _row_dots(a: Tensor, b: Tensor) -> Tensor:
+    """Dot products over the last dimension in fp32, [N, h, d] twice -> [N, h]; on the CPU without fp32 copies."""
+    if a.device.type != "cpu":
+        return (a.float() * b.float()).sum(-1)
+    out = torch.empty(a.shape[:2], dtype=torch.float32)
+    step = max(1, _SLICE // (a.shape[1] * a.shape[2]))
+    for first in range(0, len(a), step):
+        rows = slice(first, first + step)
+        torch.sum(a[rows].float() * b[rows].float(), -1, out=out[rows])
+    return out
 
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        *tensors, out, lse = ctx.saved_tensors
-        delta = (grad.float() * out.float()).sum(-1)
-        grads = torch.ops.sptr.window_attention_backward(*tensors, ctx.levels, ctx.radial, lse, delta, grad)
-        return (*(g if needed else None for g, needed in zip(grads, ctx.needs_input_grad)), *[None] * 5)
+
+@torch.library.register_fake("sptr::row_dots", lib=_OPERATORS)
+def _(a, b):
+    return a.new_empty(a.shape[:2], dtype=torch.float32)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *tensors, ctx.levels, ctx.radial = inputs
+    ctx.save_for_backward(*tensors, *output)
+    ctx.set_materialize_grads(False)
+
+
+def _differentiate(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * 11
+    *tensors, out, lse = ctx.saved_tensors
+    delta = torch.ops.sptr.row_dots(grad, out)
+    grads = torch.ops.sptr.window_attention_backward(*tensors, ctx.levels, ctx.radial, lse, delta, grad)
+    return (*(g if needed else None for g, needed in zip(grads, ctx.needs_input_grad)), *[None] * 5)
+
+
+def _refuse(ctx: Any, *grads: Tensor | None) -> None:
+    raise RuntimeError("sptr: window attention can be differentiated once only")
+
+
+torch.library.register_autograd("sptr::window_attention", _differentiate, setup_context=_keep, lib=_OPERATORS)
+torch.library.register_autograd("sptr::window_attention_backward", _refuse, lib=_OPERATORS)
+torch.library.register_autograd("sptr::row_dots", _refuse, lib=_OPERATORS)

@@ -21,7 +21,7 @@ class AttentionArgs(ctypes.Structure):
         *((name, _P) for name in ("q", "k", "v", "order", "ptr")),
         ("windows", _L),
         *((name, _P) for name in ("positions", "table_q", "table_k", "table_v")),
-        *((name, _I) for name in ("heads", "dim", "padded", "length", "levels", "radial", "threads")),
+        *((name, _I) for name in ("heads", "dim", "padded", "length", "levels", "radial", "threads", "storage")),
         *((name, _P) for name in ("out", "lse", "grad_out", "delta", "grad_q", "grad_k", "grad_v")),
         *((name, _P) for name in ("grad_table_q", "grad_table_k", "grad_table_v")),
     )

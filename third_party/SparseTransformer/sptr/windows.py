@@ -39,7 +39,7 @@ class WindowIndex:
     @property
     def table_length(self) -> int:
         """Least number of rows of a table: 2G-1 relative positions per axis, 2G with exponential splitting."""
-        return 2 * self.levels - (self.kind == "cubic")
+        return 2 * self.levels - (1 if self.kind == "cubic" else 0)
 
 
 def spherical(xyz: Tensor) -> Tensor:

@@ -7,9 +7,11 @@ namespace sptr {
 
 constexpr int kMaxDim = 64;
 
+enum class Storage : int32_t { kFloat = 0, kBfloat16 = 1, kHalf = 2 };
+
 struct AttentionArgs {
-  // Tokens, float [tokens, heads, dim]; `order` lists them window by window, `ptr` [windows + 1] cuts that list.
-  const float *q, *k, *v;
+  // Tokens, [tokens, heads, dim] in the type of `storage`; `order` lists them window by window, `ptr` [windows + 1] cuts that list.
+  const void *q, *k, *v;
   const int64_t *order, *ptr;
   int64_t windows;
   // [tokens, 3]: bins 0..levels-1 inside the window; the last axis holds r / base when radial
@@ -17,12 +19,16 @@ struct AttentionArgs {
   // Tables [heads, 3, length, padded]: dim padded with zeros to a multiple of 16
   const float *table_q, *table_k, *table_v;
   int32_t heads, dim, padded, length, levels, radial, threads;
-  // Forward writes, backward reads: [tokens, heads, dim] (forward only) and the log of the softmax denominator
-  // [tokens, heads]
-  float *out, *lse;
-  // Backward: gradient of out, delta = sum(out * grad_out) [tokens, heads]; zero-initialised results
-  const float *grad_out, *delta;
-  float *grad_q, *grad_k, *grad_v;
+  Storage storage;
+  // Forward writes, in the type of `storage`
+  void* out;
+  // Forward writes, backward reads: log of the softmax denominator, [tokens, heads]
+  float* lse;
+  // Backward: gradient of out in the type of `storage`, delta = sum(out * grad_out) [tokens, heads]
+  const void* grad_out;
+  const float* delta;
+  // Results: in the type of `storage`, every row is written; float tables, zero-initialised
+  void *grad_q, *grad_k, *grad_v;
   float *grad_table_q, *grad_table_k, *grad_table_v;
 };
 
