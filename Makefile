@@ -16,7 +16,7 @@ help: ## this list
 setup: $(READY) ## create .venv, install the pinned packages, compile the kernels
 
 SPTR   := third_party/SparseTransformer
-$(READY): requirements.txt constraints.txt $(wildcard csrc/* $(SPTR)/*.* $(SPTR)/sptr/csrc/*) core/sparse/build.py
+$(READY): requirements.txt constraints.txt $(wildcard csrc/* csrc/cuda/* $(SPTR)/*.* $(SPTR)/sptr/csrc/* $(SPTR)/sptr/csrc/cuda/*) core/sparse/build.py core/sparse/build_cuda.py
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 13) else "LiDistill needs Python 3.11 or 3.12; this is %d.%d. Set PYTHON=python3.11" % v[:2])'
 	@if command -v uv >/dev/null 2>&1; then \
 	  { [ -x $(BIN)/python ] || uv venv --quiet --python $(PYTHON) $(VENV); } && \
@@ -53,5 +53,5 @@ doctor: setup ## what is installed, compiled, missing or wrong, and the cure
 	@$(BIN)/python -m core.doctor
 
 clean: ## remove the environment, compiled kernels and caches (data and runs stay)
-	rm -rf $(VENV) core/_lib .pytest_cache .ruff_cache
+	rm -rf $(VENV) core/_lib $(SPTR)/sptr/_lib .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

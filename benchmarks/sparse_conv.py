@@ -1,6 +1,7 @@
 """How fast a 3x3x3 sparse convolution runs on a whole scan, next to plain PyTorch and, where installed, spconv.
 
     python benchmarks/sparse_conv.py [--scan FILE.bin] [--channels 32 64 128] [--repeats 15] [--threads N] [--json FILE]
+    python benchmarks/sparse_conv.py --device cuda [...]    also a whole MinkUNet, kernel maps included
 
 Without ``--scan`` a scan of the synthetic town is cast with the model of a 64-beam scanner. Times are medians in ms.
 "peak" is the share of what a large matrix product of the same type reaches on this machine. Every result is compared
@@ -266,6 +267,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--channels", type=int, nargs="+", default=[32, 64, 128], help="widths, in = out")
     parser.add_argument("--repeats", type=int, default=15, help="calls per measurement; a third for slow engines")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     return parser.parse_args()
 
@@ -281,6 +283,13 @@ def main() -> None:
     warn_if_busy(console)
     source, points = read_points(args.scan)
     coords = as_batch(points, args.voxel_size)
+    if args.device == "cuda":
+        from sparse_conv_gpu import measure_gpu
+
+        results = measure_gpu(coords, args.channels, args.repeats, console)
+        if args.json:
+            write_json(args.json, {"source": source, "gpu": torch.cuda.get_device_name(), "ms": results})
+        return
     kmap = kernel_map(MapCache(coords), (1, 1, 1), KERNEL, STEP, (1, 1, 1))
     peaks = {name: measure_peak(dtype, 10) for name, dtype in DTYPES.items()}
     scan = {"source": source, "points": len(points), "voxels": len(coords), "pairs": kmap.num_pairs}

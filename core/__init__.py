@@ -5,3 +5,7 @@ import os
 # OpenMP threads that spin while they wait burn the cores that other processes (ranks, data workers) need: on a shared
 # two-core machine a training step took 3 s spinning and 0.8 s sleeping. Must be set before torch loads OpenMP.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+# Large CPU tensors on huge pages: fewer page faults and TLB misses, a quarter off a wide sparse convolution. Read by
+# torch at its first allocation.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")

@@ -134,6 +134,24 @@ def _kernels() -> Row:
     return Row("compiled kernels", "ok" if usable else "warn", text, "" if usable else _SETUP)
 
 
+def _gpu_kernels() -> Row:
+    if importlib.util.find_spec("torch") is None:
+        return Row("GPU kernels", "bad", "cannot be looked at without torch", _SETUP)
+    import torch
+
+    from core.sparse import build_cuda
+
+    path, compiler = build_cuda.cuda_library_path(), build_cuda.nvcc()
+    if path.is_file():
+        return Row("GPU kernels", "ok", path.name)
+    if compiler is None and not torch.cuda.is_available():
+        return Row("GPU kernels", "ok", "not built; needed only on a GPU")
+    packages = ("nvidia-cuda-nvcc", "nvidia-cuda-crt", "nvidia-nvvm")
+    wheels = " ".join(f"'{name}=={torch.version.cuda}.*'" for name in packages)
+    cure = f"{_SETUP}: it quotes nvcc" if compiler else f"pip install {wheels} (or install CUDA's toolkit). {_SETUP}"
+    return Row("GPU kernels", "warn", "not built; a GPU would run the slower PyTorch path", cure)
+
+
 def _disk() -> Row:
     free = shutil.disk_usage(Path.cwd()).free
     status = "ok" if free > 20 * _GIB else "warn" if free > 2 * _GIB else "bad"
@@ -180,6 +198,7 @@ CHECKS: tuple[Callable[[], Row], ...] = (
     lambda: _package("mpi4py", status="warn", use="torchpack dist-run"),
     lambda: _package("torchpack"),
     _kernels,
+    _gpu_kernels,
     lambda: _package("numba"),
     lambda: _package("nuscenes-devkit", status="warn", use="nuScenes"),
     _disk,

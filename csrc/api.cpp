@@ -50,11 +50,11 @@ int lidistill_set_isa(const char* name) {
   return wanted != nullptr;
 }
 
-void lidistill_conv(int bf16, const void* x, const void* weight, const float* bias, void* y, const int64_t* ptr,
-                    const int32_t* pair_in, const int32_t* pair_out, int64_t n_in, int64_t n_out, int cin, int cout,
-                    int volume, int mirror, int transpose_weight, int threads) {
-  const lidistill::ConvArgs args = {x,   weight, bias, y,      ptr,    pair_in,          pair_out, n_in, n_out,
-                                    cin, cout,   volume, mirror, transpose_weight, threads};
+void lidistill_conv(int bf16, const void* x, const void* weight, const float* bias, const void* residual, void* y,
+                    const int64_t* ptr, const int32_t* pair_in, const int32_t* pair_out, int64_t n_in, int64_t n_out,
+                    int cin, int cout, int volume, int mirror, int transpose_weight, int relu, int threads) {
+  const lidistill::ConvArgs args = {x,     weight, bias, residual, y,      ptr,    pair_in,          pair_out, n_in,
+                                    n_out, cin,    cout, volume,   mirror, transpose_weight, relu,   threads};
   (bf16 ? kernels().conv_bf16 : kernels().conv_f32)(args);
 }
 

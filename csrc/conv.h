@@ -12,6 +12,7 @@ struct ConvArgs {
   const void* x;            // [n_in, cin], float or bfloat16
   const void* weight;       // [volume, cin, cout] row-major, same type; [volume, cout, cin] if transpose_weight
   const float* bias;        // [cout] or null
+  const void* residual;     // [n_out, cout] of the same type, added before the rectifier; or null
   void* y;                  // [n_out, cout], same type
   const int64_t* ptr;       // [tiles * volume + 1]: pairs of (tile, offset)
   const int32_t* pair_in;   // input row of each pair
@@ -20,6 +21,7 @@ struct ConvArgs {
   int32_t cin, cout, volume;
   int32_t mirror;            // pairs of offset k use weight volume-1-k
   int32_t transpose_weight;
+  int32_t relu;              // y = max(y, 0) at the end
   int32_t threads;
 };
 

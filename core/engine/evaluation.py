@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from core.contracts import IGNORE, Batch
+from core.data import voxels_to_points
 from core.engine.distributed import World, join_over_ranks, sum_over_ranks
 from core.metrics import SegmentationScore
+from core.sparse import fold_batch_norm
 
 __all__ = ["predict_points", "score_network"]
 
@@ -43,21 +45,24 @@ def counted_points(batch: Batch) -> Tensor:
     return batch.keyframe & ~torch.repeat_interleave(padded, counts)
 
 
+def points_in_view(batch: Batch) -> Tensor | None:
+    """Bool [SN]: a camera of the batch sees the point's voxel; None when the batch has no cameras."""
+    if batch.visible is None:
+        return None
+    return voxels_to_points(batch.visible.any(0), batch, fill=False)
+
+
 @torch.no_grad()
 def predictions(
     network: nn.Module, loader: Any, device: torch.device, context: Callable[[], Any], title: str
 ) -> Iterator[tuple[Batch, Tensor]]:
     """Yield (batch, predicted class of each of its points); a progress bar on a terminal."""
-    training = network.training
-    network.eval()
-    try:
-        for batch in tqdm(loader, desc=title, unit="batch", dynamic_ncols=True, disable=not sys.stderr.isatty()):
-            batch = batch.to(device)
-            with context():
-                logits = network(batch).logits
-            yield batch, predict_points(logits, batch)
-    finally:
-        network.train(training)
+    network = fold_batch_norm(network)  # a copy, in evaluation mode
+    for batch in tqdm(loader, desc=title, unit="batch", dynamic_ncols=True, disable=not sys.stderr.isatty()):
+        batch = batch.to(device)
+        with context():
+            logits = network(batch).logits
+        yield batch, predict_points(logits, batch)
 
 
 def score_network(
@@ -84,7 +89,9 @@ def score_network(
     loader.set_epoch(1, 0)
     for batch, predicted in predictions(network, loader, world.device, context, "evaluating"):
         counted = counted_points(batch)
-        score.update(predicted[counted], batch.point_labels[counted], batch.distance[counted])
+        in_view = points_in_view(batch)
+        seen = None if in_view is None else in_view[counted]
+        score.update(predicted[counted], batch.point_labels[counted], batch.distance[counted], seen)
         scans += sum(not padded for padded in batch.padded)
         points += int(counted.sum())
         skipped |= dict.fromkeys(batch.skipped)

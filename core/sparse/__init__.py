@@ -2,6 +2,7 @@
 
 from core.sparse.backends import BACKENDS, convolve, get_backend, set_backend
 from core.sparse.conv import Conv3d
+from core.sparse.fold import fold_batch_norm
 from core.sparse.library import library_status, set_isa
 from core.sparse.maps import KernelMap, kernel_map, kernel_offsets
 from core.sparse.modules import SparseBatchNorm, SparseDropout, SparseLinear, SparseReLU, cat
@@ -24,6 +25,7 @@ __all__ = [
     "convert_sync_batchnorm",
     "convolve",
     "devoxelize",
+    "fold_batch_norm",
     "gather_sum",
     "get_backend",
     "global_pool",

@@ -1,6 +1,7 @@
-"""Compile ``csrc/`` into one shared library: ``python -m core.sparse.build`` (part of ``make setup``).
+"""Compile ``csrc/`` into one shared library, and ``csrc/cuda/`` into another: ``python -m core.sparse.build`` (part of
+``make setup``).
 
-The library is named after a hash of its sources, so a stale build is never loaded. Nothing compiles at import.
+A library is named after a hash of its sources, so a stale build is never loaded. Nothing compiles at import.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from loguru import logger
 
 from core.errors import UserError
 from core.io import atomic_path
+from core.sparse.build_cuda import build_cuda
 
 __all__ = ["build", "compiler", "library_path"]
 
@@ -47,11 +49,26 @@ def library_path() -> Path:
 
 
 def build() -> Path:
-    """Compile unless this very library exists.
+    """Compile what is not there yet. Trouble with nvcc is reported, and leaves the CPU's kernels alone.
+
+    Returns:
+        Path of the CPU's library.
 
     Raises:
         UserError: no compiler, or the compiler fails (its messages are quoted).
     """
+    target = _build_cpu()
+    try:
+        gpu = build_cuda(SOURCES / "cuda", TARGET)
+    except UserError as error:
+        logger.warning("{}", error)
+    else:
+        if gpu is not None:
+            logger.info("GPU kernels: {}", os.path.relpath(gpu))
+    return target
+
+
+def _build_cpu() -> Path:
     target = library_path()
     if target.is_file():
         return target

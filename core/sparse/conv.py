@@ -32,6 +32,7 @@ class Conv3d(nn.Module):
         bias: add a bias (the U-Nets have none).
         transposed: go back to the finer stride.
         backend: engine for this layer, None = the one in force.
+        relu: rectify the result (networks made for inference only).
 
     The parameter ``kernel`` is [K, Cin, Cout], or [Cin, Cout] for K = 1, drawn from U(-b, b) with b = 1/sqrt(fan K),
     fan = Cin (Cout if transposed).
@@ -47,8 +48,10 @@ class Conv3d(nn.Module):
         bias: bool = False,
         transposed: bool = False,
         backend: str | None = None,
+        relu: bool = False,
     ) -> None:
         super().__init__()
+        self.relu = relu
         self.in_channels, self.out_channels = in_channels, out_channels
         self.kernel_size, self.stride, self.dilation = _triple(kernel_size), _triple(stride), _triple(dilation)
         self.transposed, self.backend = transposed, backend
@@ -89,16 +92,22 @@ class Conv3d(nn.Module):
             )
         return cache.maps[key].transposed, cache.level(stride).coords, stride
 
-    def forward(self, x: SparseTensor) -> SparseTensor:
-        """[V, Cin] -> [V', Cout]; under autocast in the autocast dtype."""
+    def forward(self, x: SparseTensor, residual: Tensor | None = None) -> SparseTensor:
+        """[V, Cin] -> [V', Cout]; under autocast in the autocast dtype.
+
+        Args:
+            residual: [V', Cout], added to the result before it is rectified.
+        """
         feats, kernel = x.feats, self.kernel
         device = feats.device.type
         if torch.is_autocast_enabled(device) and feats.dtype != torch.float64:
             dtype = torch.get_autocast_dtype(device)
             feats, kernel = feats.to(dtype), kernel.to(dtype)
         if self.pointwise:
-            y = feats @ kernel
-            return x.replace(y if self.bias is None else y + self.bias.to(y.dtype))
+            y = feats @ kernel if self.bias is None else torch.addmm(self.bias.to(feats.dtype), feats, kernel)
+            y = y if residual is None else y + residual.to(y.dtype)
+            return x.replace(torch.relu(y) if self.relu else y)
         kmap, coords, stride = self.map_of(x)
-        y = convolve(feats, kernel.view(-1, self.in_channels, self.out_channels), self.bias, kmap, self.backend)
+        weight = kernel.view(-1, self.in_channels, self.out_channels)
+        y = convolve(feats, weight, self.bias, kmap, self.backend, residual=residual, relu=self.relu)
         return SparseTensor(y, coords, stride, x.cache)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -11,8 +13,9 @@ from loguru import logger
 from torch import Tensor
 
 from core.sparse.build import library_path
+from core.sparse.build_cuda import cuda_library_path
 
-__all__ = ["library", "library_status", "pointer", "set_isa"]
+__all__ = ["cuda_library", "has_cuda_kernels", "launch", "library", "library_status", "load", "pointer", "set_isa"]
 
 _P, _L, _I = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
 _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
@@ -26,9 +29,19 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "lidistill_fill_tiles": (None, [_P, _I, _L, _P, _P, _P, _I]),
     "lidistill_fill_offsets": (None, [_P, _I, _L, _P, _P, _P, _I]),
     "lidistill_transpose": (None, [_P, _I, _L, _L, _P, _I]),
-    "lidistill_conv": (None, [_I, _P, _P, _P, _P, _P, _P, _P, _L, _L, _I, _I, _I, _I, _I, _I]),
+    "lidistill_conv": (None, [_I, _P, _P, _P, _P, _P, _P, _P, _P, _L, _L, _I, _I, _I, _I, _I, _I, _I]),
     "lidistill_weight_grad": (None, [_I, _P, _P, _P, _P, _P, _P, _I, _I, _I, _I]),
     "lidistill_gather": (None, [_P, _P, _P, _P, _P, _L, _I, _I]),
+}
+_CUDA_SIGNATURES: dict[str, tuple[Any, list[Any]]] = {  # last comes the stream
+    "lidistill_cuda_error": (ctypes.c_char_p, [_I]),
+    "lidistill_cuda_use": (_I, [_I]),
+    "lidistill_cuda_neighbours": (_I, [_P, _P, _L, _P, _P, _L, _P, _I, _I, _P, _P]),
+    "lidistill_cuda_transpose": (_I, [_P, _I, _L, _L, _P, _P]),
+    "lidistill_cuda_masks": (_I, [_P, _I, _L, _P, _P]),
+    "lidistill_cuda_pairs": (_I, [_P, _P, _I, _L, _P, _P, _P]),
+    "lidistill_cuda_conv": (_I, [_I, _P, _P, _P, _P, _P, _P, _P, _P, _L, _I, _I, _I, _I, _I, _P]),
+    "lidistill_cuda_weight_grad": (_I, [_I, _P, _P, _P, _P, _P, _P, _P, _L, _L, _I, _I, _I, _I, _I, _I, _P]),
 }
 
 
@@ -39,11 +52,62 @@ def library() -> ctypes.CDLL | None:
     if not path.is_file():
         logger.warning("The compiled kernels are missing; the slower PyTorch path is used. `make setup` builds them.")
         return None
-    handle = ctypes.CDLL(str(path))
-    for name, (result, arguments) in _SIGNATURES.items():
+    return load(str(path), _SIGNATURES)
+
+
+def load(path: str, signatures: dict[str, tuple[Any, list[Any]]]) -> ctypes.CDLL:
+    """Open a library and declare its functions."""
+    handle = ctypes.CDLL(path)
+    for name, (result, arguments) in signatures.items():
         function = getattr(handle, name)
         function.restype, function.argtypes = result, arguments
     return handle
+
+
+@lru_cache(maxsize=1)
+def cuda_library() -> ctypes.CDLL | None:
+    """The loaded GPU kernels, or None (with one warning) when they were not built. No driver is needed to load them."""
+    path = cuda_library_path()
+    if not path.is_file():
+        logger.warning("GPU kernels are missing; the slower PyTorch path is used. `make setup` builds them with nvcc.")
+        return None
+    return load(str(path), _CUDA_SIGNATURES)
+
+
+def has_cuda_kernels(device: torch.device) -> bool:
+    """Whether the compiled kernels run on ``device``: an Ampere GPU or a later one, and they were built."""
+    return device.type == "cuda" and _is_ampere(device) and cuda_library() is not None
+
+
+@lru_cache(maxsize=64)
+def _is_ampere(device: torch.device) -> bool:
+    return torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+@contextmanager
+def _stream(device: torch.device) -> Iterator[int]:
+    with torch.cuda.device(device):
+        cuda_library().lidistill_cuda_use(device.index)  # the library brings a CUDA runtime of its own
+        yield torch.cuda.current_stream(device).cuda_stream
+
+
+def launch(name: str, device: torch.device, *arguments: Tensor | int | None) -> None:
+    """Call a function of the GPU library in the current stream of ``device``; tensors go as their addresses.
+
+    Raises:
+        RuntimeError: CUDA refused the launch, or an earlier kernel failed.
+    """
+    handle = cuda_library()
+    raw = []
+    for argument in arguments:
+        if isinstance(argument, Tensor):
+            assert argument.is_contiguous() and argument.device == device, (name, argument.device, device)
+            argument = argument.data_ptr()
+        raw.append(argument)
+    with _stream(device) as stream:
+        code = getattr(handle, name)(*raw, stream)
+    if code:
+        raise RuntimeError(f"{name} failed: {handle.lidistill_cuda_error(code).decode()} (CUDA error {code})")
 
 
 def pointer(tensor: Tensor | None) -> int | None:

@@ -9,9 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 
 from core.errors import UserError
-from core.sparse.library import library, pointer
+from core.sparse import device_maps
+from core.sparse.device_maps import PackedPairs, RowTiles
+from core.sparse.library import has_cuda_kernels, library, pointer
 from core.sparse.tensor import MARGIN, Level, MapCache, Stride, pack_offsets
 
 __all__ = ["KernelMap", "Pairs", "kernel_map", "kernel_offsets"]
@@ -51,7 +54,8 @@ class KernelMap:
     def _get(self, kind: str, make: Callable[[], Any]) -> Any:
         key = (kind, self._flipped)
         if key not in self._shared:
-            self._shared[key] = make()
+            with record_function("lidistill::kernel_map"):
+                self._shared[key] = make()
         return self._shared[key]
 
     @property
@@ -80,6 +84,19 @@ class KernelMap:
     def tiles(self) -> Pairs:
         """Pairs grouped by (tile of output rows, offset), for the compiled kernels (CPU)."""
         return self._get("tiles", lambda: _tile_pairs(self.table))
+
+    @property
+    def row_tiles(self) -> RowTiles:
+        """The table in the order of the compiled kernels (GPU)."""
+        return self._get("row_tiles", lambda: device_maps.row_tiles(self.table))
+
+    @property
+    def packed_pairs(self) -> PackedPairs:
+        """Pairs grouped by offset, for the compiled kernels (GPU); the other direction's with both sides swapped."""
+        if ("packed_pairs", not self._flipped) in self._shared:
+            pairs = self._shared["packed_pairs", not self._flipped]
+            return PackedPairs(pairs.rows_out, pairs.rows_in, pairs.count)
+        return self._get("packed_pairs", lambda: device_maps.packed_pairs(self.table))
 
     @property
     def offsets(self) -> Pairs:
@@ -146,12 +163,16 @@ def kernel_map(cache: MapCache, fine: Stride, kernel: Stride, step: Stride, dila
         scale = torch.tensor([s * d for s, d in zip(fine, dilation)])
         symmetric = step == (1, 1, 1) and all(k % 2 for k in kernel)
         delta = pack_offsets(kernel_offsets(kernel) * scale)
-        cache.maps[key] = KernelMap(_neighbours(source, target, delta, symmetric), len(source.keys), symmetric)
+        with record_function("lidistill::kernel_map"):
+            table = _neighbours(source, target, delta, symmetric)
+        cache.maps[key] = KernelMap(table, len(source.keys), symmetric)
     return cache.maps[key]
 
 
 def _neighbours(source: Level, target: Level, delta: Tensor, symmetric: bool) -> Tensor:
     device = source.keys.device
+    if has_cuda_kernels(device):
+        return device_maps.neighbours(source, target, delta, symmetric)
     handle = library() if device.type == "cpu" else None
     if handle is None:
         table = torch.empty(len(delta), len(target.keys), dtype=torch.int32, device=device)
@@ -173,6 +194,8 @@ def _transpose(table: Tensor, n_in: int) -> Tensor:
         out = torch.empty(volume, n_in, dtype=torch.int32)
         handle.lidistill_transpose(pointer(table), volume, n_out, n_in, pointer(out), torch.get_num_threads())
         return out
+    if has_cuda_kernels(table.device):
+        return device_maps.transpose(table, n_in)
     out = torch.full((volume, n_in), -1, dtype=torch.int32, device=table.device)
     k, o = (table >= 0).nonzero(as_tuple=True)
     out[k, table[k, o].long()] = o.int()

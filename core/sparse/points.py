@@ -8,10 +8,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 
 from core.sparse.library import library, pointer
 from core.sparse.maps import kernel_map, kernel_offsets
-from core.sparse.tensor import SparseTensor, Stride, floor_to, pack_offsets
+from core.sparse.tensor import SparseTensor, Stride, argsort, floor_to, pack_offsets
 
 __all__ = ["GatherTable", "devoxelize", "gather_sum", "global_pool", "local_pool", "voxel_mean"]
 
@@ -32,15 +33,17 @@ class GatherTable:
     @classmethod
     def from_entries(cls, rows: Tensor, index: Tensor, weight: Tensor, num_rows: int, columns: int) -> GatherTable:
         """Build from unordered entries (row, index, weight), each [E]."""
-        order = torch.argsort(rows, stable=True)
-        counts = torch.bincount(rows, minlength=num_rows)
+        order = argsort(rows)
+        counts = torch.zeros(num_rows, dtype=torch.int64, device=rows.device)  # bincount would make the host wait
+        counts.scatter_add_(0, rows, torch.ones_like(rows))
         ptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
         return cls(ptr, index.index_select(0, order).int(), weight.index_select(0, order).float(), columns)
 
     @cached_property
     def rows(self) -> Tensor:
         """Row of each entry, int64 [E]."""
-        return torch.repeat_interleave(torch.arange(len(self.ptr) - 1, device=self.ptr.device), self.ptr.diff())
+        every = torch.arange(len(self.ptr) - 1, device=self.ptr.device)
+        return torch.repeat_interleave(every, self.ptr.diff(), output_size=len(self.index))
 
     @cached_property
     def transposed(self) -> GatherTable:
@@ -80,7 +83,8 @@ def _cached(x: SparseTensor, kind: str, points: Tensor, make: Any) -> Any:
     """One table per (kind, stride, point set); the points are kept so that their address stays theirs."""
     key = (kind, x.stride, points.data_ptr(), points.shape[0])
     if key not in x.cache.maps:
-        x.cache.maps[key] = (make(), points)
+        with record_function("lidistill::kernel_map"):
+            x.cache.maps[key] = (make(), points)
     return x.cache.maps[key][0]
 
 

@@ -28,10 +28,10 @@ class _Normalise(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, running_mean: Tensor, running_var: Tensor
     ) -> tuple[Tensor, ...]:
-        flat = _wide(_rows(x))
-        count = flat.shape[0]
-        mean = flat.mean(0) if count else flat.new_zeros(flat.shape[1])
-        moment = (flat - mean).square().sum(0)
+        wide, dims, shape = _wide(x), _reduced(x), _along_channels(x)
+        count = x.numel() // x.shape[1]
+        mean = wide.mean(dims) if count else wide.new_zeros(x.shape[1])
+        moment = (wide - mean.view(shape)).square().sum(dims)
         means, moments, counts = _gather(torch.cat([mean, moment, mean.new_full((1,), count)]), len(mean))
         total = counts.sum()
         enough, divisor = total > 1, total.clamp_min(1)
@@ -40,24 +40,25 @@ class _Normalise(torch.autograd.Function):
         mean = torch.where(enough, mean, running_mean.to(mean.dtype))
         variance = torch.where(enough, variance, running_var.to(mean.dtype))
         inverse = torch.rsqrt(variance + eps)
-        normal = (flat - mean) * inverse
+        normal = (wide - mean.view(shape)) * inverse.view(shape)
         ctx.save_for_backward(normal, weight, inverse, enough / divisor)
-        ctx.shape, ctx.dtype = x.shape, x.dtype
-        y = normal if weight is None else normal * weight + bias
+        ctx.dtype = x.dtype
+        y = normal.clone() if weight is None else normal * weight.view(shape) + bias.view(shape)
         ctx.mark_non_differentiable(mean, variance, total)
-        return _unrows(y, x.shape).to(x.dtype), mean, variance, total
+        return y.to(x.dtype), mean, variance, total
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         normal, weight, inverse, share = ctx.saved_tensors  # share: 1 / rows of all ranks, 0 if those were too few
-        g = _wide(_rows(grad))
-        sum_g, sum_gn = g.sum(0), (g * normal).sum(0)
+        g, dims, shape = _wide(grad), _reduced(grad), _along_channels(grad)
+        sum_g, sum_gn = g.sum(dims), (g * normal).sum(dims)
         sums = torch.stack([sum_g, sum_gn])
         dist.all_reduce(sums)
         scale = inverse if weight is None else inverse * weight
-        grad_x = (g - sums[0] * share - normal * (sums[1] * share)) * scale
+        sums = (sums * share).view(2, *shape)
+        grad_x = (g - sums[0] - normal * sums[1]) * scale.view(shape)
         affine = (None, None) if weight is None else (sum_gn.to(weight.dtype), sum_g.to(weight.dtype))
-        return _unrows(grad_x, ctx.shape).to(ctx.dtype), *affine, None, None, None
+        return grad_x.to(ctx.dtype), *affine, None, None, None
 
 
 def _gather(local: Tensor, channels: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -74,12 +75,13 @@ def _wide(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def _rows(x: Tensor) -> Tensor:
-    return x if x.dim() == 2 else x.movedim(1, -1).reshape(-1, x.shape[1])
+def _reduced(x: Tensor) -> list[int]:
+    """Every dimension but the channels'."""
+    return [0, *range(2, x.dim())]
 
 
-def _unrows(rows: Tensor, shape: torch.Size) -> Tensor:
-    return rows if len(shape) == 2 else rows.view(shape[0], *shape[2:], shape[1]).movedim(-1, 1)
+def _along_channels(x: Tensor) -> tuple[int, ...]:
+    return (1, -1, *[1] * (x.dim() - 2))
 
 
 def synced_batch_norm(norm: _BatchNorm, x: Tensor, sync: bool) -> Tensor:

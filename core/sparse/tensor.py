@@ -8,11 +8,12 @@ constant to the key.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 
 from core.errors import UserError
 from core.sparse.library import library, pointer
@@ -40,10 +41,10 @@ class Grid:
         if len(coords) == 0:
             return cls(torch.zeros(3, dtype=torch.int64, device=coords.device))
         low, high = (bound.long() for bound in coords.T.contiguous().aminmax(dim=1))  # 20 times amin(0) and amax(0)
-        span = int((high - low)[1:].max())
-        if span >= (1 << AXIS_BITS) - 2 * MARGIN or int(high[0]) >= 1 << BATCH_BITS or int(low[0]) < 0:
+        span, first, last = torch.stack([(high - low)[1:].max(), low[0], high[0]]).tolist()  # the host waits once
+        if span >= (1 << AXIS_BITS) - 2 * MARGIN or last >= 1 << BATCH_BITS or first < 0:
             raise UserError(
-                f"coordinates span {span} voxels and {int(high[0]) + 1} scans; at most "
+                f"coordinates span {span} voxels and {last + 1} scans; at most "
                 f"{(1 << AXIS_BITS) - 2 * MARGIN} voxels per axis and {1 << BATCH_BITS} scans can be indexed",
                 where="sparse tensor",
                 cure="Look for stray points far away (data.point_range), use larger voxels, or a smaller batch",
@@ -124,10 +125,9 @@ class MapCache:
     def level(self, stride: Stride) -> Level:
         """Voxels at ``stride``: cells of the input, ``floor(c / stride) * stride``, unique, ordered by (b, x, y, z)."""
         if stride not in self.levels:
-            if stride == (1, 1, 1):
-                self.levels[stride] = Level.of(self.coords, self.grid)
-            else:
-                self.levels[stride] = self._coarse(self.coords, stride)
+            with record_function("lidistill::kernel_map"):
+                finest = stride == (1, 1, 1)
+                self.levels[stride] = Level.of(self.coords, self.grid) if finest else self._coarse(self.coords, stride)
         return self.levels[stride]
 
     def _coarse(self, coords: Tensor, stride: Stride) -> Level:
@@ -137,9 +137,15 @@ class MapCache:
         return Level(self.grid.unpack(keys), keys, order)
 
 
+@lru_cache(maxsize=64)
+def _steps(stride: Stride, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(1, *stride) on the device; kept, because sending it there makes the host wait."""
+    return torch.tensor([1, *stride], dtype=dtype, device=device)
+
+
 def floor_to(coords: Tensor, stride: Stride) -> Tensor:
     """``floor(c / stride) * stride`` on the spatial columns of [N, 4] coordinates."""
-    steps = torch.tensor([1, *stride], dtype=coords.dtype, device=coords.device)
+    steps = _steps(stride, coords.dtype, coords.device)
     if not coords.is_floating_point() and all(s & (s - 1) == 0 for s in stride):
         return coords & -steps  # clears the low bits, of negative numbers too; a division takes 20 times as long
     return torch.div(coords, steps, rounding_mode="floor") * steps

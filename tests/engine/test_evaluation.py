@@ -103,12 +103,19 @@ class Loader(list):
         self.epoch = (epoch, start_batch)
 
 
+class Record(list):
+    """A list that copies of its owner share."""
+
+    def __deepcopy__(self, memo: dict) -> Record:
+        return self
+
+
 class Fixed(nn.Module):
     """Answers each batch with the next of given logits, and remembers in which mode it was asked."""
 
     def __init__(self, answers: list[torch.Tensor]) -> None:
         super().__init__()
-        self.answers, self.modes = iter(answers), []
+        self.answers, self.modes = iter(answers), Record()
 
     def forward(self, batch: Batch) -> Output:
         self.modes.append((self.training, torch.is_grad_enabled()))

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Callable
 
+from torch import Tensor, nn
+
+from core.contracts import Batch
 from core.sparse import Conv3d, SparseBatchNorm, SparseReLU, SparseTensor, cat
 
-__all__ = ["CHANNELS", "ConvBlock", "Residual", "UpBlock", "down_stage", "scaled_channels", "stem"]
+__all__ = ["CHANNELS", "ConvBlock", "Fusion", "Residual", "UpBlock", "down_stage", "scaled_channels", "stem"]
 
+# What joins an encoder with another network: (stage from 0, its output, batch) -> (what the next stage and the decoder
+# see, the same at the batch's voxels [SV, C]).
+Fusion = Callable[[int, SparseTensor, Batch], tuple[SparseTensor, Tensor]]
 CHANNELS = (32, 32, 64, 128, 256, 256, 128, 96, 96)  # stem, 4 encoder stages, 4 decoder stages (Choy et al., CVPR 2019)
 
 
@@ -48,6 +54,23 @@ class Residual(nn.Module):
     def forward(self, x: SparseTensor) -> SparseTensor:
         """[V, cin] -> [V, cout]."""
         return x.replace(self.relu(self.net(x).feats + self.downsample(x).feats))
+
+    def folded(self) -> nn.Module:
+        """For :func:`core.sparse.fold_batch_norm`, once the batch normalisations below are gone."""
+        return _FoldedResidual(self.net[0], self.net[3], self.downsample)
+
+
+class _FoldedResidual(nn.Module):
+    """:class:`Residual` as two convolutions; the second adds the shortcut and rectifies as it writes."""
+
+    def __init__(self, first: Conv3d, second: Conv3d, shortcut: nn.Module) -> None:
+        super().__init__()
+        self.first, self.second, self.shortcut = first, second, shortcut
+        self.second.relu = True
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        """[V, cin] -> [V, cout]."""
+        return self.second(self.first(x), self.shortcut(x).feats)
 
 
 def stem(cin: int, cout: int) -> nn.Sequential:

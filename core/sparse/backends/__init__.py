@@ -1,15 +1,15 @@
 """Engines that run a sparse convolution over a kernel map, behind one function.
 
-``native`` (compiled, CPU) falls to ``torch`` for other devices, for float64, and where nothing was compiled; ``spconv``
+``native`` (compiled, CPU and GPU) falls to ``torch`` for float64 and where nothing was compiled; ``spconv``
 is optional and lazily imported. Choose with ``LIDISTILL_SPARSE_BACKEND`` or :func:`set_backend`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from importlib import import_module
 
+import torch
 from torch import Tensor
 
 from core.errors import UserError
@@ -48,15 +48,36 @@ def get_backend() -> str:
     return name
 
 
-def convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, kmap: KernelMap, backend: str | None = None) -> Tensor:
-    """``y[o] = bias + sum_k x[table[k, o]] @ kernel[k]``.
+def convolve(
+    x: Tensor,
+    kernel: Tensor,
+    bias: Tensor | None,
+    kmap: KernelMap,
+    backend: str | None = None,
+    *,
+    residual: Tensor | None = None,
+    relu: bool = False,
+) -> Tensor:
+    """``y[o] = bias + sum_k x[table[k, o]] @ kernel[k]``, plus ``residual``, rectified with ``relu``.
+
+    The last two cost next to nothing where the engine makes them part of the convolution and no gradient is wanted.
 
     Args:
-        x: [n_in, Cin]. kernel: [K, Cin, Cout], same dtype. bias: [Cout] or None.
+        x: [n_in, Cin]. kernel: [K, Cin, Cout], same dtype. bias: [Cout] or None. residual: [n_out, Cout] or None.
         kmap: the neighbours. backend: overrides the choice in force.
 
     Returns:
         [n_out, Cout], dtype of x.
     """
-    function: Callable[..., Tensor] = import_module(BACKENDS[backend or get_backend()]).convolve
-    return function(x, kernel, bias, kmap)
+    engine = import_module(BACKENDS[backend or get_backend()])
+    plain = residual is None and not relu
+    inputs = (x, kernel, bias, residual)
+    learning = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
+    if not (plain or learning) and hasattr(engine, "convolve_fused"):
+        y = engine.convolve_fused(x, kernel, bias, kmap, residual, relu)
+        if y is not None:
+            return y
+    y = engine.convolve(x, kernel, bias, kmap)
+    if residual is not None:
+        y = y + residual.to(y.dtype)
+    return torch.relu(y) if relu else y

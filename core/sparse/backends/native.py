@@ -1,4 +1,4 @@
-"""The compiled CPU kernels (``csrc/``): output-stationary implicit GEMM, fp32 and native bf16.
+"""The compiled CPU kernels (``csrc/``): output-stationary implicit GEMM, fp32 and native bf16. GPUs: see ``cuda``.
 
 fp16, and bf16 on machines without native dot products, are computed in fp32 and rounded once at the end.
 """
@@ -11,18 +11,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from core.sparse.backends import torch_ref
+from core.sparse.backends import cuda, torch_ref
 from core.sparse.library import library, pointer
 from core.sparse.maps import KernelMap
 
-__all__ = ["convolve"]
+__all__ = ["convolve", "convolve_fused"]
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Not torch.library.custom_op: its wrapper imports torch._dynamo at the first call, seconds in every process.
 _OPERATORS = torch.library.Library("lidistill", "DEF")
 _OPERATORS.define(
     "sparse_conv(Tensor x, Tensor kernel, Tensor? bias, Tensor ptr, Tensor rows_in, Tensor rows_out, SymInt n_out, "
-    "bool mirror, bool transpose) -> Tensor"
+    "bool mirror, bool transpose, Tensor? residual=None, bool relu=False) -> Tensor"
 )
 _OPERATORS.define(
     "sparse_conv_weight_grad(Tensor x, Tensor grad, Tensor ptr, Tensor rows_in, Tensor rows_out) -> Tensor"
@@ -31,9 +31,28 @@ _OPERATORS.define(
 
 def convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, kmap: KernelMap) -> Tensor:
     """See :func:`core.sparse.backends.convolve`."""
+    if cuda.serves(x):
+        return cuda.convolve(x, kernel, bias, kmap)
     if x.device.type != "cpu" or x.dtype not in _DTYPES or library() is None:
         return torch_ref.convolve(x, kernel, bias, kmap)
     return _Convolution.apply(x, kernel, bias, kmap)
+
+
+def convolve_fused(
+    x: Tensor, kernel: Tensor, bias: Tensor | None, kmap: KernelMap, residual: Tensor | None, relu: bool
+) -> Tensor | None:
+    """``convolve``, then adding and rectifying while results are still in cache, without gradient.
+
+    Returns:
+        None where the compiled kernels do not serve.
+    """
+    if cuda.serves(x):
+        return cuda.convolve_fused(x, kernel, bias, kmap, residual, relu)
+    if x.device.type != "cpu" or x.dtype not in _DTYPES or library() is None:
+        return None
+    t = kmap.tiles
+    pairs = (t.ptr, t.rows_in, t.rows_out, kmap.n_out)
+    return torch.ops.lidistill.sparse_conv(x, kernel, bias, *pairs, False, False, residual, relu)
 
 
 def _compute_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -43,7 +62,7 @@ def _compute_dtype(dtype: torch.dtype) -> torch.dtype:
 @torch.library.impl(_OPERATORS, "sparse_conv", "CPU")
 def _sparse_conv(
     x: Tensor, kernel: Tensor, bias: Tensor | None, ptr: Tensor, rows_in: Tensor, rows_out: Tensor, n_out: int,
-    mirror: bool, transpose: bool,
+    mirror: bool, transpose: bool, residual: Tensor | None = None, relu: bool = False,
 ) -> Tensor:  # fmt: skip
     """Forward (or, with ``transpose``, multiplication by each ``kernel[k].T``) over pairs grouped by tile."""
     dtype = _compute_dtype(x.dtype)
@@ -54,17 +73,19 @@ def _sparse_conv(
     xs, ws = xs.contiguous(), ws.contiguous()
     offset = None if bias is None else bias.float().contiguous()
     cout = kernel.shape[1] if transpose else kernel.shape[2]
+    added = None if residual is None else residual.to(dtype).contiguous()
+    assert added is None or added.shape == (n_out, cout)
     y = torch.empty(n_out, cout, dtype=dtype)
     library().lidistill_conv(
-        int(dtype == torch.bfloat16), pointer(xs), pointer(ws), pointer(offset), pointer(y), pointer(ptr),
-        pointer(rows_in), pointer(rows_out), len(xs), n_out, xs.shape[1], cout, kernel.shape[0], int(mirror),
-        int(transpose), torch.get_num_threads(),
+        int(dtype == torch.bfloat16), pointer(xs), pointer(ws), pointer(offset), pointer(added), pointer(y),
+        pointer(ptr), pointer(rows_in), pointer(rows_out), len(xs), n_out, xs.shape[1], cout, kernel.shape[0],
+        int(mirror), int(transpose), int(relu), torch.get_num_threads(),
     )  # fmt: skip
     return y.to(x.dtype)
 
 
 @torch.library.register_fake("lidistill::sparse_conv", lib=_OPERATORS)
-def _(x, kernel, bias, ptr, rows_in, rows_out, n_out, mirror, transpose):
+def _(x, kernel, bias, ptr, rows_in, rows_out, n_out, mirror, transpose, residual=None, relu=False):
     return x.new_empty(n_out, kernel.shape[1] if transpose else kernel.shape[2])
 
 

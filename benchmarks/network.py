@@ -1,0 +1,246 @@
+"""How fast a whole MinkUNet runs on one scan on the CPU: inference, training step, and file to labels.
+
+    python benchmarks/network.py [--scan FILE.bin] [--cr 1.0] [--repeats 3] [--threads N] [--json FILE]
+
+Without ``--scan`` a scan of the synthetic town is cast with the model of a 64-beam scanner. Ours takes turns with the
+plain PyTorch engine (gather, multiply, add) in one process, so that both meet the same load; times are medians, of the
+clock and of the processor (all threads together), which a busy machine disturbs less. Kernel maps are built anew
+in each call. Ours infers with batch normalisation folded, as ``evaluate.py`` does. "peak" is what a large product
+of the same type reaches on this machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
+from sparse_conv import DTYPES, as_batch, measure_peak, median_ms, processor, read_points, warn_if_busy
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from core.config import Config
+from core.contracts import Batch
+from core.data.voxelize import voxelize
+from core.engine.cli import run_command
+from core.engine.evaluation import predict_points
+from core.engine.memory import keep_freed_memory
+from core.errors import UserError
+from core.io import atomic_path, write_json
+from core.models import build_model
+from core.sparse import Conv3d, fold_batch_norm, library_status, set_backend
+
+CLASSES = 20
+ENGINES = {"ours": "native", "PyTorch": "torch"}
+
+
+@dataclass
+class Timing:
+    """Milliseconds of one kind of work: of the clock and of the processor, one entry per repeat."""
+
+    clock: list[float] = field(default_factory=list)
+    processor: list[float] = field(default_factory=list)
+
+    def measure(self, work: Callable[[], object]) -> None:
+        """Run once and note."""
+        wall, busy = time.perf_counter(), time.process_time()
+        work()
+        self.clock.append((time.perf_counter() - wall) * 1e3)
+        self.processor.append((time.process_time() - busy) * 1e3)
+
+    def medians(self) -> tuple[float, float]:
+        """Clock, processor."""
+        return statistics.median(self.clock), statistics.median(self.processor)
+
+
+def as_scan(points: np.ndarray, voxel_size: float) -> Batch:
+    """A batch of one scan: points f32 [N, 4] (x, y, z m, intensity), random labels."""
+    _, first, inverse = voxelize(np.ascontiguousarray(points[:, :3]), voxel_size)
+    coords = as_batch(points[:, :3], voxel_size)
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(1, CLASSES, (len(coords),), generator=generator)
+    first, inverse = torch.as_tensor(first).long(), torch.as_tensor(inverse).long()
+    return Batch(
+        tokens=("scan",),
+        indices=(0,),
+        padded=(False,),
+        coords=coords,
+        feats=torch.from_numpy(points)[first],
+        labels=labels,
+        point_to_voxel=inverse,
+        voxel_to_point=first,
+        point_labels=labels[inverse],
+        keyframe=torch.ones(len(points), dtype=torch.bool),
+        distance=torch.from_numpy(np.linalg.norm(points[:, :2], axis=1)),
+        voxel_offsets=torch.tensor([0, len(coords)]),
+        point_offsets=torch.tensor([0, len(points)]),
+    )
+
+
+def infer(network: nn.Module, batch: Batch, dtype: str) -> Tensor:
+    """Logits [V, classes]."""
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bf16"):
+        return network(batch).logits
+
+
+def train(network: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, dtype: str) -> None:
+    """One step of stochastic gradient descent."""
+    optimizer.zero_grad(set_to_none=True)
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bf16"):
+        logits = network(batch).logits
+    F.cross_entropy(logits.float(), batch.labels).backward()
+    optimizer.step()
+
+
+def file_to_labels(source: Path, target: Path, network: nn.Module, voxel_size: float, dtype: str) -> None:
+    """Read a scan, label its points, write one uint32 per point."""
+    batch = as_scan(np.fromfile(source, np.float32).reshape(-1, 4), voxel_size)
+    labels = predict_points(infer(network, batch, dtype), batch)
+    with atomic_path(target) as temporary:
+        labels.numpy().astype(np.uint32).tofile(temporary)
+
+
+def measure(network: nn.Module, points: np.ndarray, args: argparse.Namespace) -> dict[str, dict[str, Timing]]:
+    """work -> "engine dtype" -> times; the engines take turns, ours runs once before to warm up."""
+    batch, folded, plain = as_scan(points, args.voxel_size), fold_batch_norm(network), copy.deepcopy(network).eval()
+    optimizer = torch.optim.SGD(network.train().parameters(), lr=1e-3, momentum=0.9)
+    times: dict[str, dict[str, Timing]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder) / "scan.bin", Path(folder) / "scan.label"
+        points.tofile(source)
+
+        def works(engine: str, dtype: str) -> dict[str, Callable[[], object]]:
+            inferring = folded if engine == "ours" else plain
+            own = {"file to labels": lambda: file_to_labels(source, target, folded, args.voxel_size, dtype)}
+            return {
+                "inference": lambda: infer(inferring, batch, dtype),
+                "training step": lambda: train(network, optimizer, batch, dtype),
+                **(own if engine == "ours" else {}),
+            }
+
+        for repeat in range(args.repeats + 1):
+            for engine in ENGINES if repeat else ["ours"]:
+                set_backend(ENGINES[engine])
+                for dtype in DTYPES:
+                    for name, work in works(engine, dtype).items():
+                        timing = times.setdefault(name, {}).setdefault(f"{engine} {dtype}", Timing())
+                        (timing if repeat else Timing()).measure(work)
+    set_backend(None)
+    return times
+
+
+def measure_convolutions(network: nn.Module, batch: Batch, dtype: str, repeats: int) -> tuple[float, float]:
+    """GFLOP of all convolutions of one inference, and their milliseconds with the kernel maps built."""
+    calls = []
+    hooks = [
+        module.register_forward_pre_hook(
+            lambda m, inputs, options: calls.append((m, inputs, options)), with_kwargs=True
+        )
+        for module in network.modules()
+        if isinstance(module, Conv3d)
+    ]
+    infer(network, batch, dtype)
+    for hook in hooks:
+        hook.remove()
+    gflop = milliseconds = 0.0
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bf16"):
+        for module, inputs, options in calls:
+            pairs = inputs[0].num_voxels if module.pointwise else module.map_of(inputs[0])[0].num_pairs
+            gflop += 2e-9 * pairs * module.in_channels * module.out_channels
+            milliseconds += median_ms(lambda m=module, i=inputs, o=options: m(*i, **o), repeats)
+    return gflop, milliseconds
+
+
+# --- output -------------------------------------------------------------------------------------------------------
+
+
+def ratio(times: dict[str, Timing], ours: str, theirs: str) -> str:
+    """Our time as a share of theirs: clock, and processor in brackets."""
+    shares = [a / b for a, b in zip(times[ours].medians(), times[theirs].medians())]
+    return f"{shares[0]:.2f} ({shares[1]:.2f})"
+
+
+def time_table(times: dict[str, dict[str, Timing]]) -> Table:
+    """One row per kind of work and type."""
+    table = Table(title="whole network, ms of the clock (of the processor)", title_justify="left", title_style="bold")
+    for column in ("work", "type"):
+        table.add_column(column)
+    for column in ("ours", "PyTorch, same type", "ours / same type", "ours / PyTorch fp32"):
+        table.add_column(column, justify="right")
+    for name, by_engine in times.items():
+        for dtype in DTYPES:
+            row = [name, dtype, "{:,.0f} ({:,.0f})".format(*by_engine[f"ours {dtype}"].medians())]
+            if f"PyTorch {dtype}" in by_engine:
+                row.append("{:,.0f} ({:,.0f})".format(*by_engine[f"PyTorch {dtype}"].medians()))
+                row += [ratio(by_engine, f"ours {dtype}", f"PyTorch {other}") for other in (dtype, "fp32")]
+            table.add_row(*row)
+    return table
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scan", type=Path, help=".bin file of float32 (x, y, z, intensity); default: synthetic")
+    parser.add_argument("--voxel-size", type=float, default=0.05, help="m")
+    parser.add_argument("--cr", type=float, default=1.0, help="factor on MinkUNet's channel counts")
+    parser.add_argument("--repeats", type=int, default=3, help="calls per measurement")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
+    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure and print."""
+    args = arguments()
+    torch.set_num_threads(args.threads)
+    usable, status = library_status()
+    if not usable:
+        raise UserError("there are no compiled kernels to measure", where="benchmark", cure="Run `make setup` first")
+    keep_freed_memory()
+    console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
+    warn_if_busy(console)
+    source, positions = read_points(args.scan)
+    points = np.zeros((len(positions), 4), np.float32)  # no intensity: the numbers do not change the time
+    points[:, :3] = positions
+    torch.manual_seed(0)
+    network = build_model(Config({"model": {"name": "minkunet", "cr": args.cr}}), CLASSES)
+    batch = as_scan(points, args.voxel_size)
+    console.print(
+        f"{source}: {len(points):,} points, {len(batch.coords):,} voxels of {args.voxel_size} m", markup=False
+    )
+    console.print(f"{processor()}, torch {torch.__version__}, {status}", markup=False)
+    times = measure(network, points, args)
+    console.print(time_table(times))
+    shares = {}
+    for name, dtype in DTYPES.items():
+        peak = measure_peak(dtype, 10)
+        gflop, milliseconds = measure_convolutions(fold_batch_norm(network), batch, name, max(3, args.repeats))
+        shares[name] = {
+            "gflop": gflop,
+            "ms": milliseconds,
+            "peak_gflops": peak,
+            "share": gflop / milliseconds / peak * 1e3,
+        }
+        console.print(f"convolutions in {name}: {gflop:.0f} GFLOP in {milliseconds:,.0f} ms, "
+                      f"{shares[name]['share']:.0%} of {peak:.0f} GFLOP/s")  # fmt: skip
+    if args.json:
+        raw = {name: {key: asdict(t) for key, t in by_engine.items()} for name, by_engine in times.items()}
+        scan = {"source": source, "points": len(points), "voxels": len(batch.coords)}
+        machine = {"cpu": processor(), "threads": args.threads, "torch": torch.__version__, "kernels": status}
+        write_json(args.json, {"scan": scan, "machine": machine, "times_ms": raw, "convolutions": shares})
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,2 @@
+#define LD_TYPE bf16
+#include "conv_half.inc"

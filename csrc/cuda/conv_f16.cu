@@ -1,0 +1,2 @@
+#define LD_TYPE f16
+#include "conv_half.inc"

@@ -1,0 +1,2 @@
+#define LD_ELEMENT Fp32
+#include "conv_single.inc"

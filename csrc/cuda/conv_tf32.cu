@@ -1,0 +1,2 @@
+#define LD_ELEMENT Tf32
+#include "conv_single.inc"
