@@ -111,9 +111,11 @@ def _compare_sizes(dataset: ScanDataset, index: int, cameras: bool) -> None:
     files = dataset.files(index)
     point = 4 * dataset.point_fields
     size = _size(files.points)
-    if not size or size % point:
-        raise UserError(f"{size} bytes, not a positive multiple of {point} per point", where=str(files.points))
-    if files.labels is not None:
+    if not size or (point and size % point):
+        raise UserError(f"{size} bytes, not a positive multiple of {point or 1} per point", where=str(files.points))
+    if files.labels is not None and not point:
+        _size(files.labels)
+    elif files.labels is not None:
         wanted = size // point * dataset.label_dtype.itemsize
         if (found := _size(files.labels)) != wanted:
             raise UserError(f"{found} bytes; the scan's {size // point} points need {wanted}", where=str(files.labels))

@@ -19,7 +19,7 @@ import yaml
 
 from core.errors import UserError
 
-__all__ = ["LABEL_SPACES", "NUSCENES", "SEMANTICKITTI", "LabelSpace"]
+__all__ = ["LABEL_SPACES", "NUSCENES", "PANDASET", "SEMANTICKITTI", "LabelSpace"]
 
 _MAX_RAW = 65535  # raw ids are at most 16 bits wide in both formats
 
@@ -206,6 +206,29 @@ _NUSCENES = (
     ("vegetation", (0, 175, 0), 16, (30,)),
 )
 
+# PandaSet has no benchmark of its own: its 42 ids, joined to classes near those of nuScenes. Ground that is no road
+# (6, 12) is one class; pickups count as trucks, as in nuScenes; what is on rails (27 to 29) is other-vehicle; smoke,
+# exhaust, spray, reflections and animals are ignored.
+_PANDASET = (
+    ("ignore", (0, 0, 0), 1, (0, 1, 2, 3, 4, 32, 33)),
+    ("car", (255, 158, 0), 13, (13,)),
+    ("truck", (255, 99, 71), 15, (14, 15, 16)),
+    ("bus", (255, 127, 80), 23, (23,)),
+    ("other-vehicle", (233, 150, 70), 20, (17, 19, 20, 21, 22, 27, 28, 29)),
+    ("motorcycle", (255, 61, 99), 18, (18, 25)),
+    ("bicycle", (220, 20, 60), 26, (24, 26)),
+    ("pedestrian", (0, 0, 230), 30, (30, 31)),
+    ("road", (0, 207, 191), 7, (7, 8, 9, 10)),
+    ("sidewalk", (75, 0, 75), 11, (11,)),
+    ("other-ground", (175, 0, 75), 6, (6, 12)),
+    ("vegetation", (0, 175, 0), 5, (5,)),
+    ("building", (222, 184, 135), 41, (41,)),
+    ("barrier", (112, 128, 144), 35, (35, 39)),
+    ("cone", (47, 79, 79), 37, (34, 37)),
+    ("sign", (255, 0, 0), 36, (36, 38)),
+    ("other-static", (150, 120, 90), 42, (40, 42)),
+)
+
 
 def _built_in(name: str, rows: Sequence[tuple[str, tuple[int, int, int], int, tuple[int, ...]]]) -> LabelSpace:
     return LabelSpace(
@@ -219,4 +242,5 @@ def _built_in(name: str, rows: Sequence[tuple[str, tuple[int, int, int], int, tu
 
 SEMANTICKITTI = _built_in("semantickitti", _SEMANTICKITTI)
 NUSCENES = _built_in("nuscenes", _NUSCENES)
-LABEL_SPACES: dict[str, LabelSpace] = {space.name: space for space in (SEMANTICKITTI, NUSCENES)}
+PANDASET = _built_in("pandaset", _PANDASET)
+LABEL_SPACES: dict[str, LabelSpace] = {space.name: space for space in (SEMANTICKITTI, NUSCENES, PANDASET)}

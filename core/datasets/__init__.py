@@ -14,6 +14,7 @@ __all__ = ["DATASETS", "build_dataset", "dataset_class"]
 DATASETS: dict[str, str] = {
     "semantickitti": "core.datasets.semantickitti:SemanticKITTI",
     "nuscenes": "core.datasets.nuscenes:NuScenes",
+    "pandaset": "core.datasets.pandaset:PandaSet",
     "folder": "core.datasets.folder:FolderDataset",
 }
 

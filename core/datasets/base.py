@@ -99,7 +99,8 @@ class ScanDataset(ABC):
 
     Attributes:
         labels: the label space. root: folder of the data. split: ``train``, ``val`` or ``test``.
-        point_fields: float32 values per point in a scan file. label_dtype: type of one id in a label file.
+        point_fields: float32 values per point in a scan file, 0 where files are compressed and their sizes say nothing.
+        label_dtype: type of one id in a label file.
     """
 
     Config: ClassVar[type[DatasetConfig]]

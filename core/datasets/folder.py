@@ -1,4 +1,8 @@
-"""One's own scans: a folder of float32 files, one file of ids per scan, no calibration and no cameras."""
+"""One's own scans: a folder of float32 files (or NumPy's .npy), one file of ids per scan, cameras if calibrated.
+
+Beside the scans, ``calibration.yaml`` (:mod:`core.datasets.calibration`) and ``images/<camera>/<stem>.png`` or ``.jpg``
+give the cameras.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +13,18 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import AfterValidator, Field
 
-from core.contracts import Scan
-from core.datasets.base import DatasetConfig, Gap, ScanDataset, ScanFiles, SplitName, read_labels, read_points
+from core.contracts import Camera, Scan
+from core.datasets.base import (
+    DatasetConfig,
+    Gap,
+    ScanDataset,
+    ScanFiles,
+    SplitName,
+    listing,
+    read_labels,
+    read_points,
+)
+from core.datasets.calibration import CALIBRATION, CameraCalibration, image_of, open_camera, read_calibration
 from core.errors import UserError
 from core.labels import LABEL_SPACES, LabelSpace
 
@@ -27,7 +41,7 @@ class FolderConfig(DatasetConfig):
     """``dataset:`` section of one's own data.
 
     Attributes:
-        scans: glob of the scan files below ``root``.
+        scans: glob of the scan files below ``root``; a ``.npy`` file holds numbers [points, point_fields].
         labels: label file below ``root``; ``{stem}`` is the scan's file name up to its first dot. None = no labels.
         point_fields: float32 values per point; the first four are x, y, z (m, z up) and intensity.
         label_dtype: type of one id.
@@ -55,21 +69,21 @@ class FolderDataset(ScanDataset):
         """List the split's scans.
 
         Raises:
-            UserError: the root, the labels' folder or the label space is missing, two scans share a stem, cameras are
-                asked for, or the split is empty.
+            UserError: the root, the labels' folder or the label space is missing, two scans share a stem, a camera is
+                not calibrated, or the split is empty.
         """
         self.config, self.split, self.root = config, split, Path(config.root)
         self.labels = self.label_space(config)
         self.point_fields, self.label_dtype = config.point_fields, np.dtype(config.label_dtype).newbyteorder("<")
         self.labelled = config.use_labels and config.labels is not None and split != "test"
-        if config.cameras:
-            raise UserError("a folder data set has no cameras", cure="Remove dataset.cameras, or write a reader")
         if not self.root.is_dir():
             raise UserError(
                 "this folder does not exist",
                 where=str(self.root),
                 cure=f"dataset.root must contain scans matching '{config.scans}'; pass --dataset.root FOLDER",
             )
+        self.calibration = self._calibrated()
+        self.cameras = tuple(self.calibration)
         self._gaps: list[Gap] = []
         self._scans = self._whole(self._ranged(self._found()))
         if not self._scans:
@@ -80,6 +94,21 @@ class FolderDataset(ScanDataset):
     def label_space(cls, config: FolderConfig) -> LabelSpace:
         """The built-in space of that name, or the one in that YAML file."""
         return LABEL_SPACES.get(config.label_space) or LabelSpace.from_yaml(config.label_space)
+
+    def _calibrated(self) -> dict[str, CameraCalibration]:
+        """The wanted cameras; none where the folder has no calibration."""
+        path = self.root / CALIBRATION
+        known = read_calibration(path) if path.is_file() else {}
+        wanted = known if self.config.cameras is None else self.config.cameras
+        if lacking := [name for name in wanted if name not in known]:
+            raise UserError(
+                f"camera {', '.join(lacking)} of dataset.cameras is not calibrated",
+                where=str(path),
+                cure=f"The file names {', '.join(known)}"
+                if known
+                else "The file does not exist, so there are no cameras",
+            )
+        return {name: known[name] for name in wanted}
 
     def _found(self) -> list[Path]:
         scans = sorted(path for path in self.root.glob(self.config.scans) if path.is_file())
@@ -140,15 +169,24 @@ class FolderDataset(ScanDataset):
         return self._positions[token]
 
     def gaps(self) -> list[Gap]:
-        return self._gaps
+        gaps = list(self._gaps)
+        for name in self.cameras:
+            there = {file.split(".", 1)[0] for file in listing(self.root / "images" / name)}
+            lacking = sum(_stem(scan) not in there for scan in self._scans)
+            if lacking:
+                text = f"{lacking} of {len(self)} scans have no image in {self.root / 'images' / name}"
+                gaps.append(Gap(text, "cameras"))
+        return gaps
 
     def files(self, index: int) -> ScanFiles:
         scan = self._scans[index]
-        return ScanFiles(points=scan, labels=self._label_file(scan) if self.labelled else None)
+        images = {name: image_of(self.root, name, _stem(scan)) for name in self.cameras}
+        return ScanFiles(points=scan, labels=self._label_file(scan) if self.labelled else None, images=images)
 
     def load(self, index: int, *, cameras: bool = True) -> Scan:
         files = self.files(index)
-        points = read_points(files.points, self.point_fields)
+        read = _read_npy if files.points.suffix == ".npy" else read_points
+        points = read(files.points, self.point_fields)
         labels = instances = None
         if files.labels is not None:
             raw = read_labels(files.labels, self.label_dtype, len(points))
@@ -163,9 +201,32 @@ class FolderDataset(ScanDataset):
             labels=labels,
             instances=instances,
             time_lag=np.zeros(len(points), np.float32),
-            cameras=(),
+            cameras=self._open_cameras(files) if cameras else (),
             pose=np.full((4, 4), np.nan),
         )
+
+    def _open_cameras(self, files: ScanFiles) -> tuple[Camera, ...]:
+        return tuple(open_camera(name, self.calibration[name], path) for name, path in files.images.items())
+
+
+def _read_npy(path: Path, fields: int) -> np.ndarray:
+    """f32 [N, 4] of an array of numbers [N, fields]; :func:`core.datasets.base.read_points` for ``.npy``."""
+    try:
+        values = np.load(path, allow_pickle=False)
+    except FileNotFoundError as error:
+        raise UserError("this scan does not exist", where=str(path)) from error
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"cannot read this array ({error})", where=str(path), cure="Save it with numpy.save") from error
+    if values.ndim != 2 or values.shape[1] != fields or not np.issubdtype(values.dtype, np.number):
+        raise UserError(
+            f"the array is {values.dtype} {list(values.shape)}; expected numbers [points, {fields}]",
+            where=str(path),
+            cure="One row per point: x, y, z (m), intensity, …; dataset.point_fields says how many values",
+        )
+    points = np.ascontiguousarray(values[:, :4], np.float32)
+    if not len(points) or not np.isfinite(points).all():
+        raise UserError("the scan holds no points, or NaN or infinite values", where=str(path), cure="Leave those out")
+    return points
 
 
 def _stem(path: Path) -> str:

@@ -97,7 +97,7 @@ def test_range_beyond_the_scans_is_reported(root):
         ("train", {"labels": "other/{stem}.bin"}, "folder of labels does not exist"),
         ("train", {"labels": "truth/labels.bin"}, r"must contain \{stem\}"),
         ("train", {"label_space": "none.yaml"}, "label space file does not exist"),
-        ("train", {"cameras": ["front"]}, "no cameras"),
+        ("train", {"cameras": ["front"]}, "front of dataset.cameras is not calibrated"),
         ("test", {}, "test split is empty"),
         ("val", {"split": {"val": [8, 9]}}, "val split is empty"),
         ("train", {"point_fields": 3}, "point_fields"),

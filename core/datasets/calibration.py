@@ -1,0 +1,96 @@
+"""``calibration.yaml`` of a folder of scans: where each camera sees the LiDAR's points.
+
+::
+
+    cameras:
+      front:                                # images/front/<stem>.png or .jpg
+        size: [1600, 900]                   # px, width and height of the images
+        projection:                         # 3 x 4: LiDAR point (x, y, z, 1) in m -> px (u * depth, v * depth, depth)
+          - [1266.4, 816.3, 0.0, -408.15]   # here a camera that looks along y, 0.5 m in front of the LiDAR
+          - [0.0, 491.5, -1266.4, -625.67]
+          - [0.0, 1.0, 0.0, -0.5]
+        min_depth: 1.0                      # m; nearer points are never visible (default 1.0)
+
+``projection`` is intrinsics [3, 3] times the upper three rows of the rigid transform LiDAR -> camera. Images are
+undistorted and taken at the time of the scan.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import yaml
+from pydantic import Field, field_validator
+
+from core.config import Config, Section
+from core.contracts import Camera
+from core.datasets.base import image_size, read_image
+from core.errors import UserError
+
+__all__ = ["CALIBRATION", "CameraCalibration", "image_of", "open_camera", "read_calibration"]
+
+CALIBRATION = "calibration.yaml"
+_SUFFIXES = (".png", ".jpg", ".jpeg")
+Row = tuple[float, float, float, float]
+
+
+class CameraCalibration(Section):
+    """One camera of the file."""
+
+    size: tuple[int, int]
+    projection: tuple[Row, Row, Row]
+    min_depth: float = Field(1.0, ge=0)
+
+    @field_validator("size")
+    @classmethod
+    def _positive(cls, value: tuple[int, int]) -> tuple[int, int]:
+        if min(value) < 2:
+            raise ValueError("width and height are at least 2 px")
+        return value
+
+
+class _Calibration(Section):
+    cameras: dict[str, CameraCalibration] = Field(min_length=1)
+
+
+def read_calibration(path: Path) -> dict[str, CameraCalibration]:
+    """Cameras by name, in the file's order.
+
+    Raises:
+        UserError: the file is no YAML, or a key is missing, unknown or of another shape.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"this is not valid YAML ({error})", where=str(path)) from error
+    if not isinstance(tree, dict):
+        raise UserError("expected the key 'cameras' with one entry per camera", where=str(path))
+    return Config(tree=tree, source=str(path)).parse(_Calibration).cameras
+
+
+def image_of(root: Path, camera: str, stem: str) -> Path:
+    """The image of a scan: ``images/<camera>/<stem>.png``, or with one of the other suffixes where that one exists."""
+    folder = root / "images" / camera
+    files = [folder / f"{stem}{suffix}" for suffix in _SUFFIXES]
+    return next((path for path in files if path.is_file()), files[0])
+
+
+def open_camera(name: str, calibration: CameraCalibration, image: Path) -> Camera:
+    """The camera of one scan; of its image only the header is read.
+
+    Raises:
+        UserError: the image is missing, damaged, or of another size than calibrated.
+    """
+    cure = f"Give every scan an image of every camera of {CALIBRATION}, or run without images (--data.images false)"
+    found = image_size(image, cure)
+    if found != calibration.size:
+        raise UserError(
+            f"this image has {found[0]} x {found[1]} px, but {CALIBRATION} says "
+            f"{calibration.size[0]} x {calibration.size[1]}",
+            where=str(image),
+            cure="The projection holds for one size: calibrate for the images' own, or do not resize them",
+        )
+    matrix = np.array(calibration.projection, np.float64)
+    return Camera(name, calibration.size, matrix, partial(read_image, image), calibration.min_depth)

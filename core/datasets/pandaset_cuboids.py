@@ -1,0 +1,84 @@
+"""PandaSet's cuboids: which points of a frame belong to which object."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from core.contracts import IGNORE
+from core.labels import LabelSpace
+
+__all__ = ["COLUMNS", "RAW_NAMES", "FramePoints", "instances_of"]
+
+COLUMNS = (
+    "uuid", "label", "yaw", "position.x", "position.y", "position.z", "dimensions.x", "dimensions.y", "dimensions.z",
+    "cuboids.sibling_id", "cuboids.sensor_id",
+)  # fmt: skip
+# Names of the raw ids 1..42 (annotations/semseg/classes.json); cuboids are labelled by name.
+RAW_NAMES = (
+    "Smoke", "Exhaust", "Spray or rain", "Reflection", "Vegetation", "Ground", "Road", "Lane Line Marking",
+    "Stop Line Marking", "Other Road Marking", "Sidewalk", "Driveway", "Car", "Pickup Truck", "Medium-sized Truck",
+    "Semi-truck", "Towed Object", "Motorcycle", "Other Vehicle - Construction Vehicle", "Other Vehicle - Uncommon",
+    "Other Vehicle - Pedicab", "Emergency Vehicle", "Bus", "Personal Mobility Device", "Motorized Scooter", "Bicycle",
+    "Train", "Trolley", "Tram / Subway", "Pedestrian", "Pedestrian with Object", "Animals - Bird", "Animals - Other",
+    "Pylons", "Road Barriers", "Signs", "Cones", "Construction Signs", "Temporary Construction Barriers",
+    "Rolling Containers", "Building", "Other Static Object",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class FramePoints:
+    """A frame's points of the chosen sensors.
+
+    Attributes:
+        world: f64 [N, 3] m. intensity: f32 [N] 0..255. sensor: i64 [N], 0 = Pandar64, 1 = PandarGT.
+        rows: i64 [N] rows of the scan's table, which has ``total``.
+    """
+
+    world: np.ndarray
+    intensity: np.ndarray
+    sensor: np.ndarray
+    rows: np.ndarray
+    total: int
+
+
+def instances_of(
+    points: FramePoints, labels: np.ndarray, table: Mapping[str, np.ndarray], space: LabelSpace
+) -> np.ndarray:
+    """Instance i32 [N] of each point: that of the cuboid which holds it and has its class, else 0.
+
+    Where the two LiDARs see an object at different times there is a cuboid for each (``sensor_id`` 0 and 1, else -1),
+    and the two name each other as siblings: both are one instance.
+
+    Args:
+        labels: u8 [N] train ids.
+        table: :data:`COLUMNS` of the frame's cuboids; yaw (rad) turns their own axes (y along) into the world's.
+    """
+    instances = np.zeros(len(labels), np.int32)
+    centre, size = (np.stack([table[f"{k}.{a}"] for a in "xyz"], 1) for k in ("position", "dimensions"))
+    classes = [int(space.lut[RAW_NAMES.index(name) + 1]) if name in RAW_NAMES else IGNORE for name in table["label"]]
+    rows_of = {train: np.flatnonzero(labels == train) for train in set(classes) - {IGNORE}}
+    for k, train in enumerate(classes):
+        if train == IGNORE:
+            continue
+        rows, sensor = rows_of[train], table["cuboids.sensor_id"][k]
+        if sensor >= 0:
+            rows = rows[points.sensor[rows] == sensor]
+        inside = rows[_inside(points.world[rows] - centre[k], size[k], table["yaw"][k])]
+        instances[inside] = _number(str(table["uuid"][k]), str(table["cuboids.sibling_id"][k]))
+    return instances
+
+
+def _inside(offset: np.ndarray, size: np.ndarray, yaw: float) -> np.ndarray:
+    """Bool [N]: offsets f64 [N, 3] m from the centre of a cuboid lie inside it."""
+    x, y, z = offset.T
+    along, across = np.cos(yaw) * x + np.sin(yaw) * y, np.cos(yaw) * y - np.sin(yaw) * x
+    return (np.abs(along) <= size[0] / 2) & (np.abs(across) <= size[1] / 2) & (np.abs(z) <= size[2] / 2)
+
+
+def _number(name: str, sibling: str) -> int:
+    """1..2^31-1, the same for two siblings and for all frames of an object; "-" = no sibling."""
+    return zlib.crc32((min(name, sibling) if len(sibling) > 1 else name).encode()) % (2**31 - 1) + 1
