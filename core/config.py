@@ -212,10 +212,17 @@ def _expand(value: Any, key: str, config: Config) -> Any:
 
 def _known_keys(schema: Any, location: Sequence[str | int]) -> list[str]:
     """Field names of the section at ``location`` below ``schema``."""
-    for part in location:
+    for i, part in enumerate(location):
         if isinstance(part, int) or not hasattr(schema, "model_fields") or part not in schema.model_fields:
             continue
         annotation = schema.model_fields[part].annotation
-        candidates = [annotation, *getattr(annotation, "__args__", ())]
-        schema = next((c for c in candidates if hasattr(c, "model_fields")), schema)
+        sections = [c for c in (annotation, *getattr(annotation, "__args__", ())) if hasattr(c, "model_fields")]
+        tag = location[i + 1] if i + 1 < len(location) else None  # pydantic's name of a member of a union
+        schema = next((c for c in sections if _named(c, tag)), sections[0] if sections else schema)
     return list(getattr(schema, "model_fields", {}))
+
+
+def _named(section: Any, tag: str | int | None) -> bool:
+    """Whether ``name: tag`` picks this section in a union."""
+    field = section.model_fields.get("name")
+    return tag is not None and field is not None and tag in getattr(field.annotation, "__args__", ())

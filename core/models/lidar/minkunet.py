@@ -9,7 +9,7 @@ from torch import nn
 
 from core.config import Section
 from core.contracts import Batch, Output
-from core.models.lidar.blocks import UpBlock, down_stage, scaled_channels, stem
+from core.models.lidar.blocks import Fusion, UpBlock, down_stage, scaled_channels, stem
 from core.sparse import SparseTensor
 
 __all__ = ["MinkUNet"]
@@ -38,12 +38,14 @@ class MinkUNet(nn.Module):
         self.vox_ups = nn.ModuleList(UpBlock(cs[i], cs[i + 1], cs[7 - i]) for i in range(4, 8))
         self.classifier_vox = nn.Sequential(nn.Linear(cs[8], num_classes))
 
-    def forward(self, batch: Batch) -> Output:
+    def forward(self, batch: Batch, fusion: Fusion | None = None) -> Output:
         """Logits [SV, num_classes] in the batch's voxel order; stages = encoder, then decoder outputs."""
         x = self.stem(SparseTensor.from_batch(batch.feats, batch.coords))
         skips, stages = [x], []
-        for down in self.vox_downs:
+        for stage, down in enumerate(self.vox_downs):
             x = down(x)
+            if fusion is not None:
+                x, _ = fusion(stage, x, batch)
             skips.append(x)
             stages.append(x)
         skips.pop()

@@ -13,6 +13,7 @@ import torch
 from pydantic import Field
 from sptr import WindowIndex, fused_window_attention, spherical, window_index
 from torch import Tensor, nn
+from torch.profiler import record_function
 from torch.utils.checkpoint import checkpoint
 
 from core.config import Section
@@ -151,7 +152,7 @@ class SphereFormerBlock(nn.Module):
 
     def forward(self, x: SparseTensor, xyz: Tensor) -> SparseTensor:
         """[V, C] -> [V, C]; xyz f32 [V, 3] m are the voxels' metric positions."""
-        with torch.no_grad():
+        with torch.no_grad(), record_function("lidistill::attention_windows"):
             indices = self.indices(xyz.float(), x.coords[:, 0])
         if self.windows.checkpointing and self.training:
             return x.replace(checkpoint(self._residuals, x.feats, *indices, use_reentrant=False))

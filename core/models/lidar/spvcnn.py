@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from core.config import Section
 from core.contracts import Batch, Output
-from core.models.lidar.blocks import UpBlock, down_stage, scaled_channels, stem
+from core.models.lidar.blocks import Fusion, UpBlock, down_stage, scaled_channels, stem
 from core.sparse import SparseTensor, devoxelize, voxel_mean
 
 __all__ = ["SPVCNN"]
@@ -49,7 +49,7 @@ class SPVCNN(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.classifier_vox = nn.Sequential(nn.Linear(cs[8], num_classes))
 
-    def forward(self, batch: Batch) -> Output:
+    def forward(self, batch: Batch, fusion: Fusion | None = None) -> Output:
         """Logits [SV, num_classes] in the batch's voxel order; stages = encoder outputs, decoder outputs."""
         points = batch.coords
         x0 = self.stem(SparseTensor.from_batch(batch.feats, points))
@@ -58,10 +58,12 @@ class SPVCNN(nn.Module):
         x = voxel_mean(x0, z0, points)
         for stage in range(len(self.vox_downs)):
             x = self.encode(stage, x, batch)
+            if fusion is not None:
+                x, fused = fusion(stage, x, batch)
             skips.append(x)
             stages.append(x)
         skips.pop()
-        z1 = devoxelize(x, points) + self.point_transforms[0](z0)
+        z1 = (devoxelize(x, points) if fusion is None else fused) + self.point_transforms[0](z0)
         y = self._up(self._to_voxels(x, z1, points), (0, 1), skips, stages)
         z2 = devoxelize(y, points) + self.point_transforms[1](z1)
         y = self._up(self._to_voxels(y, z2, points), (2, 3), skips, stages)

@@ -1,0 +1,58 @@
+"""Camera to LiDAR: gated fusion of image features into point features, and the head that reads images at points."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from core.models.fusion.layers import PointBatchNorm
+
+__all__ = ["C2L", "PixelHead"]
+
+
+class Attention(nn.Module):
+    """``gate * ReLU(BN(W f))`` with ``gate = sigmoid(w3 tanh(W1 ReLU(BN(f)) + W2 p))``, one number per point."""
+
+    def __init__(self, image: int, points: int) -> None:
+        super().__init__()
+        hidden = points // 4
+        self.conv1 = nn.Sequential(nn.Linear(image, points), PointBatchNorm(points), nn.ReLU(inplace=True))
+        self.norm = PointBatchNorm(image)
+        self.fc1, self.fc2, self.fc3 = nn.Linear(image, hidden), nn.Linear(points, hidden), nn.Linear(hidden, 1)
+
+    def forward(self, f: Tensor, p: Tensor) -> Tensor:
+        """Image features [P, image] and point features [P, points] -> [P, points]."""
+        gate = torch.sigmoid(self.fc3(torch.tanh(self.fc1(F.relu(self.norm(f))) + self.fc2(p))))
+        return gate * self.conv1(f)
+
+
+class C2L(nn.Module):
+    """``ReLU(BN(Wo [p ; gated image features]))``.
+
+    Args:
+        image, points: channels of the two; the result has those of the points.
+    """
+
+    def __init__(self, image: int, points: int) -> None:
+        super().__init__()
+        self.ai_layer = Attention(image, points)
+        self.conv1, self.bn1 = nn.Linear(2 * points, points), PointBatchNorm(points)
+
+    def forward(self, p: Tensor, f: Tensor) -> Tensor:
+        """Point features [P, points] and image features [P, image] -> [P, points]."""
+        gated = self.ai_layer(f, p)
+        return F.relu(self.bn1(self.conv1(torch.cat([p.to(gated.dtype), gated], 1))))
+
+
+class PixelHead(nn.Module):
+    """BN - ReLU - Linear of decoded image features, at the points that have some."""
+
+    def __init__(self, image: int, num_classes: int) -> None:
+        super().__init__()
+        self.norm, self.linear = PointBatchNorm(image), nn.Linear(image, num_classes)
+
+    def forward(self, f: Tensor, rows: Tensor) -> Tensor:
+        """Features [P, image]; rows i64 [R] of those in view -> logits [P, num_classes], 0 elsewhere."""
+        logits = self.linear(F.relu(self.norm(f.index_select(0, rows))))
+        return logits.new_zeros(len(f), logits.shape[1]).index_copy(0, rows, logits)

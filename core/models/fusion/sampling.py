@@ -1,0 +1,109 @@
+"""Which point lies where in which image, as sparse matrices between points and pixels.
+
+Everything that needs a data-dependent size is found once per batch, in :meth:`View.of`; stages only do arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from core.contracts import Batch
+from core.sparse.points import GatherTable, gather_sum
+
+__all__ = ["Overlap", "View", "sample_image"]
+
+Overlap = Literal["last", "mean"]
+
+
+@dataclass
+class View:
+    """The (point, image) pairs of a batch, sorted by point, then camera. Image ``b * K + k`` is camera k of scan b.
+
+    Attributes:
+        point, image: i64 [P]. uv: f32 [P, 2] in [-1, 1], outermost pixel centres. weight: f32 [P], share of the pair in
+            what its point reads; 1 per point in total. ptr: i64 [SV + 1], pairs of each point.
+        images: B * K. in_view: bool [SV]. rows: i64 [R], the points in view.
+    """
+
+    point: Tensor
+    image: Tensor
+    uv: Tensor
+    weight: Tensor
+    ptr: Tensor
+    images: int
+    in_view: Tensor
+    rows: Tensor
+    tables: dict[Any, GatherTable] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, batch: Batch, overlap: Overlap) -> View:
+        """Of a batch with images; a point that several cameras see reads the last one, or the mean of all."""
+        scans, cameras = batch.images.shape[:2]
+        visible = batch.visible.T
+        point, camera = visible.nonzero(as_tuple=True)
+        counts = visible.sum(1)
+        in_view = counts > 0
+        ptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        if overlap == "last":
+            rank = torch.arange(len(point), device=point.device)
+            weight = (rank == ptr.index_select(0, point + 1) - 1).float()
+        else:
+            weight = 1.0 / counts.index_select(0, point)
+        image = batch.coords[:, 0].long().index_select(0, point) * cameras + camera
+        uv = batch.pixels.flatten(0, 1).index_select(0, camera * len(counts) + point).float()
+        rows = in_view.nonzero()[:, 0]
+        return cls(point, image, uv, weight, ptr, scans * cameras, in_view, rows)
+
+    def cells(self, sizes: Sequence[tuple[int, int]]) -> GatherTable:
+        """Points -> mean in each cell ``floor((uv + 1) / 2 * (size - 1))`` of the grids (rows, columns) of ``sizes``.
+
+        Rows are ordered by grid, image, row, column.
+        """
+        key = ("cells", *sizes)
+        if key not in self.tables:
+            keys, start = [], 0
+            for height, width in sizes:
+                column, row = (c.floor().long() for c in _pixel(self.uv, height, width))
+                keys.append(start + (self.image * height + row) * width + column)
+                start += self.images * height * width
+            cell, point = torch.cat(keys), self.point.repeat(len(sizes))
+            counts = torch.zeros(start, dtype=torch.int64, device=cell.device)
+            counts.scatter_add_(0, cell, torch.ones_like(cell))
+            weight = 1.0 / counts.index_select(0, cell)
+            self.tables[key] = GatherTable.from_entries(cell, point, weight, start, len(self.in_view))
+        return self.tables[key]
+
+    def corners(self, size: tuple[int, int]) -> GatherTable:
+        """Pixels of [B * K, H, W] -> bilinear value at each point, 0 for a point not in view."""
+        key = ("corners", size)
+        if key not in self.tables:
+            height, width = size
+            x, y = _pixel(self.uv, height, width)
+            x0, y0 = x.floor().long(), y.floor().long()
+            fx, fy = x - x0, y - y0
+            x1, y1 = (x0 + 1).clamp_max(width - 1), (y0 + 1).clamp_max(height - 1)
+            start = self.image * height
+            rows = [(start + y) * width + x for y, x in ((y0, x0), (y0, x1), (y1, x0), (y1, x1))]
+            weights = [(1 - fy) * (1 - fx), (1 - fy) * fx, fy * (1 - fx), fy * fx]
+            weight = torch.stack(weights, 1) * self.weight[:, None]
+            index = torch.stack(rows, 1).flatten().int()
+            self.tables[key] = GatherTable(4 * self.ptr, index, weight.flatten(), self.images * height * width)
+        return self.tables[key]
+
+
+def _pixel(uv: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Column and row of the pixel coordinates, as floats inside the image."""
+    u, v = ((uv + 1) / 2).unbind(1)
+    return u * (width - 1), v * (height - 1)
+
+
+def sample_image(features: Tensor, view: View) -> Tensor:
+    """Bilinear features at the points: [B * K, C, H, W] -> [SV, C], 0 where no camera looks."""
+    height, width = features.shape[2:]
+    pixels = features.permute(0, 2, 3, 1).reshape(-1, features.shape[1])
+    return gather_sum(pixels, view.corners((height, width)))

@@ -1,0 +1,167 @@
+"""SwiftNet image branch (Oršić et al., CVPR 2019), run stage by stage so that LiDAR features can join in between.
+
+The pixel decoder ends at the finest stage (a half or a quarter of the image). Full-resolution maps are never made:
+points read the 128 channels of that level bilinearly and are classified one by one (``PixelHead``). Against upsampling
+first, the ReLU comes after both interpolations instead of between them and batch statistics are those of the points
+instead of the pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from core.config import Section
+from core.errors import UserError
+from core.models.image.resnet import RESNETS, ResNet
+
+__all__ = ["ImageConfig", "SwiftNet", "upsample"]
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and standard deviation of RGB in 0..1
+SPP_MOMENTUM = 0.012  # pooled grids have few cells, so their statistics move slowly
+
+
+class ImageConfig(Section):
+    """``model.image:`` section.
+
+    Attributes:
+        encoder: resnet18, resnet34 or resnet50 (built in), or the name of a timm model (``pip install timm``).
+        weights: file of the encoder's ImageNet weights (.pth or .safetensors); null = from scratch.
+        stem_stride: of the built-in encoders' first convolution: 1 = features at strides 2, 4, 8, 16 like the voxels';
+            2 = at 4, 8, 16, 32, a quarter of the work.
+        skip: what the decoder and the fusion read: stages after ("activated", as U2MKD's code does) or before their
+            last ReLU ("preactivation", as the SwiftNet paper does); timm models give the former only.
+        normalize: "imagenet" = mean and deviation of ImageNet; "none" = 0..255 (U2MKD's released weights).
+        decoder_channels: width of pooling and decoder.
+        spp_grids: rows of the pooled grids; columns follow the image's shape.
+    """
+
+    encoder: str = "resnet18"
+    weights: Path | None = None
+    stem_stride: Literal[1, 2] = 1
+    skip: Literal["activated", "preactivation"] = "activated"
+    normalize: Literal["imagenet", "none"] = "imagenet"
+    decoder_channels: int = Field(128, ge=8)
+    spp_grids: tuple[int, ...] = (8, 4, 2)
+
+
+def upsample(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Bilinear [N, C, h, w] -> [N, C, *size], outermost pixel centres aligned like the points' pixel coordinates."""
+    if x.shape[2:] == tuple(size):
+        return x
+    return F.interpolate(x, tuple(size), mode="bilinear", align_corners=True)
+
+
+def norm_relu_conv(cin: int, cout: int, kernel: int = 1, momentum: float = 0.1) -> nn.Sequential:
+    """BN - ReLU - convolution without bias."""
+    conv = nn.Conv2d(cin, cout, kernel, padding=kernel // 2, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    return nn.Sequential(nn.BatchNorm2d(cin, momentum=momentum), nn.ReLU(inplace=True), conv)
+
+
+class SpatialPyramidPooling(nn.Module):
+    """Joins a map with its averages over coarse grids."""
+
+    def __init__(self, cin: int, width: int, grids: Sequence[int]) -> None:
+        super().__init__()
+        level = width // len(grids)
+        self.grids = tuple(grids)
+        self.reduce = norm_relu_conv(cin, width, momentum=SPP_MOMENTUM)
+        self.levels = nn.ModuleList(norm_relu_conv(width, level, momentum=SPP_MOMENTUM) for _ in grids)
+        self.fuse = norm_relu_conv(width + len(grids) * level, width, momentum=SPP_MOMENTUM)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, cin, H, W] -> [N, width, H, W]."""
+        x = self.reduce(x)
+        height, width = x.shape[2:]
+        maps = [x]
+        for grid, level in zip(self.grids, self.levels):
+            pooled = F.adaptive_avg_pool2d(x, (grid, max(1, round(width / height * grid))))
+            maps.append(upsample(level(pooled), (height, width)))
+        return self.fuse(torch.cat(maps, 1))
+
+
+class UpUnit(nn.Module):
+    """``conv3(ReLU(BN(up(x) + conv1(ReLU(BN(skip))))))``."""
+
+    def __init__(self, skip: int, width: int) -> None:
+        super().__init__()
+        self.skip, self.blend = norm_relu_conv(skip, width), norm_relu_conv(width, width, 3)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        """[N, width, h, w] and skip [N, C, H, W] -> [N, width, H, W]."""
+        lateral = self.skip(skip)
+        return self.blend(lateral.add_(upsample(x, lateral.shape[2:])))
+
+
+class SwiftNet(nn.Module):
+    """Encoder, pyramid pooling and decoder.
+
+    Args:
+        config: see :class:`ImageConfig`.
+
+    Attributes:
+        channels: of the four skips; the last one is pooled.
+        out_channels: of the decoded map.
+    """
+
+    def __init__(self, config: ImageConfig) -> None:
+        super().__init__()
+        self.config, width = config, config.decoder_channels
+        if not config.spp_grids or width < len(config.spp_grids):
+            raise UserError("spp_grids needs at least one grid, and no more than decoder_channels", where="model.image")
+        self.encoder = _encoder(config)
+        *fine, coarse = self.encoder.channels
+        self.spp = SpatialPyramidPooling(coarse, width, config.spp_grids)
+        self.decoder = nn.ModuleList(UpUnit(skip, width) for skip in reversed(fine))
+        self.channels, self.out_channels = (*fine, width), width
+        mean, std = IMAGENET if config.normalize == "imagenet" else ((0.0,) * 3, (1 / 255,) * 3)
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    def load_pretrained(self) -> None:
+        """Read ``config.weights``, if it names a file, into the encoder.
+
+        Raises:
+            UserError: the file is missing, damaged or of another network.
+        """
+        if self.config.weights is not None:
+            self.encoder.load_pretrained(self.config.weights)
+
+    def stem(self, images: Tensor) -> Tensor:
+        """Normalise f32 [N, 3, H, W] in 0..1 and run what comes before the first stage."""
+        normal = (images - self.mean) / self.std
+        return self.encoder.stem(normal.contiguous(memory_format=torch.channels_last))
+
+    def stage(self, i: int, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Stage ``i`` (0..3): (input of the next stage, skip [N, channels[i], H', W'])."""
+        x, skip = self.encoder.stage(i, x)
+        return x, self.spp(skip) if i == 3 else skip
+
+    def decode(self, skips: Sequence[Tensor]) -> Tensor:
+        """Four skips, fine to coarse -> [N, out_channels, H, W] at the finest skip's size."""
+        x = skips[-1]
+        for unit, skip in zip(self.decoder, reversed(skips[:-1])):
+            x = unit(x, skip)
+        return x
+
+
+def _encoder(config: ImageConfig) -> nn.Module:
+    if config.encoder in RESNETS:
+        return ResNet(config.encoder, config.stem_stride, config.skip == "preactivation")
+    from core.models.image.timm_encoder import TimmEncoder
+
+    fixed = [key for key in ("stem_stride", "skip") if getattr(config, key) != ImageConfig.model_fields[key].default]
+    if fixed:
+        raise UserError(
+            f"'{config.encoder}' is a timm model, whose {' and '.join(fixed)} cannot be chosen",
+            where=", ".join(f"model.image.{key}" for key in fixed),
+            cure=f"Leave the key out, or choose one of {', '.join(RESNETS)}",
+        )
+    return TimmEncoder(config.encoder)
