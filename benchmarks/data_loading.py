@@ -3,7 +3,8 @@
     python benchmarks/data_loading.py CONFIG [--split train] [--scans 32] [--workers 0 1 2] [--json FILE]
 
 Each stage runs alone in this process; a rate is 1 / the median over the scans. The loader's rates are of whole batches
-after the workers have started; ``start`` is the time from building the loader to its first batch.
+after the workers have started; ``start`` is the time from building the loader to its first batch. ``paste`` is measured
+if ``data.paste`` names an instance database; "whole sample" begins after it.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from core.config import Config, load_config
 from core.data import DataConfig, ScanSamples, build_loader, collate, make_sample, voxelize
 from core.data.augment import augment
+from core.data.instances.paste import Paster
 from core.data.sample import decode_images, project_points
 from core.datasets import build_dataset
 from core.datasets.base import ScanDataset
@@ -64,13 +66,17 @@ def time_stages(config: Config, dataset: ScanDataset, split: str, count: int) ->
         keyframe_time = median_time(lambda i: keyframes.load(i, cameras=False), indices)
         stages = {"read": keyframe_time, "sweeps": max(0.0, stages["read"] - keyframe_time)}
     scans = [dataset.load(i, cameras=data.images) for i in indices[: min(count, len(dataset), 8)]]
+    if data.paste is not None:
+        paste = Paster(data.paste, dataset.labels)
+        draws = [(scan, seed) for scan in scans for seed in range(4)]
+        stages["paste"] = median_time(lambda draw: paste(draw[0], np.random.default_rng(draw[1])), draws)
     if data.augment is not None:
         stages["augment"] = median_time(lambda s: augment(s.points, np.random.default_rng(0), data.augment), scans)
     stages["voxelise"] = median_time(lambda s: voxelize(s.points, data.voxel_size), scans)
     if data.images:
         pairs = [(s, s.points[voxelize(s.points, data.voxel_size)[1]]) for s in scans]
         stages["project"] = median_time(lambda pair: project_points(pair[1], pair[0].cameras), pairs)
-        stages["decode images"] = median_time(lambda s: decode_images(s.cameras, data.image_size, s.token), scans)
+        stages["decode images"] = median_time(lambda s: decode_images(s.cameras, data.image_size), scans)
     stages["whole sample"] = median_time(
         lambda s: make_sample(s, 0, data, training=True, rng=np.random.default_rng(0)), scans
     )

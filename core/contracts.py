@@ -1,4 +1,4 @@
-"""What one floor hands to the next: scan -> sample -> batch -> output.
+"""What one floor hands to the next: scan -> sample -> batch (or a pair of views) -> output.
 
 Units are metres, seconds and pixels; the LiDAR frame has x forward (or the data set's own heading), z up. Label 0 is
 "ignore" in train ids everywhere. ``N`` points, ``V`` voxels, ``C`` channels, ``K`` cameras, ``B`` samples.
@@ -17,7 +17,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from core.sparse import SparseTensor
 
-__all__ = ["IGNORE", "Batch", "Camera", "Output", "Sample", "Scan"]
+__all__ = ["IGNORE", "Batch", "Camera", "Output", "Pair", "Sample", "Scan"]
 
 IGNORE = 0  # train id of "ignore"
 
@@ -72,6 +72,8 @@ class Scan:
         time_lag: f32 [N] s before (+) or after (-) the keyframe; exactly 0 for the keyframe's own points.
         cameras: the keyframe's cameras, images not yet decoded.
         pose: f64 [4, 4] LiDAR -> world.
+        pasted: bool [N], points of objects put in from other scans, which no image shows; they count as the keyframe's
+            and follow its own. None = there are none.
     """
 
     token: str
@@ -82,6 +84,7 @@ class Scan:
     time_lag: np.ndarray
     cameras: tuple[Camera, ...]
     pose: np.ndarray
+    pasted: np.ndarray | None = None
 
     @property
     def keyframe(self) -> np.ndarray:
@@ -178,6 +181,35 @@ class Batch:
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory; called by the data loader on GPU machines."""
         return self._apply(lambda tensor: tensor.pin_memory())
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The student's and the teacher's view of the same scans, linked by point indices alone."""
+
+    student: Batch
+    teacher: Batch
+
+    def __len__(self) -> int:
+        return len(self.student)
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """The scans."""
+        return self.student.tokens
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """Messages about damaged scans; they travel in the student's batch."""
+        return self.student.skipped
+
+    def to(self, device: torch.device | str) -> Pair:
+        """Both views on ``device``."""
+        return Pair(self.student.to(device), self.teacher.to(device))
+
+    def pin_memory(self) -> Pair:
+        """Both views in page-locked memory."""
+        return Pair(self.student.pin_memory(), self.teacher.pin_memory())
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Augmentation of a point cloud: small functions of (points, rng), and their order.
+"""Augmentation of a point cloud: small functions of (points, rng), their order, and given changes in place of draws.
 
 Flip, rotation and scale are those of Yan et al., "2DPASS" (ECCV 2022) and of the SPVNAS family before it. Every draw
 comes from the generator handed in, so a sample is a function of that generator's seed alone.
@@ -7,39 +7,92 @@ comes from the generator handed in, so a sample is a function of that generator'
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from core.data.config import AugmentConfig, FlipAxes
 
-__all__ = ["augment", "draw_kept", "flip", "rotate", "scale", "translate"]
+__all__ = ["View", "augment", "draw_kept", "draw_view", "flip", "move", "rotate", "scale", "translate"]
 
 Degrees = tuple[float, float]
 
 
+@dataclass(frozen=True)
+class View:
+    """One change of a whole point cloud, in this order; by default none.
+
+    Attributes:
+        flip: axes whose coordinates are negated. degrees: counter-clockwise about z. scale: factors of x, y, z.
+        shift: m, along x, y, z.
+    """
+
+    flip: FlipAxes = "none"
+    degrees: float = 0.0
+    scale: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    shift: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+
+def move(points: np.ndarray, view: View) -> np.ndarray:
+    """Apply a given change; f32 [N, 3] m -> the same, the very input where nothing changes."""
+    if view.flip != "none":
+        points = points * np.array([-1 if "x" in view.flip else 1, -1 if "y" in view.flip else 1, 1], np.float32)
+    if view.degrees:
+        angle = np.deg2rad(view.degrees)
+        cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+        x, y, z = points.T
+        points = np.stack([cos * x - sin * y, sin * x + cos * y, z], axis=1)
+    if view.scale != (1.0, 1.0, 1.0):
+        points = points * np.array(view.scale, np.float32)
+    if any(view.shift):
+        points = points + np.array(view.shift, np.float32)
+    return points
+
+
 def flip(points: np.ndarray, rng: np.random.Generator, choices: Sequence[FlipAxes]) -> np.ndarray:
     """Negate x, y, both or none, drawn with equal chance from ``choices``; f32 [N, 3] m -> the same."""
-    axes = choices[int(rng.integers(len(choices)))]
-    signs = np.array([-1 if "x" in axes else 1, -1 if "y" in axes else 1, 1], np.float32) if axes != "none" else 1
-    return points * np.float32(signs)
+    return move(points, View(flip=_draw_flip(rng, choices)))
 
 
 def rotate(points: np.ndarray, rng: np.random.Generator, degrees: Degrees = (-180.0, 180.0)) -> np.ndarray:
     """Turn counter-clockwise about z by an angle uniform in ``degrees``; f32 [N, 3] m -> the same."""
-    angle = np.deg2rad(rng.uniform(*degrees))
-    cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
-    x, y, z = points.T
-    return np.stack([cos * x - sin * y, sin * x + cos * y, z], axis=1)
+    return move(points, View(degrees=rng.uniform(*degrees)))
 
 
-def scale(points: np.ndarray, rng: np.random.Generator, factors: tuple[float, float] = (0.95, 1.05)) -> np.ndarray:
-    """Multiply by a factor uniform in ``factors``; f32 [N, 3] m -> the same."""
-    return points * np.float32(rng.uniform(*factors))
+def scale(
+    points: np.ndarray, rng: np.random.Generator, factors: tuple[float, float] = (0.95, 1.05), *, z: bool = True
+) -> np.ndarray:
+    """Multiply x, y (and ``z``) by a factor uniform in ``factors``; f32 [N, 3] m -> the same."""
+    return move(points, View(scale=_draw_scale(rng, factors, z)))
 
 
 def translate(points: np.ndarray, rng: np.random.Generator, std: Sequence[float] = (0.1, 0.1, 0.1)) -> np.ndarray:
     """Shift all points by one normal draw of standard deviations ``std`` (m); f32 [N, 3] m -> the same."""
-    return points + rng.normal(0.0, std).astype(np.float32)
+    return move(points, View(shift=_draw_shift(rng, std)))
+
+
+def _draw_flip(rng: np.random.Generator, choices: Sequence[FlipAxes]) -> FlipAxes:
+    return choices[int(rng.integers(len(choices)))]
+
+
+def _draw_scale(rng: np.random.Generator, factors: tuple[float, float], z: bool) -> tuple[float, float, float]:
+    factor = rng.uniform(*factors)
+    return factor, factor, factor if z else 1.0
+
+
+def _draw_shift(rng: np.random.Generator, std: Sequence[float]) -> tuple[float, float, float]:
+    return tuple(rng.normal(0.0, std).tolist())
+
+
+def draw_view(rng: np.random.Generator, config: AugmentConfig) -> View:
+    """Flip, rotation, scale and shift, as far as ``config`` asks for them."""
+    still = View()
+    return View(
+        flip=_draw_flip(rng, config.flip_choices) if config.flip_choices else still.flip,
+        degrees=still.degrees if config.rotate_range is None else rng.uniform(*config.rotate_range),
+        scale=still.scale if config.scale is None else _draw_scale(rng, config.scale, config.scale_z),
+        shift=still.shift if config.translate_std is None else _draw_shift(rng, config.translate_std),
+    )
 
 
 def augment(points: np.ndarray, rng: np.random.Generator, config: AugmentConfig) -> np.ndarray:
@@ -51,15 +104,7 @@ def augment(points: np.ndarray, rng: np.random.Generator, config: AugmentConfig)
     Returns:
         f32 [N, 3] m; the input is not written to.
     """
-    if config.flip_choices:
-        points = flip(points, rng, config.flip_choices)
-    if config.rotate_range is not None:
-        points = rotate(points, rng, config.rotate_range)
-    if config.scale is not None:
-        points = scale(points, rng, config.scale)
-    if config.translate_std is not None:
-        points = translate(points, rng, config.translate_std)
-    return points
+    return move(points, draw_view(rng, config))
 
 
 def draw_kept(count: int, rng: np.random.Generator, dropout: float) -> np.ndarray:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from core.config import Section
 
-__all__ = ["AugmentConfig", "DataConfig", "FlipAxes"]
+__all__ = [
+    "AugmentConfig",
+    "DataConfig",
+    "FlipAxes",
+    "ImageAugmentConfig",
+    "PasteConfig",
+    "ThingRule",
+    "VoteAugmentConfig",
+]
 
 FlipAxes = Literal["none", "x", "y", "xy"]
 Range = tuple[float, float]
@@ -20,7 +29,7 @@ class AugmentConfig(Section):
     Attributes:
         flip: true = one of none, x, y, xy with equal chance, or a list of those to choose from; "x" negates x.
         rotate: degrees about z, uniform in [low, high]; true = [-180, 180].
-        scale: factor on all three axes, uniform in [low, high].
+        scale: factor uniform in [low, high], on all three axes; without ``scale_z`` (2DPASS) on x and y.
         translate_std: m, standard deviation along x, y, z of one shift of the whole scan.
         dropout: the largest fraction of points left out; the fraction of a scan is uniform in [0, dropout].
     """
@@ -28,6 +37,7 @@ class AugmentConfig(Section):
     flip: bool | tuple[FlipAxes, ...] = True
     rotate: bool | Range | None = True
     scale: Range | None = (0.95, 1.05)
+    scale_z: bool = True
     translate_std: tuple[float, float, float] | None = (0.1, 0.1, 0.1)
     dropout: float = Field(0.0, ge=0, lt=1)
 
@@ -67,12 +77,104 @@ class AugmentConfig(Section):
         return self.rotate
 
 
+class VoteAugmentConfig(AugmentConfig):
+    """``eval.vote_augment:``: what the views of ``--vote-mode legacy_random`` are drawn from.
+
+    The defaults are those of 2DPASS's published scores: any yaw and a small shift. No view leaves a point out.
+    """
+
+    flip: bool | tuple[FlipAxes, ...] = False
+    scale: Range | None = None
+    scale_z: bool = False
+    dropout: float = Field(0.0, ge=0, le=0)
+
+
+class ImageAugmentConfig(Section):
+    """``data.image_augment:``, training only, each camera on its own; the defaults are those of 2DPASS on nuScenes.
+
+    Attributes:
+        crop: px, [width, height] of a cut-out at the image's lower edge, anywhere along it; null = the whole image.
+            It follows ``data.image_size``.
+        flip: chance of a mirrored image.
+        jitter: brightness, contrast, saturation: each changed by a factor uniform in 1 +- this; null = none.
+    """
+
+    crop: tuple[int, int] | None = None
+    flip: float = Field(0.5, ge=0, le=1)
+    jitter: tuple[float, float, float] | None = (0.4, 0.4, 0.4)
+
+    @field_validator("crop")
+    @classmethod
+    def _two_pixels(cls, value: tuple[int, int] | None) -> tuple[int, int] | None:
+        if value is not None and min(value) < 2:
+            raise ValueError("width and height are at least 2 px")
+        return value
+
+    @field_validator("jitter")
+    @classmethod
+    def _strength(cls, value: tuple[float, float, float] | None) -> tuple[float, float, float] | None:
+        if value is not None and not all(0 <= strength < float("inf") for strength in value):
+            raise ValueError("jitter is finite and not negative")
+        return value
+
+
+class ThingRule(Section):
+    """What the paste augmentation knows of one thing class.
+
+    Attributes:
+        min_points: instances with fewer points are neither stored nor pasted.
+        ground: classes an instance may be put on.
+    """
+
+    min_points: int = Field(10, ge=1)
+    ground: tuple[str, ...] = Field(min_length=1)
+
+
+class PasteConfig(Section):
+    """``data.paste:``, training only: objects of other training scans, put on this scan's ground (as in U2MKD).
+
+    Attributes:
+        database: folder that ``prepare_inst_database.py`` wrote.
+        count: objects drawn for each scan; one that fits nowhere is left out.
+        max_points: of all pasted objects of a scan together; an object that would exceed it is left out.
+        weights: chance of a class: "frequency" = its number of instances in the database, "sqrt" = the root of that,
+            "uniform", or numbers by class name (a class not named is never drawn).
+        jitter: m, (along x and y, upwards): a place is shifted by up to +- the first and 0 to the second.
+        occlude: remove the keyframe's points behind a pasted object, as the scanner would not have seen them. False
+            keeps them, as published.
+        things: classes, smallest instances and grounds; null = the label space's table
+            (:mod:`core.data.instances.tables`).
+        sensor: m, the scanner in the scan's frame, about which objects are turned and from which they cast shadows;
+            null = the origin, for PandaSet the place on the roof.
+    """
+
+    database: Path
+    count: int = Field(6, ge=1)
+    max_points: int = Field(5000, ge=1)
+    weights: Literal["frequency", "sqrt", "uniform"] | dict[str, float] = "frequency"
+    jitter: tuple[float, float] = (0.5, 0.05)
+    occlude: bool = True
+    things: dict[str, ThingRule] | None = None
+    sensor: tuple[float, float, float] | None = None
+
+    @field_validator("jitter", "weights")
+    @classmethod
+    def _not_negative(cls, value: Range | str | dict[str, float]) -> Range | str | dict[str, float]:
+        numbers = value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else ()
+        if any(not 0 <= number < float("inf") for number in numbers):
+            raise ValueError("numbers here are finite and not negative")
+        return value
+
+
 class DataConfig(Section):
     """``data:`` section.
 
     Attributes:
         voxel_size: m, edge of a voxel.
         augment: training augmentation; null = none.
+        paste: training only: objects from an instance database; null = none.
+        mix: training only: chance of a scan to take in all instances of another one, drawn at random (2DPASS); they
+            count as pasted. The reader has to give instance numbers.
         point_range: m, [x0, y0, z0, x1, y1, z1] in the LiDAR frame; points outside are in no voxel, and are scored as
             errors. null = all points.
         max_voxels: training only; of a larger sample the voxels nearest to a random one are kept. null = all.
@@ -81,6 +183,8 @@ class DataConfig(Section):
         intensity_divisor: intensities are divided by it (1 = as recorded: KITTI 0..1, nuScenes 0..255).
         sweeps: false = the view sees the keyframe's own points only, whatever the reader appends.
         images: give the cameras' images and the pixel of each voxel.
+        eval_images: in evaluation too. False is for students that need cameras only while they learn.
+        image_augment: training augmentation of the images; null = none.
         image_size: px, [width, height] images are resized to (bilinear); null = as recorded.
         train_cameras: training only; this many cameras, drawn anew for each sample, are used. null = all.
         on_bad_sample: "raise" stops at a damaged scan; "skip" takes the next one and reports it.
@@ -88,12 +192,16 @@ class DataConfig(Section):
 
     voxel_size: float = Field(0.05, gt=0)
     augment: AugmentConfig | None = AugmentConfig()
+    paste: PasteConfig | None = None
+    mix: float = Field(0.0, ge=0, le=1)
     point_range: tuple[float, float, float, float, float, float] | None = None
     max_voxels: int | None = Field(None, ge=1)
     label_vote: Literal["first", "majority"] = "first"
     intensity_divisor: float = Field(1.0, gt=0)
     sweeps: bool = True
     images: bool = False
+    eval_images: bool = True
+    image_augment: ImageAugmentConfig | None = None
     image_size: tuple[int, int] | None = None
     train_cameras: int | None = Field(None, ge=1)
     on_bad_sample: Literal["raise", "skip"] = "raise"
@@ -111,3 +219,7 @@ class DataConfig(Section):
         if box is not None and any(low >= high for low, high in zip(box[:3], box[3:])):
             raise ValueError("point_range is [x0, y0, z0, x1, y1, z1] with x0 < x1, y0 < y1, z0 < z1")
         return self
+
+    def uses_images(self, training: bool) -> bool:
+        """The view has images."""
+        return self.images and (training or self.eval_images)

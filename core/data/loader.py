@@ -6,23 +6,34 @@ import multiprocessing
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.context import BaseContext
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 import torch
+from loguru import logger
 from torch.utils.data import DataLoader, Dataset
 
-from core.contracts import Batch, Sample, Scan
+from core.contracts import Batch, Pair, Sample, Scan
 from core.data.collate import collate
-from core.data.config import DataConfig
+from core.data.config import DataConfig, PasteConfig
+from core.data.mix import Mixer
 from core.data.sample import make_sample
-from core.data.sampler import EpochSampler, SampleKey, sample_rng
+from core.data.sampler import MIX, PASTE, EpochSampler, SampleKey, sample_rng
 from core.datasets.base import ScanDataset
 from core.errors import UserError
 
-__all__ = ["BatchLoader", "PairedSamples", "ScanSamples", "build_loader", "explain_worker_death", "worker_context"]
+__all__ = [
+    "BatchLoader",
+    "ChosenScans",
+    "PairedSamples",
+    "ScanSamples",
+    "build_loader",
+    "explain_worker_death",
+    "worker_context",
+]
 
 T = TypeVar("T")
 _MAX_BAD_IN_A_ROW = 20  # then it is the data set that is damaged, not a scan
@@ -32,10 +43,13 @@ class _Samples(ABC, Dataset, Generic[T]):
     """Scan ``key.index`` as ``T``, or under ``skip`` the next undamaged one."""
 
     dataset: ScanDataset
+    parts: int = 1  # batches that together hold what is made from a scan
     seed: int
     training: bool
     cameras: bool
     skip: bool
+    paste: Callable[[Scan, np.random.Generator], Scan] | None
+    mix: Callable[[Scan, int, np.random.Generator], Scan] | None
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -45,7 +59,7 @@ class _Samples(ABC, Dataset, Generic[T]):
         for step in range(min(_MAX_BAD_IN_A_ROW, len(self.dataset)) if self.skip else 1):
             index = (key.index + step) % len(self.dataset)
             try:
-                made = self._make(self.dataset.load(index, cameras=self.cameras), key._replace(index=index))
+                made = self._make(self._load(key.epoch, index), key._replace(index=index))
             except UserError as error:
                 if not self.skip:
                     raise
@@ -57,6 +71,13 @@ class _Samples(ABC, Dataset, Generic[T]):
             f"{len(skipped)} scans in a row are damaged; the first: {skipped[0]}",
             cure="Run 'python -m core.check_data CONFIG' to see what is wrong with the data set",
         )
+
+    def _load(self, epoch: int, index: int) -> Scan:
+        """The scan with its pasted objects and instances: what all its views have in common."""
+        scan = self.dataset.load(index, cameras=self.cameras)
+        if self.paste is not None:
+            scan = self.paste(scan, sample_rng(self.seed, epoch, index, PASTE))
+        return scan if self.mix is None else self.mix(scan, index, sample_rng(self.seed, epoch, index, MIX))
 
     @abstractmethod
     def _make(self, scan: Scan, key: SampleKey) -> T: ...
@@ -85,7 +106,9 @@ class ScanSamples(_Samples[Sample]):
         self, dataset: ScanDataset, config: DataConfig, *, seed: int = 0, training: bool = False, view: int = 0
     ) -> None:
         self.dataset, self.config, self.seed, self.training, self.view = dataset, config, seed, training, view
-        self.cameras, self.skip = config.images, config.on_bad_sample == "skip"
+        self.cameras, self.skip = config.uses_images(training), config.on_bad_sample == "skip"
+        self.paste = _paster(dataset, config.paste) if training else None
+        self.mix = _mixer(dataset, config) if training else None
 
     def _make(self, scan: Scan, key: SampleKey) -> Sample:
         rng = sample_rng(self.seed, key.epoch, key.index, self.view)
@@ -98,15 +121,34 @@ class ScanSamples(_Samples[Sample]):
     collate = staticmethod(collate)
 
 
+class ChosenScans(ScanSamples):
+    """Some scans of a data set, in one view and without augmentation; samples keep their position in the data set.
+
+    Args:
+        indices: positions of the scans, in the order they are wanted.
+    """
+
+    def __init__(self, dataset: ScanDataset, config: DataConfig, indices: Sequence[int]) -> None:
+        super().__init__(dataset, config)
+        self.indices = indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, key: SampleKey) -> Sample:
+        return super().__getitem__(key._replace(index=self.indices[key.index]))
+
+
 class PairedSamples(_Samples[tuple[Sample, Sample]]):
     """A student's and a teacher's view of the same scan, read once and augmented independently.
 
-    A batch is the pair (student's, teacher's); :func:`core.data.mapping.teacher_voxels` links their rows. Messages
+    A batch is a :class:`Pair`; :func:`core.data.mapping.teacher_voxels` links its rows. Messages
     about damaged scans travel in the student's batch alone, so that they are not reported twice.
 
     Args:
         dataset: the scans, with the sweeps the teacher needs; ``student.sweeps`` decides whether the student sees them.
-        student, teacher: how a scan becomes each view; ``student.on_bad_sample`` holds for both.
+        student, teacher: how a scan becomes each view; ``student.on_bad_sample``, ``.paste`` and ``.mix`` hold for
+            both, since both see one scan.
     """
 
     def __init__(
@@ -119,8 +161,10 @@ class PairedSamples(_Samples[tuple[Sample, Sample]]):
         training: bool = False,
     ) -> None:
         self.dataset, self.student, self.teacher, self.seed, self.training = dataset, student, teacher, seed, training
-        self.cameras = student.images or teacher.images
+        self.cameras = student.uses_images(training) or teacher.uses_images(training)
         self.skip = student.on_bad_sample == "skip"
+        self.paste = _paster(dataset, student.paste) if training else None
+        self.mix = _mixer(dataset, student) if training else None
 
     def _make(self, scan: Scan, key: SampleKey) -> tuple[Sample, Sample]:
         student, teacher = (
@@ -140,9 +184,29 @@ class PairedSamples(_Samples[tuple[Sample, Sample]]):
         return replace(made[0], padded=padded, skipped=skipped), replace(made[1], padded=padded)
 
     @staticmethod
-    def collate(made: Sequence[tuple[Sample, Sample]]) -> tuple[Batch, Batch]:
+    def collate(made: Sequence[tuple[Sample, Sample]]) -> Pair:
         students, teachers = zip(*made)
-        return collate(students), collate(teachers)
+        return Pair(collate(students), collate(teachers))
+
+
+def _paster(dataset: ScanDataset, config: PasteConfig | None) -> Callable[[Scan, np.random.Generator], Scan] | None:
+    """The paste augmentation, which only jobs that ask for it import."""
+    if config is None:
+        return None
+    from core.data.instances.paste import Paster, foreign_scans
+
+    paster = Paster(config, dataset.labels)
+    foreign = foreign_scans(paster.database, {dataset.token(i) for i in range(len(dataset))})
+    if foreign:
+        logger.warning(
+            f"{foreign} scans of the instance database {config.database} are not in this training split; if they are "
+            "validation scans, the score is worth nothing: write a database with this configuration"
+        )
+    return paster
+
+
+def _mixer(dataset: ScanDataset, config: DataConfig) -> Mixer | None:
+    return Mixer(dataset, config.augment, config.mix) if config.mix > 0 else None
 
 
 @dataclass(frozen=True)
@@ -177,6 +241,11 @@ class BatchLoader:
     def __init__(self, loader: DataLoader, sampler: EpochSampler) -> None:
         self._loader, self.sampler = loader, sampler
 
+    @property
+    def samples(self) -> _Samples:
+        """What the workers make batches from."""
+        return self._loader.dataset.samples
+
     def set_epoch(self, epoch: int, start_step: int = 0) -> None:
         """Choose the epoch (from 0) of the next iteration, and the step it begins at."""
         self.sampler.set_epoch(epoch, start_step)
@@ -184,7 +253,7 @@ class BatchLoader:
     def __len__(self) -> int:
         return len(self.sampler)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Batch | Pair]:
         """Batches; pairs of them for :class:`PairedSamples`.
 
         Raises:
@@ -247,6 +316,7 @@ def build_loader(
         shuffle=shuffle,
         training=training,
         drop_last=drop_last,
+        parts=samples.parts,
     )
     options: dict[str, Any] = {}
     if workers:

@@ -8,7 +8,14 @@ from torch import Tensor
 from core.contracts import Batch
 from core.errors import UserError
 
-__all__ = ["gather_rows", "points_to_voxels", "teacher_voxels", "voxels_to_points"]
+__all__ = [
+    "gather_rows",
+    "keyframe_voxels",
+    "linked_voxels",
+    "points_to_voxels",
+    "teacher_voxels",
+    "voxels_to_points",
+]
 
 
 def gather_rows(values: Tensor, rows: Tensor, fill: float = 0) -> Tensor:
@@ -53,13 +60,30 @@ def teacher_voxels(student: Batch, teacher: Batch) -> Tensor:
     """
     if student.tokens != teacher.tokens:
         raise UserError(f"the views show different scans: {student.tokens} and {teacher.tokens}")
-    teacher_points = teacher.keyframe.nonzero().squeeze(1)
+    return linked_voxels(student, keyframe_voxels(teacher))
+
+
+def keyframe_voxels(batch: Batch) -> Tensor:
+    """Voxel row of every keyframe point in order, i64 [SNk]; -1 for a point in no voxel."""
+    return batch.point_to_voxel[batch.keyframe]
+
+
+def linked_voxels(student: Batch, voxels: Tensor) -> Tensor:
+    """For each student voxel, ``voxels`` (:func:`keyframe_voxels` of another view) of its representative point.
+
+    Returns:
+        i64 [SV], -1 where that point belongs to another sweep.
+
+    Raises:
+        UserError: the two views have different numbers of keyframe points.
+    """
     order = student.keyframe.cumsum(0) - 1  # ordinal of each student point among the keyframe points of the batch
-    if int(order[-1]) + 1 != len(teacher_points):
+    count = int(order[-1]) + 1 if len(order) else 0
+    if count != len(voxels):
         raise UserError(
-            f"the student's view has {int(order[-1]) + 1} keyframe points and the teacher's {len(teacher_points)} "
+            f"the student's view has {count} keyframe points and the teacher's {len(voxels)} "
             f"(scans {', '.join(student.tokens)})",
             cure="Make both views from the same reading of the scan",
         )
-    points = torch.where(student.keyframe, teacher_points[order.clamp(min=0)], -1)
-    return gather_rows(teacher.point_to_voxel, points_to_voxels(points, student), fill=-1)
+    ordinal = torch.where(student.keyframe, order, -1)
+    return gather_rows(voxels, points_to_voxels(ordinal, student), fill=-1)

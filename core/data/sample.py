@@ -8,8 +8,9 @@ from dataclasses import replace
 import numpy as np
 
 from core.contracts import IGNORE, Camera, Sample, Scan
-from core.data.augment import augment, draw_kept
+from core.data.augment import View, augment, draw_kept, move
 from core.data.config import DataConfig
+from core.data.image_augment import augment_image
 from core.data.voxelize import majority_labels, voxelize
 from core.errors import UserError
 
@@ -17,7 +18,13 @@ __all__ = ["decode_images", "keyframe_scan", "make_sample", "project_points"]
 
 
 def make_sample(
-    scan: Scan, index: int, config: DataConfig, *, training: bool = False, rng: np.random.Generator | None = None
+    scan: Scan,
+    index: int,
+    config: DataConfig,
+    *,
+    training: bool = False,
+    rng: np.random.Generator | None = None,
+    view: View | None = None,
 ) -> Sample:
     """Augment, voxelise and project a scan.
 
@@ -27,6 +34,7 @@ def make_sample(
         index: the scan's position in its data set.
         training: augment, crop to ``max_voxels`` and draw cameras, as far as ``config`` asks.
         rng: source of every random draw; needed when ``training``.
+        view: not in training: a given change of the points in place of a drawn one; None = as recorded.
 
     Raises:
         UserError: no point is left after ``point_range``, the scan is too large for the voxels, an image is damaged or
@@ -34,12 +42,16 @@ def make_sample(
     """
     if training and rng is None:
         raise ValueError("training samples need a random generator")
+    if training and view is not None:
+        raise ValueError("a training sample draws its view")
     if not config.sweeps:
         scan = keyframe_scan(scan)
     kept = _kept_points(scan, config, rng if training else None)
     points = scan.points
     if training and config.augment is not None:
         points = augment(points, rng, config.augment)
+    elif view is not None:
+        points = move(points, view)
     coords, voxel_to_point, point_to_voxel = _voxelize_kept(points, kept, config.voxel_size, scan.token)
     if training and config.max_voxels is not None and len(coords) > config.max_voxels:
         coords, voxel_to_point, point_to_voxel = _crop(coords, voxel_to_point, point_to_voxel, config.max_voxels, rng)
@@ -59,7 +71,7 @@ def make_sample(
         keyframe=scan.keyframe,
         distance=np.sqrt(np.einsum("ij,ij->i", scan.points, scan.points)),
     )
-    return _with_images(sample, scan, config, rng if training else None) if config.images else sample
+    return _with_images(sample, scan, config, rng if training else None) if config.uses_images(training) else sample
 
 
 def keyframe_scan(scan: Scan) -> Scan:
@@ -74,6 +86,7 @@ def keyframe_scan(scan: Scan) -> Scan:
         labels=None if scan.labels is None else scan.labels[own],
         instances=None if scan.instances is None else scan.instances[own],
         time_lag=scan.time_lag[own],
+        pasted=None if scan.pasted is None else scan.pasted[own],
     )
 
 
@@ -150,8 +163,14 @@ def _with_images(sample: Sample, scan: Scan, config: DataConfig, rng: np.random.
         chosen = np.sort(rng.choice(len(cameras), config.train_cameras, replace=False))
         cameras = tuple(cameras[i] for i in chosen)
     pixels, visible = project_points(scan.points[sample.voxel_to_point], cameras)
-    images = decode_images(cameras, config.image_size, scan.token)
-    return replace(sample, images=images, pixels=pixels, visible=visible)
+    if scan.pasted is not None:
+        unseen = scan.pasted[sample.voxel_to_point]
+        visible[:, unseen], pixels[:, unseen] = False, 0
+    images = decode_images(cameras, config.image_size)
+    if rng is not None and config.image_augment is not None:
+        for k, image in enumerate(images):
+            images[k], pixels[k], visible[k] = augment_image(image, pixels[k], visible[k], rng, config.image_augment)
+    return replace(sample, images=_stack(images, cameras, scan.token), pixels=pixels, visible=visible)
 
 
 def project_points(points: np.ndarray, cameras: Sequence[Camera]) -> tuple[np.ndarray, np.ndarray]:
@@ -175,25 +194,30 @@ def project_points(points: np.ndarray, cameras: Sequence[Camera]) -> tuple[np.nd
     return pixels, visible
 
 
-def decode_images(cameras: Sequence[Camera], size: tuple[int, int] | None, token: str) -> np.ndarray:
-    """Decode, resize and stack the images of one scan.
+def decode_images(cameras: Sequence[Camera], size: tuple[int, int] | None) -> list[np.ndarray]:
+    """Decode and resize the images of one scan: u8 [H, W, 3] each.
 
     Args:
-        size: px (width, height); None = as recorded, which must then be the same for all.
-        token: names the scan in an error.
-
-    Returns:
-        f32 [K, 3, H, W] in 0..1.
+        size: px (width, height); None = as recorded.
 
     Raises:
-        UserError: an image is damaged, or the sizes differ and ``size`` is None.
+        UserError: an image is damaged.
     """
-    images = [_resize(camera.load(), size) for camera in cameras]
+    return [_resize(camera.load(), size) for camera in cameras]
+
+
+def _stack(images: Sequence[np.ndarray], cameras: Sequence[Camera], token: str) -> np.ndarray:
+    """U8 [H, W, 3] each -> f32 [K, 3, H, W] in 0..1.
+
+    Raises:
+        UserError: the sizes differ; it names the cameras and the scan ``token``.
+    """
     if len({image.shape for image in images}) > 1:
         found = ", ".join(f"{c.name} {i.shape[1]}x{i.shape[0]}" for c, i in zip(cameras, images))
         raise UserError(
             f"the images of scan {token} differ in size ({found} px)",
-            cure="Set data.image_size: [width, height], or choose cameras of one size with dataset.cameras",
+            cure="Set data.image_size: [width, height] or data.image_augment.crop, or choose cameras of one size with "
+            "dataset.cameras",
         )
     stacked = np.stack(images).transpose(0, 3, 1, 2)
     return np.ascontiguousarray(stacked, np.float32) * np.float32(1 / 255)

@@ -10,9 +10,12 @@ from torch.utils.data import Sampler
 
 from core.errors import UserError
 
-__all__ = ["EpochSampler", "SampleKey", "sample_rng"]
+__all__ = ["MIX", "PASTE", "VOTE", "EpochSampler", "SampleKey", "sample_rng"]
 
 _ORDER = 0xFFFFFFFF  # the stream that shuffles an epoch; views of a sample use 0, 1, ...
+PASTE = 0xFFFFFFFE  # the stream of what all views of a scan share: pasted objects
+MIX = 0xFFFFFFFD  # the same of another scan's instances
+VOTE = 0xFFFFFFFC  # the stream that draws the views a vote is taken of
 
 
 class SampleKey(NamedTuple):
@@ -21,11 +24,13 @@ class SampleKey(NamedTuple):
     Attributes:
         epoch: counts from 0. index: position in the data set.
         padded: repeats a scan to even out the processes; never counts in a score.
+        part: which part of what is made from the scan, where that comes in several batches.
     """
 
     epoch: int
     index: int
     padded: bool = False
+    part: int = 0
 
 
 def sample_rng(seed: int, epoch: int, index: int, view: int = 0) -> np.random.Generator:
@@ -45,6 +50,7 @@ class EpochSampler(Sampler[list[SampleKey]]):
         num_samples: scans in the split.
         batch_size: scans per process and step.
         shuffle: a new order each epoch; None = as ``training``.
+        parts: each batch is given so many times in a row, with the part's number in its keys.
 
     Raises:
         UserError: no scans, or fewer than one step with ``drop_last``.
@@ -61,6 +67,7 @@ class EpochSampler(Sampler[list[SampleKey]]):
         shuffle: bool | None = None,
         training: bool = True,
         drop_last: bool = False,
+        parts: int = 1,
     ) -> None:
         if num_samples < 1:
             raise UserError("the split has no scans", cure="Run 'python -m core.check_data CONFIG' to see why")
@@ -70,6 +77,7 @@ class EpochSampler(Sampler[list[SampleKey]]):
         self.seed, self.training = seed, training
         self.shuffle = training if shuffle is None else shuffle
         self.drop_last = drop_last and training
+        self.parts = parts
         self.epoch = self.start_step = 0
         if self.steps_per_epoch == 0:
             raise UserError(
@@ -91,12 +99,13 @@ class EpochSampler(Sampler[list[SampleKey]]):
         self.epoch, self.start_step = epoch, start_step
 
     def __len__(self) -> int:
-        return self.steps_per_epoch - self.start_step
+        return (self.steps_per_epoch - self.start_step) * self.parts
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         # The whole list at once: a change of epoch while the loader reads ahead must not reach into this epoch.
         order = self._order()
-        return iter([self._batch(order, step) for step in range(self.start_step, self.steps_per_epoch)])
+        batches = [self._batch(order, step) for step in range(self.start_step, self.steps_per_epoch)]
+        return iter([[key._replace(part=part) for key in keys] for keys in batches for part in range(self.parts)])
 
     def _order(self) -> np.ndarray:
         if not self.shuffle:

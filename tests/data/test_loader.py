@@ -179,7 +179,7 @@ def test_pairs_are_one_reading_of_a_scan():
     pairs = PairedSamples(dataset, student, teacher, seed=1, training=True)
     batches = list(build_loader(pairs, batch_size=2, workers=0, training=True, seed=1))
     assert len(dataset.asked_cameras) == 4
-    for s, t in batches:
+    for s, t in ((pair.student, pair.teacher) for pair in batches):
         assert s.tokens == t.tokens
         assert int(s.keyframe.sum()) == len(s.keyframe) == int(t.keyframe.sum())
         assert len(t.keyframe) == len(s.keyframe) + 2 * 25
@@ -188,14 +188,15 @@ def test_pairs_are_one_reading_of_a_scan():
         first_s, first_t = s.voxel_to_point[0], t.voxel_to_point[0]
         assert first_s == first_t == 0
         assert not torch.allclose(s.feats[0, :2], t.feats[0, :2])  # two independent augmentations of one point
-    alone = ScanSamples(dataset, student, seed=1, training=True)[SampleKey(0, batches[0][0].indices[0])]
-    assert torch.equal(batches[0][0].feats[: len(alone.feats)], torch.from_numpy(alone.feats))
+    alone = ScanSamples(dataset, student, seed=1, training=True)[SampleKey(0, batches[0].student.indices[0])]
+    assert torch.equal(batches[0].student.feats[: len(alone.feats)], torch.from_numpy(alone.feats))
 
 
 def test_pairs_report_a_damaged_scan_once():
     config = CONFIG.model_copy(update={"on_bad_sample": "skip"})
     pairs = PairedSamples(FakeDataset(3, bad=(1,)), config, CONFIG, training=False)
-    student, teacher = next(iter(build_loader(pairs, batch_size=3, workers=0, training=False)))
+    pair = next(iter(build_loader(pairs, batch_size=3, workers=0, training=False)))
+    student, teacher = pair.student, pair.teacher
     assert student.tokens == teacher.tokens == ("scan0", "scan2", "scan2")
     assert student.padded == teacher.padded == (False, True, False)
     assert (len(student.skipped), len(teacher.skipped)) == (1, 0)

@@ -1,0 +1,77 @@
+"""Augmentation of camera images together with the pixels of the points (2DPASS, Yan et al., ECCV 2022).
+
+As for points, every draw comes from the generator handed in.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from core.data.config import ImageAugmentConfig
+from core.errors import UserError
+
+__all__ = ["augment_image", "crop", "flip", "jitter"]
+
+Link = tuple[np.ndarray, np.ndarray, np.ndarray]  # image u8 [H, W, 3]; pixels f32 [V, 2] in [-1, 1]; visible bool [V]
+
+
+def augment_image(
+    image: np.ndarray, pixels: np.ndarray, visible: np.ndarray, rng: np.random.Generator, config: ImageAugmentConfig
+) -> Link:
+    """Crop, jitter and mirror one camera's image, as far as ``config`` asks.
+
+    Args:
+        image: u8 [H, W, 3]. pixels: f32 [V, 2] in [-1, 1], outermost pixel centres. visible: bool [V].
+
+    Returns:
+        the same of the new image; points that have left it are not visible, and their pixels 0.
+
+    Raises:
+        UserError: the image is smaller than the crop.
+    """
+    if config.crop is not None:
+        image, pixels, visible = crop(image, pixels, visible, rng, config.crop)
+    if config.jitter is not None:
+        image = jitter(image, rng, config.jitter)
+    if config.flip > 0 and rng.random() < config.flip:
+        image, pixels = flip(image, pixels)
+    return image, pixels, visible
+
+
+def crop(
+    image: np.ndarray, pixels: np.ndarray, visible: np.ndarray, rng: np.random.Generator, size: tuple[int, int]
+) -> Link:
+    """Cut out ``size`` (width, height) px at the lower edge, anywhere along it with equal chance."""
+    height, width = image.shape[:2]
+    if size[0] > width or size[1] > height:
+        raise UserError(
+            f"the images have {width}x{height} px, less than a crop of {size[0]}x{size[1]}",
+            where="data.image_augment.crop",
+            cure="Choose a smaller crop, or set data.image_size to a larger one",
+        )
+    left, top = int(rng.integers(width - size[0] + 1)), height - size[1]
+    old, new = np.array([width, height], np.float32) - 1, np.array(size, np.float32) - 1
+    at = (pixels + 1) / 2 * old - np.array([left, top], np.float32)
+    visible = visible & (at >= 0).all(1) & (at <= new).all(1)
+    pixels = np.where(visible[:, None], 2 * at / new - 1, 0).astype(np.float32, copy=False)
+    return image[top:, left : left + size[0]], pixels, visible
+
+
+def flip(image: np.ndarray, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mirror left and right."""
+    return image[:, ::-1], pixels * np.array([-1, 1], np.float32)
+
+
+def jitter(image: np.ndarray, rng: np.random.Generator, strength: tuple[float, float, float]) -> np.ndarray:
+    """Change brightness, contrast and saturation, in random order, each by a factor uniform in 1 +- ``strength``.
+
+    Zero of each is black, the mean grey of the image, and the image in grey (as in torchvision's ColorJitter).
+    """
+    from PIL import Image, ImageEnhance  # jobs without cameras never import it
+
+    factors = rng.uniform(np.maximum(0, 1 - np.array(strength)), 1 + np.array(strength))
+    kinds = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    for i in rng.permutation(len(kinds)):
+        picture = kinds[i](picture).enhance(float(factors[i]))
+    return np.asarray(picture)

@@ -1,0 +1,123 @@
+"""The instance database on disk: one flat file of points per class, one index, one description.
+
+``<class>.bin`` holds f32 [n, 4] x, y, z (m, in the LiDAR frame of the instance's own scan, so that range and viewing
+angle are kept) and intensity (the data set's own scale), instance after instance. ``index.npy`` has one row per
+instance, ordered by class, then as in the data set; ``meta.json`` says what it was made from. Files are memory-mapped,
+so that all loading workers share one copy of the pages.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from core.errors import UserError
+from core.io import read_json
+
+__all__ = ["FORMAT", "INDEX", "META", "Database", "class_file", "index_dtype"]
+
+FORMAT = 1  # raise when files of an older version can no longer be read
+META, INDEX = "meta.json", "index.npy"
+_AGAIN = "Write it with 'python prepare_inst_database.py CONFIG'"
+
+
+def index_dtype(token_bytes: int) -> np.dtype:
+    """One row of the index.
+
+    ``cls`` train id; ``offset`` (points) into the class's file and ``count``; ``instance`` the data set's own number;
+    ``anchor`` m, mean x, mean y, smallest z; ``azimuth`` rad and ``range`` m of the anchor in the x-y plane; ``token``
+    of the scan.
+    """
+    fields = [("cls", "u1"), ("offset", "<i8"), ("count", "<i4"), ("instance", "<i4")]
+    fields += [("anchor", "<f4", 3), ("azimuth", "<f4"), ("range", "<f4"), ("token", f"S{max(token_bytes, 1)}")]
+    return np.dtype(fields)
+
+
+def class_file(name: str) -> str:
+    """File of a class: its name, with what a file system may not like replaced."""
+    return "".join(c if c.isalnum() or c in "-_" else "_" for c in name) + ".bin"
+
+
+class Database:
+    """A finished database, read only; arrays are mapped when first used, and again in every process that gets it.
+
+    Attributes:
+        folder: where it lies. meta: content of ``meta.json``.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Check that the files belong together; no points are read.
+
+        Raises:
+            UserError: the folder holds no finished database, one of another version, or a file is cut short.
+        """
+        self.folder = Path(folder)
+        if not (self.folder / META).is_file():
+            raise UserError("this folder holds no finished instance database", where=str(folder), cure=_AGAIN)
+        self.meta: dict[str, Any] = read_json(self.folder / META)
+        if self.meta.get("format") != FORMAT:
+            raise UserError(
+                f"this instance database has format {self.meta.get('format')}, this version reads {FORMAT}",
+                where=str(folder),
+                cure="Delete the folder and write it anew",
+            )
+        for entry in self.meta["classes"]:
+            self._check_size(entry["file"], 16 * entry["points"])
+        if len(self.index) != sum(entry["instances"] for entry in self.meta["classes"]):
+            raise UserError("the index does not belong to this database", where=str(self.folder / INDEX), cure=_AGAIN)
+
+    def _check_size(self, name: str, size: int) -> None:
+        path = self.folder / name
+        found = path.stat().st_size if path.is_file() else None
+        if found != size:
+            raise UserError(
+                f"{'missing' if found is None else f'{found} bytes'}, expected {size} bytes",
+                where=str(path),
+                cure="Copy the database again, or delete its folder and write it anew",
+            )
+
+    def __reduce__(self) -> tuple[type, tuple[Path]]:
+        """A worker maps the files again in place of receiving them."""
+        return Database, (self.folder,)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the label space whose train ids the classes are."""
+        return self.meta["labels"]["fingerprint"]
+
+    @cached_property
+    def index(self) -> np.ndarray:
+        """Rows of :func:`index_dtype`, mapped."""
+        try:
+            return np.load(self.folder / INDEX, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise UserError(f"cannot read the index ({error})", where=str(self.folder / INDEX), cure=_AGAIN) from error
+
+    @cached_property
+    def _points(self) -> dict[int, np.ndarray]:
+        return {
+            entry["id"]: np.memmap(self.folder / entry["file"], "<f4", "r", shape=(entry["points"], 4))
+            for entry in self.meta["classes"]
+        }
+
+    def points(self, row: int) -> np.ndarray:
+        """Points of instance ``row``: f32 [count, 4], a copy."""
+        entry = self.index[row]
+        start = int(entry["offset"])
+        return np.array(self._points[int(entry["cls"])][start : start + int(entry["count"])], np.float32)
+
+    def summary(self) -> str:
+        """Instances and points per class as lines of text."""
+        lines = [f"  {'class':22}{'instances':>10}{'points':>12}{'smallest':>10}{'median':>8}{'largest':>9}"]
+        for e in self.meta["classes"]:
+            lines.append(
+                f"  {e['name']:22}{e['instances']:>10,}{e['points']:>12,}{e['min']:>10,}{e['median']:>8,}{e['max']:>9,}"
+            )
+        absent = ", ".join(self.meta["absent"])
+        return "\n".join([*lines, f"  no instance of {absent}"] if absent else lines)

@@ -1,0 +1,208 @@
+"""Writes an instance database: parts in a pool of processes, joined when all are there, the description last.
+
+A part is a function of its task alone and is written atomically, so a killed command goes on after the last finished
+part, and the bytes do not depend on the number of processes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from loguru import logger
+from tqdm import tqdm
+
+from core.data.instances.database import FORMAT, INDEX, META, Database, class_file, index_dtype
+from core.data.loader import worker_context
+from core.errors import UserError
+from core.io import atomic_path, read_json, write_json
+from core.labels import LabelSpace
+
+__all__ = ["Part", "write_database"]
+
+_IDENTITY = "identity.json"
+
+
+@dataclass(frozen=True)
+class Part:
+    """Instances of a few scans.
+
+    Attributes:
+        points: f32 [n, 4], instance after instance. index: rows of ``index_dtype``; offsets are filled in later.
+        small, foreign: instances left out: too few points, not of the training split.
+    """
+
+    points: np.ndarray
+    index: np.ndarray
+    small: int = 0
+    foreign: int = 0
+
+
+def write_database(
+    out: Path,
+    identity: dict[str, Any],
+    labels: LabelSpace,
+    things: Sequence[int],
+    work: Callable[[Any], Part],
+    tasks: Sequence[Any],
+    workers: int,
+) -> Database:
+    """Write what ``work`` makes of ``tasks`` into ``out``, or find it there.
+
+    Args:
+        identity: what the database is made from, JSON; equal identities give equal bytes.
+        things: train ids that ``work`` looks for.
+        work: picklable. tasks: in the order of the data set.
+        workers: processes.
+
+    Raises:
+        UserError: ``out`` holds something else, another process is writing there, or a task failed.
+    """
+    parts = out / "parts"
+    identity = {"format": FORMAT, **identity}
+    if (out / META).is_file():
+        if Database(out).meta["identity"] != identity:
+            raise UserError(
+                "this folder holds another instance database",
+                where=str(out),
+                cure="Give another folder with --out, or delete this one",
+            )
+        logger.info(f"{out} already holds this instance database")
+        return Database(out)
+    if out.is_dir() and any(out.iterdir()) and not parts.is_dir():
+        raise UserError(
+            "this folder is not empty and holds no instance database", where=str(out), cure="Give a new one with --out"
+        )
+    parts.mkdir(parents=True, exist_ok=True)
+    with _alone(parts):
+        _prepare(parts, identity)
+        _make_parts(parts, work, tasks, workers)
+        _join(out, [_part_file(parts, number) for number in range(len(tasks))], identity, labels, things)
+    shutil.rmtree(parts)
+    return Database(out)
+
+
+@contextmanager
+def _alone(parts: Path) -> Iterator[None]:
+    with open(parts / "lock", "w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released by the kernel even if this process is killed
+        except BlockingIOError as error:
+            raise UserError("another process is writing this database", where=str(parts.parent)) from error
+        yield
+
+
+def _prepare(parts: Path, identity: dict[str, Any]) -> None:
+    """Remove the parts of another database that was never finished."""
+    known = parts / _IDENTITY
+    if known.is_file() and read_json(known) == identity:
+        return
+    for path in parts.glob("*.npz"):
+        path.unlink()
+    write_json(known, identity)
+
+
+def _part_file(parts: Path, number: int) -> Path:
+    return parts / f"{number:06d}.npz"
+
+
+def _make_parts(parts: Path, work: Callable[[Any], Part], tasks: Sequence[Any], workers: int) -> None:
+    missing = [(number, task) for number, task in enumerate(tasks) if not _part_file(parts, number).is_file()]
+    if len(missing) < len(tasks):
+        logger.info(f"{len(tasks) - len(missing)} of {len(tasks)} parts are already there")
+    make = partial(_make_part, parts)
+    with (
+        ExitStack() as stack,
+        tqdm(
+            total=len(tasks), initial=len(tasks) - len(missing), desc="instances", unit="part",
+            disable=not sys.stderr.isatty(),
+        ) as bar,
+    ):  # fmt: skip
+        if workers > 1 and len(missing) > 1:
+            count = min(workers, len(missing))
+            pool = stack.enter_context(worker_context().Pool(count, _receive, (work,)))
+            done = pool.imap_unordered(make, missing)
+        else:
+            _receive(work)
+            done = map(make, missing)
+        for _ in done:
+            bar.update()
+
+
+def _receive(work: Callable[[Any], Part]) -> None:
+    """Keep ``work`` in this process, so that it is sent once and not with every task."""
+    global _work
+    _work = work
+
+
+def _make_part(parts: Path, numbered: tuple[int, Any]) -> None:
+    number, task = numbered
+    part = _work(task)
+    with atomic_path(_part_file(parts, number)) as temporary, open(temporary, "wb") as stream:
+        np.savez(stream, points=part.points, index=part.index, left_out=np.array([part.small, part.foreign]))
+
+
+def _join(
+    out: Path, parts: Sequence[Path], identity: dict[str, Any], labels: LabelSpace, things: Sequence[int]
+) -> None:
+    rows, left_out = [], np.zeros(2, np.int64)
+    for path in parts:
+        with np.load(path, allow_pickle=False) as part:
+            rows.append(part["index"])
+            left_out += part["left_out"]
+    present = np.unique(np.concatenate([part["cls"] for part in rows])).tolist()
+    if not present:
+        raise UserError(
+            f"not one instance is large enough ({left_out[0]} are too small, {left_out[1]} not of the training split)",
+            where=str(out),
+            cure="Lower min_points in data.paste.things",
+        )
+    with ExitStack() as stack:
+        temporary = {c: stack.enter_context(atomic_path(out / class_file(labels.classes[c]))) for c in present}
+        streams = {c: stack.enter_context(open(path, "wb")) for c, path in temporary.items()}
+        for path, index in zip(parts, rows):
+            with np.load(path, allow_pickle=False) as part:
+                points, owner = part["points"], np.repeat(index["cls"], index["count"])
+            for c in np.unique(owner).tolist():
+                streams[c].write(points[owner == c].astype("<f4").tobytes())
+    index = _joined_index(rows)
+    with atomic_path(out / INDEX) as path, open(path, "wb") as stream:
+        np.save(stream, index, allow_pickle=False)
+    meta = {
+        "format": FORMAT,
+        "identity": identity,
+        "labels": {"name": labels.name, "fingerprint": labels.fingerprint},
+        "split": "train",
+        "classes": [_describe(c, labels, index["count"][index["cls"] == c]) for c in present],
+        "absent": [labels.classes[c] for c in things if c not in present],
+        "left_out": {"too_few_points": int(left_out[0]), "not_in_train_split": int(left_out[1])},
+    }
+    write_json(out / META, meta)
+
+
+def _joined_index(rows: Sequence[np.ndarray]) -> np.ndarray:
+    """All rows, by class, with their offsets."""
+    width = max(part.dtype["token"].itemsize for part in rows)
+    index = np.concatenate([part.astype(index_dtype(width)) for part in rows])
+    index = index[np.argsort(index["cls"], kind="stable")]
+    for c in np.unique(index["cls"]):
+        own = index["cls"] == c
+        counts = index["count"][own].astype(np.int64)
+        index["offset"][own] = np.cumsum(counts) - counts
+    return index
+
+
+def _describe(c: int, labels: LabelSpace, counts: np.ndarray) -> dict[str, Any]:
+    name = labels.classes[c]
+    size = {"min": int(counts.min()), "median": int(np.median(counts)), "max": int(counts.max())}
+    return {
+        "id": c, "name": name, "file": class_file(name), "instances": len(counts), "points": int(counts.sum()), **size,
+    }  # fmt: skip

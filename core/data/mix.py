@@ -1,0 +1,89 @@
+"""Mix augmentation of 2DPASS (Yan et al., ECCV 2022): all instances of a second scan, put into the first.
+
+Nothing is aligned with the ground or tested for collision, and the images show none of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from core.contracts import Scan
+from core.data.augment import flip, rotate
+from core.data.config import AugmentConfig
+from core.datasets.base import ScanDataset
+from core.errors import UserError
+
+__all__ = ["Mixer", "mix_scans"]
+
+
+class Mixer:
+    """Draws another scan of the data set and adds its instances.
+
+    They are flipped and turned on their own; the sample's augmentation follows for both. A turn by any angle after a
+    turn by any angle is again one, so the two parts are oriented independently.
+
+    Args:
+        dataset: where the other scans come from. augment: of the sample, None = the instances are not moved either.
+        chance: of a scan to be mixed.
+    """
+
+    def __init__(self, dataset: ScanDataset, augment: AugmentConfig | None, chance: float) -> None:
+        self.dataset, self.augment, self.chance = dataset, augment, chance
+
+    def __call__(self, scan: Scan, index: int, rng: np.random.Generator) -> Scan:
+        """The scan, number ``index`` of the data set, with the other's instances among its keyframe's points.
+
+        Raises:
+            UserError: one of the scans is damaged, or has no labels or instance numbers.
+        """
+        count = len(self.dataset)
+        if count < 2 or rng.random() >= self.chance:
+            return scan
+        other = int(rng.integers(count - 1))
+        other = self.dataset.load(other + (other >= index), cameras=False)
+        for part in (scan, other):
+            _check(part)
+        points = other.points
+        if self.augment is not None and self.augment.flip_choices:
+            points = flip(points, rng, self.augment.flip_choices)
+        if self.augment is not None and self.augment.rotate_range is not None:
+            points = rotate(points, rng, self.augment.rotate_range)
+        return mix_scans(scan, replace(other, points=points))
+
+
+def mix_scans(scan: Scan, other: Scan) -> Scan:
+    """``scan`` with the keyframe points of ``other`` that belong to an instance, after its own keyframe's points.
+
+    They are marked as pasted, and their instances' numbers follow those of the scan.
+    """
+    own = int(np.count_nonzero(scan.keyframe))
+    chosen = other.keyframe & (other.instances > 0)
+    count = int(np.count_nonzero(chosen))
+    if count == 0:
+        return scan
+    first = int(scan.instances.max(initial=0))
+
+    def join(old: np.ndarray, added: np.ndarray) -> np.ndarray:
+        return np.concatenate([old[:own], added.astype(old.dtype, copy=False), old[own:]])
+
+    pasted = np.zeros(len(scan.points), bool) if scan.pasted is None else scan.pasted
+    return replace(
+        scan,
+        points=join(scan.points, other.points[chosen]),
+        intensity=join(scan.intensity, other.intensity[chosen]),
+        labels=join(scan.labels, other.labels[chosen]),
+        instances=join(scan.instances, other.instances[chosen] + first),
+        time_lag=join(scan.time_lag, np.zeros(count)),
+        pasted=join(pasted, np.ones(count, bool)),
+    )
+
+
+def _check(scan: Scan) -> None:
+    if scan.labels is None or scan.instances is None:
+        raise UserError(
+            f"scan {scan.token} has no {'labels' if scan.labels is None else 'instance numbers'}",
+            where="data.mix",
+            cure="Set data.mix: 0, or let the reader give them (nuScenes: dataset.instances: true)",
+        )

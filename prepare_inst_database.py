@@ -1,0 +1,47 @@
+"""Cut the instances out of a training split, for the paste augmentation (data.paste).
+
+python prepare_inst_database.py configs/nuscenes/default.yaml --out data/nuscenes/inst_database_train
+python prepare_inst_database.py configs/nuscenes/default.yaml --convert old/inst_database_train_info.pkl
+
+Started again it goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from core.engine.cli import read_arguments, run_command
+
+
+def main() -> None:
+    """Read the command line, write the database and its picture sheet, print what is in it."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="Any key of the configuration can be overridden: --dataset.root FOLDER.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("config", help="YAML file of a job, or configs/<dataset>/default.yaml")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="default: data.paste.database, else in dataset.root")
+    parser.add_argument("--workers", type=int, help="processes (one per processor)")
+    parser.add_argument("--convert", type=Path, metavar="PKL", help="old index to convert: inst_database_*_info.pkl")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    args, config = read_arguments(parser)
+    workers = min(len(os.sched_getaffinity(0)), 16) if args.workers is None else max(args.workers, 1)
+    from core.data.instances.build import build_database
+    from core.data.instances.convert import convert_database
+    from core.data.instances.sheet import write_sheet
+
+    if args.convert:
+        database = convert_database(config, args.convert, args.out, workers)
+    else:
+        database = build_database(config, args.out, workers)
+    write_sheet(database, database.folder / "sheet.png")
+    sys.stdout.write(f"{database.summary()}\n{len(database):,} instances in {database.folder}\n")
+
+
+if __name__ == "__main__":
+    run_command(main)
