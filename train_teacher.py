@@ -8,16 +8,21 @@ The same command started again continues from the newest checkpoint.
 
 from __future__ import annotations
 
-from core.engine.cli import config_parser, read_arguments, run_command, run_distributed
+from functools import partial
+
+from core.engine.cli import add_profile_option, config_parser, read_arguments, run_command, run_distributed
 
 
 def main() -> None:
     """Read the command line and train."""
-    args, config = read_arguments(config_parser(__doc__))
+    parser = config_parser(__doc__)
+    add_profile_option(parser)
+    args, config = read_arguments(parser)
     from core.engine.jobs import train_teacher
     from core.engine.run_dir import default_run_dir
 
-    run_distributed(train_teacher, config, args.run_dir or default_run_dir(config, args.config))
+    job = partial(train_teacher, profile=args.profile)
+    run_distributed(job, config, args.run_dir or default_run_dir(config, args.config))
 
 
 if __name__ == "__main__":

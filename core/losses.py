@@ -8,6 +8,7 @@ averages over its own voxels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -17,7 +18,16 @@ from torch import Tensor, nn
 
 from core.contracts import IGNORE
 
-__all__ = ["CrossEntropyLovasz", "cross_entropy", "lovasz_gradient", "lovasz_softmax"]
+__all__ = [
+    "CrossEntropyLovasz",
+    "balanced_weights",
+    "cross_entropy",
+    "feature_mse",
+    "kl_divergence",
+    "lovasz_gradient",
+    "lovasz_softmax",
+    "row_mean",
+]
 
 Scope = Literal["global", "local"]
 
@@ -38,11 +48,57 @@ def cross_entropy(
     """
     per_row = F.cross_entropy(logits.float(), labels, weight=weight, ignore_index=ignore, reduction="none")
     mass = (labels != ignore).float() if weight is None else weight[labels] * (labels != ignore)
-    total = mass.sum()
+    return _average(per_row.sum(), mass.sum(), scope)
+
+
+def _average(total: Tensor, mass: Tensor, scope: Scope) -> Tensor:
+    """``total / mass`` of the joined batch, scaled for this process's gradient; 0 where the mass is 0."""
     world = _world(scope)
     if world > 1:
-        dist.all_reduce(total)
-    return world * per_row.sum() / torch.where(total > 0, total, 1.0)
+        dist.all_reduce(mass)
+    return world * total / torch.where(mass > 0, mass, 1.0)
+
+
+def row_mean(values: Tensor, mask: Tensor | None = None, *, scope: Scope = "global") -> Tensor:
+    """Mean of ``values`` [V] over the rows of ``mask`` (bool [V], None = all); 0 when there are none.
+
+    Rows outside the mask may hold anything, NaN included; they get no gradient.
+    """
+    if mask is None:
+        return _average(values.sum(), values.new_tensor(float(len(values))), scope)
+    return _average(torch.where(mask, values, 0.0).sum(), mask.to(values.dtype).sum(), scope)
+
+
+def kl_divergence(
+    student: Tensor,
+    teacher: Tensor,
+    mask: Tensor | None = None,
+    *,
+    temperature: float = 1.0,
+    scope: Scope = "global",
+    detach: bool = True,
+) -> Tensor:
+    """``T^2 sum_c p_t log(p_t / p_s)``, softmax at temperature T, averaged over the rows of ``mask``.
+
+    At T = 1 this is ``KLDivLoss(batchmean)`` (U2MKD's logit term; Hinton et al. 2015 for the factor T^2).
+
+    Args:
+        student: [V, C] logits. teacher: [V, C] logits. mask: bool [V] or None.
+        detach: no gradient flows to the teacher.
+    """
+    log_s = torch.log_softmax(student.float() / temperature, 1)
+    log_t = torch.log_softmax((teacher.detach() if detach else teacher).float() / temperature, 1)
+    per_row = (log_t.exp() * (log_t - log_s)).sum(1)
+    return temperature**2 * row_mean(per_row, mask, scope=scope)
+
+
+def feature_mse(features: Tensor, target: Tensor, mask: Tensor | None = None, *, scope: Scope = "global") -> Tensor:
+    """Mean squared difference over the channels and the rows of ``mask``; 0 (not NaN) when the mask is empty.
+
+    Args:
+        features, target: [V, C]; detach what must not learn. mask: bool [V] or None.
+    """
+    return row_mean((features.float() - target.float()).square().mean(1), mask, scope=scope)
 
 
 def lovasz_gradient(sorted_truth: Tensor) -> Tensor:
@@ -106,6 +162,18 @@ def _join(probabilities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     rows = [p[:n] for p, n in zip(all_rows, sizes)]
     rows[rank] = probabilities
     return torch.cat(rows), torch.cat([t[:n] for t, n in zip(all_labels, sizes)])
+
+
+def balanced_weights(counts: Sequence[int], power: float = 1 / 3) -> list[float]:
+    """Class weights ``(max count / count)^power`` that lift rare classes; 0 for a class without points.
+
+    Class 0 is never weighted in a loss and gets 0.
+
+    Args:
+        counts: points of each class in the training set, class 0 (ignore) first.
+    """
+    most = max(counts[1:], default=0)
+    return [0.0, *((most / count) ** power if count else 0.0 for count in counts[1:])]
 
 
 class CrossEntropyLovasz(nn.Module):

@@ -18,7 +18,7 @@ from torch import Tensor
 from core.contracts import IGNORE
 from core.errors import UserError
 
-__all__ = ["RANGE_BINS", "Confusion", "EvaluationResult", "SegmentationScore"]
+__all__ = ["RANGE_BINS", "VIEWS", "Confusion", "EvaluationResult", "SegmentationScore"]
 
 RANGE_BINS: tuple[tuple[float, float], ...] = ((0.0, 20.0), (20.0, 50.0), (50.0, math.inf))  # m from the sensor
 Absent = Literal["skip", "nanmean", "zero", "one"]
@@ -111,8 +111,11 @@ class Confusion:
         return Confusion(self.num_classes, lenient).miou("nanmean")
 
 
+VIEWS = ("out of view", "in view")  # of the cameras given with a scan
+
+
 class SegmentationScore:
-    """One confusion matrix per range bin, and their sum.
+    """One confusion matrix per range bin, and their sum; where scans have cameras, also one per view.
 
     Args:
         num_classes: C, with class 0.
@@ -121,6 +124,7 @@ class SegmentationScore:
     def __init__(self, num_classes: int, device: torch.device | str = "cpu") -> None:
         self.num_classes = num_classes
         self.counts = torch.zeros(len(RANGE_BINS), num_classes, num_classes, dtype=torch.int64, device=device)
+        self.view_counts = torch.zeros(len(VIEWS), num_classes, num_classes, dtype=torch.int64, device=device)
         self._edges = torch.tensor([high for _, high in RANGE_BINS[:-1]], device=device)
 
     @property
@@ -133,12 +137,19 @@ class SegmentationScore:
         """One per bin of ``RANGE_BINS``."""
         return [Confusion(self.num_classes, counts) for counts in self.counts]
 
-    def update(self, prediction: Tensor, truth: Tensor, distance: Tensor) -> None:
+    @property
+    def views(self) -> dict[str, Confusion]:
+        """One per name of ``VIEWS``; empty when no point was given with its view."""
+        if not bool(self.view_counts.any()):
+            return {}
+        return {name: Confusion(self.num_classes, counts) for name, counts in zip(VIEWS, self.view_counts)}
+
+    def update(self, prediction: Tensor, truth: Tensor, distance: Tensor, in_view: Tensor | None = None) -> None:
         """Add points.
 
         Args:
             prediction, truth: integer [N], values in [0, C). distance: f32 [N] m from the sensor. A bin is (low, high],
-                the first includes 0.
+                the first includes 0. in_view: bool [N], a camera sees the point; None without cameras.
 
         Raises:
             ValueError: a class outside [0, C).
@@ -148,11 +159,15 @@ class SegmentationScore:
         ranges = torch.bucketize(distance.to(self._edges), self._edges)
         flat = (ranges * self.num_classes + truth.long()) * self.num_classes + prediction.long()
         self.counts += _count(flat, tuple(self.counts.shape))
+        if in_view is not None:
+            flat = (in_view.long() * self.num_classes + truth.long()) * self.num_classes + prediction.long()
+            self.view_counts += _count(flat, tuple(self.view_counts.shape))
 
     def all_reduce(self) -> None:
         """Sum over all processes, if there are several; every process then holds the score of all points."""
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(self.counts)
+            torch.distributed.all_reduce(self.view_counts)
 
 
 @dataclass(frozen=True)
@@ -167,6 +182,7 @@ class EvaluationResult:
         seconds: wall time of the evaluation.
         checkpoint, checkpoint_sha256: the scored weights. command: the exact command line.
         votes: test-time augmentations (1 = none).
+        views: confusion matrices of the points that a camera sees and of those none sees, where there are cameras.
         extra: anything else worth keeping beside the score.
     """
 
@@ -182,6 +198,7 @@ class EvaluationResult:
     checkpoint_sha256: str
     command: str
     votes: int = 1
+    views: dict[str, list[list[int]]] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -189,7 +206,8 @@ class EvaluationResult:
         """Freeze a finished score; ``about`` holds the remaining attributes."""
         names = [f"{low:g}-{high:g}" if high < math.inf else f"{low:g}+" for low, high in RANGE_BINS]
         ranges = {name: confusion.counts.tolist() for name, confusion in zip(names, score.ranges)}
-        return cls(classes=tuple(classes), confusion=score.overall.counts.tolist(), ranges=ranges, **about)
+        views = {name: confusion.counts.tolist() for name, confusion in score.views.items()}
+        return cls(classes=tuple(classes), confusion=score.overall.counts.tolist(), ranges=ranges, views=views, **about)
 
     def _matrix(self, counts: list[list[int]]) -> Confusion:
         return Confusion(len(self.classes), torch.tensor(counts, dtype=torch.int64))
@@ -203,6 +221,11 @@ class EvaluationResult:
     def by_range(self) -> dict[str, Confusion]:
         """Per range bin."""
         return {name: self._matrix(counts) for name, counts in self.ranges.items()}
+
+    @property
+    def by_view(self) -> dict[str, Confusion]:
+        """Per view; empty without cameras."""
+        return {name: self._matrix(counts) for name, counts in self.views.items()}
 
     @property
     def miou(self) -> float:
@@ -239,6 +262,7 @@ class EvaluationResult:
             "classes_scored": self.classes_scored,
             "iou": {name: None if iou is None else 100 * iou for name, iou in self.iou.items()},
             "miou_by_range": {name: _percent(confusion.miou()) for name, confusion in self.by_range.items()},
+            "miou_by_view": {name: _percent(confusion.miou()) for name, confusion in self.by_view.items()},
         }
         return derived | asdict(self) | {"classes": list(self.classes)}
 
@@ -254,7 +278,7 @@ class EvaluationResult:
         """
         cure = "Write it again with evaluate.py --json"
         fields = cls.__dataclass_fields__
-        required = [name for name in fields if name not in ("votes", "extra")]
+        required = [name for name in fields if name not in ("votes", "views", "extra")]
         missing = [name for name in required if name not in value] if isinstance(value, Mapping) else required
         if missing:
             raise UserError(f"this evaluation lacks {', '.join(missing)}", where=where, cure=cure)
@@ -262,7 +286,7 @@ class EvaluationResult:
             **{k: tuple(v) if k == "classes" else v for k, v in value.items() if k in cls.__dataclass_fields__}
         )
         size = len(result.classes)
-        for name, counts in {"confusion": result.confusion, **result.ranges}.items():
+        for name, counts in {"confusion": result.confusion, **result.ranges, **result.views}.items():
             if len(counts) != size or any(len(row) != size for row in counts):
                 raise UserError(
                     f"the matrix '{name}' is not {size} x {size}, one row per class", where=where, cure=cure

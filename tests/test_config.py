@@ -291,7 +291,7 @@ def test_shipped_configuration_is_valid(path: str, monkeypatch: pytest.MonkeyPat
     dataset = config.parse(reader.Config, "dataset")
     config.parse(DataConfig, "data")
     with torch.device("meta"):  # structure without memory: the real widths, at once
-        model = build_model(config, reader.label_space(dataset).num_classes)
+        model = build_model(config, reader.label_space(dataset).num_classes, pretrained=False)
     assert sum(p.numel() for p in model.parameters()) > 0
     assert experiment.scheduler.warmup_steps >= 0
 

@@ -12,7 +12,15 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 
-from core.losses import CrossEntropyLovasz, cross_entropy, lovasz_gradient, lovasz_softmax
+from core.losses import (
+    CrossEntropyLovasz,
+    cross_entropy,
+    feature_mse,
+    kl_divergence,
+    lovasz_gradient,
+    lovasz_softmax,
+    row_mean,
+)
 
 
 # --- references -----------------------------------------------------------------------------------------------------
@@ -183,6 +191,15 @@ def test_criterion_leaves_out_terms_of_weight_zero_and_has_no_state() -> None:
     assert CrossEntropyLovasz(class_weight=[1.0] * 5).state_dict() == {}
 
 
+def test_rows_outside_the_mask_may_hold_anything() -> None:
+    values = torch.tensor([1.0, torch.nan, 3.0], requires_grad=True)
+    mean = row_mean(values, torch.tensor([True, False, True]))
+    assert float(mean.detach()) == 2.0
+    mean.backward()
+    assert values.grad.tolist() == [0.5, 0.0, 0.5]
+    assert float(row_mean(values.detach(), torch.zeros(3, dtype=torch.bool))) == 0.0
+
+
 # --- two processes --------------------------------------------------------------------------------------------------
 WEIGHT = torch.tensor([1.0, 0.5, 2.0, 1.5, 3.0])
 CASES = {  # rows of rank 0 and rank 1, labels of rank 1 or None = random
@@ -207,13 +224,36 @@ def loss_functions(scope: str) -> dict:
         "ce": lambda x, y: cross_entropy(x, y, scope=scope),
         "weighted_ce": lambda x, y: cross_entropy(x, y, weight=WEIGHT, scope=scope),
         "lovasz": lambda x, y: lovasz_softmax(x, y, scope=scope),
+        "kl": lambda x, y: kl_divergence(x, teacher_of(x), y != 0, temperature=2.0, scope=scope),
+        "mse": lambda x, y: feature_mse(x, teacher_of(x), y != 0, scope=scope),
     }
+
+
+def teacher_of(logits: Tensor) -> Tensor:
+    """Some other fixed values for the same rows."""
+    return logits.detach().flip(1) * 1.5 + 0.3
+
+
+def naive_kl(logits: Tensor, labels: Tensor) -> Tensor:
+    """``T^2 mean_rows sum_c p_t log(p_t / p_s)`` in float64, T = 2."""
+    rows = labels != 0
+    p = torch.softmax(teacher_of(logits)[rows].double() / 2, 1)
+    q = torch.softmax(logits[rows].double() / 2, 1)
+    return 4 * (p * (p / q).log()).sum() / max(int(rows.sum()), 1)
+
+
+def naive_mse(logits: Tensor, labels: Tensor) -> Tensor:
+    rows = labels != 0
+    difference = logits[rows].double() - teacher_of(logits)[rows].double()
+    return (difference**2).sum() / max(difference.numel(), 1)
 
 
 REFERENCES = {
     "ce": naive_cross_entropy,
     "weighted_ce": lambda x, y: naive_cross_entropy(x, y, WEIGHT),
     "lovasz": naive_lovasz,
+    "kl": naive_kl,
+    "mse": naive_mse,
 }
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from core.config import Config, load_config
 from core.errors import EXIT_USER_ERROR, UserError
 
-__all__ = ["config_parser", "read_arguments", "run_command", "run_distributed"]
+__all__ = ["add_profile_option", "config_parser", "read_arguments", "run_command", "run_distributed"]
 
 
 def config_parser(description: str) -> argparse.ArgumentParser:
@@ -26,6 +26,16 @@ def config_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--run-dir", type=Path, help="folder of this run (default: runs/<dataset>/<config name>)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
+
+
+def add_profile_option(parser: argparse.ArgumentParser) -> None:
+    """``--profile STEPS``: measure where the time of a step goes, in place of the job itself."""
+    parser.add_argument(
+        "--profile",
+        type=int,
+        metavar="STEPS",
+        help="measure STEPS steps, write RUN_DIR/profile/{table.txt,trace.json}, and stop; nothing else is saved",
+    )
 
 
 def read_arguments(

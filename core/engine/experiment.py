@@ -8,8 +8,9 @@ from pydantic import ConfigDict, Field
 
 from core.config import Config, Section
 from core.engine.optim import OptimizerConfig, SchedulerConfig
+from core.engine.teacher import TeacherSection
 from core.errors import UserError
-from core.losses import CrossEntropyLovasz
+from core.losses import CrossEntropyLovasz, balanced_weights
 
 __all__ = ["AmpConfig", "CriterionConfig", "EvalConfig", "Experiment", "TrainConfig"]
 
@@ -27,6 +28,7 @@ class CriterionConfig(Section):
     w_ce: float = Field(1.0, ge=0)
     w_lovasz: float = Field(1.0, ge=0)
     class_weight: list[float] | None = None  # one per class, class 0 (ignore) first
+    class_counts: list[int] | None = None  # in its place: training points per class; weight = (most / count)^(1/3)
     scope: Literal["global", "local"] = "global"  # joined batch of all processes, or each process on its own
 
 
@@ -52,7 +54,7 @@ class EvalConfig(Section):
 
 
 class Experiment(Section):
-    """The whole tree. ``dataset``, ``data`` and ``model`` are validated by the component they name."""
+    """The whole tree. ``dataset``, ``data``, ``model`` and ``distill`` are validated by the component they name."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -68,6 +70,9 @@ class Experiment(Section):
     dataset: dict
     data: dict = Field(default_factory=dict)
     model: dict
+    distill: dict | None = None  # stage 2: the method and its weights
+    teacher_pretrain: str | None = None  # stage 2: run folder or checkpoint of the teacher
+    teacher: TeacherSection = TeacherSection()
 
     @classmethod
     def from_config(cls, config: Config) -> Experiment:
@@ -89,9 +94,14 @@ class Experiment(Section):
             raise UserError(f"the label space has {num_classes} classes; there is nothing to learn", where="dataset")
         if c.w_ce == 0 and c.w_lovasz == 0:
             raise UserError("both w_ce and w_lovasz are 0; there is no loss", where="criterion")
-        if c.class_weight is not None and len(c.class_weight) != num_classes:
-            raise UserError(
-                f"{len(c.class_weight)} weights for {num_classes} classes (class 0 = ignore comes first)",
-                where="criterion.class_weight",
-            )
-        return CrossEntropyLovasz(c.w_ce, c.w_lovasz, c.class_weight, c.scope)
+        if c.class_weight is not None and c.class_counts is not None:
+            raise UserError("class_weight and class_counts both say how classes are weighted", where="criterion")
+        for key, kind in (("class_weight", "weights"), ("class_counts", "counts")):
+            values = getattr(c, key)
+            if values is not None and len(values) != num_classes:
+                raise UserError(
+                    f"{len(values)} {kind} for {num_classes} classes (class 0 = ignore comes first)",
+                    where=f"criterion.{key}",
+                )
+        weight = c.class_weight if c.class_counts is None else balanced_weights(c.class_counts)
+        return CrossEntropyLovasz(c.w_ce, c.w_lovasz, weight, c.scope)

@@ -6,8 +6,11 @@ import os
 import random
 import shlex
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,7 +19,7 @@ from loguru import logger
 from torch import nn
 
 from core.config import Config
-from core.data import DataConfig, ScanSamples, build_loader
+from core.data import DataConfig, PairedSamples, ScanSamples, build_loader
 from core.datasets import build_dataset
 from core.datasets.base import ScanDataset
 from core.engine.callbacks import Checkpoints, EpochLog, Evaluation, JSONLines, Progress, Resume, TensorBoard
@@ -24,14 +27,16 @@ from core.engine.checkpoint import load_weights, read_checkpoint
 from core.engine.distributed import World, barrier, join_over_ranks, rank_zero_first
 from core.engine.evaluation import score_network
 from core.engine.experiment import Experiment
+from core.engine.memory import keep_freed_memory
 from core.engine.run_dir import RunDir
 from core.engine.trainer import DistillTrainer, Supervised, autocast
 from core.errors import UserError
 from core.io import read_json, sha256, write_json
+from core.labels import LabelSpace
 from core.metrics import EvaluationResult
 from core.models import build_model
 
-__all__ = ["BEST_SCALAR", "evaluate_checkpoint", "train_teacher"]
+__all__ = ["BEST_SCALAR", "Workshop", "evaluate_checkpoint", "run_training", "train_teacher", "trained_network"]
 
 BEST_SCALAR = "iou/val/vox"
 
@@ -53,6 +58,7 @@ class Workshop:
         """
         experiment = Experiment.from_config(config)
         configure_logging(world)
+        keep_freed_memory()
         seed = experiment.train.seed + world.rank
         random.seed(seed)
         np.random.seed(seed)
@@ -75,9 +81,13 @@ class Workshop:
         return dataset
 
     def loader(self, dataset: ScanDataset, training: bool) -> Any:
-        """Batches of this rank."""
+        """Batches of one view, of this rank."""
+        samples = ScanSamples(dataset, self.data, training=training, seed=self.experiment.train.seed)
+        return self.loader_of(samples, training)
+
+    def loader_of(self, samples: ScanSamples | PairedSamples, training: bool) -> Any:
+        """Batches of these samples, of this rank."""
         e = self.experiment
-        samples = ScanSamples(dataset, self.data, training=training, seed=e.train.seed)
         return build_loader(
             samples,
             batch_size=e.batch_size if training else e.eval.batch_size,
@@ -89,13 +99,18 @@ class Workshop:
             pin_memory=self.world.device.type == "cuda",
         )
 
-    def model(self, num_classes: int) -> nn.Module:
-        """The network, initialised alike on every rank whatever was drawn before."""
+    @contextmanager
+    def seeded(self) -> Iterator[None]:
+        """What is initialised inside is alike on every rank, whatever was drawn before."""
         state = torch.get_rng_state()
         torch.manual_seed(self.experiment.train.seed)
-        model = build_model(self.config, num_classes)
+        yield
         torch.set_rng_state(state)
-        return model
+
+    def model(self, num_classes: int, *, pretrained: bool = True) -> nn.Module:
+        """The network, initialised alike on every rank; files of pretrained weights are read on request."""
+        with self.seeded():
+            return build_model(self.config, num_classes, pretrained=pretrained)
 
     def context(self) -> Any:
         """The mixed-precision context."""
@@ -110,28 +125,45 @@ def configure_logging(world: World) -> None:
         logger.add(sys.stderr, level="INFO", format="<green>{time:HH:mm:ss}</green> <level>{message}</level>")
 
 
-def train_teacher(world: World, config: Config, run_path: Path) -> None:
-    """Stage 1: train a LiDAR-only network with labels, score it each epoch, write the report."""
+def train_teacher(world: World, config: Config, run_path: Path, *, profile: int | None = None) -> None:
+    """Stage 1: train a LiDAR-only network with labels, score it each epoch, write the report.
+
+    Args:
+        profile: measure this many steps in place of all that.
+
+    Raises:
+        UserError: the configuration is a student's, or gets something else wrong.
+    """
+    if "distill" in config.tree:
+        raise UserError(
+            "this is a student's configuration", where=config.origin("distill"), cure="Run train_student.py with it"
+        )
     shop = Workshop.open(config, world)
     train_set, val_set = shop.dataset("train"), shop.dataset("val")
-    labels = train_set.labels
-    criterion = shop.experiment.criterion_for(labels.num_classes)
-    run_dir = RunDir(run_path)
+    run_training(shop, teacher_trainer(shop, train_set, RunDir(run_path)), val_set, profile)
+
+
+def run_training(shop: Workshop, trainer: DistillTrainer, val_set: ScanDataset, profile: int | None = None) -> None:
+    """Train from the newest checkpoint to the last epoch, then score the best weights and write the report.
+
+    The trainer comes ready-made: a faulty setting has stopped the job before the run folder is touched. With
+    ``profile`` so many steps are measured instead, and the run folder gets their profile alone.
+    """
+    if profile is not None:
+        from core.engine.profiling import profile_training
+
+        profile_training(trainer, profile)
+        return
+    world, config, run_dir = shop.world, shop.config, trainer.run_dir
+    run_path = run_dir.path
     run_dir.open(config, world)
     found = run_dir.checkpoints.newest()
     state = None if found is None else found[1]
     if world.rank == 0:  # a run killed before its first checkpoint starts over, and so do its scalars
         run_dir.rewind(0 if state is None else state["global_step"])
     barrier()
-    trainer = DistillTrainer(
-        shop.experiment,
-        shop.model(labels.num_classes),
-        Supervised(criterion.to(world.device)),
-        shop.loader(train_set, training=True),
-        world,
-        run_dir,
-        {"fingerprint": labels.fingerprint, "classes": list(labels.classes), "config": config.tree},
-    )
+    if state is not None:
+        _same_teacher(state["identity"], trainer.identity, run_path)
     if state is not None and state["global_step"] >= trainer.total_steps:
         if world.rank == 0:
             logger.info("{} is already trained to its last epoch", run_path)
@@ -143,6 +175,31 @@ def train_teacher(world: World, config: Config, run_path: Path) -> None:
         evaluate_checkpoint(world, config, best, run_path, report=True)
     elif world.rank == 0:
         _result_line(EvaluationResult.from_json(read_json(run_path / "evaluation-val.json")), run_path / "report.html")
+
+
+def _same_teacher(old: dict[str, Any], new: dict[str, Any], run_path: Path) -> None:
+    before, now = (identity.get("teacher", {}).get("sha256") for identity in (old, new))
+    if before != now:
+        raise UserError(
+            f"this run was started with another teacher (SHA-256 {str(before)[:12]}, now {str(now)[:12]})",
+            where=f"{run_path}, key 'teacher_pretrain'",
+            cure="Give the first teacher again, or choose another --run-dir",
+        )
+
+
+def teacher_trainer(shop: Workshop, train_set: ScanDataset, run_dir: RunDir) -> DistillTrainer:
+    """The trainer of stage 1, before its first step."""
+    labels = train_set.labels
+    criterion = shop.experiment.criterion_for(labels.num_classes)
+    return DistillTrainer(
+        shop.experiment,
+        shop.model(labels.num_classes),
+        Supervised(criterion.to(shop.world.device)),
+        shop.loader(train_set, training=True),
+        shop.world,
+        run_dir,
+        {"fingerprint": labels.fingerprint, "classes": list(labels.classes), "config": shop.config.tree},
+    )
 
 
 def _scored_before(run_path: Path, checkpoint: Path) -> bool:
@@ -186,6 +243,25 @@ def _fit(shop: Workshop, trainer: DistillTrainer, val_set: ScanDataset, run_dir:
         logger.warning("{} damaged scans were skipped; see {}", len(skipped), path)
 
 
+def trained_network(shop: Workshop, labels: LabelSpace, checkpoint: Path) -> nn.Module:
+    """The configuration's network with the weights of a checkpoint, on this rank's device.
+
+    Raises:
+        UserError: the checkpoint belongs to another model or label space.
+    """
+    state = read_checkpoint(checkpoint)
+    identity = state.get("identity", {})
+    if identity.get("fingerprint") != labels.fingerprint:
+        raise UserError(
+            f"this checkpoint was trained on other classes ({', '.join(identity.get('classes', [])[1:6])}, …)",
+            where=str(checkpoint),
+            cure=f"Evaluate it on its own data set; '{labels.name}' has {labels.num_classes - 1} classes",
+        )
+    model = shop.model(labels.num_classes, pretrained=False)
+    load_weights(model, state["model"], str(checkpoint))
+    return model.to(shop.world.device)
+
+
 def evaluate_checkpoint(
     world: World,
     config: Config,
@@ -195,30 +271,27 @@ def evaluate_checkpoint(
     split: str = "val",
     json_path: Path | None = None,
     report: bool = False,
+    beside: Mapping[str, Path] = MappingProxyType({}),
 ) -> EvaluationResult:
     """Score a checkpoint on a split: every raw point, all ranks. Prints one line of result on rank 0.
+
+    Args:
+        json_path: where the scores go; None = into the run folder.
+        report: write ``report.html`` too. beside: other networks' score files, by the name they get in the report.
 
     Raises:
         UserError: the checkpoint belongs to another model or label space.
     """
     from core.engine.reporting import PictureCollector, report_run
 
+    others = [(name, EvaluationResult.from_json(read_json(path), str(path))) for name, path in beside.items()]
     shop = Workshop.open(config, world)
     dataset = shop.dataset(split)
     labels = dataset.labels
-    state = read_checkpoint(checkpoint)
-    identity = state.get("identity", {})
-    if identity.get("fingerprint") != labels.fingerprint:
-        raise UserError(
-            f"this checkpoint was trained on other classes ({', '.join(identity.get('classes', [])[1:6])}, …)",
-            where=str(checkpoint),
-            cure=f"Evaluate it on its own data set; '{labels.name}' has {labels.num_classes - 1} classes",
-        )
-    model = shop.model(labels.num_classes)
-    load_weights(model, state["model"], str(checkpoint))
+    model = trained_network(shop, labels, checkpoint)
     pictures = PictureCollector(dataset, shop.experiment.eval.pictures if report and world.rank == 0 else 0)
     score, totals, skipped = score_network(
-        model.to(world.device), shop.loader(dataset, training=False), labels.num_classes, world, shop.context, pictures
+        model, shop.loader(dataset, training=False), labels.num_classes, world, shop.context, pictures
     )
     result = EvaluationResult.from_score(
         score,
@@ -236,6 +309,6 @@ def evaluate_checkpoint(
         for message in skipped:
             logger.warning("skipped: {}", message)
         write_json(json_path or run_path / f"evaluation-{split}.json", result.to_json())
-        page = report_run(run_path, result, pictures, config) if report else None
+        page = report_run(run_path, result, pictures, config, others) if report else None
         _result_line(result, page)
     return result

@@ -213,23 +213,27 @@ def _other_conventions(result: EvaluationResult) -> str:
 
 def _ranges(results: Results) -> str:
     result = results[0][1]
-    by_range = result.by_range
-    head = ["", *map(_metres, by_range), "All"]
+    parts = result.by_range | result.by_view
+    head = ["", *(_metres(name) for name in result.by_range), *map(str.capitalize, result.by_view), "All"]
     rows: list[tuple[str, list[str]]] = [
-        ("", [escape(name), *(_percent(c.miou()) for c in other.by_range.values()), _percent(other.miou)])
-        for name, other in results
+        ("", [escape(name), *_part_scores(other, list(parts)), _percent(other.miou)]) for name, other in results
     ]
-    rows.append(("", ["Labelled points", *(thousands(_labelled(c)) for c in (*by_range.values(), result.overall))]))
-    columns = [*(result.iou_of(confusion) for confusion in by_range.values()), result.iou]
+    rows.append(("", ["Labelled points", *(thousands(_labelled(c)) for c in (*parts.values(), result.overall))]))
+    columns = [*(result.iou_of(confusion) for confusion in parts.values()), result.iou]
     per_class = [
         ("", [escape(name), *(_percent(iou[name]) for iou in columns)]) for name in result.classes[IGNORE + 1 :]
     ]
     return (
-        '<h2>Range</h2><p class="soft">mIoU in percent by distance from the sensor; the mean runs over the classes '
-        "that occur at that distance.</p>"
+        '<h2>Range</h2><p class="soft">mIoU in percent by distance from the sensor and, where scans have cameras, by '
+        "whether one sees the point; the mean runs over the classes that occur there.</p>"
         + _table(head, rows)
         + f"<details><summary>Every class by range</summary>{_table(head, per_class)}</details>"
     )
+
+
+def _part_scores(result: EvaluationResult, names: list[str]) -> list[str]:
+    parts = result.by_range | result.by_view
+    return [_percent(parts[name].miou()) if name in parts else DASH for name in names]
 
 
 def _confusion(result: EvaluationResult) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -51,14 +52,21 @@ class PictureCollector:
             scan = self.dataset.load(index, cameras=True)
         except UserError:  # a LiDAR-only copy of the data set has no images; the bird's-eye views still come
             scan = self.dataset.load(index, cameras=False)
-        points = scan.points[keyframe]
+        own = scan.keyframe  # a view without sweeps has these points alone
+        points = scan.points[own]
         cameras = [(c.name, c.load(), *c.project(points)[::2]) for c in scan.cameras]
-        truth = np.zeros(len(points), np.uint8) if scan.labels is None else scan.labels[keyframe]
+        truth = np.zeros(len(points), np.uint8) if scan.labels is None else scan.labels[own]
         return ScenePicture(scan.token, points, truth, predicted[keyframe].astype(np.uint8), cameras)
 
 
-def report_run(run_path: Path, result: EvaluationResult, pictures: PictureCollector, config: Config) -> Path:
-    """Write ``report.html`` of a run folder; returns its path."""
+def report_run(
+    run_path: Path,
+    result: EvaluationResult,
+    pictures: PictureCollector,
+    config: Config,
+    others: Sequence[tuple[str, EvaluationResult]] = (),
+) -> Path:
+    """Write ``report.html`` of a run folder, with the scores of other networks beside; returns its path."""
     if pictures.scenes:
         write_bytes(run_path / "preview.png", encode_png(preview(pictures.scenes[0], pictures.dataset.labels)))
     return write_report(
@@ -70,6 +78,7 @@ def report_run(run_path: Path, result: EvaluationResult, pictures: PictureCollec
         config_text=yaml.safe_dump(config.tree, sort_keys=False),
         history=RunDir(run_path).history(),
         colors=pictures.dataset.labels.colors,
+        extra_results=others,
     )
 
 

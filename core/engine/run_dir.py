@@ -22,7 +22,10 @@ from core.io import write_json, write_text
 __all__ = ["RunDir", "default_run_dir", "git_state"]
 
 # changing these between a start and its continuation alters no result
-_FREE_KEYS = ("workers_per_gpu", "eval.pictures", "train.save_every", "train.max_nonfinite_steps", "dataset.root")
+_FREE_KEYS = (
+    *("workers_per_gpu", "eval.pictures", "train.save_every", "train.max_nonfinite_steps", "dataset.root"),
+    *("teacher_pretrain", "teacher.cache"),  # the teacher itself is compared by its hash
+)
 
 
 def default_run_dir(config: Config, config_path: str) -> Path:

@@ -16,8 +16,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.profiler import record_function
 
-from core.contracts import Batch
+from core.contracts import Batch, Pair
+from core.distill import Method
 from core.engine.checkpoint import load_weights, random_state, restore_random_state
 from core.engine.distributed import World
 from core.engine.experiment import Experiment
@@ -34,7 +36,7 @@ _TRIM_EVERY = 20  # steps between returns of free heap memory; one takes millise
 
 __all__ = ["DistillTrainer", "Objective", "StepLoader", "Supervised", "autocast"]
 
-Objective = Callable[[nn.Module, Batch], dict[str, Tensor]]
+Objective = Callable[[nn.Module, Batch | Pair], dict[str, Tensor]]
 
 
 class Supervised:
@@ -86,7 +88,7 @@ class DistillTrainer(Trainer):
 
     Args:
         experiment: typed configuration.
-        model: the network to train, on any device; it is moved to this rank's.
+        model: the network to train, or the :class:`Method` that holds it; on any device, it is moved to this rank's.
         objective: losses of a batch.
         loader: this rank's batches; needs ``set_epoch(epoch, start_batch)`` and ``len``.
         world: this process among the others.
@@ -126,7 +128,11 @@ class DistillTrainer(Trainer):
 
     @property
     def scored_model(self) -> nn.Module:
-        """The network evaluation looks at: the averaged weights when there are any."""
+        """The network evaluation looks at, without what exists in training only; the averaged weights if there are."""
+        return _deployed(self._averaged)
+
+    @property
+    def _averaged(self) -> nn.Module:
         return self.model if self.ema is None else self.ema.module
 
     # --- torchpack's hooks ----------------------------------------------------------------------------------------
@@ -149,17 +155,18 @@ class DistillTrainer(Trainer):
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + value / len(feed_dict)
         else:
-            sums["grad_norm"] = self._update()
+            with record_function("lidistill::optimizer"):
+                sums["grad_norm"] = self._update()
         self._report(sums, waited)
         if self.device.type == "cpu" and self.global_step % _TRIM_EVERY == 0:
             release_free_memory()
         return sums
 
-    def _backward(self, batch: Batch, parts: int, last: bool) -> dict[str, float] | None:
+    def _backward(self, batch: Batch | Pair, parts: int, last: bool) -> dict[str, float] | None:
         """Forward and backward of one batch; the losses averaged over ranks, or None if one of them is not finite."""
         hold = contextlib.nullcontext() if last or self.world.size == 1 else self.network.no_sync()
         with hold:
-            with autocast(self.experiment, self.device):
+            with record_function("lidistill::objective"), autocast(self.experiment, self.device):
                 losses = self.objective(self.network, batch.to(self.device))
             total = torch.stack(list(losses.values())).sum()
             values = torch.stack([*(loss.detach().float() for loss in losses.values()), total.detach().float()])
@@ -172,7 +179,8 @@ class DistillTrainer(Trainer):
             if not all(map(_finite, averages)):
                 self._nonfinite(batch, dict(zip([*losses, "total"], averages)))
                 return None
-            self.scaler.scale(total / parts).backward()
+            with record_function("lidistill::backward"):
+                self.scaler.scale(total / parts).backward()
         return {f"loss/{name}": value for name, value in zip([*losses, "total"], averages)}
 
     def _update(self) -> float:
@@ -204,7 +212,7 @@ class DistillTrainer(Trainer):
         for name, value in scalars.items():
             self.summary.add_scalar(name, value, max_to_keep=1)
 
-    def _nonfinite(self, batch: Batch, losses: dict[str, float]) -> None:
+    def _nonfinite(self, batch: Batch | Pair, losses: dict[str, float]) -> None:
         """Write down what broke; stop unless a few such steps are allowed."""
         tokens: list[Any] = [batch.tokens]
         if self.world.size > 1:
@@ -239,6 +247,7 @@ class DistillTrainer(Trainer):
             dist.all_gather_object(states, random_state())
         return {
             "model": self.scored_model.state_dict(),
+            "training_only": _training_only(self._averaged),
             "train_model": None if self.ema is None else self.model.state_dict(),
             "ema_updates": None if self.ema is None else int(self.ema.n_averaged),
             "optimizer": self.optimizer.state_dict(),
@@ -252,7 +261,7 @@ class DistillTrainer(Trainer):
 
     def _load_state_dict(self, state: dict[str, Any]) -> None:
         where = str(self.run_dir.path)
-        load_weights(self.scored_model, state["model"], where)
+        load_weights(self._averaged, _joined(self._averaged, state), where)
         if self.ema is not None:
             load_weights(self.model, state["train_model"], where)
             self.ema.n_averaged.fill_(state["ema_updates"])
@@ -271,6 +280,23 @@ class DistillTrainer(Trainer):
         state = self.state_dict()
         if self.world.rank == 0:
             self.run_dir.checkpoints.save(state, best)
+
+
+def _deployed(module: nn.Module) -> nn.Module:
+    return module.student if isinstance(module, Method) else module
+
+
+def _training_only(module: nn.Module) -> dict[str, Tensor]:
+    """Weights of a method beside its student's."""
+    if not isinstance(module, Method):
+        return {}
+    return {key: value for key, value in module.state_dict().items() if not key.startswith("student.")}
+
+
+def _joined(module: nn.Module, state: dict[str, Any]) -> dict[str, Tensor]:
+    """A checkpoint's weights under the names of the trained module."""
+    prefix = "student." if isinstance(module, Method) else ""
+    return {prefix + key: value for key, value in state["model"].items()} | state["training_only"]
 
 
 def _finite(value: float) -> bool:

@@ -187,7 +187,7 @@ def test_run_killed_before_its_first_checkpoint_starts_its_scalars_over(tmp_path
 
     run = RunDir(tmp_path / "run")
     write_lines(run, [1, 2], '{"global_st')
-    monkeypatch.setattr(jobs, "DistillTrainer", start)
+    monkeypatch.setattr(jobs, "_fit", start)
     with pytest.raises(Started):
         jobs.train_teacher(World(), load_config(write_world(tmp_path / "scans")), run.path)
     assert run.scalars.read_text() == ""

@@ -1,0 +1,153 @@
+"""U2MKD: a uni-modal LiDAR teacher distils into a LiDAR-camera student (TPAMI 46(12), 2024, pages 11059-11072).
+
+The teacher sees several sweeps under its own, wider augmentation; the student sees the keyframe and its cameras. Voxels
+of the two are linked by point indices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from core.config import Section
+from core.contracts import IGNORE, Batch, Output
+from core.distill.base import Knowledge, Method
+from core.errors import UserError
+from core.losses import CrossEntropyLovasz, feature_mse, kl_divergence
+from core.models.probe import probe
+from core.sparse import SparseTensor, SyncBatchNorm, devoxelize
+
+__all__ = ["U2MKD"]
+
+_STRIDE = (16, 16, 16)  # of the encoder stage whose features are compared
+
+
+class U2MKD(Method):
+    """Segmentation in 3D and at the pixels, logits and features of the teacher, alignment of imputed image features.
+
+    Args:
+        config: see :class:`U2MKD.Config`.
+        student: returns ``extras["stage4_points"]`` [SV, C] and, where it has an image branch, ``pixel_logits``,
+            ``in_view``, ``image_features/i`` and ``learned_features/i``. LiDAR-only networks are students too: their
+            features are read from the stage of stride 16.
+        teacher: the frozen network, looked at for its width alone; None when no term needs it.
+        criterion: the segmentation loss.
+
+    Raises:
+        UserError: the features are to be compared and one of the networks has no stage of stride 16.
+    """
+
+    class Config(Section):
+        """``distill:`` section; defaults are those of the published model A."""
+
+        name: Literal["u2mkd"]
+        w_kl: float = Field(1.0, ge=0)  # teacher's logits; B: 2.0
+        w_feat: float = Field(1.0, ge=0)  # teacher's features at stride 16; B: 2.0
+        w_align: float = Field(1.0, ge=0)  # imputed against real image features, each of the four stages
+        w_pixel: float = Field(1.0, ge=0)  # segmentation of the image branch at visible points
+        temperature: float = Field(1.0, gt=0)  # of the softmax in the logit term
+        mask: Literal["all", "labelled"] = "all"  # voxels of the teacher's terms; labelled = without "ignore"
+        align_detach: bool = True  # the real image features are a fixed target
+        normalize_features: bool = False  # min-max per voxel before the features are compared
+
+        @property
+        def needs_teacher(self) -> bool:
+            """A term looks at the teacher."""
+            return self.w_kl > 0 or self.w_feat > 0
+
+    def __init__(
+        self, config: Config, student: nn.Module, teacher: nn.Module | None, criterion: CrossEntropyLovasz
+    ) -> None:
+        super().__init__()
+        self.config, self.student, self.criterion = config, student, criterion
+        self.needs_teacher = config.needs_teacher
+        self.adapt_layer: nn.Module | None = None
+        if config.w_feat > 0:
+            widths = [_width(probe(network), kind) for network, kind in ((student, "student"), (teacher, "teacher"))]
+            self.adapt_layer = nn.Sequential(nn.Linear(*widths), SyncBatchNorm(widths[1]), nn.ReLU())
+
+    def forward(self, batch: Batch, knowledge: Knowledge | None) -> dict[str, Tensor]:
+        """The losses of section 5.2 of the method, by name and already weighted."""
+        output = self.student(batch)
+        losses = self.criterion(output.logits, batch.labels)
+        losses |= self._pixel_losses(output, batch)
+        losses |= self._align_losses(output)
+        if knowledge is not None:
+            losses |= self._teacher_losses(output, batch, knowledge)
+        return losses
+
+    def _pixel_losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
+        logits = output.extras.get("pixel_logits")
+        if logits is None or self.config.w_pixel == 0:
+            return {}
+        labels = torch.where(output.extras["in_view"], batch.labels, IGNORE)
+        named = self.criterion(logits, labels)
+        return {f"pixel_{name}": self.config.w_pixel * loss for name, loss in named.items()}
+
+    def _align_losses(self, output: Output) -> dict[str, Tensor]:
+        """Mean squared error of imputed against real image features at visible points."""
+        extras, losses = output.extras, {}
+        stages = [name.partition("/")[2] for name in extras if name.startswith("learned_features/")]
+        for stage in stages if self.config.w_align > 0 else ():
+            target = extras[f"image_features/{stage}"]
+            target = target.detach() if self.config.align_detach else target
+            loss = feature_mse(
+                extras[f"learned_features/{stage}"], target, extras["in_view"], scope=self.criterion.scope
+            )
+            losses[f"align{stage}"] = self.config.w_align * loss
+        return losses
+
+    def _teacher_losses(self, output: Output, batch: Batch, knowledge: Knowledge) -> dict[str, Tensor]:
+        config, scope = self.config, self.criterion.scope
+        rows = knowledge.rows_for(batch)
+        mask = rows >= 0
+        if config.mask == "labelled":
+            mask = mask & (batch.labels != IGNORE)
+        losses = {}
+        if config.w_kl > 0:
+            logits = knowledge.at(knowledge.logits, rows)
+            losses["kl"] = config.w_kl * kl_divergence(
+                output.logits, logits, mask, temperature=config.temperature, scope=scope
+            )
+        if config.w_feat > 0:
+            stage = _stage(knowledge.stages)
+            target = knowledge.at(devoxelize(stage, knowledge.coords), rows)
+            features = self.adapt_layer(_student_features(output, batch))
+            if config.normalize_features:
+                features, target = _min_max(features), _min_max(target)
+            losses["feat"] = config.w_feat * feature_mse(features, target.detach(), mask, scope=scope)
+        return losses
+
+
+def _stage(stages: Sequence[SparseTensor]) -> SparseTensor | None:
+    return next((stage for stage in stages if stage.stride == _STRIDE), None)
+
+
+def _student_features(output: Output, batch: Batch) -> Tensor:
+    """[SV, C] at the fine voxels, before fusion with image features."""
+    features = output.extras.get("stage4_points")
+    return devoxelize(_stage(output.stages), batch.coords) if features is None else features
+
+
+def _width(output: Output, kind: str) -> int:
+    features = output.extras.get("stage4_points") if kind == "student" else None
+    if features is not None:
+        return features.shape[1]
+    stage = _stage(output.stages)
+    if stage is None:
+        raise UserError(
+            f"the {kind} has no encoder stage of stride 16, so its features cannot be compared",
+            where="distill.w_feat",
+            cure="Set distill.w_feat to 0, or take a network with four down-sampling stages",
+        )
+    return stage.channels
+
+
+def _min_max(features: Tensor) -> Tensor:
+    """Each row scaled to 0..1."""
+    low, high = features.aminmax(dim=1, keepdim=True)
+    return (features - low) / (high - low).clamp_min(1e-6)
