@@ -4,6 +4,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 DEMO   := runs/synthetic/demo
+OBJECTS := data/synthetic/nuscenes/inst_database_train
+TRAIN  := torchpack dist-run -np 2 $(BIN)/python
+TWO    := --batch_size 1
 WORLD  := $(BIN)/python prepare_synthetic.py data/synthetic/nuscenes --scenes 6 --keyframes 10 --workers 2
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
@@ -31,9 +34,17 @@ $(READY): requirements.txt constraints.txt $(wildcard csrc/* csrc/cuda/* $(SPTR)
 	@$(BIN)/python -m sptr.build >/dev/null
 	@touch $@
 
-demo: setup ## from nothing to a trained, scored and pictured model, without GPU or data set
+demo: setup ## from nothing to teacher, student and report, without GPU or data set
 	@$(WORLD)
-	@torchpack dist-run -np 2 $(BIN)/python train_teacher.py configs/synthetic/minkunet_demo.yaml --run-dir $(DEMO)
+	@[ -f $(OBJECTS)/meta.json ] || $(BIN)/python prepare_inst_database.py configs/synthetic/teacher.yaml --workers 2
+	@$(TRAIN) train_teacher.py configs/synthetic/teacher.yaml --run-dir $(DEMO)/teacher $(TWO)
+	@$(TRAIN) train_student.py configs/synthetic/u2mkd/no_teacher.yaml --run-dir $(DEMO)/no_teacher $(TWO)
+	@$(TRAIN) train_student.py configs/synthetic/u2mkd/full.yaml --run-dir $(DEMO)/student $(TWO) \
+	  --teacher_pretrain $(DEMO)/teacher --teacher.cache $(DEMO)/knowledge
+	@$(BIN)/python evaluate.py configs/synthetic/u2mkd/full.yaml --run-dir $(DEMO)/student --report \
+	  --checkpoint $(DEMO)/student/checkpoints/max-iou-val-vox.pt \
+	  --beside "Teacher=$(DEMO)/teacher/evaluation-val.json" \
+	  --beside "Without distillation=$(DEMO)/no_teacher/evaluation-val.json"
 
 test: setup ## all CPU tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import re
+import signal
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -32,6 +33,7 @@ __all__ = [
     "ScanSamples",
     "build_loader",
     "explain_worker_death",
+    "forget_signals",
     "worker_context",
 ]
 
@@ -373,6 +375,13 @@ def _identity(batch: Any) -> Any:
     return batch
 
 
+def forget_signals() -> None:
+    """For forked workers: they inherit the trainer's handlers, which turn SIGTERM into a request; it is to end them."""
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def _start_worker(_: int) -> None:
     """One thread per worker: the cores belong to the workers and the trainer, and OpenMP does not survive a fork."""
     torch.set_num_threads(1)
+    forget_signals()

@@ -55,8 +55,12 @@ class Checkpoints(Callback):
         self.best: tuple[int, float] | None = None
 
     def _before_train(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, self._request_stop)
+        signals = (signal.SIGTERM, signal.SIGUSR1)
+        self.handlers = {number: signal.signal(number, self._request_stop) for number in signals}
+
+    def _after_train(self) -> None:
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
 
     def _request_stop(self, *_: Any) -> None:
         self.trainer.stop_requested = True

@@ -17,7 +17,10 @@ from core.engine.distributed import World, join_over_ranks, sum_over_ranks
 from core.metrics import SegmentationScore
 from core.sparse import fold_batch_norm
 
-__all__ = ["predict_points", "score_network"]
+__all__ = ["Predictor", "predict_points", "predictions", "score_network"]
+
+# What makes predictions of a loader's batches: (network, loader, device, context, title), see :func:`predictions`.
+Predictor = Callable[[nn.Module, Any, torch.device, Callable[[], Any], str], Iterator[tuple[Batch, Tensor]]]
 
 
 def predict_points(logits: Tensor, batch: Batch) -> Tensor:
@@ -72,12 +75,14 @@ def score_network(
     world: World,
     context: Callable[[], Any],
     on_batch: Callable[[Batch, Tensor], None] | None = None,
+    predict: Predictor | None = None,
 ) -> tuple[SegmentationScore, dict[str, float], list[str]]:
     """Score every counted point of the loader's scans, over all ranks.
 
     Args:
         context: makes the mixed-precision context.
         on_batch: also called with each (batch, predictions), e.g. to collect pictures.
+        predict: how, None = by :func:`predictions`, one pass per scan.
 
     Returns:
         the score, {scans, points, seconds} summed over ranks (seconds of this rank), and messages of damaged scans.
@@ -87,7 +92,8 @@ def score_network(
     skipped: dict[str, None] = {}
     start = time.perf_counter()
     loader.set_epoch(1, 0)
-    for batch, predicted in predictions(network, loader, world.device, context, "evaluating"):
+    predict = predict or predictions
+    for batch, predicted in predict(network, loader, world.device, context, "evaluating"):
         counted = counted_points(batch)
         in_view = points_in_view(batch)
         seen = None if in_view is None else in_view[counted]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from core.config import Config, Section
+from core.data import VoteAugmentConfig
 from core.engine.optim import OptimizerConfig, SchedulerConfig
 from core.engine.teacher import TeacherSection
 from core.errors import UserError
@@ -40,9 +42,18 @@ class TrainConfig(Section):
     accumulate: int = Field(1, ge=1)  # batches per optimiser step
     grad_clip: float | None = Field(None, gt=0)  # maximum L2 norm of the gradient
     ema: float | None = Field(None, gt=0, lt=1)  # decay of averaged weights, e.g. 0.999; evaluation uses them
+    swa_start: int | None = Field(None, ge=1)  # in its place: mean of the weights at the ends of epochs from this on
+    init_from: Path | None = None  # fine-tuning: checkpoint or run folder whose weights the run begins with
+    init_skip: list[str] = Field(default_factory=list)  # beginnings of names that do not come from there, e.g. head.
     sync_bn: bool = True  # batch statistics over all processes
     save_every: int = Field(500, ge=1)  # optimiser steps between checkpoints within an epoch
     max_nonfinite_steps: int = Field(0, ge=0)  # steps with a NaN or infinite loss that are skipped before stopping
+
+    @model_validator(mode="after")
+    def _one_average(self) -> TrainConfig:
+        if self.ema is not None and self.swa_start is not None:
+            raise ValueError("ema and swa_start are two averages of the weights; choose one")
+        return self
 
 
 class EvalConfig(Section):
@@ -51,6 +62,8 @@ class EvalConfig(Section):
     every: int = Field(1, ge=1)  # epochs between evaluations on the val split; the last epoch always
     batch_size: int = Field(1, ge=1)  # scans per process
     pictures: int = Field(3, ge=0)  # scans drawn in report.html
+    legacy_metric: bool = False  # print the lenient mIoU of 2DPASS's published scores beside the official one
+    vote_augment: VoteAugmentConfig = VoteAugmentConfig()  # of --vote-mode legacy_random
 
 
 class Experiment(Section):
@@ -73,6 +86,12 @@ class Experiment(Section):
     distill: dict | None = None  # stage 2: the method and its weights
     teacher_pretrain: str | None = None  # stage 2: run folder or checkpoint of the teacher
     teacher: TeacherSection = TeacherSection()
+
+    @model_validator(mode="after")
+    def _average_begins(self) -> Experiment:
+        if self.train.swa_start is not None and self.train.swa_start > self.num_epochs:
+            raise ValueError(f"train.swa_start is {self.train.swa_start}, but there are {self.num_epochs} epochs")
+        return self
 
     @classmethod
     def from_config(cls, config: Config) -> Experiment:

@@ -30,6 +30,7 @@ from core.engine.experiment import Experiment
 from core.engine.memory import keep_freed_memory
 from core.engine.run_dir import RunDir
 from core.engine.trainer import DistillTrainer, Supervised, autocast
+from core.engine.voting import PLAIN, Votes, polling
 from core.errors import UserError
 from core.io import read_json, sha256, write_json
 from core.labels import LabelSpace
@@ -85,12 +86,12 @@ class Workshop:
         samples = ScanSamples(dataset, self.data, training=training, seed=self.experiment.train.seed)
         return self.loader_of(samples, training)
 
-    def loader_of(self, samples: ScanSamples | PairedSamples, training: bool) -> Any:
-        """Batches of these samples, of this rank."""
+    def loader_of(self, samples: ScanSamples | PairedSamples, training: bool, batch_size: int | None = None) -> Any:
+        """Batches of these samples, of this rank; as large as the configuration says if not told otherwise."""
         e = self.experiment
         return build_loader(
             samples,
-            batch_size=e.batch_size if training else e.eval.batch_size,
+            batch_size=batch_size or (e.batch_size if training else e.eval.batch_size),
             workers=e.workers_per_gpu,
             training=training,
             seed=e.train.seed,
@@ -111,6 +112,13 @@ class Workshop:
         """The network, initialised alike on every rank; files of pretrained weights are read on request."""
         with self.seeded():
             return build_model(self.config, num_classes, pretrained=pretrained)
+
+    def start_from_other_run(self, module: nn.Module) -> None:
+        """Load the weights ``train.init_from`` names, if it does, into what is about to be trained."""
+        if self.experiment.train.init_from is not None:
+            from core.engine.starting_weights import start_from
+
+            start_from(module, self.experiment.train.init_from, self.experiment.train.init_skip)
 
     def context(self) -> Any:
         """The mixed-precision context."""
@@ -174,7 +182,8 @@ def run_training(shop: Workshop, trainer: DistillTrainer, val_set: ScanDataset, 
     if not _scored_before(run_path, best):
         evaluate_checkpoint(world, config, best, run_path, report=True)
     elif world.rank == 0:
-        _result_line(EvaluationResult.from_json(read_json(run_path / "evaluation-val.json")), run_path / "report.html")
+        result = EvaluationResult.from_json(read_json(run_path / "evaluation-val.json"))
+        _result_line(result, run_path / "report.html", shop.experiment.eval.legacy_metric)
 
 
 def _same_teacher(old: dict[str, Any], new: dict[str, Any], run_path: Path) -> None:
@@ -191,9 +200,13 @@ def teacher_trainer(shop: Workshop, train_set: ScanDataset, run_dir: RunDir) -> 
     """The trainer of stage 1, before its first step."""
     labels = train_set.labels
     criterion = shop.experiment.criterion_for(labels.num_classes)
+    fresh = not run_dir.checkpoints.manifest()
+    model = shop.model(labels.num_classes, pretrained=fresh)
+    if fresh:
+        shop.start_from_other_run(model)
     return DistillTrainer(
         shop.experiment,
-        shop.model(labels.num_classes),
+        model,
         Supervised(criterion.to(shop.world.device)),
         shop.loader(train_set, training=True),
         shop.world,
@@ -209,9 +222,13 @@ def _scored_before(run_path: Path, checkpoint: Path) -> bool:
     return whole and read_json(saved).get("checkpoint_sha256") == sha256(checkpoint)
 
 
-def _result_line(result: EvaluationResult, page: Path | None) -> None:
+def _result_line(result: EvaluationResult, page: Path | None, legacy: bool) -> None:
     ending = "" if page is None else f"  report: {page}"
-    sys.stdout.write(f"mIoU {100 * result.miou:.2f} on {result.num_scans} {result.split} scans{ending}\n")
+    lenient = f" (legacy, points without a prediction left out: {100 * result.miou_legacy:.2f})" if legacy else ""
+    voted = f", {result.votes} votes each" if result.votes > 1 else ""
+    sys.stdout.write(
+        f"mIoU {100 * result.miou:.2f}{lenient} on {result.num_scans} {result.split} scans{voted}{ending}\n"
+    )
     sys.stdout.flush()
 
 
@@ -271,12 +288,14 @@ def evaluate_checkpoint(
     split: str = "val",
     json_path: Path | None = None,
     report: bool = False,
+    votes: Votes = PLAIN,
     beside: Mapping[str, Path] = MappingProxyType({}),
 ) -> EvaluationResult:
     """Score a checkpoint on a split: every raw point, all ranks. Prints one line of result on rank 0.
 
     Args:
         json_path: where the scores go; None = into the run folder.
+        votes: views of each scan that decide together; by default one plain pass.
         report: write ``report.html`` too. beside: other networks' score files, by the name they get in the report.
 
     Raises:
@@ -290,9 +309,8 @@ def evaluate_checkpoint(
     labels = dataset.labels
     model = trained_network(shop, labels, checkpoint)
     pictures = PictureCollector(dataset, shop.experiment.eval.pictures if report and world.rank == 0 else 0)
-    score, totals, skipped = score_network(
-        model, shop.loader(dataset, training=False), labels.num_classes, world, shop.context, pictures
-    )
+    loader, predict = polling(shop, dataset, shop.data, votes)
+    score, totals, skipped = score_network(model, loader, labels.num_classes, world, shop.context, pictures, predict)
     result = EvaluationResult.from_score(
         score,
         dataset=labels.name,
@@ -304,11 +322,14 @@ def evaluate_checkpoint(
         checkpoint=str(checkpoint),
         checkpoint_sha256=sha256(checkpoint),
         command=shlex.join(["python", *sys.argv]),
+        votes=votes.count,
+        extra={"votes": votes.about(shop)} if votes.count > 1 else {},
     )
     if world.rank == 0:
         for message in skipped:
             logger.warning("skipped: {}", message)
-        write_json(json_path or run_path / f"evaluation-{split}.json", result.to_json())
+        voted = f"-votes{votes.count}" if votes.count > 1 else ""  # the run's own score is that of one plain pass
+        write_json(json_path or run_path / f"evaluation-{split}{voted}.json", result.to_json())
         page = report_run(run_path, result, pictures, config, others) if report else None
-        _result_line(result, page)
+        _result_line(result, page, shop.experiment.eval.legacy_metric)
     return result

@@ -82,6 +82,7 @@ def birds_eye(
     extent: float = 50.0,
     size: int = 640,
     priority: np.ndarray | None = None,
+    like: int | None = None,
 ) -> np.ndarray:
     """A scan from above, x to the right and y up, rings at the borders of the range bins, the sensor a white dot.
 
@@ -89,6 +90,7 @@ def birds_eye(
         points: [N, 3] m, LiDAR frame. colors: u8 [N, 3].
         extent: m from the sensor to each edge of the picture. size: px per side.
         priority: [N]; larger values cover smaller ones whatever their height. Equal values: the higher point covers.
+        like: dots are as large as for a scan of so many points; None = of those in the picture.
 
     Returns:
         u8 [size, size, 3].
@@ -103,7 +105,7 @@ def birds_eye(
     scale = size / (2 * extent)
     columns = ((points[inside, 0] + extent) * scale).astype(np.int64)
     rows = ((extent - points[inside, 1]) * scale).astype(np.int64)
-    _splat(canvas, rows, columns, colors[inside], _dot_side(len(inside), size * size, cover=0.3, most=4))
+    _splat(canvas, rows, columns, colors[inside], _dot_side(like or len(inside), size * size, cover=0.3, most=4))
     _splat(canvas, np.array([size // 2]), np.array([size // 2]), np.array([MARKER], np.uint8), max(3, size // 100))
     return canvas
 

@@ -22,19 +22,20 @@ from torch import nn
 
 from core.config import Config
 from core.contracts import IGNORE
-from core.data import ChosenScans, DataConfig
+from core.data import DataConfig
 from core.datasets import dataset_class
 from core.datasets.base import ScanDataset, check_split
 from core.datasets.calibration import CALIBRATION
 from core.datasets.folder import FolderConfig, FolderDataset
 from core.engine.distributed import World, barrier, join_over_ranks, rank_zero_first, sum_over_ranks
-from core.engine.evaluation import predictions
+from core.engine.evaluation import Predictor, predictions
 from core.engine.jobs import Workshop, trained_network
+from core.engine.voting import PLAIN, Votes, polling
 from core.errors import UserError
 from core.io import atomic_path, read_json, sha256, write_bytes, write_json
 from core.labels import LabelSpace
 
-__all__ = ["FORMATS", "PredictionFolder", "open_source", "predict_checkpoint", "predicted_scans"]
+__all__ = ["FORMATS", "PredictionFolder", "fill_folder", "open_source", "predict_checkpoint", "predicted_scans"]
 
 FORMATS = ("semantickitti", "nuscenes", "npy")
 _SUFFIXES = (".bin", ".npy")
@@ -169,16 +170,22 @@ def _step(values: np.ndarray, fields: int) -> float:
 
 
 def predicted_scans(
-    network: nn.Module, loader: Any, device: torch.device, context: Callable[[], Any], skipped: dict[str, None]
+    network: nn.Module,
+    loader: Any,
+    device: torch.device,
+    context: Callable[[], Any],
+    skipped: dict[str, None],
+    predict: Predictor = predictions,
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yield (token, train ids u8 [N] of the scan's own points) scan by scan, in the loader's order.
 
     Args:
         context: makes the mixed-precision context.
         skipped: takes the messages of damaged scans, which are left out.
+        predict: how.
     """
     loader.set_epoch(0, 0)
-    for batch, predicted in predictions(network, loader, device, context, "predicting"):
+    for batch, predicted in predict(network, loader, device, context, "predicting"):
         skipped |= dict.fromkeys(batch.skipped)
         classes, keyframe = predicted.to(torch.uint8).cpu().numpy(), batch.keyframe.cpu().numpy()
         offsets = batch.point_offsets.tolist()
@@ -198,37 +205,60 @@ def predict_checkpoint(
     format: str | None = None,
     point_fields: int | None = None,
     preview: bool = False,
+    votes: Votes = PLAIN,
 ) -> None:
     """Predict every raw point of ``source`` into ``out``; all ranks share the scans. Prints one line on rank 0.
 
     Args:
         format: one of ``FORMATS``; None = the label space's own, or npy.
         preview: also draw the first scan from above, ``out/preview.png``.
+        votes: views of each scan that decide together; by default one plain pass.
 
     Raises:
-        UserError: see :func:`open_source`, :func:`core.engine.jobs.trained_network` and
-            :meth:`PredictionFolder.begin`.
+        UserError: see :func:`open_source` and :func:`fill_folder`.
     """
     shop = Workshop.open(config, world)
     if out.resolve() == Path(source).resolve():
         raise UserError("predictions would mix with the scans", where=str(out), cure="Choose another --out")
     with rank_zero_first(world):
         scans = open_source(config, source, point_fields)
+    form = format or (scans.labels.name if scans.labels.name in FORMATS else "npy")
+    folder = PredictionFolder(out, form, scans.labels)
+    fill_folder(shop, scans, checkpoint, folder, votes)
+    if preview and world.rank == 0:
+        _draw(scans, folder)
+
+
+def fill_folder(
+    shop: Workshop,
+    scans: ScanDataset,
+    checkpoint: Path,
+    folder: PredictionFolder,
+    votes: Votes,
+    finish: Callable[[str, np.ndarray], np.ndarray] | None = None,
+) -> None:
+    """Predict the scans that ``folder`` lacks; all ranks share them. Prints one line on rank 0.
+
+    Args:
+        finish: called with each (token, train ids u8 [N]) before they are written; returns what is.
+
+    Raises:
+        UserError: see :func:`core.engine.jobs.trained_network` and :meth:`PredictionFolder.begin`.
+    """
+    world = shop.world
     network = trained_network(shop, scans.labels, checkpoint)
     view = _view(shop, scans)
-    folder = PredictionFolder(
-        out, format or (scans.labels.name if scans.labels.name in FORMATS else "npy"), scans.labels
-    )
     missing = [i for i in range(len(scans)) if not folder.path(scans.token(i)).is_file()]
     barrier()  # every rank has its list before the first file is written
-    folder.begin({"checkpoint_sha256": sha256(checkpoint), "settings_sha256": _digest(config, view)}, world.rank)
+    settings = _digest(shop.config, view, votes.about(shop))
+    folder.begin({"checkpoint_sha256": sha256(checkpoint), "settings_sha256": settings}, world.rank)
     count, points = 0, 0
     skipped: dict[str, None] = {}
     start = time.perf_counter()
     if missing:
-        loader = shop.loader_of(ChosenScans(scans, view, missing), training=False)
-        for token, classes in predicted_scans(network, loader, world.device, shop.context, skipped):
-            folder.write(token, classes)
+        loader, predict = polling(shop, scans, view, votes, missing)
+        for token, classes in predicted_scans(network, loader, world.device, shop.context, skipped, predict):
+            folder.write(token, classes if finish is None else finish(token, classes))
             count, points = count + 1, points + len(classes)
     totals = torch.tensor([count, points], dtype=torch.float64, device=world.device)
     count, points = sum_over_ranks(totals).tolist()
@@ -237,11 +267,9 @@ def predict_checkpoint(
     if world.rank == 0:
         for message in damaged:
             logger.warning("not predicted: {}", message)
-        if preview:
-            _draw(scans, folder)
         before = len(scans) - len(missing)
         there = f" ({before} were there before)" if before else ""
-        sys.stdout.write(f"{count:.0f} scans predicted{there}, {points / seconds:,.0f} points/s, in {out}\n")
+        sys.stdout.write(f"{count:.0f} scans predicted{there}, {points / seconds:,.0f} points/s, in {folder.root}\n")
         sys.stdout.flush()
 
 
@@ -255,9 +283,10 @@ def _view(shop: Workshop, scans: ScanDataset) -> DataConfig:
     return data
 
 
-def _digest(config: Config, view: DataConfig) -> str:
+def _digest(config: Config, view: DataConfig, votes: dict[str, Any]) -> str:
     """Of all that changes a prediction besides the weights."""
     settings = [config.tree["model"], view.model_dump(mode="json"), config.tree["dataset"].get("multisweeps")]
+    settings += [votes] if votes else []
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
 
 

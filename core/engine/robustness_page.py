@@ -22,20 +22,21 @@ __all__ = ["picture", "robustness_page"]
 LOST = (255, 110, 90)  # points without a class: outliers, fog, snow, and what was never labelled
 _EXTENT = 40.0  # m
 _TITLES = {"semantickitti-c": "SemanticKITTI-C (Yan et al.)", "robo3d": "Robo3D"}
+_TWO_COLUMNS = "grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr))"
 _DASH = '<span class="none">–</span>'
 
 
-def picture(points: np.ndarray, truth: np.ndarray, prediction: np.ndarray, labels: LabelSpace) -> bytes:
+def picture(points: np.ndarray, truth: np.ndarray, prediction: np.ndarray, labels: LabelSpace, like: int) -> bytes:
     """PNG of one scan from above: what the scanner reports, in the colours of the truth, and where the model errs.
 
     Args:
-        points: [N, 3] m. truth, prediction: [N] train ids.
+        points: [N, 3] m. truth, prediction: [N] train ids. like: points of the clean scan, which dots are sized for.
     """
     palette = _palette(labels)
     wrong = (prediction != truth) & (truth != IGNORE)
     panels = [
-        ("points", birds_eye(points, palette[truth], _EXTENT, 400, priority=truth == IGNORE)),
-        ("errors", birds_eye(points, error_colors(truth, prediction), _EXTENT, 400, priority=wrong)),
+        ("points", birds_eye(points, palette[truth], _EXTENT, 400, truth == IGNORE, like)),
+        ("errors", birds_eye(points, error_colors(truth, prediction), _EXTENT, 400, wrong, like)),
     ]
     return encode_png(side_by_side(panels))
 
@@ -175,5 +176,5 @@ def _scenes(summary: Summary, pictures: Mapping[str, bytes], labels: LabelSpace)
         '<h2>One scan under each corruption</h2><p class="soft">Left what the scanner reports, in the colours of the '
         "truth; right the model's errors in red. From above, 40 m around the sensor.</p>"
         + legend(classes, _palette(labels))
-        + f'<div class="views" style="grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr))">{figures}</div>'
+        + f'<div class="views" style="{_TWO_COLUMNS}">{figures}</div>'
     )

@@ -67,6 +67,7 @@ def student_trainer(
         method = kind(config.parse(kind.Config, "distill"), student, network, criterion)
     if fresh:
         method.load_pretrained()
+        shop.start_from_other_run(method)
     identity = {"fingerprint": labels.fingerprint, "classes": list(labels.classes), "config": config.tree}
     if teacher is not None:
         identity["teacher"] = teacher.identity

@@ -15,11 +15,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.profiler import record_function
 
 from core.contracts import Batch, Pair
 from core.distill import Method
+from core.engine.averaging import averaged_model, renew_batch_norm
 from core.engine.checkpoint import load_weights, random_state, restore_random_state
 from core.engine.distributed import World
 from core.engine.experiment import Experiment
@@ -118,8 +118,7 @@ class DistillTrainer(Trainer):
         self.scheduler = build_scheduler(experiment.scheduler, self.optimizer, self.total_steps)
         scaling = experiment.amp.enabled and experiment.amp.dtype == "fp16"
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaling)
-        decay = experiment.train.ema
-        self.ema = None if decay is None else AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+        self.average = averaged_model(experiment.train, self.model)
         self.stop_requested = False
         self.skipped_samples: dict[str, None] = {}  # messages in order of first appearance
         self.nonfinite_steps = 0
@@ -133,7 +132,7 @@ class DistillTrainer(Trainer):
 
     @property
     def _averaged(self) -> nn.Module:
-        return self.model if self.ema is None else self.ema.module
+        return self.model if self.average is None or self.average.n_averaged == 0 else self.average.module
 
     # --- torchpack's hooks ----------------------------------------------------------------------------------------
     def _before_epoch(self) -> None:
@@ -141,6 +140,16 @@ class DistillTrainer(Trainer):
         self.local_step, start = self._start_step, self._start_step
         self._start_step = 0
         self.steps.set_epoch(self.epoch_num, start)
+
+    def _after_epoch(self) -> None:
+        start = self.experiment.train.swa_start
+        if start is None or self.epoch_num < start:
+            return
+        self.average.update_parameters(self.model)
+        if self.epoch_num == self.num_epochs:
+            self.steps.set_epoch(self.epoch_num)
+            batches = (batch for group in self.steps for batch in group)
+            renew_batch_norm(self.scored_model, batches, self.device, lambda: autocast(self.experiment, self.device))
 
     def _run_step(self, feed_dict: list[Batch]) -> dict[str, float]:
         waited = time.perf_counter() - self._last_end
@@ -197,8 +206,8 @@ class DistillTrainer(Trainer):
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.scheduler.step()
-        if self.ema is not None:
-            self.ema.update_parameters(self.model)
+        if self.experiment.train.ema is not None:
+            self.average.update_parameters(self.model)
         return norm if _finite(norm) else 0.0
 
     def _report(self, sums: dict[str, float], waited: float) -> None:
@@ -248,8 +257,8 @@ class DistillTrainer(Trainer):
         return {
             "model": self.scored_model.state_dict(),
             "training_only": _training_only(self._averaged),
-            "train_model": None if self.ema is None else self.model.state_dict(),
-            "ema_updates": None if self.ema is None else int(self.ema.n_averaged),
+            "train_model": None if self.average is None else self.model.state_dict(),
+            "ema_updates": None if self.average is None else int(self.average.n_averaged),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -261,10 +270,11 @@ class DistillTrainer(Trainer):
 
     def _load_state_dict(self, state: dict[str, Any]) -> None:
         where = str(self.run_dir.path)
+        if self.average is not None:
+            self.average.n_averaged.fill_(state["ema_updates"])
         load_weights(self._averaged, _joined(self._averaged, state), where)
-        if self.ema is not None:
+        if self.average is not None:
             load_weights(self.model, state["train_model"], where)
-            self.ema.n_averaged.fill_(state["ema_updates"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.scaler.load_state_dict(state["scaler"])

@@ -119,3 +119,9 @@ def test_yaml_values():
     assert augmentation.rotate_range == (-45, 45)
     assert augmentation.translate_std is None
     assert Config({"data": {"augment": None}}).parse(DataConfig, "data").augment is None
+
+
+def test_scale_may_leave_heights_alone():
+    assert scale(POINTS, rng(), (2, 2), z=False).tolist() == (POINTS * [2, 2, 1]).tolist()
+    config = AugmentConfig(flip=False, rotate=None, scale=(2, 2), scale_z=False, translate_std=None)
+    assert augment(POINTS, rng(), config).tolist() == (POINTS * [2, 2, 1]).tolist()

@@ -1,0 +1,93 @@
+"""Corrupted data sets: made on the fly from clean scans, or read from the folders the benchmarks publish."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from core.contracts import IGNORE, Scan
+from core.data.corruptions.apply import Sensor, corrupt
+from core.data.corruptions.profiles import Corruption
+from core.datasets.base import Gap, ScanDataset, ScanFiles
+from core.datasets.folder import FolderConfig, FolderDataset
+from core.datasets.semantickitti import SemanticKITTI, SemanticKITTIConfig
+from core.errors import UserError
+from core.labels import SEMANTICKITTI, LabelSpace
+
+__all__ = ["CorruptedScans", "published"]
+
+# Robo3D writes fog, snow and crosstalk as ids 21 to 23, which SemanticKITTI does not know.
+_LABELS = replace(SEMANTICKITTI, raw_to_train=SEMANTICKITTI.raw_to_train | dict.fromkeys((21, 22, 23), IGNORE))
+
+
+class CorruptedScans(ScanDataset):
+    """A data set under one corruption; scans keep their number, order and tokens.
+
+    Args:
+        clean: the data set. corruption: what happens to each scan.
+        sensor: see :class:`Sensor`. seed: of all draws.
+    """
+
+    def __init__(self, clean: ScanDataset, corruption: Corruption, sensor: Sensor, seed: int = 0) -> None:
+        self.clean, self.corruption, self.sensor, self.seed = clean, corruption, sensor, seed
+        self.labels, self.root, self.split = clean.labels, clean.root, clean.split
+        self.point_fields, self.label_dtype = clean.point_fields, clean.label_dtype
+        self.title = f"{clean.title}, {corruption.name}"
+
+    def __len__(self) -> int:
+        return len(self.clean)
+
+    def token(self, index: int) -> str:
+        return self.clean.token(index)
+
+    def load(self, index: int, *, cameras: bool = True) -> Scan:
+        return corrupt(self.clean.load(index, cameras=cameras), self.corruption, self.sensor, self.seed)
+
+    def files(self, index: int) -> ScanFiles:
+        return self.clean.files(index)
+
+    def index_of(self, token: str) -> int:
+        return self.clean.index_of(token)
+
+    def gaps(self) -> list[Gap]:
+        return self.clean.gaps()
+
+
+class _Flat(FolderDataset):
+    """``{velodyne,labels}`` as published: the one validation sequence."""
+
+    title = "SemanticKITTI-C"
+
+    @classmethod
+    def label_space(cls, config: FolderConfig) -> LabelSpace:
+        """SemanticKITTI's, with Robo3D's ids."""
+        return _LABELS
+
+
+class _Sequences(SemanticKITTI):
+    """``sequences/NN/{velodyne,labels}`` as this package writes it."""
+
+    title = "SemanticKITTI-C"
+    labels = _LABELS
+
+
+def published(root: Path, corruption: Corruption) -> ScanDataset:
+    """Open the scans of a corruption in a published SemanticKITTI-C, or in one that this package wrote.
+
+    Raises:
+        UserError: the folder is missing or empty, or labels are missing.
+    """
+    found = [folder for name in (corruption.folder, corruption.name) if (folder := root / name).is_dir()]
+    if not found:
+        raise UserError(
+            "this folder does not exist",
+            where=str(root / corruption.folder),
+            cure="--robustness-root must hold one folder per corruption, with velodyne and labels in it; "
+            "write it with 'python -m core.data.corruptions CONFIG --out DIR', or leave the option out",
+        )
+    sequences = sorted(path.name for path in found[0].glob("sequences/*") if path.is_dir())
+    if not sequences:
+        config = FolderConfig(name="folder", root=found[0], scans="velodyne/*.bin", labels="labels/{stem}.label")
+        return _Flat(config, "val")
+    config = SemanticKITTIConfig(name="semantickitti", root=found[0], split={"val": sequences}, cameras=())
+    return _Sequences(config, "val")

@@ -1,0 +1,133 @@
+"""Corrupted scans on disk in SemanticKITTI's layout, one folder per corruption.
+
+``OUT/<corruption>/sequences/08/{velodyne/*.bin, labels/*.label}``; scans whose tokens name no sequence lie in
+``OUT/<corruption>/{velodyne,labels}``. A scan is read once for all corruptions; its points are written last, whole or
+not at all, so a killed command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from core.contracts import Scan
+from core.data.corruptions.apply import Sensor, corrupt
+from core.data.corruptions.profiles import Corruption
+from core.data.loader import forget_signals, worker_context
+from core.data.sample import keyframe_scan
+from core.datasets.base import ScanDataset
+from core.errors import UserError
+from core.io import read_json, write_bytes, write_json
+
+__all__ = ["VERSION", "write_corrupted"]
+
+VERSION = 1  # raise when the same seed gives other points
+_ABOUT = "corruptions.json"
+
+
+def write_corrupted(
+    dataset: ScanDataset, corruptions: Sequence[Corruption], out: Path, *, workers: int = 1, seed: int = 0,
+    keep_labels: bool = False,
+) -> int:  # fmt: skip
+    """Write every scan's own points under every corruption; returns the number of files that were not there yet.
+
+    Args:
+        corruptions: of one profile. workers: processes.
+        seed: of all draws. keep_labels: what ``corruptions`` were chosen with.
+
+    Raises:
+        UserError: ``out`` holds corruptions of other scans, another seed or another version, or a scan is damaged.
+    """
+    tokens = "\n".join(dataset.token(i) for i in range(len(dataset)))
+    identity = {
+        "version": VERSION,
+        "profile": corruptions[0].profile,
+        "seed": seed,
+        "keep_labels": keep_labels,
+        "dataset": dataset.title,
+        "scans": len(dataset),
+        "tokens": hashlib.sha256(tokens.encode()).hexdigest(),
+    }
+    _begin(out, identity)
+    work = _Writer(dataset, tuple(corruptions), Sensor.of(dataset), out, seed)
+    written = 0
+    with _results(work, range(len(dataset)), workers) as results:
+        for count in tqdm(results, total=len(dataset), desc="corrupting", unit="scan", disable=not sys.stderr.isatty()):
+            written += count
+    return written
+
+
+def _begin(out: Path, identity: dict) -> None:
+    path = out / _ABOUT
+    if not path.is_file():
+        write_json(path, identity)
+    elif read_json(path) != json.loads(json.dumps(identity)):
+        raise UserError(
+            "this folder holds corruptions of other scans, or of another profile or seed",
+            where=str(path),
+            cure="Give another folder with --out, or delete this one",
+        )
+
+
+@contextmanager
+def _results(work: _Writer, tasks: Sequence[int], workers: int) -> Iterator[Iterator[int]]:
+    with ExitStack() as stack:
+        if workers > 1 and len(tasks) > 1:
+            pool = stack.enter_context(worker_context().Pool(min(workers, len(tasks)), _receive, (work,)))
+            yield pool.imap_unordered(_write_scan, tasks)
+        else:
+            _receive(work)
+            yield map(_write_scan, tasks)
+
+
+def _receive(work: _Writer) -> None:
+    """Keep ``work`` in this process, so that it is sent once and not with every scan."""
+    forget_signals()
+    global _work
+    _work = work
+
+
+def _write_scan(index: int) -> int:
+    return _work(index)
+
+
+@dataclass(frozen=True)
+class _Writer:
+    """Writes one scan under all corruptions; returns how many files of points it wrote."""
+
+    dataset: ScanDataset
+    corruptions: tuple[Corruption, ...]
+    sensor: Sensor
+    out: Path
+    seed: int
+
+    def __call__(self, index: int) -> int:
+        token = self.dataset.token(index)
+        missing = [c for c in self.corruptions if not self._path(c, token, "velodyne", "bin").is_file()]
+        if missing:
+            scan = keyframe_scan(self.dataset.load(index, cameras=False))
+            for corruption in missing:
+                self._write(corruption, token, corrupt(scan, corruption, self.sensor, self.seed))
+        return len(missing)
+
+    def _path(self, corruption: Corruption, token: str, part: str, suffix: str) -> Path:
+        sequence, _, frame = token.rpartition("/")
+        folder = self.out / corruption.folder / (f"sequences/{sequence}" if sequence else "")
+        return folder / part / f"{frame}.{suffix}"
+
+    def _write(self, corruption: Corruption, token: str, scan: Scan) -> None:
+        if scan.labels is not None:
+            ids = self.dataset.labels.to_raw(scan.labels).astype("<u4")
+            if scan.instances is not None:
+                ids |= (scan.instances.astype("<u4") & 0xFFFF) << 16
+            write_bytes(self._path(corruption, token, "labels", "label"), ids.tobytes())
+        cloud = np.column_stack([scan.points, scan.intensity]).astype("<f4")
+        write_bytes(self._path(corruption, token, "velodyne", "bin"), cloud.tobytes())

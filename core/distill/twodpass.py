@@ -1,0 +1,270 @@
+"""2DPASS (Yan et al., ECCV 2022): images teach a LiDAR network through features fused at every scale.
+
+Multi-scale fusion-to-single knowledge distillation (MSFSKD): at each scale of the student's encoder, image and LiDAR
+features of the points in view are fused and classified, and the student's own classification of that scale follows the
+fused one. Image network, fusion and auxiliary classifiers exist in training only; what is deployed needs no camera.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from core.config import Section
+from core.contracts import Batch, Output
+from core.distill.base import Knowledge, Method
+from core.errors import UserError
+from core.losses import CrossEntropyLovasz, kl_divergence
+from core.models.fusion.sampling import View
+from core.models.image.resnet_fcn import STRIDES, FCNConfig, PixelReader, ResNetFCN
+from core.models.probe import probe
+from core.sparse import gather_sum
+from core.sparse.points import GatherTable
+from core.sparse.tensor import floor_to
+
+__all__ = ["MSFSKD", "Scale", "majority_of_cells", "scales_of"]
+
+HEAD = 128  # hidden width of every classifier
+
+
+class MSFSKD(Method):
+    """Segmentation by the student, by its scales, by image and LiDAR together; the last teaches the scales.
+
+    Args:
+        config: see :class:`MSFSKD.Config`.
+        student: ``twodpass``, or any network whose encoder stages have growing strides.
+        teacher: none; the fused features teach.
+        criterion: the segmentation loss of the student's logits. Auxiliary ones share its class weights, and weigh both
+            terms 1.
+
+    Raises:
+        UserError: the student has no stage to distil into, or its widths do not suit ``learner_residual``.
+    """
+
+    class Config(Section):
+        """``distill:`` section; defaults are those of the published models.
+
+        Attributes:
+            mode: "full"; "aux_heads" = classifiers at the student's scales and no image, the control that tells deep
+                supervision from distillation; "baseline" = the student alone.
+            image: the image network.
+            hidden: width of the fused features; null = of the student's first scale.
+            w_seg2d: of the fused features' segmentation, shared among the scales.
+            w_kl: of the distillation, shared among the scales.
+            kl_reduction: "mean" over points and classes (as published: the usual value divided by the number of
+                classes), or "batchmean" over points.
+            detach: the fused prediction is a fixed target of the distillation. False moves both.
+            feat_residual: add the image feature to the fused one (the paper, and the code of 2022).
+            learner_residual: the scales' classifiers see feature + learner(feature) (the paper).
+        """
+
+        name: Literal["2dpass"]
+        mode: Literal["full", "aux_heads", "baseline"] = "full"
+        image: FCNConfig = FCNConfig()
+        hidden: int | None = Field(None, ge=1)
+        w_seg2d: float = Field(1.0, ge=0)
+        w_kl: float = Field(0.05, ge=0)
+        kl_reduction: Literal["mean", "batchmean"] = "mean"
+        detach: bool = True
+        feat_residual: bool = False
+        learner_residual: bool = False
+
+        needs_teacher: ClassVar[bool] = False
+
+        @model_validator(mode="after")
+        def _has_learner(self) -> MSFSKD.Config:
+            if self.learner_residual and self.mode != "full":
+                raise ValueError("learner_residual needs mode: full, where the learner exists")
+            return self
+
+    needs_teacher = False
+
+    def __init__(
+        self, config: Config, student: nn.Module, teacher: nn.Module | None, criterion: CrossEntropyLovasz
+    ) -> None:
+        super().__init__()
+        self.config, self.student, self.criterion = config, student, criterion
+        if config.mode == "baseline":
+            return
+        weight = criterion.class_weight
+        self.auxiliary = CrossEntropyLovasz(1.0, 1.0, None if weight is None else weight.tolist(), criterion.scope)
+        output = probe(student)
+        classes = output.logits.shape[1]
+        widths = [stage.channels for stage in _encoder_stages(student, output)]
+        self.heads = nn.ModuleList(_head(width, classes) for width in widths)
+        if config.mode == "full":
+            hidden = config.hidden or widths[0]
+            _check_residual(config, hidden, widths)
+            self.image = ResNetFCN(config.image, hidden)
+            self.image_stages = tuple(_image_stage(edge) for edge in _edges(student, output))
+            self.fusions = nn.ModuleList(Fusion(width, hidden, classes, config.feat_residual) for width in widths)
+            self.classifier = _head(len(widths) * hidden, classes)
+
+    def load_pretrained(self) -> None:
+        """Read the image encoder's weights, where the YAML names them.
+
+        Raises:
+            UserError: the file is missing, damaged or of another network.
+        """
+        if self.config.mode == "full":
+            self.image.load_pretrained()
+
+    def forward(self, batch: Batch, knowledge: Knowledge | None = None) -> dict[str, Tensor]:
+        """The losses by name and already weighted: the student's own (``ce``, ``lovasz``); summed over the scales those
+        of the auxiliary heads (``scale_*``), the fused features (``fused_*``) and the distillation (``kl``); those of
+        all scales' fused features together (``joint_*``).
+        """
+        output = self.student(batch)
+        losses = self.criterion(output.logits, batch.labels)
+        if self.config.mode == "baseline":
+            return losses
+        scales = scales_of(self.student, output, batch)
+        logits = [head(self._enhanced(i, scale.features)) for i, (head, scale) in enumerate(zip(self.heads, scales))]
+        for own, scale in zip(logits, scales):
+            labels = majority_of_cells(batch.labels, scale.rows, len(own), own.shape[1])
+            _add(losses, "scale", self.auxiliary(own, labels))
+        return losses if self.config.mode == "aux_heads" else losses | self._image_losses(batch, scales, logits)
+
+    def _enhanced(self, i: int, features: Tensor) -> Tensor:
+        return features + self.fusions[i].learner(features) if self.config.learner_residual else features
+
+    def _image_losses(self, batch: Batch, scales: list[Scale], logits: list[Tensor]) -> dict[str, Tensor]:
+        """Of everything that looks at the images; at the points in view, which may be none."""
+        if batch.images is None:
+            raise UserError(
+                "this method learns from images, and the batch has none",
+                where="data.images",
+                cure="Set data.images: true, or distill.mode: aux_heads or baseline",
+            )
+        view = View.of(batch, "last")
+        read = PixelReader(view, tuple(batch.images.shape[-2:]))
+        maps = self.image(batch.images.flatten(0, 1))
+        labels = batch.labels.index_select(0, view.point)
+        losses: dict[str, Tensor] = {}
+        fused = []
+        for i, (scale, own, fusion) in enumerate(zip(scales, logits, self.fusions)):
+            rows = scale.rows.index_select(0, view.point)
+            joint = fusion(read(maps[self.image_stages[i]], self.image_stages[i]), _take(scale.features, rows))
+            fused.append(joint)
+            target = fusion.head(joint)
+            _add(losses, "fused", self.auxiliary(target, labels), self.config.w_seg2d / len(scales))
+            _add(losses, "", {"kl": self._distillation(_take(own, rows), target)}, self.config.w_kl / len(scales))
+        _add(losses, "joint", self.auxiliary(self.classifier(torch.cat(fused, 1)), labels))
+        return losses
+
+    def _distillation(self, own: Tensor, target: Tensor) -> Tensor:
+        value = kl_divergence(own, target, scope=self.criterion.scope, detach=self.config.detach)
+        return value / own.shape[1] if self.config.kl_reduction == "mean" else value
+
+
+class Fusion(nn.Module):
+    """Image and LiDAR features of one scale, joined by a gate, and their classifier.
+
+    ``L = ReLU(Linear(lidar))``, ``Z = Linear([image; L])``, ``U = ReLU(Z * sigmoid(Linear(Z)))``.
+    """
+
+    def __init__(self, width: int, hidden: int, classes: int, residual: bool) -> None:
+        super().__init__()
+        self.residual = residual
+        self.learner = nn.Sequential(nn.Linear(width, hidden), nn.ReLU())
+        self.join, self.gate = nn.Linear(2 * hidden, hidden), nn.Linear(hidden, hidden)
+        self.head = _head(hidden, classes)
+
+    def forward(self, image: Tensor, lidar: Tensor) -> Tensor:
+        """[P, hidden] and [P, width] -> [P, hidden]."""
+        z = self.join(torch.cat([image, self.learner(lidar).to(image.dtype)], 1))
+        u = torch.relu(z * torch.sigmoid(self.gate(z)))
+        return u + image if self.residual else u
+
+
+@dataclass(frozen=True)
+class Scale:
+    """One scale of the student's encoder.
+
+    Attributes:
+        features: [M, C], one row per cell. rows: i64 [SV], the cell of each of the batch's voxels.
+    """
+
+    features: Tensor
+    rows: Tensor
+
+
+def scales_of(student: nn.Module, output: Output, batch: Batch) -> list[Scale]:
+    """The encoder's features by cell, fine to coarse: grids of ``twodpass``, strides of the U-Nets."""
+    scales = []
+    for i, stage in enumerate(_encoder_stages(student, output)):
+        rows = output.extras.get(f"scale_rows/{i}")
+        if rows is None:
+            cells = floor_to(batch.coords, stage.stride)
+            rows = stage.cache.level(stage.stride).find(stage.cache.grid.pack(cells))
+        scales.append(Scale(stage.feats, rows))
+    return scales
+
+
+def _encoder_stages(student: nn.Module, output: Output) -> list:
+    """All stages of a network with scales of its own; else those before the first that is not coarser."""
+    if hasattr(student, "scales"):
+        return list(output.stages)
+    found: list = []
+    for stage in output.stages:
+        if found and stage.stride[0] <= found[-1].stride[0]:
+            break
+        found.append(stage)
+    if not found:
+        raise UserError(
+            "the student has no encoder stages that images could teach",
+            where="model.name",
+            cure="Choose twodpass, minkunet, spvcnn or spvcnn_spformer, or set distill.mode: baseline",
+        )
+    return found
+
+
+def _edges(student: nn.Module, output: Output) -> tuple[int, ...]:
+    """Edge of each scale's cells, in units of the finest."""
+    return getattr(student, "scales", None) or tuple(stage.stride[0] for stage in _encoder_stages(student, output))
+
+
+def _image_stage(edge: int) -> int:
+    """The coarsest image stage that is no coarser than ``edge``; the first if all are."""
+    return max(sum(stride <= edge for stride in STRIDES) - 1, 0)
+
+
+def _check_residual(config: MSFSKD.Config, hidden: int, widths: list[int]) -> None:
+    if config.learner_residual and any(width != hidden for width in widths):
+        raise UserError(
+            f"the learner adds {hidden} channels to scales of {', '.join(map(str, widths))}",
+            where="distill.learner_residual",
+            cure="It needs a student of one width at every scale (twodpass) and distill.hidden: null",
+        )
+
+
+def _head(width: int, classes: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, HEAD), nn.ReLU(), nn.Linear(HEAD, classes))
+
+
+def _take(values: Tensor, rows: Tensor) -> Tensor:
+    """``values[rows]`` [R, C]; its gradient is a sum in a fixed order."""
+    ptr = torch.arange(len(rows) + 1, device=rows.device)
+    return gather_sum(values, GatherTable(ptr, rows.int(), torch.ones(len(rows), device=rows.device), len(values)))
+
+
+def majority_of_cells(labels: Tensor, rows: Tensor, cells: int, classes: int) -> Tensor:
+    """Most frequent label of each cell, i64 [cells]; "ignore" takes part, and the smaller id wins a tie.
+
+    Args:
+        labels: i64 [SV]. rows: i64 [SV], 0..cells-1.
+    """
+    votes = torch.zeros(cells * classes, dtype=torch.int32, device=labels.device)
+    votes.scatter_add_(0, rows * classes + labels, torch.ones_like(rows, dtype=torch.int32))
+    return votes.view(cells, classes).argmax(1)
+
+
+def _add(losses: dict[str, Tensor], prefix: str, terms: dict[str, Tensor], weight: float = 1.0) -> None:
+    """Add weighted terms to those of the same name."""
+    for name, value in terms.items():
+        key = f"{prefix}_{name}" if prefix else name
+        losses[key] = losses[key] + weight * value if key in losses else weight * value

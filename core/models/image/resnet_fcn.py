@@ -1,0 +1,111 @@
+"""The image network of 2DPASS (Yan et al., ECCV 2022): a ResNet and one small decoder for each of its four stages.
+
+Every decoder ends in a nearest-neighbour enlargement to full resolution, of which a point reads a single pixel. That
+pixel is a copy of one of the map before, so points read that map and the full-resolution maps are never made.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from core.config import Section
+from core.models.fusion.sampling import View
+from core.models.image.resnet import ResNet
+from core.models.image.swiftnet import IMAGENET
+from core.sparse import gather_sum
+from core.sparse.points import GatherTable
+
+__all__ = ["FCNConfig", "PixelReader", "ResNetFCN"]
+
+STRIDES = (2, 4, 8, 16)  # of the encoder's stages
+MAP_STRIDES = (2, 4, 4, 4)  # of the decoded maps
+NARROW = 64  # width of the coarse stages' decoders before their last layer
+
+
+class FCNConfig(Section):
+    """``distill.image:`` section.
+
+    Attributes:
+        encoder: resnet18, resnet34 (published) or resnet50.
+        weights: file of the encoder's ImageNet weights (.pth or .safetensors); null = from scratch, as published.
+    """
+
+    encoder: Literal["resnet18", "resnet34", "resnet50"] = "resnet34"
+    weights: Path | None = None
+
+
+class ResNetFCN(nn.Module):
+    """Images -> one map per stage of the encoder, ``width`` channels each.
+
+    Images of any size will do; where a side is no multiple of 16 the coarse maps reach a little beyond it.
+
+    Args:
+        config: see :class:`FCNConfig`.
+        width: channels of the maps.
+    """
+
+    def __init__(self, config: FCNConfig, width: int) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = ResNet(config.encoder, stem_stride=1)
+        self.decoders = nn.ModuleList(_decoder(cin, width, i) for i, cin in enumerate(self.encoder.channels))
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in IMAGENET)
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("std", std, persistent=False)
+
+    def load_pretrained(self) -> None:
+        """Read ``config.weights``, if it names a file, into the encoder.
+
+        Raises:
+            UserError: the file is missing, damaged or of another network.
+        """
+        if self.config.weights is not None:
+            self.encoder.load_pretrained(self.config.weights)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """f32 [N, 3, H, W] in 0..1 -> four maps [N, width, H / s, W / s], s = 2, 4, 4, 4 (``MAP_STRIDES``)."""
+        normal = (images - self.mean) / self.std
+        x = self.encoder.stem(normal.contiguous(memory_format=torch.channels_last))
+        maps = []
+        for i, decoder in enumerate(self.decoders):
+            x, _ = self.encoder.stage(i, x)
+            maps.append(decoder(x))
+        return maps
+
+
+def _decoder(cin: int, width: int, stage: int) -> nn.Sequential:
+    """7x7 convolution, then transposed convolutions until the map has stride 4 (stages 0 and 1: none)."""
+    widths = [*[NARROW] * max(stage - 1, 0), width]
+    layers = [nn.Conv2d(cin, widths[0], 7, padding=3, bias=False), nn.ReLU(inplace=True)]
+    for a, b in pairwise(widths):
+        layers += [nn.ConvTranspose2d(a, b, 3, stride=2, padding=1, output_padding=1), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers)
+
+
+class PixelReader:
+    """Reads the maps at the pixel each visible point falls on; one row per (point, camera that sees it).
+
+    Args:
+        view: the pairs. size: (rows, columns) of the images.
+    """
+
+    def __init__(self, view: View, size: tuple[int, int]) -> None:
+        self.image = view.image
+        pixel = (view.uv.flip(1) + 1) / 2 * (view.uv.new_tensor(size) - 1)
+        self.row, self.column = torch.floor(pixel).long().unbind(1)
+
+    def __call__(self, features: Tensor, stage: int) -> Tensor:
+        """Map ``stage`` [N, C, h, w] -> [P, C], in the order of the view's pairs."""
+        stride = MAP_STRIDES[stage]
+        height, width = features.shape[2:]
+        row, column = (torch.div(index, stride, rounding_mode="floor") for index in (self.row, self.column))
+        pixels = features.permute(0, 2, 3, 1).reshape(-1, features.shape[1])
+        index = ((self.image * height + row) * width + column).int()
+        ptr = torch.arange(len(index) + 1, device=index.device)
+        weight = torch.ones(len(index), device=index.device)
+        return gather_sum(pixels, GatherTable(ptr, index, weight, len(pixels)))

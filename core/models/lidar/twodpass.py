@@ -1,0 +1,239 @@
+"""The LiDAR network of 2DPASS (Yan et al., ECCV 2022): voxels of growing size, joined through the points.
+
+There is no decoder and no strided convolution. Each scale has a grid of its own; grids are not nested (60 cells along z
+become 30, 15, 8 and 4), so features move from one to the next by way of the points.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property
+from typing import Literal
+
+import torch
+from pydantic import Field, field_validator, model_validator
+from torch import Tensor, nn
+
+from core.config import Section
+from core.contracts import Batch, Output
+from core.models.fusion.layers import PointBatchNorm
+from core.sparse import Conv3d, MapCache, SparseBatchNorm, SparseTensor, gather_sum
+from core.sparse.points import GatherTable
+from core.sparse.tensor import Grid, floor_to
+
+__all__ = ["PointGrid", "TwoDPass"]
+
+SLOPE = 0.1  # of every leaky rectifier
+HEAD = 128  # hidden width of the classifier
+Vector = tuple[float, float, float]
+
+
+class SparseLeakyReLU(nn.LeakyReLU):
+    """Leaky rectifier."""
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        """[V, C] -> [V, C]."""
+        return x.replace(super().forward(x.feats))
+
+
+class Residual(nn.Module):
+    """``LeakyReLU(conv3-BN-LeakyReLU-conv3-BN (x) + conv1-BN (x))``."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            Conv3d(width, width, 3),
+            SparseBatchNorm(width),
+            SparseLeakyReLU(SLOPE),
+            Conv3d(width, width, 3),
+            SparseBatchNorm(width),
+        )
+        self.shortcut = nn.Sequential(Conv3d(width, width, 1), SparseBatchNorm(width))
+        self.relu = nn.LeakyReLU(SLOPE)
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        """[V, width] -> [V, width]."""
+        return x.replace(self.relu(self.net(x).feats + self.shortcut(x).feats))
+
+
+class PointGrid:
+    """The occupied cells of one scale, and the sparse matrices between them, the points and other grids.
+
+    Args:
+        cells: i64 [P, 4] (b, x, y, z), the cell of each point.
+
+    Attributes:
+        coords: i32 [M, 4], ordered by (b, x, y, z). rows: i64 [P], each point's cell. share: f32 [M], 1 / points in it.
+        cache: kernel maps on this grid.
+    """
+
+    def __init__(self, cells: Tensor) -> None:
+        grid = Grid.around(cells)
+        keys, self.rows, counts = torch.unique(grid.pack(cells), return_inverse=True, return_counts=True)
+        self.coords, self.share = grid.unpack(keys), 1.0 / counts
+        self.cache = MapCache(self.coords)
+
+    def __len__(self) -> int:
+        return len(self.coords)
+
+    @cached_property
+    def pool(self) -> GatherTable:
+        """Points -> mean of each cell."""
+        return self._mean(torch.arange(len(self.rows), device=self.rows.device), len(self.rows))
+
+    def pool_from(self, finer: PointGrid) -> GatherTable:
+        """Cells of another grid -> points -> mean of each cell of this one; the points' features are never made."""
+        return self._mean(finer.rows, len(finer))
+
+    def _mean(self, index: Tensor, columns: int) -> GatherTable:
+        return GatherTable.from_entries(self.rows, index, self.share.index_select(0, self.rows), len(self), columns)
+
+    @cached_property
+    def spread(self) -> GatherTable:
+        """Cells -> points."""
+        return _lookup(self.rows, len(self))
+
+    @cached_property
+    def halves(self) -> tuple[GatherTable, GatherTable]:
+        """Cells -> mean over cells of twice the edge, and back."""
+        stride = (2, 2, 2)
+        level = self.cache.level(stride)
+        parent = level.find(self.cache.grid.pack(floor_to(self.coords, stride)))
+        size = len(level.coords)
+        counts = torch.zeros(size, dtype=torch.int64, device=parent.device)
+        counts.scatter_add_(0, parent, torch.ones_like(parent))
+        cells = torch.arange(len(self), device=parent.device)
+        share = 1.0 / counts.index_select(0, parent)
+        return GatherTable.from_entries(parent, cells, share, size, len(self)), _lookup(parent, size)
+
+
+def _lookup(rows: Tensor, columns: int) -> GatherTable:
+    """``y[i] = x[rows[i]]``; unlike an index, its gradient is a sum in a fixed order."""
+    ptr = torch.arange(len(rows) + 1, device=rows.device)
+    return GatherTable(ptr, rows.int(), torch.ones(len(rows), device=rows.device), columns)
+
+
+class Encoder(nn.Module):
+    """One scale: convolutions on the finer grid, then a point-wise network with context, pooled to the coarser one."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        half = width // 2
+        self.voxels = nn.Sequential(Residual(width), Residual(width))
+        self.context = nn.Sequential(
+            nn.Linear(width, half), nn.LeakyReLU(SLOPE), PointBatchNorm(half),
+            nn.Linear(half, half), nn.LeakyReLU(SLOPE), PointBatchNorm(half),
+            nn.Linear(half, width), nn.LeakyReLU(SLOPE),
+        )  # fmt: skip
+        self.identity = nn.Sequential(nn.Linear(width, width), nn.LeakyReLU(SLOPE))
+        self.merge = nn.Sequential(nn.Linear(2 * width, width), nn.LeakyReLU(SLOPE), nn.Linear(width, width))
+
+    def forward(self, x: SparseTensor, fine: PointGrid, coarse: PointGrid) -> tuple[SparseTensor, Tensor, Tensor]:
+        """``x`` [M_fine, C] -> (voxel features [M_fine, C], point features and voxel features [M_coarse, C])."""
+        v = self.voxels(x)
+        u = x.feats + v.feats
+        pool, back = fine.halves
+        context = gather_sum(self.context(gather_sum(u, pool)), back)
+        # Points of one fine cell have equal features, so the layers run once per cell.
+        merged = self.merge(torch.cat([self.identity(u), context.to(u.dtype)], 1))
+        table = coarse.pool_from(fine)
+        return v, gather_sum(merged, table), gather_sum(v.feats, table)
+
+
+class TwoDPass(nn.Module):
+    """Points -> logits per point, through cells of 0.1 m and 0.2, 0.4, ... of the YAML's box.
+
+    "Points" are the batch's voxels, each at its representative's place: with ``data.voxel_size`` of 1 or 2 cm nearly
+    every raw point is one. The box only fixes where cells begin: cells go on beyond it in every direction, so a point
+    outside (far away, or turned out by augmentation) is treated as any other.
+
+    Args:
+        config: see :class:`TwoDPass.Config`.
+        num_classes: outputs including class 0 (ignore).
+
+    Attributes:
+        scales: of the cells after each encoder block, in units of the finest.
+    """
+
+    class Config(Section):
+        """``model:`` section.
+
+        Attributes:
+            hidden: width of every layer; published: 64 (SemanticKITTI), 128 and 256 (nuScenes, large).
+            scales: edge of the cells after each block, in units of the finest; published: 2, 4, 8, 16, large: 16 twice
+                more.
+            low, high: m, corners of the box that is divided. shape: cells of the finest grid along x, y, z.
+            in_channel: x, y, z (m), intensity, ...
+        """
+
+        name: Literal["twodpass"]
+        hidden: int = Field(64, ge=2)
+        scales: tuple[int, ...] = Field((2, 4, 8, 16), min_length=1)
+        low: Vector = (-50.0, -50.0, -4.0)
+        high: Vector = (50.0, 50.0, 2.0)
+        shape: tuple[int, int, int] = (1000, 1000, 60)
+        in_channel: int = Field(4, ge=3)
+
+        @field_validator("scales", "shape")
+        @classmethod
+        def _positive(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+            if min(value) < 1:
+                raise ValueError("scales and numbers of cells are at least 1")
+            return value
+
+        @model_validator(mode="after")
+        def _ordered(self) -> TwoDPass.Config:
+            if any(low >= high for low, high in zip(self.low, self.high)):
+                raise ValueError("each coordinate of low is smaller than that of high")
+            return self
+
+    def __init__(self, config: Config, num_classes: int) -> None:
+        super().__init__()
+        width, self.scales = config.hidden, config.scales
+        self.voxel_mlp = nn.Sequential(nn.Linear(config.in_channel + 6, width), nn.ReLU(), nn.Linear(width, width))
+        self.encoders = nn.ModuleList(Encoder(width) for _ in config.scales)
+        self.head = nn.Sequential(nn.Linear(len(config.scales) * width, HEAD), nn.ReLU(), nn.Linear(HEAD, num_classes))
+        low, high = torch.tensor(config.low), torch.tensor(config.high)
+        counts = [[math.ceil(cells / scale) for cells in config.shape] for scale in (1, *config.scales)]
+        self.register_buffer("low", low, persistent=False)
+        self.register_buffer("extent", high - low, persistent=False)
+        self.register_buffer("counts", torch.tensor(counts, dtype=torch.float32), persistent=False)
+
+    def forward(self, batch: Batch) -> Output:
+        """Logits [SV, num_classes] in the batch's voxel order.
+
+        ``stages[i]`` holds block i's voxel features [M, hidden] on the grid it starts from, in that grid's own units,
+        and ``extras["scale_rows/i"]`` i64 [SV] the row of each of the batch's voxels there.
+        """
+        grids = self.grids(batch)
+        fine = grids[0]
+        inputs = gather_sum(self.voxel_mlp(self.point_inputs(batch, fine)), fine.pool)
+        x = SparseTensor.from_batch(inputs, fine.coords, fine.cache)
+        heads, stages, extras = [], [], {}
+        for i, (encoder, coarse) in enumerate(zip(self.encoders, grids[1:])):
+            v, p, down = encoder(x, fine, coarse)
+            stages.append(v)
+            extras[f"scale_rows/{i}"] = fine.rows
+            heads.append(gather_sum(p, coarse.spread))
+            x, fine = SparseTensor.from_batch(p + down, coarse.coords, coarse.cache), coarse
+        return Output(self.head(torch.cat(heads, 1)), tuple(stages), extras)
+
+    def cells(self, points: Tensor, i: int) -> Tensor:
+        """Cell i64 [P, 3] of each point [P, 3] (m) on grid ``i`` of ``(1, *scales)``; negative below ``low``."""
+        return torch.floor(self.counts[i] * (points - self.low) / self.extent).long()
+
+    def grids(self, batch: Batch) -> list[PointGrid]:
+        """The grids of ``(1, *scales)``; equal scales share one."""
+        scan, points = batch.coords[:, :1].long(), batch.feats[:, :3]
+        made: dict[int, PointGrid] = {}
+        for i, scale in enumerate((1, *self.scales)):
+            if scale not in made:
+                made[scale] = PointGrid(torch.cat([scan, self.cells(points, i)], 1))
+        return [made[scale] for scale in (1, *self.scales)]
+
+    def point_inputs(self, batch: Batch, finest: PointGrid) -> Tensor:
+        """[SV, in_channel + 6]: features, offset from the mean of the cell's points, offset from the cell's corner."""
+        points = batch.feats[:, :3]
+        mean = gather_sum(gather_sum(points, finest.pool), finest.spread)
+        corner = self.cells(points, 0) * (self.extent / self.counts[0]) + self.low
+        return torch.cat([batch.feats, points - mean, points - corner], 1)

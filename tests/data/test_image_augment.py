@@ -1,0 +1,174 @@
+"""Images and the pixels of points stay together through crop, mirror and jitter."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from data_fakes import forward_camera, make_scan
+
+from core.config import Config
+from core.data.config import AugmentConfig, DataConfig, ImageAugmentConfig
+from core.data.image_augment import augment_image, crop, flip, jitter
+from core.data.loader import ScanSamples
+from core.data.sample import make_sample
+from core.data.sampler import SampleKey
+from core.errors import UserError
+
+HEIGHT, WIDTH = 8, 20
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def numbered() -> np.ndarray:
+    """Each pixel holds its row and column."""
+    rows, columns = np.mgrid[:HEIGHT, :WIDTH]
+    return np.stack([rows, columns, rows + columns], 2).astype(np.uint8)
+
+
+def every_pixel() -> tuple[np.ndarray, np.ndarray]:
+    """The pixel centres, normalised, and their (row, column)."""
+    at = np.stack(np.mgrid[:HEIGHT, :WIDTH], 2).reshape(-1, 2)
+    pixels = 2 * at[:, ::-1] / [WIDTH - 1, HEIGHT - 1] - 1
+    return pixels.astype(np.float32), at
+
+
+def looked_up(image: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+    size = np.array(image.shape[1::-1]) - 1
+    u, v = np.rint((pixels + 1) / 2 * size).astype(int).T
+    return image[v, u, :2]
+
+
+def test_crop_is_at_the_lower_edge_and_anywhere_along_it() -> None:
+    pixels, at = every_pixel()
+    quarter = np.array([0.25, 0.25])  # px to the right and down: rounding decides nothing
+    pixels = (pixels + 2 * quarter / [WIDTH - 1, HEIGHT - 1]).astype(np.float32)
+    lefts = set()
+    for seed in range(200):
+        image, new, visible = crop(numbered(), pixels, np.ones(len(at), bool), rng(seed), (7, 5))
+        assert image.shape == (5, 7, 3)
+        assert image[-1, :, 0].tolist() == [HEIGHT - 1] * 7
+        left = int(image[0, 0, 1])
+        lefts.add(left)
+        inside = (at[:, 0] >= HEIGHT - 5) & (at[:, 1] >= left) & (at[:, 1] < left + 6) & (at[:, 0] < HEIGHT - 1)
+        np.testing.assert_array_equal(visible, inside)
+        np.testing.assert_array_equal(looked_up(image, new)[inside], at[inside])
+        assert (new[~inside] == 0).all() and np.abs(new).max() <= 1
+    assert lefts == set(range(WIDTH - 7 + 1))
+
+
+def test_crop_leaves_hidden_points_hidden_and_may_be_the_whole_image() -> None:
+    pixels, at = every_pixel()
+    hidden = np.arange(len(at)) % 2 == 0
+    image, new, visible = crop(numbered(), np.where(hidden[:, None], 0, pixels), ~hidden, rng(), (WIDTH, HEIGHT))
+    np.testing.assert_array_equal(image, numbered())
+    np.testing.assert_array_equal(visible, ~hidden)
+    np.testing.assert_allclose(new[visible], pixels[visible], atol=1e-6)
+
+
+def test_crop_larger_than_the_image() -> None:
+    with pytest.raises(UserError, match=r"image_augment.crop: the images have 20x8 px, less than a crop of 30x5"):
+        crop(numbered(), *every_pixel(), rng(), (30, 5))
+
+
+def test_flip_takes_the_points_along() -> None:
+    pixels, at = every_pixel()
+    image, new = flip(numbered(), pixels)
+    np.testing.assert_array_equal(looked_up(image, new), at)
+    assert image[0, 0, 1] == WIDTH - 1
+
+
+def test_flip_has_its_chance() -> None:
+    config, generator = ImageAugmentConfig(flip=0.3, jitter=None), rng()
+    pixels, at = every_pixel()
+    seen = np.ones(len(at), bool)
+    mirrored = [augment_image(numbered(), pixels, seen, generator, config)[0][0, 0, 1] > 0 for _ in range(1000)]
+    assert 250 < sum(mirrored) < 350  # standard deviation 14.5
+
+
+@pytest.mark.parametrize(
+    ("strength", "expected"),
+    [
+        ((0.5, 0, 0), lambda image, f: image * f),
+        ((0, 0.5, 0), lambda image, f: (image - grey(image).mean().round()) * f + grey(image).mean().round()),
+        ((0, 0, 0.5), lambda image, f: (image - grey(image)[..., None]) * f + grey(image)[..., None]),
+    ],
+)
+def test_jitter_is_a_blend(strength: tuple, expected: object) -> None:
+    image = rng(3).integers(70, 160, (6, 9, 3)).astype(np.uint8)
+    factor = rng(2).uniform(1 - np.array(strength), 1 + np.array(strength))[np.argmax(strength)]
+    changed = jitter(image, rng(2), strength)
+    assert changed.dtype == np.uint8 and changed.shape == image.shape
+    np.testing.assert_allclose(changed, np.clip(expected(image.astype(float), factor), 0, 255), atol=1.6)
+    assert abs(factor - 1) > 0.05
+
+
+def grey(image: np.ndarray) -> np.ndarray:
+    return np.rint(image @ [0.299, 0.587, 0.114])
+
+
+def test_jitter_draws_strength_and_order() -> None:
+    image = rng(3).integers(0, 256, (6, 9, 3)).astype(np.uint8)
+    np.testing.assert_array_equal(jitter(image, rng(), (0, 0, 0)), image)
+    np.testing.assert_array_equal(jitter(image, rng(1), (0.4,) * 3), jitter(image, rng(1), (0.4,) * 3))
+    assert len({jitter(image, rng(seed), (0.4,) * 3).tobytes() for seed in range(10)}) == 10
+
+
+def scan_with_camera() -> object:
+    points = rng(7).uniform((3, -3, -1), (9, 3, 1), (300, 3))
+    rows, columns = np.mgrid[:11, :21]
+    image = np.stack([rows, columns, rows], 2).astype(np.uint8)
+    return make_scan(points, labels=np.ones(300), cameras=(forward_camera(load=lambda: image),))
+
+
+def test_samples_keep_pixels_and_points_together() -> None:
+    config = DataConfig(
+        voxel_size=0.1,
+        images=True,
+        image_augment=ImageAugmentConfig(crop=(9, 7), flip=1.0, jitter=None),
+        augment=AugmentConfig(),
+    )
+    scan = scan_with_camera()
+    plain = make_sample(scan, 0, config)
+    changed = make_sample(scan, 0, config, training=True, rng=rng(2))
+    assert plain.images.shape == (1, 3, 11, 21) and changed.images.shape == (1, 3, 7, 9)
+    kept = dict(zip(plain.voxel_to_point, range(len(plain.coords))))
+    both = [(i, kept[p]) for i, p in enumerate(changed.voxel_to_point) if changed.visible[0, i] and p in kept]
+    assert 5 < len(both) < len(kept)
+    for new, old in both:
+        u = (plain.pixels[0, old, 0] + 1) / 2 * 20
+        v = (plain.pixels[0, old, 1] + 1) / 2 * 10
+        column = (changed.pixels[0, new, 0] + 1) / 2 * 8
+        row = (changed.pixels[0, new, 1] + 1) / 2 * 6
+        left = changed.images[0, 1, 0, -1] * 255  # the mirrored cut-out's last column is its first
+        assert (8 - column) + left == pytest.approx(u, abs=1e-3)
+        assert row + 4 == pytest.approx(v, abs=1e-3)
+
+
+def test_evaluation_without_images() -> None:
+    class One:
+        def __len__(self) -> int:
+            return 1
+
+        def token(self, index: int) -> str:
+            return "one"
+
+        def load(self, index: int, *, cameras: bool = True) -> object:
+            self.asked = cameras
+            return scan_with_camera()
+
+    for training, eval_images, expected in ((True, False, True), (False, False, False), (False, True, True)):
+        dataset = One()
+        config = DataConfig(images=True, eval_images=eval_images)
+        sample = ScanSamples(dataset, config, training=training)[SampleKey(0, 0)]
+        assert (sample.images is not None) is expected
+        assert dataset.asked is expected
+
+
+@pytest.mark.parametrize(
+    "option", [{"crop": [1, 5]}, {"flip": 1.5}, {"jitter": [0.4, 0.4]}, {"jitter": [-0.1, 0, 0]}, {"flp": 0.5}]
+)
+def test_faulty_options(option: dict) -> None:
+    with pytest.raises(UserError, match=f"image_augment.{next(iter(option))}"):
+        Config({"data": {"image_augment": option}}).parse(DataConfig, "data")
