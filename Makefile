@@ -5,8 +5,6 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 DEMO   := runs/synthetic/demo
 OBJECTS := data/synthetic/nuscenes/inst_database_train
-TRAIN  := torchpack dist-run -np 2 $(BIN)/python
-TWO    := --batch_size 1
 WORLD  := $(BIN)/python prepare_synthetic.py data/synthetic/nuscenes --scenes 6 --keyframes 10 --workers 2
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
@@ -37,10 +35,12 @@ $(READY): requirements.txt constraints.txt $(wildcard csrc/* csrc/cuda/* $(SPTR)
 demo: setup ## from nothing to teacher, student and report, without GPU or data set
 	@$(WORLD)
 	@[ -f $(OBJECTS)/meta.json ] || $(BIN)/python prepare_inst_database.py configs/synthetic/teacher.yaml --workers 2
-	@$(TRAIN) train_teacher.py configs/synthetic/teacher.yaml --run-dir $(DEMO)/teacher $(TWO)
-	@$(TRAIN) train_student.py configs/synthetic/u2mkd/no_teacher.yaml --run-dir $(DEMO)/no_teacher $(TWO)
-	@$(TRAIN) train_student.py configs/synthetic/u2mkd/full.yaml --run-dir $(DEMO)/student $(TWO) \
-	  --teacher_pretrain $(DEMO)/teacher --teacher.cache $(DEMO)/knowledge
+	@$(BIN)/python train_teacher.py configs/synthetic/teacher.yaml --run-dir $(DEMO)/teacher
+	@echo "two students side by side: without the teacher, and with it"
+	@OMP_NUM_THREADS=1; export OMP_NUM_THREADS; \
+	  $(BIN)/python train_student.py configs/synthetic/u2mkd/no_teacher.yaml --run-dir $(DEMO)/no_teacher >/dev/null & \
+	  $(BIN)/python train_student.py configs/synthetic/u2mkd/full.yaml --run-dir $(DEMO)/student \
+	    --teacher_pretrain $(DEMO)/teacher --teacher.cache $(DEMO)/knowledge >/dev/null && wait $$!
 	@$(BIN)/python evaluate.py configs/synthetic/u2mkd/full.yaml --run-dir $(DEMO)/student --report \
 	  --checkpoint $(DEMO)/student/checkpoints/max-iou-val-vox.pt \
 	  --beside "Teacher=$(DEMO)/teacher/evaluation-val.json" \
