@@ -33,7 +33,7 @@ __all__ = [
     "ScanSamples",
     "build_loader",
     "explain_worker_death",
-    "forget_signals",
+    "leave_on_signals",
     "worker_context",
 ]
 
@@ -375,13 +375,16 @@ def _identity(batch: Any) -> Any:
     return batch
 
 
-def forget_signals() -> None:
-    """For forked workers: they inherit the trainer's handlers, which turn SIGTERM into a request; it is to end them."""
+def leave_on_signals() -> None:
+    """For forked workers: they inherit the trainer's handlers, which turn SIGTERM into a request; it is to end them.
+
+    They leave with code 0: a worker that the parent stops on its way out is no failure to report.
+    """
     for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_DFL)
+        signal.signal(number, lambda *_: os._exit(0))
 
 
 def _start_worker(_: int) -> None:
     """One thread per worker: the cores belong to the workers and the trainer, and OpenMP does not survive a fork."""
     torch.set_num_threads(1)
-    forget_signals()
+    leave_on_signals()

@@ -28,37 +28,36 @@ class _Normalise(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, running_mean: Tensor, running_var: Tensor
     ) -> tuple[Tensor, ...]:
-        wide, dims, shape = _wide(x), _reduced(x), _along_channels(x)
+        dims, shape = _reduced(x), _along_channels(x)
         count = x.numel() // x.shape[1]
-        mean = wide.mean(dims) if count else wide.new_zeros(x.shape[1])
-        moment = (wide - mean.view(shape)).square().sum(dims)
-        means, moments, counts = _gather(torch.cat([mean, moment, mean.new_full((1,), count)]), len(mean))
+        if count:
+            variance, mean = torch.var_mean(_wide(x), dims, correction=0)
+        else:
+            variance = mean = _wide(x).new_zeros(x.shape[1])
+        means, moments, counts = _gather(torch.cat([mean, variance * count, mean.new_full((1,), count)]), len(mean))
         total = counts.sum()
         enough, divisor = total > 1, total.clamp_min(1)
         mean = (means * counts).sum(0) / divisor
         variance = (moments + counts * (means - mean).square()).sum(0) / divisor
         mean = torch.where(enough, mean, running_mean.to(mean.dtype))
         variance = torch.where(enough, variance, running_var.to(mean.dtype))
-        inverse = torch.rsqrt(variance + eps)
-        normal = (wide - mean.view(shape)) * inverse.view(shape)
-        ctx.save_for_backward(normal, weight, inverse, enough / divisor)
-        ctx.dtype = x.dtype
-        y = normal.clone() if weight is None else normal * weight.view(shape) + bias.view(shape)
+        ctx.save_for_backward(x, weight, mean.view(shape), torch.rsqrt(variance + eps), enough / divisor)
         ctx.mark_non_differentiable(mean, variance, total)
-        return y.to(x.dtype), mean, variance, total
+        return F.batch_norm(x, mean, variance, weight, bias, False, 0.0, eps), mean, variance, total
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-        normal, weight, inverse, share = ctx.saved_tensors  # share: 1 / rows of all ranks, 0 if those were too few
+        x, weight, mean, inverse, share = ctx.saved_tensors  # share: 1 / rows of all ranks, 0 if those were too few
         g, dims, shape = _wide(grad), _reduced(grad), _along_channels(grad)
-        sum_g, sum_gn = g.sum(dims), (g * normal).sum(dims)
+        centred = _wide(x) - mean
+        sum_g, sum_gn = g.sum(dims), (g * centred).sum(dims) * inverse
         sums = torch.stack([sum_g, sum_gn])
         dist.all_reduce(sums)
         scale = inverse if weight is None else inverse * weight
-        sums = (sums * share).view(2, *shape)
-        grad_x = (g - sums[0] - normal * sums[1]) * scale.view(shape)
+        along, level = -(sums[1] * share) * inverse * scale, -(sums[0] * share) * scale
+        grad_x = torch.addcmul(level.view(shape), centred, along.view(shape)).addcmul_(g, scale.view(shape))
         affine = (None, None) if weight is None else (sum_gn.to(weight.dtype), sum_g.to(weight.dtype))
-        return grad_x.to(ctx.dtype), *affine, None, None, None
+        return grad_x.to(grad.dtype), *affine, None, None, None
 
 
 def _gather(local: Tensor, channels: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from core.contracts import Scan
 from core.data.corruptions.apply import Sensor, corrupt
 from core.data.corruptions.profiles import Corruption
-from core.data.loader import forget_signals, worker_context
+from core.data.loader import leave_on_signals, worker_context
 from core.data.sample import keyframe_scan
 from core.datasets.base import ScanDataset
 from core.errors import UserError
@@ -90,7 +90,7 @@ def _results(work: _Writer, tasks: Sequence[int], workers: int) -> Iterator[Iter
 
 def _receive(work: _Writer) -> None:
     """Keep ``work`` in this process, so that it is sent once and not with every scan."""
-    forget_signals()
+    leave_on_signals()
     global _work
     _work = work
 

@@ -21,7 +21,7 @@ from loguru import logger
 from tqdm import tqdm
 
 from core.data.instances.database import FORMAT, INDEX, META, Database, class_file, index_dtype
-from core.data.loader import forget_signals, worker_context
+from core.data.loader import leave_on_signals, worker_context
 from core.errors import UserError
 from core.io import atomic_path, read_json, write_json
 from core.labels import LabelSpace
@@ -139,7 +139,7 @@ def _make_parts(parts: Path, work: Callable[[Any], Part], tasks: Sequence[Any], 
 
 def _receive(work: Callable[[Any], Part]) -> None:
     """Keep ``work`` in this process, so that it is sent once and not with every task."""
-    forget_signals()
+    leave_on_signals()
     global _work
     _work = work
 
