@@ -30,11 +30,10 @@ class _Normalise(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         dims, shape = _reduced(x), _along_channels(x)
         count = x.numel() // x.shape[1]
-        if count:
-            variance, mean = torch.var_mean(_wide(x), dims, correction=0)
-        else:
-            variance = mean = _wide(x).new_zeros(x.shape[1])
-        means, moments, counts = _gather(torch.cat([mean, variance * count, mean.new_full((1,), count)]), len(mean))
+        wide = _wide(x)
+        mean = wide.mean(dims) if count else wide.new_zeros(x.shape[1])
+        moment = (wide - mean.view(shape)).square_().sum(dims)  # torch.var_mean takes longer than both passes
+        means, moments, counts = _gather(torch.cat([mean, moment, mean.new_full((1,), count)]), len(mean))
         total = counts.sum()
         enough, divisor = total > 1, total.clamp_min(1)
         mean = (means * counts).sum(0) / divisor
