@@ -14,9 +14,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
-import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +27,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.timing import median_ms
 from core.config import Config
 from core.contracts import Batch
 from core.engine.cli import run_command
@@ -216,17 +215,6 @@ def step_of(part: str, kind: str, args: argparse.Namespace, dtype: torch.dtype) 
 
 
 # --- measurements -------------------------------------------------------------------------------------------------
-
-
-def median_ms(work: Callable[[], None], repeats: int) -> float:
-    """Median milliseconds of ``work``, after one call to warm up."""
-    work()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times) * 1e3
 
 
 def resident_kib(name: str) -> int:

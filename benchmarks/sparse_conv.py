@@ -14,10 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import statistics
 import sys
-import time
-from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -32,6 +29,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.timing import median_ms
 from core.data.voxelize import voxelize
 from core.engine.cli import run_command
 from core.errors import UserError
@@ -62,17 +60,6 @@ class Layer:
     def share(self, passes: int, milliseconds: float) -> float:
         """Share of the peak of ``passes`` times the forward's work."""
         return passes * self.gflop / (milliseconds * 1e-3) / self.peak_gflops
-
-
-def median_ms(work: Callable[[], object], repeats: int) -> float:
-    """Median milliseconds of ``work`` over ``repeats`` calls, after one to warm up."""
-    work()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times) * 1e3
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
@@ -27,6 +28,7 @@ __all__ = [
     "Multisweeps",
     "ScanDataset",
     "ScanFiles",
+    "SequenceDataset",
     "SplitName",
     "check_split",
     "image_size",
@@ -174,6 +176,35 @@ class ScanDataset(ABC):
             where=str(self.root),
             cure=f"Tokens look like '{example}'; a scan may also sit in another split",
         )
+
+
+class SequenceDataset(ScanDataset):
+    """A data set whose scans are numbered frames of named sequences: ``<sequence>/<frame>``."""
+
+    frame_digits: ClassVar[int]
+    _frames: list[tuple[str, int]]
+    _gaps: list[Gap]
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def token(self, index: int) -> str:
+        sequence, frame = self._frames[index]
+        return f"{sequence}/{frame:0{self.frame_digits}d}"
+
+    @cached_property
+    def _positions(self) -> dict[tuple[str, int], int]:
+        return {frame: i for i, frame in enumerate(self._frames)}
+
+    def index_of(self, token: str) -> int:
+        sequence, _, frame = token.partition("/")
+        try:
+            return self._positions[sequence, int(frame)]
+        except (KeyError, ValueError) as error:
+            raise self._unknown_token(token) from error
+
+    def gaps(self) -> list[Gap]:
+        return self._gaps
 
 
 def check_split(split: str) -> None:

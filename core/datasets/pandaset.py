@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -26,8 +26,8 @@ from core.datasets.base import (
     DatasetConfig,
     Gap,
     Multisweeps,
-    ScanDataset,
     ScanFiles,
+    SequenceDataset,
     SplitName,
     image_size,
     join_sweeps,
@@ -97,7 +97,7 @@ class _Track:
     times: np.ndarray
 
 
-class PandaSet(ScanDataset):
+class PandaSet(SequenceDataset):
     """One split of PandaSet. Instances are 31-bit numbers of the cuboids' names: an object keeps its own over time."""
 
     Config = PandaSetConfig
@@ -105,6 +105,7 @@ class PandaSet(ScanDataset):
     labels = PANDASET
     point_fields = 0
     label_dtype = np.dtype("<i8")
+    frame_digits = 2
 
     def __init__(self, config: PandaSetConfig, split: str) -> None:
         """List the split's frames.
@@ -164,27 +165,6 @@ class PandaSet(ScanDataset):
 
     def _note(self, what: str, needed_for: Any = "lidar") -> None:
         self._gaps.append(Gap(f"{what}; comes from the PandaSet archive", needed_for))
-
-    def __len__(self) -> int:
-        return len(self._frames)
-
-    def token(self, index: int) -> str:
-        sequence, frame = self._frames[index]
-        return f"{sequence}/{frame:02d}"
-
-    @cached_property
-    def _positions(self) -> dict[tuple[str, int], int]:
-        return {frame: i for i, frame in enumerate(self._frames)}
-
-    def index_of(self, token: str) -> int:
-        sequence, _, frame = token.partition("/")
-        try:
-            return self._positions[sequence, int(frame)]
-        except (KeyError, ValueError) as error:
-            raise self._unknown_token(token) from error
-
-    def gaps(self) -> list[Gap]:
-        return self._gaps
 
     def files(self, index: int) -> ScanFiles:
         sequence, frame = self._frames[index]

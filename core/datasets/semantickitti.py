@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,8 +21,8 @@ from core.datasets.base import (
     DatasetConfig,
     Gap,
     Multisweeps,
-    ScanDataset,
     ScanFiles,
+    SequenceDataset,
     SplitName,
     image_size,
     join_sweeps,
@@ -104,7 +104,7 @@ class _Sequence:
     times: np.ndarray | None
 
 
-class SemanticKITTI(ScanDataset):
+class SemanticKITTI(SequenceDataset):
     """One split of SemanticKITTI."""
 
     Config = SemanticKITTIConfig
@@ -112,6 +112,7 @@ class SemanticKITTI(ScanDataset):
     labels = SEMANTICKITTI
     point_fields = 4
     label_dtype = np.dtype("<u4")
+    frame_digits = 6
 
     def __init__(self, config: SemanticKITTIConfig, split: str) -> None:
         """List the split's scans.
@@ -172,27 +173,6 @@ class SemanticKITTI(ScanDataset):
 
     def _note(self, sequence: str, part: str, what: str, needed_for: Any = "lidar") -> None:
         self._gaps.append(Gap(f"sequences/{sequence}/{part}: {what}; comes from {_ARCHIVES[part]}", needed_for))
-
-    def __len__(self) -> int:
-        return len(self._frames)
-
-    def token(self, index: int) -> str:
-        sequence, frame = self._frames[index]
-        return f"{sequence}/{frame:06d}"
-
-    @cached_property
-    def _positions(self) -> dict[tuple[str, int], int]:
-        return {frame: i for i, frame in enumerate(self._frames)}
-
-    def index_of(self, token: str) -> int:
-        sequence, _, frame = token.partition("/")
-        try:
-            return self._positions[sequence, int(frame)]
-        except (KeyError, ValueError) as error:
-            raise self._unknown_token(token) from error
-
-    def gaps(self) -> list[Gap]:
-        return self._gaps
 
     @property
     def expected(self) -> int | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from core.contracts import Batch, Output
-from core.data import gather_rows, keyframe_voxels, linked_voxels
+from core.data import keyframe_voxels, linked_voxels
 from core.errors import UserError
 from core.sparse import SparseTensor
 
@@ -48,10 +48,6 @@ class Knowledge:
         if student.tokens != self.tokens:
             raise UserError(f"the views show different scans: {student.tokens} and {self.tokens}")
         return linked_voxels(student, self.keyframe_voxels)
-
-    def at(self, values: Tensor, rows: Tensor) -> Tensor:
-        """``values`` [SVt, C] at the student's voxels [SV, C]; 0 where there is no teacher voxel."""
-        return gather_rows(values, rows)
 
 
 class Method(nn.Module, ABC):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from core.config import Section
 from core.contracts import IGNORE, Batch, Output
+from core.data import gather_rows
 from core.distill.base import Knowledge, Method
 from core.errors import UserError
 from core.losses import CrossEntropyLovasz, feature_mse, kl_divergence
@@ -109,13 +110,13 @@ class U2MKD(Method):
             mask = mask & (batch.labels != IGNORE)
         losses = {}
         if config.w_kl > 0:
-            logits = knowledge.at(knowledge.logits, rows)
+            logits = gather_rows(knowledge.logits, rows)
             losses["kl"] = config.w_kl * kl_divergence(
                 output.logits, logits, mask, temperature=config.temperature, scope=scope
             )
         if config.w_feat > 0:
             stage = _stage(knowledge.stages)
-            target = knowledge.at(devoxelize(stage, knowledge.coords), rows)
+            target = gather_rows(devoxelize(stage, knowledge.coords), rows)
             features = self.adapt_layer(_student_features(output, batch))
             if config.normalize_features:
                 features, target = _min_max(features), _min_max(target)

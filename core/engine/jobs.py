@@ -34,7 +34,7 @@ from core.engine.voting import PLAIN, Votes, polling
 from core.errors import UserError
 from core.io import read_json, sha256, write_json
 from core.labels import LabelSpace
-from core.metrics import EvaluationResult
+from core.metrics import EvaluationResult, SegmentationScore
 from core.models import build_model
 
 __all__ = ["BEST_SCALAR", "Workshop", "evaluate_checkpoint", "run_training", "train_teacher", "trained_network"]
@@ -279,6 +279,22 @@ def trained_network(shop: Workshop, labels: LabelSpace, checkpoint: Path) -> nn.
     return model.to(shop.world.device)
 
 
+def frozen_score(
+    score: SegmentationScore, totals: Mapping[str, float], labels: LabelSpace, **about: Any
+) -> EvaluationResult:
+    """What :func:`score_network` returned, with this command line; ``about`` holds what only the caller knows."""
+    return EvaluationResult.from_score(
+        score,
+        dataset=labels.name,
+        classes=labels.classes,
+        num_scans=int(totals["scans"]),
+        num_points=int(totals["points"]),
+        seconds=totals["seconds"],
+        command=shlex.join(["python", *sys.argv]),
+        **about,
+    )
+
+
 def evaluate_checkpoint(
     world: World,
     config: Config,
@@ -311,17 +327,13 @@ def evaluate_checkpoint(
     pictures = PictureCollector(dataset, shop.experiment.eval.pictures if report and world.rank == 0 else 0)
     loader, predict = polling(shop, dataset, shop.data, votes)
     score, totals, skipped = score_network(model, loader, labels.num_classes, world, shop.context, pictures, predict)
-    result = EvaluationResult.from_score(
+    result = frozen_score(
         score,
-        dataset=labels.name,
+        totals,
+        labels,
         split=split,
-        classes=labels.classes,
-        num_scans=int(totals["scans"]),
-        num_points=int(totals["points"]),
-        seconds=totals["seconds"],
         checkpoint=str(checkpoint),
         checkpoint_sha256=sha256(checkpoint),
-        command=shlex.join(["python", *sys.argv]),
         votes=votes.count,
         extra={"votes": votes.about(shop)} if votes.count > 1 else {},
     )

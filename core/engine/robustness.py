@@ -28,7 +28,7 @@ from core.data.corruptions.write import VERSION
 from core.datasets.base import ScanDataset
 from core.engine.distributed import World, barrier
 from core.engine.evaluation import score_network
-from core.engine.jobs import Workshop, trained_network
+from core.engine.jobs import Workshop, frozen_score, trained_network
 from core.engine.robustness_page import picture, robustness_page
 from core.engine.robustness_scores import Summary, summarise
 from core.engine.voting import PLAIN, Votes, polling
@@ -74,17 +74,13 @@ class _Study:
             network, loader, labels.num_classes, shop.world, shop.context, drawn, predict
         )
         loader.close()
-        result = EvaluationResult.from_score(
+        result = frozen_score(
             score,
-            dataset=labels.name,
+            totals,
+            labels,
             split=split,
-            classes=labels.classes,
-            num_scans=int(totals["scans"]),
-            num_points=int(totals["points"]),
-            seconds=totals["seconds"],
             checkpoint=str(self.checkpoint),
             checkpoint_sha256=self.identity["sha256"],
-            command=shlex.join(["python", *sys.argv]),
             votes=self.votes.count,
             extra=self.identity,
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import zipfile
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -68,14 +69,14 @@ def open_split(dataset: str, root: Path, split: str, version: str) -> ScanDatase
     return build_dataset(Config({"dataset": section}, source="command line"), split)
 
 
-class _Files:
+class _Files(ABC):
     """Files of a submission by name, with their sizes; ``folders`` are the explicit entries of a zip."""
 
     sizes: dict[str, int]
     folders: set[str] | None = None
 
-    def read(self, name: str) -> bytes:
-        raise NotImplementedError
+    @abstractmethod
+    def read(self, name: str) -> bytes: ...
 
 
 class _FolderFiles(_Files):
