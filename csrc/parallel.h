@@ -1,11 +1,11 @@
 // Work sharing between a few threads. Tasks are handed out by an atomic counter; each writes only its own results, so
-// the outcome does not depend on the number of threads. Threads live for one call: nothing outlives a fork().
+// the outcome does not depend on the number of threads.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
-#include <thread>
-#include <vector>
+
+#include "threads.h"
 
 namespace lidistill {
 
@@ -20,10 +20,7 @@ void parallel_for(int64_t count, int threads, const Task& task) {
   auto work = [&](int worker) {
     for (int64_t i = next.fetch_add(1); i < count; i = next.fetch_add(1)) task(i, worker);
   };
-  std::vector<std::thread> helpers;
-  for (int worker = 1; worker < threads; ++worker) helpers.emplace_back(work, worker);
-  work(0);
-  for (auto& helper : helpers) helper.join();
+  run_on_threads(threads, [](void* context, int worker) { (*static_cast<decltype(work)*>(context))(worker); }, &work);
 }
 
 }  // namespace lidistill
