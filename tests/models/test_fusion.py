@@ -204,10 +204,10 @@ def test_pixel_head_classifies_points_in_view_only() -> None:
     f, rows = features(7, 6), torch.tensor([1, 4, 5])
     mean, var = f[rows].mean(0), f[rows].var(0, unbiased=False)
     expected = linear(((f[rows] - mean) / (var + head.norm.eps).sqrt()).relu(), head.linear)
-    logits = head(f, rows)
+    logits = head(f[rows], rows, len(f))
     torch.testing.assert_close(logits[rows], expected)
     assert logits.abs().sum(1).nonzero()[:, 0].tolist() == rows.tolist()
-    assert head(f, rows[:0]).abs().max() == 0
+    assert head(f[:0], rows[:0], len(f)).abs().max() == 0
 
 
 def test_batch_norm_of_one_point_and_of_none() -> None:

@@ -24,7 +24,7 @@ def make_view(uv: list, image: list[int]) -> View:
     uv, count = torch.tensor(uv, dtype=torch.float32).view(-1, 2), len(image)
     point = torch.arange(count)
     ones = torch.ones(count)
-    return View(point, torch.tensor(image), uv, ones, torch.arange(count + 1), 2, ones.bool(), point)
+    return View(point, torch.tensor(image), uv, ones, torch.arange(count + 1), 2, ones.bool(), point, point)
 
 
 @pytest.mark.parametrize(("width", "decoders"), [(64, 3_121_344), (128, 3_797_312), (256, 5_149_248)])

@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from camera_scene import camera_batch
+from image_reference import gradients, naive_unit, unsettle
 from safetensors.torch import save_file
 from torch import Tensor
 
 from core.errors import UserError
+from core.models.fusion.sampling import View, sample_image
 from core.models.image.resnet import RESNETS, ResNet
 from core.models.image.swiftnet import ImageConfig, SwiftNet, upsample
 
@@ -94,13 +97,6 @@ def plain_norm_conv(x: Tensor, unit: torch.nn.Sequential) -> Tensor:
     return F.conv2d(plain_norm(x, unit[0]).clamp(min=0), kernel, padding=kernel.shape[2] // 2)
 
 
-def unsettle(module: torch.nn.Module) -> None:
-    generator = torch.Generator().manual_seed(1)
-    for norm in (m for m in module.modules() if isinstance(m, torch.nn.BatchNorm2d)):
-        for tensor, low in ((norm.running_mean, -0.3), (norm.running_var, 0.5), (norm.weight, 0.5), (norm.bias, -0.3)):
-            tensor.data.uniform_(low, low + 0.8, generator=generator)
-
-
 @torch.no_grad()
 def test_pyramid_pooling_and_decoder_step_by_step() -> None:
     net = branch(stem_stride=2, decoder_channels=24, spp_grids=(4, 2)).double().eval()
@@ -169,6 +165,47 @@ def test_normalisation() -> None:
 def test_upsampling_aligns_corners() -> None:
     x = torch.tensor([[[[0.0, 3.0]]]])
     assert upsample(x, (1, 4)).flatten().tolist() == pytest.approx([0, 1, 2, 3])
+
+
+# --- the decoder at points ------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("overlap", ["last", "mean"])
+@pytest.mark.parametrize("training", [True, False])
+def test_decoder_at_points(overlap: str, training: bool) -> None:
+    """Against whole maps, read afterwards; corners, edges and points that two cameras see among them."""
+    net, batch = branch(decoder_channels=40).double(), camera_batch(0, 1)
+    unsettle(net)
+    net.train(training)
+    batch.visible[0, :4] = True
+    batch.pixels[0, :4] = torch.tensor([[-1.0, -1], [1, -1], [-1, 1], [1, 1]])
+    view = View.of(batch, overlap)
+    skips = [
+        torch.randn(6, c, 36 >> i, 56 >> i, dtype=torch.float64)
+        .contiguous(memory_format=torch.channels_last)
+        .requires_grad_()
+        for i, c in enumerate((64, 128, 256, 40))
+    ]
+    x = skips[-1]
+    for unit, skip in zip(net.decoder, reversed(skips[:-1])):
+        up = F.interpolate(x, skip.shape[2:], mode="bilinear", align_corners=True)
+        x = naive_unit(naive_unit(skip, unit.skip) + up, unit.blend)
+    expected, found = sample_image(x, view)[view.rows], net.decode_at(skips, view)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    inputs = [*skips, *net.decoder.parameters()]
+    torch.testing.assert_close(gradients(found, inputs), gradients(expected, inputs), rtol=1e-9, atol=1e-9)
+
+
+def test_decoder_without_a_point_and_with_many() -> None:
+    net, batch = branch(decoder_channels=24).train(), camera_batch(0, 1)
+    skips = [torch.randn(6, c, 8 >> i, 16 >> i) for i, c in enumerate((64, 128, 256, 24))]
+    crowded = View.of(batch, "last")
+    assert 2 * len(crowded.rows) > 6 * 8 * 16
+    dense = sample_image(net.decode(skips), crowded)[crowded.rows]
+    torch.testing.assert_close(net.decode_at(skips, crowded), dense)
+    batch.visible[:] = False
+    empty = net.decode_at(skips, View.of(batch, "last"))
+    assert empty.shape == (0, 24)
+    empty.sum().backward()
+    assert all(p.grad.isfinite().all() for p in net.decoder.parameters())
 
 
 # --- weights from a file --------------------------------------------------------------------------------------------

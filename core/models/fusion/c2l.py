@@ -52,7 +52,7 @@ class PixelHead(nn.Module):
         super().__init__()
         self.norm, self.linear = PointBatchNorm(image), nn.Linear(image, num_classes)
 
-    def forward(self, f: Tensor, rows: Tensor) -> Tensor:
-        """Features [P, image]; rows i64 [R] of those in view -> logits [P, num_classes], 0 elsewhere."""
-        logits = self.linear(F.relu(self.norm(f.index_select(0, rows))))
-        return logits.new_zeros(len(f), logits.shape[1]).index_copy(0, rows, logits)
+    def forward(self, f: Tensor, rows: Tensor, count: int) -> Tensor:
+        """Features [R, image] of the points ``rows`` i64 [R] -> logits [count, num_classes], 0 elsewhere."""
+        logits = self.linear(F.relu(self.norm(f)))
+        return logits.new_zeros(count, logits.shape[1]).index_copy(0, rows, logits)

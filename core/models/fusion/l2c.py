@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.models.fusion.sampling import View
+from core.models.image.layers import Pointwise
 from core.models.image.swiftnet import upsample
 from core.sparse import gather_sum
 
@@ -44,9 +45,9 @@ class Attention(nn.Module):
     def __init__(self, image: int, points: int) -> None:
         super().__init__()
         hidden = image // 4
-        self.conv1 = nn.Sequential(nn.Conv2d(points, image, 1), nn.BatchNorm2d(image), nn.ReLU(inplace=True))
-        self.fc1, self.fc2 = nn.Conv2d(image, hidden, 1), nn.Conv2d(points, hidden, 1)
-        self.fc3 = nn.Conv2d(hidden, 1, 1)
+        self.conv1 = nn.Sequential(Pointwise(points, image), nn.BatchNorm2d(image), nn.ReLU(inplace=True))
+        self.fc1, self.fc2 = Pointwise(image, hidden), Pointwise(points, hidden)
+        self.fc3 = Pointwise(hidden, 1)
 
     def forward(self, f: Tensor, m: Tensor) -> Tensor:
         """Image features [N, image, H, W] and drawn points [N, points, H, W] -> [N, image, H, W]."""
@@ -64,7 +65,7 @@ class L2C(nn.Module):
     def __init__(self, image: int, points: int) -> None:
         super().__init__()
         self.l2c_ai_layer = Attention(image, points)
-        self.conv1, self.bn1 = nn.Conv2d(2 * image, image, 1), nn.BatchNorm2d(image)
+        self.conv1, self.bn1 = Pointwise(2 * image, image), nn.BatchNorm2d(image)
 
     def forward(self, f: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
         """Image features [N, image, H, W], drawn points [N, points, H, W] -> (rectified, as it is)."""

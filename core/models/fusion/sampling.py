@@ -27,7 +27,8 @@ class View:
     Attributes:
         point, image: i64 [P]. uv: f32 [P, 2] in [-1, 1], outermost pixel centres. weight: f32 [P], share of the pair in
             what its point reads; 1 per point in total. ptr: i64 [SV + 1], pairs of each point.
-        images: B * K. in_view: bool [SV]. rows: i64 [R], the points in view.
+        images: B * K. in_view: bool [SV]. rows: i64 [R], the points in view. used: i64 [U], the pairs that weigh
+            something.
     """
 
     point: Tensor
@@ -38,6 +39,7 @@ class View:
     images: int
     in_view: Tensor
     rows: Tensor
+    used: Tensor
     tables: dict[Any, GatherTable] = field(default_factory=dict)
 
     @classmethod
@@ -49,15 +51,17 @@ class View:
         counts = visible.sum(1)
         in_view = counts > 0
         ptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        rows = in_view.nonzero()[:, 0]
         if overlap == "last":
+            used = ptr.index_select(0, rows + 1) - 1
             rank = torch.arange(len(point), device=point.device)
             weight = (rank == ptr.index_select(0, point + 1) - 1).float()
         else:
+            used = torch.arange(len(point), device=point.device)
             weight = 1.0 / counts.index_select(0, point)
         image = batch.coords[:, 0].long().index_select(0, point) * cameras + camera
         uv = batch.pixels.flatten(0, 1).index_select(0, camera * len(counts) + point).float()
-        rows = in_view.nonzero()[:, 0]
-        return cls(point, image, uv, weight, ptr, scans * cameras, in_view, rows)
+        return cls(point, image, uv, weight, ptr, scans * cameras, in_view, rows, used)
 
     def cells(self, sizes: Sequence[tuple[int, int]]) -> GatherTable:
         """Points -> mean in each cell ``floor((uv + 1) / 2 * (size - 1))`` of the grids (rows, columns) of ``sizes``.
@@ -94,6 +98,47 @@ class View:
             index = torch.stack(rows, 1).flatten().int()
             self.tables[key] = GatherTable(4 * self.ptr, index, weight.flatten(), self.images * height * width)
         return self.tables[key]
+
+    def taps(self, size: tuple[int, int], kernel: int) -> GatherTable:
+        """Pixels of [B * K, H, W] -> bilinear value around each point in view, shifted by each tap of a kernel.
+
+        Rows are ordered by point in view, tap row, tap column; beyond the image lie zeros.
+        """
+        key = ("taps", size, kernel)
+        if key not in self.tables:
+            height, width = size
+            uv, image, share, point = (
+                t.index_select(0, self.used) for t in (self.uv, self.image, self.weight, self.point)
+            )
+            (c, w_c), (r, w_r) = (_tap_axis(x, n, kernel) for x, n in zip(_pixel(uv, height, width), (width, height)))
+            row = (image * height)[:, None, None] + r
+            index = row[:, :, None, :, None] * width + c[:, None, :, None, :]  # [P, k, k, 2, 2]
+            weight = w_r[:, :, None, :, None] * w_c[:, None, :, None, :] * share[:, None, None, None, None]
+            rank = self.in_view.cumsum(0).index_select(0, point) - 1
+            self.tables[key] = self._tap_table(rank, index.flatten(1, 2), weight.flatten(1, 2), size)
+        return self.tables[key]
+
+    def _tap_table(self, rank: Tensor, index: Tensor, weight: Tensor, size: tuple[int, int]) -> GatherTable:
+        """Rank of each pair's point [P], pixels and weights [P, taps, 2, 2] -> rows (point, tap)."""
+        taps, count, columns = index.shape[1], len(self.rows), self.images * size[0] * size[1]
+        if len(rank) == count:  # one pair for each point, already in order
+            ptr = torch.arange(0, 4 * taps * count + 1, 4, device=rank.device)
+            return GatherTable(ptr, index.flatten().int(), weight.flatten(), columns)
+        rows = rank[:, None] * taps + torch.arange(taps, device=rank.device)
+        rows = rows[:, :, None].expand(-1, -1, 4).flatten()
+        return GatherTable.from_entries(rows, index.flatten(), weight.flatten(), count * taps, columns)
+
+
+def _tap_axis(x: Tensor, size: int, kernel: int) -> tuple[Tensor, Tensor]:
+    """Pixels and weights [P, kernel, 2] that interpolate at ``x`` [P] along one axis, for each shift of a kernel."""
+    low = x.floor().long()
+    fraction = (x - low)[:, None, None]
+    shift = torch.arange(kernel, device=x.device) - kernel // 2
+    corner = torch.stack([low, (low + 1).clamp_max(size - 1)], 1)
+    pixel = corner[:, None] + shift[:, None]
+    weight = torch.cat([1 - fraction, fraction], 2)
+    inside = (pixel >= 0) & (pixel < size)
+    return pixel.clamp(0, size - 1), weight * inside
 
 
 def _pixel(uv: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:

@@ -169,5 +169,6 @@ class Exchange:
         """``pixel_logits``, where they are asked for."""
         if self.view is None or not self.decodes:
             return {}
-        decoded = self.read(self.model.pix_branch.decode(self.skips))
-        return {"pixel_logits": self.model.classifier_pix(decoded, self.view.rows)}
+        view, model = self.view, self.model
+        decoded = model.pix_branch.decode_at(self.skips, view)
+        return {"pixel_logits": model.classifier_pix(decoded, view.rows, len(view.in_view))}

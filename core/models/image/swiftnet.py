@@ -1,9 +1,9 @@
 """SwiftNet image branch (Oršić et al., CVPR 2019), run stage by stage so that LiDAR features can join in between.
 
 The pixel decoder ends at the finest stage (a half or a quarter of the image). Full-resolution maps are never made:
-points read the 128 channels of that level bilinearly and are classified one by one (``PixelHead``). Against upsampling
-first, the ReLU comes after both interpolations instead of between them and batch statistics are those of the points
-instead of the pixels.
+points read the 128 channels of that level bilinearly and are classified one by one (``PixelHead``), and the level's
+last convolution is computed at the points alone (``SwiftNet.decode_at``). Against upsampling first, the ReLU comes
+after both interpolations instead of between them and batch statistics are those of the points instead of the pixels.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from core.config import Section
 from core.errors import UserError
+from core.models.fusion.sampling import View, sample_image
+from core.models.image.layers import NormReluConv
 from core.models.image.resnet import RESNETS, ResNet
 
 __all__ = ["ImageConfig", "SwiftNet", "upsample"]
@@ -58,13 +60,6 @@ def upsample(x: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(x, tuple(size), mode="bilinear", align_corners=True)
 
 
-def norm_relu_conv(cin: int, cout: int, kernel: int = 1, momentum: float = 0.1) -> nn.Sequential:
-    """BN - ReLU - convolution without bias."""
-    conv = nn.Conv2d(cin, cout, kernel, padding=kernel // 2, bias=False)
-    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-    return nn.Sequential(nn.BatchNorm2d(cin, momentum=momentum), nn.ReLU(inplace=True), conv)
-
-
 class SpatialPyramidPooling(nn.Module):
     """Joins a map with its averages over coarse grids."""
 
@@ -72,9 +67,9 @@ class SpatialPyramidPooling(nn.Module):
         super().__init__()
         level = width // len(grids)
         self.grids = tuple(grids)
-        self.reduce = norm_relu_conv(cin, width, momentum=SPP_MOMENTUM)
-        self.levels = nn.ModuleList(norm_relu_conv(width, level, momentum=SPP_MOMENTUM) for _ in grids)
-        self.fuse = norm_relu_conv(width + len(grids) * level, width, momentum=SPP_MOMENTUM)
+        self.reduce = NormReluConv(cin, width, momentum=SPP_MOMENTUM)
+        self.levels = nn.ModuleList(NormReluConv(width, level, momentum=SPP_MOMENTUM) for _ in grids)
+        self.fuse = NormReluConv(width + len(grids) * level, width, momentum=SPP_MOMENTUM)
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, cin, H, W] -> [N, width, H, W]."""
@@ -92,12 +87,20 @@ class UpUnit(nn.Module):
 
     def __init__(self, skip: int, width: int) -> None:
         super().__init__()
-        self.skip, self.blend = norm_relu_conv(skip, width), norm_relu_conv(width, width, 3)
+        self.skip, self.blend = NormReluConv(skip, width), NormReluConv(width, width, 3)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """[N, width, h, w] and skip [N, C, H, W] -> [N, width, H, W]."""
+        return self.blend(self._sum(x, skip))
+
+    def at_points(self, x: Tensor, skip: Tensor, view: View) -> Tensor:
+        """The same, read at the points in view, [R, width]; the 3x3 convolution is made nowhere else."""
+        table = view.taps(tuple(skip.shape[2:]), self.blend[2].kernel_size[0])
+        return self.blend.at_points(self._sum(x, skip), table)
+
+    def _sum(self, x: Tensor, skip: Tensor) -> Tensor:
         lateral = self.skip(skip)
-        return self.blend(lateral.add_(upsample(x, lateral.shape[2:])))
+        return lateral.add_(upsample(x, lateral.shape[2:]))
 
 
 class SwiftNet(nn.Module):
@@ -146,8 +149,22 @@ class SwiftNet(nn.Module):
 
     def decode(self, skips: Sequence[Tensor]) -> Tensor:
         """Four skips, fine to coarse -> [N, out_channels, H, W] at the finest skip's size."""
+        return self._refine(skips, len(self.decoder))
+
+    def decode_at(self, skips: Sequence[Tensor], view: View) -> Tensor:
+        """``decode`` read at the points in view, [R, out_channels] in the order of ``view.rows``.
+
+        With at least two pixels per point, the last convolution costs less at the points than on the map.
+        """
+        pixels = skips[0].numel() // skips[0].shape[1]
+        if 2 * len(view.rows) > pixels:
+            return sample_image(self.decode(skips), view).index_select(0, view.rows)
+        return self.decoder[-1].at_points(self._refine(skips, len(self.decoder) - 1), skips[0], view)
+
+    def _refine(self, skips: Sequence[Tensor], units: int) -> Tensor:
+        """The first ``units`` of the decoder, from the coarsest skip on."""
         x = skips[-1]
-        for unit, skip in zip(self.decoder, reversed(skips[:-1])):
+        for unit, skip in zip(self.decoder[:units], reversed(skips[:-1])):
             x = unit(x, skip)
         return x
 
