@@ -8,13 +8,12 @@ and voxels are not counted.
 
 from __future__ import annotations
 
+import project  # noqa: F401  isort: skip
+
 import argparse
 import statistics
-import sys
 import time
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from core.config import load_config
 from core.data.corruptions import PROFILES, Corruption, Sensor, corrupt

@@ -9,9 +9,10 @@ if ``data.paste`` names an instance database; "whole sample" begins after it.
 
 from __future__ import annotations
 
+import project  # noqa: F401  isort: skip
+
 import argparse
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterable
 from copy import deepcopy
@@ -19,8 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from core.config import Config, load_config
 from core.data import DataConfig, ScanSamples, build_loader, collate, make_sample, voxelize

@@ -13,6 +13,8 @@ ours in bfloat16 against the plain version in float32.
 
 from __future__ import annotations
 
+import project  # noqa: F401  isort: skip
+
 import argparse
 import multiprocessing
 import os
@@ -27,8 +29,6 @@ import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.timing import median_ms
 from core.config import Config

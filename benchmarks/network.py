@@ -11,6 +11,8 @@ of the same type reaches on this machine; no engine that multiplies each pair on
 
 from __future__ import annotations
 
+import project  # noqa: F401  isort: skip
+
 import argparse
 import copy
 import statistics
@@ -28,8 +30,6 @@ from rich.console import Console
 from rich.table import Table
 from sparse_conv import DTYPES, as_batch, measure_peak, median_ms, processor, read_points, warn_if_busy
 from torch import Tensor, nn
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from core.config import Config
 from core.contracts import Batch

@@ -11,6 +11,8 @@ that does other work too, OMP_WAIT_POLICY=passive keeps waiting threads from tak
 
 from __future__ import annotations
 
+import project  # noqa: F401  isort: skip
+
 import argparse
 import os
 import platform
@@ -26,8 +28,6 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.timing import median_ms
 from core.data.voxelize import voxelize

@@ -14,6 +14,8 @@ the unfused path could not hold its pairs.
 
 from __future__ import annotations
 
+import project  # noqa: F401  isort: skip
+
 import argparse
 import multiprocessing
 import os
@@ -30,8 +32,6 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from core.engine.cli import run_command
 from core.errors import UserError
