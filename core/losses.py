@@ -30,6 +30,8 @@ __all__ = [
 ]
 
 Scope = Literal["global", "local"]
+_ONE = 0x3F800000  # bits of 1.0
+_RADIX = 32768  # fewest integers torch sorts by radix on the CPU
 
 
 def _world(scope: Scope) -> int:
@@ -132,10 +134,26 @@ def lovasz_softmax(logits: Tensor, labels: Tensor, *, ignore: int = IGNORE, scop
         return logits.sum() * 0.0
     truth = (labels[:, None] == present).float()
     errors = (truth - probabilities[:, present]).abs()
-    ordered, order = errors.sort(dim=0, descending=True, stable=True)
+    ordered, order = _largest_first(errors)
     gradient = lovasz_gradient(truth.gather(0, order))
     loss = (ordered * gradient).sum(0).mean()
     return loss if world == 1 else _with_own_gradient(loss, world)
+
+
+def _largest_first(errors: Tensor) -> tuple[Tensor, Tensor]:
+    """``errors.sort(0, descending=True, stable=True)`` of f32 [V, P] without negative values.
+
+    On the CPU columns are sorted as integers, since torch has a radix sort for those alone, and for so many at least:
+    a tenth of the time.
+    """
+    rows = len(errors)
+    if errors.device.type != "cpu" or rows < _RADIX // 8:
+        return errors.sort(dim=0, descending=True, stable=True)
+    keys = torch.full((errors.shape[1], max(rows, _RADIX)), torch.iinfo(torch.int32).max, dtype=torch.int32)
+    # The bits of floats that are not negative are ordered as the floats.
+    keys[:, :rows] = _ONE - errors.detach().T.contiguous().view(torch.int32)
+    order = torch.stack([key.sort(stable=True).indices[:rows] for key in keys], 1)
+    return errors.gather(0, order), order
 
 
 def _with_own_gradient(loss: Tensor, world: int) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from core.losses import (
     CrossEntropyLovasz,
+    _largest_first,
     cross_entropy,
     feature_mse,
     kl_divergence,
@@ -143,6 +144,18 @@ def test_lovasz_softmax_by_hand() -> None:
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_lovasz_softmax_equals_the_choquet_integral(seed: int) -> None:
     assert_same(lovasz_softmax, naive_lovasz, *problem(40, seed=seed))
+
+
+@pytest.mark.parametrize("rows", [1, 5000, 40_000])
+def test_sorting_by_bits_is_the_stable_sort_of_the_floats(rows: int) -> None:
+    generator = torch.Generator().manual_seed(rows)
+    errors = torch.rand(rows, 3, generator=generator).bfloat16().float()  # many ties
+    errors[:: max(rows // 50, 1), 1:] = torch.tensor([0.0, 1.0])
+    errors[rows // 2] = torch.tensor([1e-40, 1.0000001, torch.nan])
+    wanted = errors.sort(dim=0, descending=True, stable=True)
+    ordered, order = _largest_first(errors)
+    assert order.equal(wanted.indices)
+    torch.testing.assert_close(ordered, wanted.values, rtol=0, atol=0, equal_nan=True)
 
 
 def test_absent_classes_are_left_out_of_the_mean() -> None:
