@@ -29,9 +29,12 @@ _FREE_KEYS = (
 
 
 def default_run_dir(config: Config, config_path: str) -> Path:
-    """``runs/<dataset>/<config file's name>``."""
+    """``runs/`` and the config file's path below ``configs/``; of a file elsewhere, ``runs/<dataset>/<its name>``."""
+    parts = Path(config_path).with_suffix("").parts
+    if "configs" in parts[:-2]:
+        return Path("runs", *parts[parts.index("configs") + 1 :])
     dataset = str(config.tree.get("dataset", {}).get("name", "unknown"))
-    return Path("runs") / dataset / Path(config_path).stem
+    return Path("runs") / dataset / parts[-1]
 
 
 def git_state() -> dict[str, Any]:

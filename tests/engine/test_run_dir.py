@@ -130,7 +130,14 @@ def test_folder_without_checkpoints_takes_any_configuration(tmp_path: Path) -> N
 
 
 def test_default_run_dir() -> None:
-    assert default_run_dir(config(), "configs/folder/small_net.yaml") == Path("runs/folder/small_net")
+    folders = {path: str(default_run_dir(config(), path)) for path in (
+        "configs/folder/small_net.yaml", "configs/synthetic/teacher.yaml", "here/configs/kitti/a/full.yaml",
+        "configs/kitti/b/full.yaml", "mine.yaml", "configs/mine.yaml",
+    )}  # fmt: skip
+    assert list(folders.values()) == [
+        "runs/folder/small_net", "runs/synthetic/teacher", "runs/kitti/a/full",
+        "runs/kitti/b/full", "runs/folder/mine", "runs/folder/mine",
+    ]  # fmt: skip
 
 
 def test_flatten() -> None:
