@@ -15,7 +15,7 @@ from core.config import Config
 from core.contracts import Batch
 from core.errors import UserError
 from core.models import build_model
-from core.models.lidar.twodpass import PointGrid, TwoDPass
+from core.models.lidar.twodpass import PointGrid, TwoDPass, distinct_places
 from core.models.probe import random_batch
 from core.sparse import fold_batch_norm, gather_sum, kernel_offsets
 
@@ -126,6 +126,21 @@ def test_grid_means_and_back() -> None:
     for row, cell in enumerate(halved[:20]):
         together = (halved == cell).all(1)
         torch.testing.assert_close(context[row], of_fine[together].mean(0), **CLOSE)
+
+
+def test_points_that_share_all_cells_share_a_place() -> None:
+    #     point:        0  1  2  3  4  5
+    rows = torch.tensor([[1, 0, 1, 1, 0, 2], [0, 0, 0, 1, 0, 3], [5, 5, 5, 5, 4, 5]])
+    places, place = distinct_places(list(rows))
+    assert sorted(places.tolist()) in ([0, 1, 3, 4, 5], [1, 2, 3, 4, 5])  # 0 and 2 are alike
+    assert place[0] == place[2] and len(set(place.tolist())) == 5
+    assert torch.equal(rows[:, places[place]], rows)
+    generator = torch.Generator().manual_seed(0)
+    rows = [torch.randint(0, 3, (500,), generator=generator) for _ in range(4)]
+    places, place = distinct_places(rows)
+    table = torch.stack(rows, 1)
+    assert len(places) == len(torch.unique(table, dim=0)) and torch.equal(table[places[place]], table)
+    assert [len(part) for part in distinct_places([torch.zeros(0, dtype=torch.int64)] * 2)] == [0, 0]
 
 
 # --- the whole network, spelt out -----------------------------------------------------------------------------------

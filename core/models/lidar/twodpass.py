@@ -7,6 +7,7 @@ become 30, 15, 8 and 4), so features move from one to the next by way of the poi
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Literal
 
@@ -113,6 +114,22 @@ def _lookup(rows: Tensor, columns: int) -> GatherTable:
     return GatherTable(ptr, rows.int(), torch.ones(len(rows), device=rows.device), columns)
 
 
+def distinct_places(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Points that share all their cells look alike to the classifier, which needs to see only one of them.
+
+    Args:
+        rows: i64 [P] per grid, the cell of each point.
+
+    Returns:
+        places i64 [D], a point of each combination of cells; i64 [P], the place of each point.
+    """
+    key = rows[0]
+    for other in rows[1:]:  # one by one: a product of all numbers of cells would not fit 64 bits
+        key = torch.unique(key * (other.max() + 1) + other, return_inverse=True)[1] if len(key) else key
+    every = torch.arange(len(key), device=key.device)
+    return key.new_zeros(int(key.max()) + 1 if len(key) else 0).scatter_(0, key, every), key
+
+
 class Encoder(nn.Module):
     """One scale: convolutions on the finer grid, then a point-wise network with context, pooled to the coarser one."""
 
@@ -209,14 +226,16 @@ class TwoDPass(nn.Module):
         fine = grids[0]
         inputs = gather_sum(self.voxel_mlp(self.point_inputs(batch, fine)), fine.pool)
         x = SparseTensor.from_batch(inputs, fine.coords, fine.cache)
+        places, rows = distinct_places([grid.rows for grid in dict.fromkeys(grids[1:])])
         heads, stages, extras = [], [], {}
         for i, (encoder, coarse) in enumerate(zip(self.encoders, grids[1:])):
             v, p, down = encoder(x, fine, coarse)
             stages.append(v)
             extras[f"scale_rows/{i}"] = fine.rows
-            heads.append(gather_sum(p, coarse.spread))
+            heads.append(gather_sum(p, _lookup(coarse.rows.index_select(0, places), len(coarse))))
             x, fine = SparseTensor.from_batch(p + down, coarse.coords, coarse.cache), coarse
-        return Output(self.head(torch.cat(heads, 1)), tuple(stages), extras)
+        logits = gather_sum(self.head(torch.cat(heads, 1)), _lookup(rows, len(places)))
+        return Output(logits, tuple(stages), extras)
 
     def cells(self, points: Tensor, i: int) -> Tensor:
         """Cell i64 [P, 3] of each point [P, 3] (m) on grid ``i`` of ``(1, *scales)``; negative below ``low``."""
