@@ -54,8 +54,8 @@ class ViewPlan:
 class VoteSamples(ChosenScans):
     """The views of each scan, ``chunk`` of them to a batch; the batches of a scan follow one another.
 
-    All views hold the same points in the same order, and their pixels are those of the points as recorded. A scan is
-    read once per batch, its images are decoded once per batch.
+    All views hold the same points in the same order, and their pixels are those of the points as recorded. A process
+    reads a scan and decodes its images once for all the batches it makes of them.
 
     Args:
         indices: positions of the scans, in the order they are wanted; None = all.
@@ -73,9 +73,16 @@ class VoteSamples(ChosenScans):
         super().__init__(dataset, config, range(len(dataset)) if indices is None else indices)
         self.plan, self.chunk = plan, chunk
         self.parts = -(-plan.count // chunk)
+        self._kept: tuple[int, Scan] | None = None
+
+    def _load(self, epoch: int, index: int) -> Scan:
+        if self._kept is None or self._kept[0] != index:
+            scan = super()._load(epoch, index)
+            cameras = tuple(replace(camera, load=cache(camera.load)) for camera in scan.cameras)
+            self._kept = index, replace(scan, cameras=cameras)
+        return self._kept[1]
 
     def _make(self, scan: Scan, key: SampleKey) -> list[Sample]:
-        scan = replace(scan, cameras=tuple(replace(camera, load=cache(camera.load)) for camera in scan.cameras))
         views = self.plan.of(key.index)[key.part * self.chunk : (key.part + 1) * self.chunk]
         return [make_sample(scan, key.index, self.config, view=view) for view in views]
 

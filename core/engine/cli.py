@@ -87,7 +87,7 @@ def add_vote_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--vote-flips", action="store_true", help="fixed: every second view is mirrored")
     group.add_argument("--vote-sum", default="softmax", choices=("softmax", "logits"), help="what is added up")
-    group.add_argument("--vote-chunk", type=int, default=4, metavar="M", help="views in memory at a time")
+    group.add_argument("--vote-chunk", type=int, metavar="M", help="views at a time (GPU: 4, processor: 1)")
 
 
 def read_votes(args: argparse.Namespace) -> Votes:

@@ -118,15 +118,19 @@ class OneCamera(FakeDataset):
 
 def test_pixels_are_those_of_the_recorded_points() -> None:
     Counted.count = 0
-    made = VoteSamples(OneCamera(2), CONFIG.model_copy(update={"images": True}), ViewPlan(6), 3)[SampleKey(0, 1)]
+    samples = VoteSamples(OneCamera(2), CONFIG.model_copy(update={"images": True}), ViewPlan(6), 3)
+    made = samples[SampleKey(0, 1)]
     scan = OneCamera(2).load(1)
     uv, _, visible = scan.cameras[0].project(scan.points)
-    assert len(made) == 3 and Counted.count == 1, "an image is decoded once for all views of a batch"
+    assert len(made) == 3 and Counted.count == 1, "an image is decoded once for all views"
     for sample in made:
         rows = sample.voxel_to_point
         assert (sample.visible[0] == visible[rows]).all() and visible.all()
         np.testing.assert_allclose(sample.pixels[0], 2 * uv[rows] / [20, 10] - 1, atol=1e-5)
         assert (sample.images == made[0].images).all()
+    rest, other = samples[SampleKey(0, 1, part=1)], samples[SampleKey(0, 0)]
+    assert Counted.count == 2, "the scan is kept for its other batches, until the next scan comes"
+    assert rest[0].token == made[0].token != other[0].token and (rest[2].images == made[0].images).all()
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -112,6 +112,11 @@ def test_wrong_numbers() -> None:
         Votes(2, "legacy_random", flips=True)
 
 
+def test_views_at_a_time_suit_the_device() -> None:
+    assert [Votes(12).chunk_on(torch.device(kind)) for kind in ("cpu", "cuda")] == [1, 4]
+    assert Votes(12, chunk=3).chunk_on(CPU) == 3
+
+
 # --- a network on a data set ----------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
