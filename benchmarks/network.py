@@ -28,9 +28,10 @@ import torch
 import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
-from sparse_conv import DTYPES, as_batch, measure_peak, median_ms, processor, read_points, warn_if_busy
 from torch import Tensor, nn
 
+from benchmarks.sparse_conv import DTYPES, as_batch, measure_peak, processor, read_points, warn_if_busy
+from benchmarks.timing import median_ms
 from core.config import Config
 from core.contracts import Batch
 from core.data.voxelize import voxelize
