@@ -1,21 +1,26 @@
-"""What cameras and distillation bring, at equal budgets: mIoU on held-out scenes of the synthetic world, mean ± spread.
+"""What a method of distillation brings, at equal budgets: mIoU on held-out scenes of the synthetic world.
 
-    python benchmarks/distillation_gain.py [--seeds 0 1 2] [--epochs 12] [--folder runs/gain] [--json FILE]
-        [--variants lidar fusion full …] [-- --section.key VALUE …]
+    python benchmarks/distillation_gain.py [--method u2mkd|2dpass] [--seeds 0 1 2] [--epochs N] [--folder DIR]
+        [--variants lidar fusion full …] [--json FILE] [-- --section.key VALUE …]
 
-(a) ``lidar``: the student's LiDAR backbone alone. (b) ``fusion``: LiDAR and cameras, no teacher. (c) ``full``: U2MKD.
-Ablations by the names of the files in configs/synthetic/u2mkd. All train as many steps on the same scans with the same
-augmentation; each network is scored with six, three and no cameras, over all points and by whether a camera sees them.
-What follows ``--`` goes to every training. The folder keeps finished runs: the same command goes on where it stopped.
+``u2mkd``: (a) ``lidar``, the student's LiDAR backbone alone; (b) ``fusion``, LiDAR and cameras, no teacher; (c)
+``full``. Each is scored with six, three and no cameras, over all points and by whether a camera sees them.
+``2dpass``: (a) ``baseline``, the LiDAR network alone; (b) ``aux_only``, with classifiers at its scales and no image;
+(c) ``full``. What runs is one network for all three, which is checked.
+
+Other variants by the names of the files in configs/synthetic/METHOD. All train as many steps on the same scans with the
+same augmentation. What follows ``--`` goes to every training. The folder keeps finished runs: the same command goes on
+where it stopped.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from rich.console import Console
@@ -23,6 +28,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from core.engine.checkpoint import read_checkpoint
 from core.engine.cli import run_command
 from core.errors import UserError
 from core.io import read_json, write_json
@@ -38,6 +44,51 @@ CAMERAS = {  # by their number: how evaluate.py is told
 }
 
 
+@dataclass(frozen=True)
+class Variant:
+    """How one network is trained, and what evaluate.py has to be told of it."""
+
+    config: Path
+    script: str = "train_student.py"
+    scored: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a method is measured.
+
+    Attributes:
+        special: variants that are more than a file in configs/synthetic/METHOD.
+        compared: the usual variants; ``full`` is compared with the others.
+        cameras: numbers of cameras at test, the first for the comparison.
+        epochs: of every network. teacher: YAML of the method's teacher.
+        one_network: what is deployed is the same network for all variants.
+    """
+
+    compared: tuple[str, ...]
+    cameras: tuple[int, ...]
+    epochs: int
+    special: dict[str, Variant] = field(default_factory=dict)
+    teacher: Path | None = None
+    one_network: bool = False
+
+
+IN_VIEW = ("--data.images", "true", "--data.image_size", "[160, 90]")  # so that points in view are told apart
+PLANS = {
+    "u2mkd": Plan(
+        compared=("lidar", "fusion", "full"),
+        cameras=(6, 3, 0),
+        epochs=12,
+        special={
+            "lidar": Variant(CONFIGS / "student_lidar.yaml", "train_teacher.py", IN_VIEW),
+            "fusion": Variant(CONFIGS / "u2mkd" / "no_teacher.yaml"),
+        },
+        teacher=CONFIGS / "teacher.yaml",
+    ),
+    "2dpass": Plan(compared=("baseline", "aux_only", "full"), cameras=(0,), epochs=16, one_network=True),
+}
+
+
 @dataclass
 class Score:
     """mIoU in percent of one network under one number of cameras; None where there are no such points."""
@@ -50,17 +101,18 @@ class Score:
     out_of_view: float | None
 
 
-def config_of(variant: str) -> Path:
-    """Its YAML.
+def variant_of(name: str, args: argparse.Namespace) -> Variant:
+    """By its name.
 
     Raises:
         UserError: no such variant.
     """
-    names = {"lidar": CONFIGS / "student_lidar.yaml", "fusion": CONFIGS / "u2mkd" / "no_teacher.yaml"}
-    path = names.get(variant, CONFIGS / "u2mkd" / f"{variant}.yaml")
-    if not path.is_file():
-        raise UserError(f"unknown variant '{variant}'", where=str(path), cure="Take lidar, fusion, or a file's name")
-    return path
+    variant = args.plan.special.get(name, Variant(CONFIGS / args.method / f"{name}.yaml"))
+    if not variant.config.is_file():
+        known = ", ".join(args.plan.special) or "nothing else"
+        where, cure = str(variant.config), f"Take the name of a file in that folder, or {known}"
+        raise UserError(f"unknown variant '{name}'", where=where, cure=cure)
+    return variant
 
 
 def run(script: str, *arguments: object) -> None:
@@ -70,33 +122,46 @@ def run(script: str, *arguments: object) -> None:
         raise UserError(f"this command failed: {' '.join(command)}", cure="Its own message stands above")
 
 
-def train(variant: str, seed: int, args: argparse.Namespace) -> Path:
+def train(name: str, seed: int, args: argparse.Namespace) -> Path:
     """Train (or find trained) one network; returns its run folder."""
-    folder = args.folder / f"{variant}-{seed}"
-    common = ["--run-dir", folder, "--num_epochs", args.epochs, "--train.seed", seed, "--eval.every", args.epochs]
-    if variant == "lidar":
-        run("train_teacher.py", config_of(variant), *common, *args.overrides)
-    else:
-        teacher = ["--teacher_pretrain", args.teacher, "--teacher.cache", args.folder / "knowledge"]
-        run("train_student.py", config_of(variant), *common, *teacher, *args.overrides)
+    folder, variant = args.folder / f"{name}-{seed}", variant_of(name, args)
+    options = ["--run-dir", folder, "--num_epochs", args.epochs, "--train.seed", seed, "--eval.every", args.epochs]
+    if args.teacher and variant.script == "train_student.py":
+        options += ["--teacher_pretrain", args.teacher, "--teacher.cache", args.folder / "knowledge"]
+    run(variant.script, variant.config, *options, *args.overrides)
     return folder
 
 
-def score(variant: str, seed: int, folder: Path, cameras: int, args: argparse.Namespace) -> Score:
+def score(name: str, seed: int, folder: Path, cameras: int, args: argparse.Namespace) -> Score:
     """Score the last weights (equal budgets: no choice of the best epoch) under a number of cameras."""
-    path = folder / f"cameras-{cameras}.json"
+    path, variant = folder / f"cameras-{cameras}.json", variant_of(name, args)
     if not path.is_file():
-        images = ("--data.images", "true", "--data.image_size", "[160, 90]") if variant == "lidar" else ()
-        checkpoint = folder / "checkpoints" / "last.pt"
-        options = [*images, *CAMERAS[cameras], *args.overrides]
-        run(
-            *("evaluate.py", config_of(variant), "--checkpoint", checkpoint, "--run-dir", folder, "--json", path),
-            *options,
-        )
+        targets = ["--checkpoint", folder / "checkpoints" / "last.pt", "--run-dir", folder, "--json", path]
+        run("evaluate.py", variant.config, *targets, *variant.scored, *CAMERAS[cameras], *args.overrides)
     value = read_json(path)
     views = EvaluationResult.from_json(value, str(path)).by_view
-    parts = {name: 100 * confusion.miou() for name, confusion in views.items()}
-    return Score(variant, seed, cameras, value["miou"], parts.get("in view"), parts.get("out of view"))
+    parts = {part: 100 * confusion.miou() for part, confusion in views.items()}
+    return Score(name, seed, cameras, value["miou"], parts.get("in view"), parts.get("out of view"))
+
+
+def deployed_network(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Name and shape of everything that a trained network needs to run."""
+    weights = read_checkpoint(folder / "checkpoints" / "last.pt")["model"]
+    return {key: tuple(value.shape) for key, value in weights.items()}
+
+
+def check_one_network(folders: list[Path]) -> int:
+    """Make sure that all deploy the same network; returns its number of trained and running values.
+
+    Raises:
+        UserError: they do not.
+    """
+    first, *others = folders
+    network = deployed_network(first)
+    for other in others:
+        if deployed_network(other) != network:
+            raise UserError(f"{other} and {first} deploy different networks", cure="Compare their config.yaml")
+    return sum(math.prod(shape) for shape in network.values())
 
 
 def spread(values: list[float | None]) -> str:
@@ -108,47 +173,62 @@ def spread(values: list[float | None]) -> str:
     return f"{statistics.mean(known):.2f}{deviation}"
 
 
-def show(scores: list[Score], variants: list[str]) -> None:
-    """The table, and the gain over (a) and (b)."""
+def show(scores: list[Score], args: argparse.Namespace) -> None:
+    """The table, and the gain of ``full`` over the others."""
     table = Table("network", "cameras", "all points", "in view", "out of view")
-    for variant in variants:
-        for cameras in CAMERAS:
+    for variant in args.variants:
+        for cameras in args.plan.cameras:
             chosen = [s for s in scores if (s.variant, s.cameras) == (variant, cameras)]
             columns = [[s.overall for s in chosen], [s.in_view for s in chosen], [s.out_of_view for s in chosen]]
             table.add_row(variant, str(cameras), *map(spread, columns))
     console = Console()
     console.print(table)
-    for other in ("lidar", "fusion"):
-        if other in variants and "full" in variants:
-            console.print(f"full - {other}, six cameras, all points: {spread(differences(scores, other))} mIoU")
+    most = args.plan.cameras[0]
+    for other in args.variants if "full" in args.variants else ():
+        if other != "full":
+            gain = spread(differences(scores, other, most))
+            console.print(f"full - {other}, {most} cameras, all points: {gain} mIoU", highlight=False)
 
 
-def differences(scores: list[Score], other: str) -> list[float]:
-    """Of ``full`` over ``other``, seed by seed, with six cameras."""
-    by_key = {(s.variant, s.seed): s.overall for s in scores if s.cameras == 6}
+def differences(scores: list[Score], other: str, cameras: int) -> list[float]:
+    """Of ``full`` over ``other``, seed by seed."""
+    by_key = {(s.variant, s.seed): s.overall for s in scores if s.cameras == cameras}
     return [value - by_key[other, seed] for (variant, seed), value in by_key.items() if variant == "full"]
 
 
-def main() -> None:
-    """Train, score, print."""
+def arguments() -> argparse.Namespace:
+    """The command line; ``plan`` is the method's."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--method", choices=PLANS, default="u2mkd")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=12, help="of every network (12)")
-    parser.add_argument("--variants", nargs="+", default=["lidar", "fusion", "full"])
-    parser.add_argument("--folder", type=Path, default=Path("runs/gain"), help="where the runs go (runs/gain)")
+    parser.add_argument("--epochs", type=int, help="of every network (u2mkd: 12, 2dpass: 16)")
+    parser.add_argument("--variants", nargs="+", help="networks to train (the three above)")
+    parser.add_argument("--folder", type=Path, help="where the runs go (runs/gain; 2dpass: runs/gain-2dpass)")
     parser.add_argument("--teacher", type=Path, help="trained teacher; without it one is trained in the folder")
     parser.add_argument("--json", type=Path, help="write every score")
     parser.add_argument("overrides", nargs="*", help="after --: passed to every training")
     args = parser.parse_args()
-    if args.teacher is None:
+    args.plan = PLANS[args.method]
+    args.epochs = args.epochs or args.plan.epochs
+    args.variants = args.variants or list(args.plan.compared)
+    args.folder = args.folder or Path("runs/gain" if args.method == "u2mkd" else f"runs/gain-{args.method}")
+    return args
+
+
+def main() -> None:
+    """Train, score, print."""
+    args = arguments()
+    if args.plan.teacher and args.teacher is None:
         args.teacher = args.folder / "teacher"
-        run("train_teacher.py", CONFIGS / "teacher.yaml", "--run-dir", args.teacher)
-    scores = []
+        run("train_teacher.py", args.plan.teacher, "--run-dir", args.teacher)
+    scores, folders = [], []
     for seed in args.seeds:  # seed by seed, so that a stopped benchmark has whole comparisons
         for variant in args.variants:
-            folder = train(variant, seed, args)
-            scores += [score(variant, seed, folder, cameras, args) for cameras in CAMERAS]
-    show(scores, args.variants)
+            folders.append(train(variant, seed, args))
+            scores += [score(variant, seed, folders[-1], cameras, args) for cameras in args.plan.cameras]
+    show(scores, args)
+    if args.plan.one_network:
+        Console().print(f"one network in all runs, {check_one_network(folders):,} values", highlight=False)
     if args.json:
         write_json(args.json, [asdict(s) for s in scores])
 

@@ -53,6 +53,7 @@ class MSFSKD(Method):
                 supervision from distillation; "baseline" = the student alone.
             image: the image network.
             hidden: width of the fused features; null = of the student's first scale.
+            w_scale: of the segmentation by each scale of the student.
             w_seg2d: of the fused features' segmentation, shared among the scales.
             w_kl: of the distillation, shared among the scales.
             kl_reduction: "mean" over points and classes (as published: the usual value divided by the number of
@@ -66,6 +67,7 @@ class MSFSKD(Method):
         mode: Literal["full", "aux_heads", "baseline"] = "full"
         image: FCNConfig = FCNConfig()
         hidden: int | None = Field(None, ge=1)
+        w_scale: float = Field(1.0, ge=0)
         w_seg2d: float = Field(1.0, ge=0)
         w_kl: float = Field(0.05, ge=0)
         kl_reduction: Literal["mean", "batchmean"] = "mean"
@@ -126,7 +128,7 @@ class MSFSKD(Method):
         logits = [head(self._enhanced(i, scale.features)) for i, (head, scale) in enumerate(zip(self.heads, scales))]
         for own, scale in zip(logits, scales):
             labels = majority_of_cells(batch.labels, scale.rows, len(own), own.shape[1])
-            _add(losses, "scale", self.auxiliary(own, labels))
+            _add(losses, "scale", self.auxiliary(own, labels), self.config.w_scale)
         return losses if self.config.mode == "aux_heads" else losses | self._image_losses(batch, scales, logits)
 
     def _enhanced(self, i: int, features: Tensor) -> Tensor:

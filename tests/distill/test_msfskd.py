@@ -143,7 +143,7 @@ def segmentation(logits: Tensor, labels: Tensor) -> tuple[float, float]:
     "options",
     [
         {},
-        {"w_seg2d": 0.5, "w_kl": 2.0, "kl_reduction": "batchmean"},
+        {"w_scale": 0.3, "w_seg2d": 0.5, "w_kl": 2.0, "kl_reduction": "batchmean"},
         {"feat_residual": True},
         {"learner_residual": True},
         {"hidden": 12},
@@ -156,7 +156,7 @@ def test_every_term_is_its_formula(options: dict) -> None:
             parameter.mul_(3)  # predictions that differ
     batch = camera_batch(0, 1, cameras=1)
     losses = {name: float(value.detach()) for name, value in method(batch).items()}
-    w_seg2d, w_kl = options.get("w_seg2d", 1.0), options.get("w_kl", 0.05)
+    w_scale, w_seg2d, w_kl = (options.get(*pair) for pair in (("w_scale", 1.0), ("w_seg2d", 1.0), ("w_kl", 0.05)))
     expected = dict.fromkeys(("scale_ce", "scale_lovasz", "fused_ce", "fused_lovasz", "kl"), 0.0)
     with torch.no_grad():
         output = method.student(batch)
@@ -175,8 +175,8 @@ def test_every_term_is_its_formula(options: dict) -> None:
             learned = torch.relu(F.linear(features, fusion.learner[0].weight, fusion.learner[0].bias))
             own = method.heads[i](features + learned if options.get("learner_residual") else features)
             ce, lovasz = segmentation(own, majority_of_cells(batch.labels, scale.rows, len(own), CLASSES))
-            expected["scale_ce"] += ce
-            expected["scale_lovasz"] += lovasz
+            expected["scale_ce"] += w_scale * ce
+            expected["scale_lovasz"] += w_scale * lovasz
             full = F.interpolate(maps[i], scale_factor=(2, 4, 4, 4)[i], mode="nearest")
             seen, rows = full[scan, :, row, column], scale.rows[points]
             z = fusion.join(torch.cat([seen, learned[rows]], 1))
