@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from core.contracts import IGNORE, Batch
-from core.data import ChosenScans, DataConfig, ViewPlan, VoteSamples, gather_rows
+from core.data import ChosenScans, DataConfig, ViewPlan, VoteSamples
 from core.data.views import VoteMode
 from core.datasets.base import ScanDataset
 from core.engine.evaluation import Predictor, predictions
@@ -143,25 +143,24 @@ def _check_scan(first: Batch, batch: Batch) -> None:
 
 
 def _ballots(logits: Tensor, votes: Votes) -> Tensor:
-    """F32 [SV, C]: what each voxel adds to its points' sums."""
-    if votes.sum == "logits":
-        return logits.float()
-    barred = logits.to(torch.float32, copy=True)
-    barred[:, IGNORE] = -torch.inf
-    return barred.softmax(1)
+    """F32 [SV, C - 1]: what each voxel adds to its points' sums, without "ignore", which is class 0."""
+    scores = logits[:, IGNORE + 1 :].float()
+    return scores if votes.sum == "logits" else scores.softmax(1)
 
 
 def _point_scores(ballots: Tensor, batch: Batch) -> Iterator[Tensor]:
-    """F32 [N, C] of each view; 0 for points of no voxel."""
+    """F32 [N, C - 1] of each view; anything for points of no voxel."""
     offsets = batch.point_offsets.tolist()
+    if len(ballots) == 0:  # no voxel at all
+        ballots = ballots.new_zeros(1, ballots.shape[1])
+    rows = batch.point_to_voxel.clamp_min(0)
     for start, end in pairwise(offsets):
-        yield gather_rows(ballots, batch.point_to_voxel[start:end])
+        yield ballots.index_select(0, rows[start:end])
 
 
 def _winners(total: Tensor, first: Batch) -> Tensor:
     """I64 [N]: the best class, never "ignore"; 0 for points of no voxel, which are the same in all views."""
-    total[:, IGNORE] = -torch.inf
-    return torch.where(first.point_to_voxel >= 0, total.argmax(1), IGNORE)
+    return torch.where(first.point_to_voxel >= 0, total.argmax(1) + IGNORE + 1, IGNORE)
 
 
 def _first_view(batch: Batch) -> Batch:
