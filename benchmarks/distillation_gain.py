@@ -85,7 +85,7 @@ PLANS = {
         },
         teacher=CONFIGS / "teacher.yaml",
     ),
-    "2dpass": Plan(compared=("baseline", "aux_only", "full"), cameras=(0,), epochs=16, one_network=True),
+    "2dpass": Plan(compared=("baseline", "aux_only", "full"), cameras=(0,), epochs=12, one_network=True),
 }
 
 
@@ -201,7 +201,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--method", choices=PLANS, default="u2mkd")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, help="of every network (u2mkd: 12, 2dpass: 16)")
+    parser.add_argument("--epochs", type=int, help="of every network (12)")
     parser.add_argument("--variants", nargs="+", help="networks to train (the three above)")
     parser.add_argument("--folder", type=Path, help="where the runs go (runs/gain; 2dpass: runs/gain-2dpass)")
     parser.add_argument("--teacher", type=Path, help="trained teacher; without it one is trained in the folder")
