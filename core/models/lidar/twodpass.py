@@ -20,7 +20,7 @@ from core.contracts import Batch, Output
 from core.models.fusion.layers import PointBatchNorm
 from core.sparse import Conv3d, MapCache, SparseBatchNorm, SparseTensor, gather_sum
 from core.sparse.points import GatherTable
-from core.sparse.tensor import Grid, floor_to
+from core.sparse.tensor import Grid, argsort, floor_to
 
 __all__ = ["PointGrid", "TwoDPass"]
 
@@ -64,14 +64,14 @@ class PointGrid:
         cells: i64 [P, 4] (b, x, y, z), the cell of each point.
 
     Attributes:
-        coords: i32 [M, 4], ordered by (b, x, y, z). rows: i64 [P], each point's cell. share: f32 [M], 1 / points in it.
+        coords: i32 [M, 4], ordered by (b, x, y, z). rows: i64 [P], each point's cell. counts: i64 [M], points in it.
         cache: kernel maps on this grid.
     """
 
     def __init__(self, cells: Tensor) -> None:
         grid = Grid.around(cells)
-        keys, self.rows, counts = torch.unique(grid.pack(cells), return_inverse=True, return_counts=True)
-        self.coords, self.share = grid.unpack(keys), 1.0 / counts
+        keys, self.rows, self.counts = _unique(grid.pack(cells))
+        self.coords = grid.unpack(keys)
         self.cache = MapCache(self.coords)
 
     def __len__(self) -> int:
@@ -80,14 +80,19 @@ class PointGrid:
     @cached_property
     def pool(self) -> GatherTable:
         """Points -> mean of each cell."""
-        return self._mean(torch.arange(len(self.rows), device=self.rows.device), len(self.rows))
+        points = torch.arange(len(self.rows), device=self.rows.device)
+        share = (1.0 / self.counts).index_select(0, self.rows)
+        return GatherTable.from_entries(self.rows, points, share, len(self), len(self.rows))
 
     def pool_from(self, finer: PointGrid) -> GatherTable:
-        """Cells of another grid -> points -> mean of each cell of this one; the points' features are never made."""
-        return self._mean(finer.rows, len(finer))
+        """Cells of another grid -> points -> mean of each cell of this one; the points' features are never made.
 
-    def _mean(self, index: Tensor, columns: int) -> GatherTable:
-        return GatherTable.from_entries(self.rows, index, self.share.index_select(0, self.rows), len(self), columns)
+        A cell enters once, however many points it shares with the coarser one.
+        """
+        pairs, _, counts = _unique(self.rows * len(finer) + finer.rows)
+        rows = torch.div(pairs, max(len(finer), 1), rounding_mode="floor")
+        share = counts / self.counts.index_select(0, rows)
+        return GatherTable.from_entries(rows, pairs - rows * len(finer), share, len(self), len(finer))
 
     @cached_property
     def spread(self) -> GatherTable:
@@ -108,6 +113,15 @@ class PointGrid:
         return GatherTable.from_entries(parent, cells, share, size, len(self)), _lookup(parent, size)
 
 
+def _unique(keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """``torch.unique`` of i64 [P], not negative, with inverse and counts; by radix sort where that is compiled."""
+    order = argsort(keys).long()
+    values, places, counts = torch.unique_consecutive(
+        keys.index_select(0, order), return_inverse=True, return_counts=True
+    )
+    return values, torch.empty_like(places).scatter_(0, order, places), counts
+
+
 def _lookup(rows: Tensor, columns: int) -> GatherTable:
     """``y[i] = x[rows[i]]``; unlike an index, its gradient is a sum in a fixed order."""
     ptr = torch.arange(len(rows) + 1, device=rows.device)
@@ -125,7 +139,7 @@ def distinct_places(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """
     key = rows[0]
     for other in rows[1:]:  # one by one: a product of all numbers of cells would not fit 64 bits
-        key = torch.unique(key * (other.max() + 1) + other, return_inverse=True)[1] if len(key) else key
+        key = _unique(key * (other.max() + 1) + other)[1] if len(key) else key
     every = torch.arange(len(key), device=key.device)
     return key.new_zeros(int(key.max()) + 1 if len(key) else 0).scatter_(0, key, every), key
 
