@@ -15,6 +15,8 @@ where it stopped.
 
 from __future__ import annotations
 
+import project  # noqa: F401  isort: skip
+
 import argparse
 import math
 import statistics
@@ -26,8 +28,6 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from core.engine.checkpoint import read_checkpoint
 from core.engine.cli import run_command
 from core.errors import UserError
@@ -36,6 +36,7 @@ from core.metrics import EvaluationResult
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs" / "synthetic"
+TEACHER_EPOCHS = 48  # a teacher of 18 agrees with the labels no better than its students soon do
 THREE = "[CAM_FRONT, CAM_BACK_LEFT, CAM_BACK_RIGHT]"
 CAMERAS = {  # by their number: how evaluate.py is told
     6: (),
@@ -220,7 +221,8 @@ def main() -> None:
     args = arguments()
     if args.plan.teacher and args.teacher is None:
         args.teacher = args.folder / "teacher"
-        run("train_teacher.py", args.plan.teacher, "--run-dir", args.teacher)
+        epochs = ("--num_epochs", TEACHER_EPOCHS, "--eval.every", TEACHER_EPOCHS // 4)
+        run("train_teacher.py", args.plan.teacher, "--run-dir", args.teacher, *epochs)
     scores, folders = [], []
     for seed in args.seeds:  # seed by seed, so that a stopped benchmark has whole comparisons
         for variant in args.variants:
