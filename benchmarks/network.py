@@ -16,7 +16,6 @@ import project  # noqa: F401  isort: skip
 import argparse
 import copy
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -26,22 +25,19 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from benchmarks.sparse_conv import DTYPES, as_batch, measure_peak, processor, read_points, warn_if_busy
+from benchmarks.sparse_conv import DTYPES, as_batch, measure_peak, processor, read_features, start
 from benchmarks.timing import median_ms
 from core.config import Config
 from core.contracts import Batch
 from core.data.voxelize import voxelize
 from core.engine.cli import run_command
 from core.engine.evaluation import predict_points
-from core.engine.memory import keep_freed_memory
-from core.errors import UserError
 from core.io import atomic_path, write_json
 from core.models import build_model
-from core.sparse import Conv3d, fold_batch_norm, library_status, set_backend
+from core.sparse import Conv3d, fold_batch_norm, set_backend
 
 CLASSES = 20
 ENGINES = {"ours": "native", "PyTorch": "torch"}
@@ -205,16 +201,8 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Measure and print."""
     args = arguments()
-    torch.set_num_threads(args.threads)
-    usable, status = library_status()
-    if not usable:
-        raise UserError("there are no compiled kernels to measure", where="benchmark", cure="Run `make setup` first")
-    keep_freed_memory()
-    console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
-    warn_if_busy(console)
-    source, positions = read_points(args.scan)
-    points = np.zeros((len(positions), 4), np.float32)  # no intensity: the numbers do not change the time
-    points[:, :3] = positions
+    console, status = start(args.threads)
+    source, points = read_features(args.scan)
     torch.manual_seed(0)
     network = build_model(Config({"model": {"name": "minkunet", "cr": args.cr}}), CLASSES)
     batch = as_scan(points, args.voxel_size)

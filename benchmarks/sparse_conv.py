@@ -32,6 +32,7 @@ from torch import Tensor
 from benchmarks.timing import median_ms
 from core.data.voxelize import voxelize
 from core.engine.cli import run_command
+from core.engine.memory import keep_freed_memory
 from core.errors import UserError
 from core.io import write_json
 from core.sparse import KernelMap, MapCache, convolve, kernel_map, library_status
@@ -95,6 +96,12 @@ def read_points(scan: Path | None) -> tuple[str, np.ndarray]:
             cure="Name a .bin file of SemanticKITTI's velodyne folder",
         )
     return str(scan), values.reshape(-1, 4)[:, :3]
+
+
+def read_features(path: Path | None) -> tuple[str, np.ndarray]:
+    """``read_points`` as f32 [N, 4], intensity 0: the numbers do not change the time."""
+    source, positions = read_points(path)
+    return source, np.pad(positions.astype(np.float32, copy=False), ((0, 0), (0, 1)))
 
 
 def cast_points() -> np.ndarray:
@@ -246,6 +253,22 @@ def warn_if_busy(console: Console) -> None:
         console.print(f"warning: other programs are running (load {load:.1f}); times vary and ratios mislead")
 
 
+def start(threads: int) -> tuple[Console, str]:
+    """Set torch's threads and memory; where to print, and which kernels are measured.
+
+    Raises:
+        UserError: there are none.
+    """
+    torch.set_num_threads(threads)
+    usable, status = library_status()
+    if not usable:
+        raise UserError("there are no compiled kernels to measure", where="benchmark", cure="Run `make setup` first")
+    keep_freed_memory()
+    console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
+    warn_if_busy(console)
+    return console, status
+
+
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -262,12 +285,7 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Measure and print."""
     args = arguments()
-    torch.set_num_threads(args.threads)
-    usable, status = library_status()
-    if not usable:
-        raise UserError("there are no compiled kernels to measure", where="benchmark", cure="Run `make setup` first")
-    console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
-    warn_if_busy(console)
+    console, status = start(args.threads)
     source, points = read_points(args.scan)
     coords = as_batch(points, args.voxel_size)
     if args.device == "cuda":

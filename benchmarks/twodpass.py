@@ -16,7 +16,6 @@ import project  # noqa: F401  isort: skip
 
 import argparse
 import copy
-import sys
 import tempfile
 import time
 from dataclasses import asdict
@@ -27,12 +26,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import nn
 
 from benchmarks.network import CLASSES, Timing, as_scan, infer
-from benchmarks.sparse_conv import DTYPES, processor, read_points, warn_if_busy
+from benchmarks.sparse_conv import DTYPES, processor, read_features, start
 from core.config import Config, load_config
 from core.contracts import Batch
 from core.data import ChosenScans, DataConfig, ViewPlan, VoteSamples, build_loader, collate, make_sample
@@ -40,14 +38,13 @@ from core.datasets.folder import FolderConfig, FolderDataset
 from core.engine.cli import run_command
 from core.engine.distributed import World
 from core.engine.evaluation import Predictor, predictions, score_network
-from core.engine.memory import keep_freed_memory
 from core.engine.voting import Votes, voted_predictions
 from core.errors import UserError
 from core.io import write_json
 from core.labels import SEMANTICKITTI
 from core.models import build_model
 from core.models.lidar.twodpass import TwoDPass
-from core.sparse import fold_batch_norm, library_status
+from core.sparse import fold_batch_norm
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "semantickitti" / "2dpass" / "small.yaml"
 CPU = torch.device("cpu")
@@ -206,17 +203,9 @@ def as_plain(times: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     """Measure and print."""
     args = arguments()
-    torch.set_num_threads(args.threads)
-    usable, status = library_status()
-    if not usable:
-        raise UserError("there are no compiled kernels to measure", where="benchmark", cure="Run `make setup` first")
-    keep_freed_memory()
-    console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
-    warn_if_busy(console)
+    console, status = start(args.threads)
     args.config = load_config(args.config)
-    source, positions = read_points(args.scan)
-    points = np.zeros((len(positions), 4), np.float32)  # no intensity: the numbers do not change the time
-    points[:, :3] = positions
+    source, points = read_features(args.scan)
     torch.manual_seed(0)
     network = build_model(args.config, CLASSES)
     if not isinstance(network, TwoDPass):
