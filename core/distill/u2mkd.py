@@ -51,7 +51,8 @@ class U2MKD(Method):
         w_align: float = Field(1.0, ge=0)  # imputed against real image features, each of the four stages
         w_pixel: float = Field(1.0, ge=0)  # segmentation of the image branch at visible points
         temperature: float = Field(1.0, gt=0)  # of the softmax in the logit term
-        mask: Literal["all", "labelled"] = "all"  # voxels of the teacher's terms; labelled = without "ignore"
+        # voxels of the teacher's terms: labelled = without "ignore"; right = where the teacher's class is the label's
+        mask: Literal["all", "labelled", "right"] = "all"
         align_detach: bool = True  # the real image features are a fixed target
         normalize_features: bool = False  # min-max per voxel before the features are compared
 
@@ -106,11 +107,13 @@ class U2MKD(Method):
         config, scope = self.config, self.criterion.scope
         rows = knowledge.rows_for(batch)
         mask = rows >= 0
-        if config.mask == "labelled":
+        logits = gather_rows(knowledge.logits, rows)
+        if config.mask != "all":
             mask = mask & (batch.labels != IGNORE)
+        if config.mask == "right":
+            mask = mask & (logits.argmax(1) == batch.labels)
         losses = {}
         if config.w_kl > 0:
-            logits = gather_rows(knowledge.logits, rows)
             losses["kl"] = config.w_kl * kl_divergence(
                 output.logits, logits, mask, temperature=config.temperature, scope=scope
             )

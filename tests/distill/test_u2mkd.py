@@ -117,16 +117,22 @@ def mean_square(a: Tensor, b: Tensor, rows: list[int]) -> float:
     return sum(squares) / len(squares)
 
 
-@pytest.mark.parametrize(("mask", "temperature"), [("all", 1.0), ("labelled", 1.0), ("all", 2.5)])
+@pytest.mark.parametrize(("mask", "temperature"), [("all", 1.0), ("labelled", 1.0), ("right", 1.0), ("all", 2.5)])
 def test_every_term_is_its_formula(mask: str, temperature: float) -> None:
     method = make_method(w_kl=2.0, w_feat=3.0, w_align=0.5, w_pixel=0.25, mask=mask, temperature=temperature)
     batch, links = make_batch(LABELS, SEEN), [3, 2, 1, -1, 0, 0]
     knowledge = make_knowledge(links, 5)
+    knowledge.logits[links[0], LABELS[0]] += 9  # the teacher is right about this voxel …
+    knowledge.logits[links[1], (LABELS[1] + 1) % knowledge.logits.shape[1]] += 9  # … and wrong about this one
     losses = {name: float(value.detach()) for name, value in method(batch, knowledge).items()}
     output = method.student(batch)
     extras = output.extras
     every, seen = range(6), [i for i in range(6) if SEEN[i]]
     known = [i for i in every if links[i] >= 0 and (mask == "all" or LABELS[i] != 0)]
+    if mask == "right":
+        said = {i: max(enumerate(knowledge.logits[links[i]].tolist()), key=lambda pair: pair[1])[0] for i in known}
+        known = [i for i in known if said[i] == LABELS[i]]
+        assert 0 in known and 1 not in known
     kl = 0.0
     for i in known:
         p = softmax(knowledge.logits[links[i]].double().tolist(), temperature)
