@@ -9,6 +9,7 @@ import signal
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from multiprocessing import connection
 from multiprocessing.context import BaseContext
 from typing import Any, Generic, TypeVar
 
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from loguru import logger
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data._utils import signal_handling
 
 from core.contracts import Batch, Pair, Sample, Scan
 from core.data.collate import collate
@@ -38,6 +40,7 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+_SILENT = "ended without an error message"
 _MAX_BAD_IN_A_ROW = 20  # then it is the data set that is damaged, not a scan
 
 
@@ -266,15 +269,23 @@ class BatchLoader:
                 if isinstance(batch, _Failure):
                     raise batch.error
                 yield batch
-        except RuntimeError as error:
+        except (RuntimeError, OSError, EOFError) as error:
+            death = self._death()
             self.close()
-            death = explain_worker_death(error)
             if death is None:
                 raise
             raise death from error
         except UserError:
             self.close()
             raise
+
+    def _death(self) -> UserError | None:
+        """How a worker died, if one did; a batch cut short may arrive a moment before the news of it."""
+        workers = getattr(self._loader._iterator, "_workers", [])
+        if not workers or not connection.wait([worker.sentinel for worker in workers], timeout=1.0):
+            return None
+        code = next(worker.exitcode for worker in workers if worker.exitcode is not None)
+        return _worker_death(f"was killed by signal: {signal.strsignal(-code)}" if code < 0 else _SILENT)
 
     def close(self) -> None:
         """Stop the workers now; a later iteration starts new ones.
@@ -321,6 +332,9 @@ def build_loader(
         parts=samples.parts,
     )
     options: dict[str, Any] = {}
+    # Torch would report a dead worker from a signal handler, that is anywhere, more than once, and even while workers
+    # start. Without the handler it sees the death within five seconds when it waits for a batch.
+    signal_handling.SIGCHLD_handler_set = True
     if workers:
         options = {
             "multiprocessing_context": worker_context(),
@@ -360,8 +374,11 @@ def explain_worker_death(error: RuntimeError) -> UserError | None:
     """
     if re.search(r"DataLoader worker \(pid", str(error)) is None:
         return None
-    signal = re.search(r"killed by signal: ([^.]*)", f"{error} {error.__cause__}")
-    how = f"was killed by signal: {signal.group(1).strip()}" if signal else "ended without an error message"
+    killer = re.search(r"killed by signal: ([^.]*)", f"{error} {error.__cause__}")
+    return _worker_death(f"was killed by signal: {killer.group(1).strip()}" if killer else _SILENT)
+
+
+def _worker_death(how: str) -> UserError:
     return UserError(
         f"a data-loading worker {how}. The usual causes are too little memory (the system stops the largest process) "
         "or too little shared memory for the batches on their way to the trainer",
