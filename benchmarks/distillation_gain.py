@@ -36,7 +36,7 @@ from core.metrics import EvaluationResult
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs" / "synthetic"
-TEACHER_EPOCHS = 48  # a teacher of 18 agrees with the labels no better than its students soon do
+TEACHER_EPOCHS = 48  # one of 18 (65.8 mIoU) takes from its student instead of giving
 THREE = "[CAM_FRONT, CAM_BACK_LEFT, CAM_BACK_RIGHT]"
 CAMERAS = {  # by their number: how evaluate.py is told
     6: (),

@@ -3,7 +3,7 @@
 import os
 
 # OpenMP threads that spin while they wait burn the cores that other processes (ranks, data workers) need: on a shared
-# two-core machine a training step took 3 s spinning and 0.8 s sleeping. A short spin, under 0.1 ms, is kept: waking a
+# two-core machine a training step took 3 s spinning and 0.8 s sleeping. A short spin is kept: waking a
 # sleeping virtual processor after every small operation cost an inference 8 %. Must be set before torch loads OpenMP.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")

@@ -2,7 +2,7 @@
 
 from core.data.collate import collate
 from core.data.config import AugmentConfig, DataConfig, VoteAugmentConfig
-from core.data.loader import BatchLoader, ChosenScans, PairedSamples, ScanSamples, build_loader, explain_worker_death
+from core.data.loader import BatchLoader, ChosenScans, PairedSamples, ScanSamples, build_loader
 from core.data.mapping import (
     gather_rows,
     keyframe_voxels,
@@ -30,7 +30,6 @@ __all__ = [
     "VoteSamples",
     "build_loader",
     "collate",
-    "explain_worker_death",
     "gather_rows",
     "keyframe_voxels",
     "linked_voxels",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import re
 import signal
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -34,13 +33,11 @@ __all__ = [
     "PairedSamples",
     "ScanSamples",
     "build_loader",
-    "explain_worker_death",
     "leave_on_signals",
     "worker_context",
 ]
 
 T = TypeVar("T")
-_SILENT = "ended without an error message"
 _MAX_BAD_IN_A_ROW = 20  # then it is the data set that is damaged, not a scan
 
 
@@ -282,10 +279,20 @@ class BatchLoader:
     def _death(self) -> UserError | None:
         """How a worker died, if one did; a batch cut short may arrive a moment before the news of it."""
         workers = getattr(self._loader._iterator, "_workers", [])
-        if not workers or not connection.wait([worker.sentinel for worker in workers], timeout=1.0):
+        ended = connection.wait([worker.sentinel for worker in workers], timeout=1.0) if workers else []
+        if not ended:
             return None
-        code = next(worker.exitcode for worker in workers if worker.exitcode is not None)
-        return _worker_death(f"was killed by signal: {signal.strsignal(-code)}" if code < 0 else _SILENT)
+        dead = next(worker for worker in workers if worker.sentinel == ended[0])
+        dead.join(1.0)  # its files close a moment before its exit code is known
+        code = dead.exitcode or 0
+        how = f"was killed by signal: {signal.strsignal(-code)}" if code < 0 else "ended without an error message"
+        return UserError(
+            f"a data-loading worker {how}. The usual causes are too little memory (the system stops the largest "
+            "process) or too little shared memory for the batches on their way to the trainer",
+            where="workers_per_gpu",
+            cure="Lower workers_per_gpu (0 loads in the trainer itself), free some memory, or give a container more "
+            "/dev/shm (docker run --shm-size=8g)",
+        )
 
     def close(self) -> None:
         """Stop the workers now; a later iteration starts new ones.
@@ -365,27 +372,6 @@ def worker_context() -> BaseContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     return context
-
-
-def explain_worker_death(error: RuntimeError) -> UserError | None:
-    """Torch's report of a dead worker as one paragraph; None if ``error`` is something else.
-
-    Torch raises it from a signal handler, so it may also surface outside the loader, between two batches.
-    """
-    if re.search(r"DataLoader worker \(pid", str(error)) is None:
-        return None
-    killer = re.search(r"killed by signal: ([^.]*)", f"{error} {error.__cause__}")
-    return _worker_death(f"was killed by signal: {killer.group(1).strip()}" if killer else _SILENT)
-
-
-def _worker_death(how: str) -> UserError:
-    return UserError(
-        f"a data-loading worker {how}. The usual causes are too little memory (the system stops the largest process) "
-        "or too little shared memory for the batches on their way to the trainer",
-        where="workers_per_gpu",
-        cure="Lower workers_per_gpu (0 loads in the trainer itself), free some memory, or give a container more "
-        "/dev/shm (docker run --shm-size=8g)",
-    )
 
 
 def _identity(batch: Any) -> Any:

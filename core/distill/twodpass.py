@@ -19,8 +19,8 @@ from core.contracts import Batch, Output
 from core.distill.base import Knowledge, Method
 from core.errors import UserError
 from core.losses import CrossEntropyLovasz, kl_divergence
-from core.models.fusion.sampling import View
 from core.models.image.resnet_fcn import STRIDES, FCNConfig, PixelReader, ResNetFCN
+from core.models.image.sampling import View
 from core.models.probe import probe
 from core.sparse import gather_sum
 from core.sparse.points import GatherTable

@@ -166,28 +166,18 @@ def run_distributed(job: Callable[..., object], *args: object) -> None:
         job(world, *args)
     except Exception as error:
         relay.close()
-        known = _for_a_person(error)
-        if known is None:
+        if not isinstance(error, UserError):
             relay.send(traceback.format_exc(), 1)
             raise
         if world.size == 1 or "--debug" in sys.argv:
-            raise known from error
-        if not relay.send(str(known), EXIT_USER_ERROR):
-            sys.stderr.write(f"\nerror: {known}\n")
+            raise
+        if not relay.send(str(error), EXIT_USER_ERROR):
+            sys.stderr.write(f"\nerror: {error}\n")
         _leave(EXIT_USER_ERROR)
     relay.close()
     if dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
-
-
-def _for_a_person(error: Exception) -> UserError | None:
-    """The error as one paragraph, if it is one: torch reports a dead worker wherever the main thread happens to be."""
-    from core.data import explain_worker_death
-
-    if isinstance(error, RuntimeError):
-        return explain_worker_death(error)
-    return error if isinstance(error, UserError) else None
 
 
 def _show_and_leave(text: str, code: int) -> None:

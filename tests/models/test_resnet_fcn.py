@@ -11,8 +11,8 @@ from camera_scene import camera_batch
 from torch import nn
 
 from core.errors import UserError
-from core.models.fusion.sampling import View
 from core.models.image.resnet_fcn import MAP_STRIDES, FCNConfig, PixelReader, ResNetFCN
+from core.models.image.sampling import View
 
 
 def make(width: int = 8, encoder: str = "resnet18", **options: object) -> ResNetFCN:

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from core.errors import UserError
-from core.models.fusion.sampling import View, sample_image
 from core.models.image.resnet import RESNETS, ResNet
+from core.models.image.sampling import View, sample_image
 from core.models.image.swiftnet import ImageConfig, SwiftNet, upsample
 
 

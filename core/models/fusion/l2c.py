@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.models.fusion.sampling import View
 from core.models.image.layers import Pointwise
+from core.models.image.sampling import View
 from core.models.image.swiftnet import upsample
 from core.sparse import gather_sum
 

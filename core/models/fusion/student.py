@@ -18,7 +18,7 @@ from core.contracts import Batch, Output
 from core.models.fusion.c2l import C2L, PixelHead
 from core.models.fusion.l2c import L2C, draw_points
 from core.models.fusion.learner import learner
-from core.models.fusion.sampling import Overlap, View, sample_image
+from core.models.image.sampling import Overlap, View, sample_image
 from core.models.image.swiftnet import ImageConfig, SwiftNet
 from core.models.lidar.blocks import scaled_channels
 from core.models.lidar.minkunet import MinkUNet

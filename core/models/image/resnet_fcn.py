@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from core.config import Section
-from core.models.fusion.sampling import View
 from core.models.image.resnet import ResNet
+from core.models.image.sampling import View
 from core.models.image.swiftnet import IMAGENET
 from core.sparse import gather_sum
 from core.sparse.points import GatherTable

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from core.config import Section
 from core.errors import UserError
-from core.models.fusion.sampling import View, sample_image
 from core.models.image.layers import NormReluConv
 from core.models.image.resnet import RESNETS, ResNet
+from core.models.image.sampling import View, sample_image
 
 __all__ = ["ImageConfig", "SwiftNet", "upsample"]
 
