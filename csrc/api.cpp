@@ -64,9 +64,9 @@ void lidistill_weight_grad(int bf16, const void* x, const void* grad, float* out
   (bf16 ? kernels().grad_bf16 : kernels().grad_f32)(args);
 }
 
-void lidistill_gather(const float* x, float* y, const int64_t* ptr, const int32_t* index, const float* weight,
+void lidistill_gather(int bf16, const void* x, void* y, const int64_t* ptr, const int32_t* index, const float* weight,
                       int64_t rows, int channels, int threads) {
-  kernels().gather_f32({x, y, ptr, index, weight, rows, channels, threads});
+  (bf16 ? kernels().gather_bf16 : kernels().gather_f32)({x, y, ptr, index, weight, rows, channels, threads});
 }
 
 }  // extern "C"

@@ -36,8 +36,8 @@ struct WeightGradArgs {
 };
 
 struct GatherArgs {  // y[r] = sum_e weight[e] * x[index[e]] over the entries ptr[r]..ptr[r+1] of row r
-  const void* x;
-  void* y;
+  const void* x;  // [., channels], float or bfloat16
+  void* y;        // [rows, channels], same type
   const int64_t* ptr;
   const int32_t* index;
   const float* weight;
@@ -53,6 +53,7 @@ struct Kernels {
   void (*grad_f32)(const WeightGradArgs&);
   void (*grad_bf16)(const WeightGradArgs&);  // null without bf16_dot
   void (*gather_f32)(const GatherArgs&);
+  void (*gather_bf16)(const GatherArgs&);  // sums in float
 };
 
 extern const Kernels kernels_generic;

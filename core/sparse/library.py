@@ -31,7 +31,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "lidistill_transpose": (None, [_P, _I, _L, _L, _P, _I]),
     "lidistill_conv": (None, [_I, _P, _P, _P, _P, _P, _P, _P, _P, _L, _L, _I, _I, _I, _I, _I, _I, _I]),
     "lidistill_weight_grad": (None, [_I, _P, _P, _P, _P, _P, _P, _I, _I, _I, _I]),
-    "lidistill_gather": (None, [_P, _P, _P, _P, _P, _L, _I, _I]),
+    "lidistill_gather": (None, [_I, _P, _P, _P, _P, _P, _L, _I, _I]),
 }
 _CUDA_SIGNATURES: dict[str, tuple[Any, list[Any]]] = {  # last comes the stream
     "lidistill_cuda_error": (ctypes.c_char_p, [_I]),

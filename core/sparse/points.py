@@ -54,9 +54,11 @@ class GatherTable:
         """The product, without gradient; [columns, C] -> [R, C]."""
         channels = x.shape[1]
         if x.device.type == "cpu" and x.dtype != torch.float64 and (handle := library()) is not None:
-            y = torch.empty(len(self.ptr) - 1, channels)
-            arguments = (x.float().contiguous(), y, self.ptr, self.index, self.weight)
-            handle.lidistill_gather(*map(pointer, arguments), len(y), channels, torch.get_num_threads())
+            bf16 = x.dtype == torch.bfloat16
+            source = (x if bf16 else x.float()).contiguous()
+            y = torch.empty(len(self.ptr) - 1, channels, dtype=source.dtype)
+            arguments = (source, y, self.ptr, self.index, self.weight)
+            handle.lidistill_gather(bf16, *map(pointer, arguments), len(y), channels, torch.get_num_threads())
             return y.to(x.dtype)
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
         terms = x.index_select(0, self.index.long()).to(dtype) * self.weight[:, None].to(dtype)

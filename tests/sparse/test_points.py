@@ -209,6 +209,15 @@ def test_gather_sum_takes_strided_features_and_gradients(path):
     torch.testing.assert_close(wide.grad.double(), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_gather_sum_of_bf16_is_the_fp32_sum_rounded(path):
+    """Also where nothing is finite."""
+    table, _ = random_table()
+    feats = torch.randn(7, 19, generator=torch.Generator().manual_seed(7)).bfloat16()
+    feats[1, 2], feats[2, 3], feats[3, 4] = torch.inf, -torch.inf, torch.nan
+    expected = table.apply(feats.float()).bfloat16()
+    torch.testing.assert_close(table.apply(feats), expected, rtol=0, atol=0, equal_nan=True)
+
+
 @pytest.mark.parametrize("threads", [1, 3])
 def test_gather_sum_same_bits_for_any_number_of_threads(threads):
     g = torch.Generator().manual_seed(9)
