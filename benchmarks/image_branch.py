@@ -1,8 +1,8 @@
 """How fast the LiDAR-camera student's image branch trains, and how little memory its decoder needs, next to a plain
 version: loops over scans, cameras and scales, features sampled camera by camera, logits at the full image size.
 
-    python benchmarks/image_branch.py [--size 640 360] [--cameras 3] [--parts branch] [--threads N] [--cpu-time]
-                                      [--json FILE]
+    python benchmarks/image_branch.py [--size 640 360] [--cameras 3] [--parts branch] [--threads N]
+                                      [--plain-heap] [--cpu-time] [--json FILE]
 
 Both versions share all weights and see the same random street. "branch" is one forward and backward of everything the
 images cause (encoder, both fusions' image side, decoder, pixel loss), "fusion" the drawing and reading of points alone,
@@ -34,6 +34,7 @@ from benchmarks.timing import median_ms
 from core.config import Config
 from core.contracts import Batch
 from core.engine.cli import run_command
+from core.engine.memory import keep_freed_memory
 from core.io import write_json
 from core.models import build_model
 from core.models.fusion.l2c import grid_sizes
@@ -232,6 +233,8 @@ def resident_kib(name: str) -> int:
 
 def measure(part: str, kind: str, args: argparse.Namespace, dtype: torch.dtype) -> tuple[float, float]:
     """(ms, peak MiB above what was resident) of a part; call it in a fresh process."""
+    if kind == "ours" or not args.plain_heap:
+        keep_freed_memory()
     torch.set_num_threads(args.threads)
     step = step_of(part, kind, args, dtype)
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak of what was made before
@@ -254,6 +257,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16"])
     parser.add_argument("--repeats", type=int, default=3, help="steps per measurement")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
+    parser.add_argument("--plain-heap", action="store_true", help="no heap settings of the project's for the plain one")
     parser.add_argument("--cpu-time", action="store_true", help="CPU time, not elapsed time: for a machine in use")
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     return parser.parse_args()

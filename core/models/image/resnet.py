@@ -74,8 +74,8 @@ class ResNet(nn.Module):
 
     def stem(self, images: Tensor) -> Tensor:
         """[N, 3, H, W] -> [N, 64, H / 2, W / 2] (``stem_stride`` 1)."""
-        x = F.relu(self.bn1(self.conv1(images)), inplace=True)
-        return F.max_pool2d(x, 3, 2, 1)
+        x = F.max_pool2d(self.bn1(self.conv1(images)), 3, 2, 1)
+        return F.relu(x, inplace=True)  # commutes with the maximum, on a quarter of the pixels
 
     def stage(self, i: int, x: Tensor) -> tuple[Tensor, Tensor]:
         """Layer ``i + 1``: (rectified, skip), [N, channels[i], H', W'] each; one tensor unless ``preactivation``."""
