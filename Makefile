@@ -35,11 +35,11 @@ $(READY): requirements.txt constraints.txt $(wildcard csrc/* csrc/cuda/* $(SPTR)
 demo: setup ## from nothing to teacher, student and report, without GPU or data set
 	@$(WORLD)
 	@[ -f $(OBJECTS)/meta.json ] || $(BIN)/python prepare_inst_database.py configs/synthetic/teacher.yaml --workers 2
-	@$(BIN)/python train_teacher.py configs/synthetic/teacher.yaml --run-dir $(DEMO)/teacher --num_epochs 16
+	@$(BIN)/python train_teacher.py configs/synthetic/teacher.yaml --run-dir $(DEMO)/teacher
 	@echo "two students side by side: without the teacher, and with it"
 	@OMP_NUM_THREADS=1; export OMP_NUM_THREADS; \
-	  $(BIN)/python train_student.py configs/synthetic/u2mkd/no_teacher.yaml --run-dir $(DEMO)/no_teacher --num_epochs 10 >/dev/null & \
-	  $(BIN)/python train_student.py configs/synthetic/u2mkd/full.yaml --run-dir $(DEMO)/student --num_epochs 10 \
+	  $(BIN)/python train_student.py configs/synthetic/u2mkd/no_teacher.yaml --run-dir $(DEMO)/no_teacher >/dev/null & \
+	  $(BIN)/python train_student.py configs/synthetic/u2mkd/full.yaml --run-dir $(DEMO)/student \
 	    --teacher_pretrain $(DEMO)/teacher --teacher.cache $(DEMO)/knowledge >/dev/null && wait $$!
 	@$(BIN)/python evaluate.py configs/synthetic/u2mkd/full.yaml --run-dir $(DEMO)/student --report \
 	  --checkpoint $(DEMO)/student/checkpoints/max-iou-val-vox.pt \

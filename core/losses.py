@@ -21,6 +21,7 @@ from core.contracts import IGNORE
 __all__ = [
     "CrossEntropyLovasz",
     "balanced_weights",
+    "class_mean",
     "cross_entropy",
     "feature_mse",
     "kl_divergence",
@@ -71,12 +72,30 @@ def row_mean(values: Tensor, mask: Tensor | None = None, *, scope: Scope = "glob
     return _average(torch.where(mask, values, 0.0).sum(), mask.to(values.dtype).sum(), scope)
 
 
+def class_mean(values: Tensor, classes: Tensor, mask: Tensor, num_classes: int, *, scope: Scope = "global") -> Tensor:
+    """Mean over the classes present of the mean of ``values`` [V] within each; 0 when there is no row.
+
+    Rows outside the mask may hold anything, NaN included; they get no gradient.
+
+    Args:
+        classes: i64 [V], 0 .. num_classes - 1. mask: bool [V].
+    """
+    counts = values.new_zeros(num_classes).index_add_(0, classes, mask.to(values.dtype))
+    world = _world(scope)
+    if world > 1:
+        dist.all_reduce(counts)
+    present = (counts > 0).sum().clamp_min(1)
+    share = (1 / (counts.clamp_min(1) * present)).index_select(0, classes)
+    return world * (torch.where(mask, values, 0.0) * share).sum()
+
+
 def kl_divergence(
     student: Tensor,
     teacher: Tensor,
     mask: Tensor | None = None,
     *,
     temperature: float = 1.0,
+    classes: Tensor | None = None,
     scope: Scope = "global",
     detach: bool = True,
 ) -> Tensor:
@@ -86,12 +105,16 @@ def kl_divergence(
 
     Args:
         student: [V, C] logits. teacher: [V, C] logits. mask: bool [V] or None.
+        classes: i64 [V]; rows are averaged within each class first, so that rare classes count as much as common ones.
         detach: no gradient flows to the teacher.
     """
     log_s = torch.log_softmax(student.float() / temperature, 1)
     log_t = torch.log_softmax((teacher.detach() if detach else teacher).float() / temperature, 1)
     per_row = (log_t.exp() * (log_t - log_s)).sum(1)
-    return temperature**2 * row_mean(per_row, mask, scope=scope)
+    if classes is None:
+        return temperature**2 * row_mean(per_row, mask, scope=scope)
+    mask = torch.ones_like(classes, dtype=torch.bool) if mask is None else mask
+    return temperature**2 * class_mean(per_row, classes, mask, student.shape[1], scope=scope)
 
 
 def feature_mse(features: Tensor, target: Tensor, mask: Tensor | None = None, *, scope: Scope = "global") -> Tensor:
@@ -195,11 +218,12 @@ def balanced_weights(counts: Sequence[int], power: float = 1 / 3) -> list[float]
 
 
 class CrossEntropyLovasz(nn.Module):
-    """``w_ce * CE + w_lovasz * Lovász-softmax`` on voxel logits.
+    """``w_ce * CE + w_lovasz * Lovász-softmax + w_balanced * balanced CE`` on voxel logits.
 
     Args:
-        w_ce, w_lovasz: weights of the two terms; a term of weight 0 is not computed.
-        class_weight: one weight per class including class 0, or None.
+        w_ce, w_lovasz, w_balanced: weights of the terms; a term of weight 0 is not computed. The balanced cross entropy
+            is averaged within each class present before the classes are averaged.
+        class_weight: one weight of the first term per class including class 0, or None.
         scope: see the module's description.
     """
 
@@ -209,14 +233,15 @@ class CrossEntropyLovasz(nn.Module):
         w_lovasz: float = 1.0,
         class_weight: list[float] | None = None,
         scope: Scope = "global",
+        w_balanced: float = 0.0,
     ) -> None:
         super().__init__()
-        self.w_ce, self.w_lovasz, self.scope = w_ce, w_lovasz, scope
+        self.w_ce, self.w_lovasz, self.w_balanced, self.scope = w_ce, w_lovasz, w_balanced, scope
         weight = None if class_weight is None else torch.tensor(class_weight, dtype=torch.float32)
         self.register_buffer("class_weight", weight, persistent=False)
 
     def forward(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Named, weighted losses: ``ce`` and ``lovasz``.
+        """Named, weighted losses: ``ce``, ``lovasz`` and ``balanced``.
 
         Args:
             logits: [V, C]. labels: i64 [V].
@@ -226,4 +251,8 @@ class CrossEntropyLovasz(nn.Module):
             losses["ce"] = self.w_ce * cross_entropy(logits, labels, weight=self.class_weight, scope=self.scope)
         if self.w_lovasz:
             losses["lovasz"] = self.w_lovasz * lovasz_softmax(logits, labels, scope=self.scope)
+        if self.w_balanced:
+            per_row = F.cross_entropy(logits.float(), labels, reduction="none")
+            mean = class_mean(per_row, labels, labels != IGNORE, logits.shape[1], scope=self.scope)
+            losses["balanced"] = self.w_balanced * mean
         return losses

@@ -15,6 +15,7 @@ from torch import Tensor
 from core.losses import (
     CrossEntropyLovasz,
     _largest_first,
+    class_mean,
     cross_entropy,
     feature_mse,
     kl_divergence,
@@ -213,6 +214,30 @@ def test_rows_outside_the_mask_may_hold_anything() -> None:
     assert float(row_mean(values.detach(), torch.zeros(3, dtype=torch.bool))) == 0.0
 
 
+def naive_class_mean(values: Tensor, labels: Tensor) -> Tensor:
+    """Mean over classes of the mean within each, one class after the other in float64; class 0 left out."""
+    means = [values[labels == c].double().mean() for c in sorted({*labels.tolist()} - {0})]
+    return torch.stack(means).mean() if means else values.double().sum() * 0.0
+
+
+def test_class_mean_counts_a_rare_class_as_much_as_a_common_one() -> None:
+    values = torch.tensor([1.0, torch.nan, 3.0, 5.0, 10.0], requires_grad=True)
+    mask = torch.tensor([True, False, True, True, True])
+    mean = class_mean(values, torch.tensor([2, 2, 2, 2, 4]), mask, 6)
+    assert float(mean.detach()) == pytest.approx((3 + 10) / 2)
+    mean.backward()
+    assert values.grad.tolist() == pytest.approx([1 / 6, 0, 1 / 6, 1 / 6, 1 / 2])
+    assert float(class_mean(values.detach(), torch.zeros(5, dtype=torch.int64), mask & False, 6)) == 0.0
+
+
+def test_balanced_cross_entropy_is_a_term_of_the_criterion() -> None:
+    logits, labels = problem(40, seed=3)
+    losses = CrossEntropyLovasz(0.0, 0.0, w_balanced=0.5)(logits, labels)
+    per_row = -torch.log_softmax(logits.double(), 1).gather(1, labels[:, None])[:, 0]
+    assert list(losses) == ["balanced"]
+    torch.testing.assert_close(losses["balanced"].double(), 0.5 * naive_class_mean(per_row, labels))
+
+
 # --- two processes --------------------------------------------------------------------------------------------------
 WEIGHT = torch.tensor([1.0, 0.5, 2.0, 1.5, 3.0])
 CASES = {  # rows of rank 0 and rank 1, labels of rank 1 or None = random
@@ -238,6 +263,7 @@ def loss_functions(scope: str) -> dict:
         "weighted_ce": lambda x, y: cross_entropy(x, y, weight=WEIGHT, scope=scope),
         "lovasz": lambda x, y: lovasz_softmax(x, y, scope=scope),
         "kl": lambda x, y: kl_divergence(x, teacher_of(x), y != 0, temperature=2.0, scope=scope),
+        "balanced_kl": lambda x, y: kl_divergence(x, teacher_of(x), y != 0, classes=y, scope=scope),
         "mse": lambda x, y: feature_mse(x, teacher_of(x), y != 0, scope=scope),
     }
 
@@ -255,6 +281,11 @@ def naive_kl(logits: Tensor, labels: Tensor) -> Tensor:
     return 4 * (p * (p / q).log()).sum() / max(int(rows.sum()), 1)
 
 
+def naive_balanced_kl(logits: Tensor, labels: Tensor) -> Tensor:
+    p, q = (torch.softmax(x.double(), 1) for x in (teacher_of(logits), logits))
+    return naive_class_mean((p * (p / q).log()).sum(1), labels)
+
+
 def naive_mse(logits: Tensor, labels: Tensor) -> Tensor:
     rows = labels != 0
     difference = logits[rows].double() - teacher_of(logits)[rows].double()
@@ -266,6 +297,7 @@ REFERENCES = {
     "weighted_ce": lambda x, y: naive_cross_entropy(x, y, WEIGHT),
     "lovasz": naive_lovasz,
     "kl": naive_kl,
+    "balanced_kl": naive_balanced_kl,
     "mse": naive_mse,
 }
 

@@ -53,6 +53,8 @@ class U2MKD(Method):
         temperature: float = Field(1.0, gt=0)  # of the softmax in the logit term
         # voxels of the teacher's terms: labelled = without "ignore"; right = where the teacher's class is the label's
         mask: Literal["all", "labelled", "right"] = "all"
+        # the logit term's mean: over voxels (published), or within each class the teacher predicts first
+        kl_mean: Literal["voxels", "classes"] = "voxels"
         align_detach: bool = True  # the real image features are a fixed target
         normalize_features: bool = False  # min-max per voxel before the features are compared
 
@@ -114,8 +116,9 @@ class U2MKD(Method):
             mask = mask & (logits.argmax(1) == batch.labels)
         losses = {}
         if config.w_kl > 0:
+            classes = logits.argmax(1) if config.kl_mean == "classes" else None
             losses["kl"] = config.w_kl * kl_divergence(
-                output.logits, logits, mask, temperature=config.temperature, scope=scope
+                output.logits, logits, mask, temperature=config.temperature, classes=classes, scope=scope
             )
         if config.w_feat > 0:
             stage = _stage(knowledge.stages)

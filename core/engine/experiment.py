@@ -29,6 +29,7 @@ class CriterionConfig(Section):
 
     w_ce: float = Field(1.0, ge=0)
     w_lovasz: float = Field(1.0, ge=0)
+    w_balanced: float = Field(0.0, ge=0)  # cross entropy in which every class present counts alike
     class_weight: list[float] | None = None  # one per class, class 0 (ignore) first
     class_counts: list[int] | None = None  # in its place: training points per class; weight = (most / count)^(1/3)
     scope: Literal["global", "local"] = "global"  # joined batch of all processes, or each process on its own
@@ -111,8 +112,8 @@ class Experiment(Section):
         c = self.criterion
         if num_classes < 2:
             raise UserError(f"the label space has {num_classes} classes; there is nothing to learn", where="dataset")
-        if c.w_ce == 0 and c.w_lovasz == 0:
-            raise UserError("both w_ce and w_lovasz are 0; there is no loss", where="criterion")
+        if c.w_ce == c.w_lovasz == c.w_balanced == 0:
+            raise UserError("w_ce, w_lovasz and w_balanced are 0; there is no loss", where="criterion")
         if c.class_weight is not None and c.class_counts is not None:
             raise UserError("class_weight and class_counts both say how classes are weighted", where="criterion")
         for key, kind in (("class_weight", "weights"), ("class_counts", "counts")):
@@ -123,4 +124,4 @@ class Experiment(Section):
                     where=f"criterion.{key}",
                 )
         weight = c.class_weight if c.class_counts is None else balanced_weights(c.class_counts)
-        return CrossEntropyLovasz(c.w_ce, c.w_lovasz, weight, c.scope)
+        return CrossEntropyLovasz(c.w_ce, c.w_lovasz, weight, c.scope, c.w_balanced)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -117,9 +118,13 @@ def mean_square(a: Tensor, b: Tensor, rows: list[int]) -> float:
     return sum(squares) / len(squares)
 
 
-@pytest.mark.parametrize(("mask", "temperature"), [("all", 1.0), ("labelled", 1.0), ("right", 1.0), ("all", 2.5)])
-def test_every_term_is_its_formula(mask: str, temperature: float) -> None:
-    method = make_method(w_kl=2.0, w_feat=3.0, w_align=0.5, w_pixel=0.25, mask=mask, temperature=temperature)
+@pytest.mark.parametrize(
+    ("mask", "temperature", "kl_mean"),
+    [("all", 1.0, "voxels"), ("labelled", 1.0, "voxels"), ("right", 1.0, "voxels"), ("all", 2.5, "classes")],
+)
+def test_every_term_is_its_formula(mask: str, temperature: float, kl_mean: str) -> None:
+    options = {"mask": mask, "temperature": temperature, "kl_mean": kl_mean}
+    method = make_method(w_kl=2.0, w_feat=3.0, w_align=0.5, w_pixel=0.25, **options)
     batch, links = make_batch(LABELS, SEEN), [3, 2, 1, -1, 0, 0]
     knowledge = make_knowledge(links, 5)
     knowledge.logits[links[0], LABELS[0]] += 9  # the teacher is right about this voxel …
@@ -129,15 +134,16 @@ def test_every_term_is_its_formula(mask: str, temperature: float) -> None:
     extras = output.extras
     every, seen = range(6), [i for i in range(6) if SEEN[i]]
     known = [i for i in every if links[i] >= 0 and (mask == "all" or LABELS[i] != 0)]
+    said = {i: max(enumerate(knowledge.logits[links[i]].tolist()), key=lambda pair: pair[1])[0] for i in known}
     if mask == "right":
-        said = {i: max(enumerate(knowledge.logits[links[i]].tolist()), key=lambda pair: pair[1])[0] for i in known}
         known = [i for i in known if said[i] == LABELS[i]]
         assert 0 in known and 1 not in known
-    kl = 0.0
+    kl, alike = 0.0, Counter(said[i] for i in known)
+    share = {i: 1 / len(known) if kl_mean == "voxels" else 1 / (len(alike) * alike[said[i]]) for i in known}
     for i in known:
         p = softmax(knowledge.logits[links[i]].double().tolist(), temperature)
         q = softmax(output.logits[i].double().tolist(), temperature)
-        kl += sum(a * math.log(a / b) for a, b in zip(p, q)) / len(known)
+        kl += sum(a * math.log(a / b) for a, b in zip(p, q)) * share[i]
     single_cell = knowledge.stages[0].feats[0]  # one cell: interpolation returns its features everywhere
     with torch.no_grad():
         adapted = method.adapt_layer(extras["stage4_points"])
