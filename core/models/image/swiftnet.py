@@ -100,7 +100,10 @@ class UpUnit(nn.Module):
 
     def _sum(self, x: Tensor, skip: Tensor) -> Tensor:
         lateral = self.skip(skip)
-        return lateral.add_(upsample(x, lateral.shape[2:]))
+        raised = upsample(x, lateral.shape[2:])
+        # Added in place to what nobody else holds; not to the lateral map: it is a view, and its backward pass would
+        # copy the whole map four times.
+        return raised + lateral if raised is x else raised.add_(lateral)
 
 
 class SwiftNet(nn.Module):
