@@ -3,8 +3,9 @@
     python benchmarks/distillation_gain.py [--method u2mkd|2dpass] [--seeds 0 1 2] [--epochs N] [--folder DIR]
         [--variants lidar fusion full …] [--json FILE] [-- --section.key VALUE …]
 
-``u2mkd``: (a) ``lidar``, the student's LiDAR backbone alone; (b) ``fusion``, LiDAR and cameras, no teacher; (c)
-``full``. Each is scored with six, three and no cameras, over all points and by whether a camera sees them.
+``u2mkd``: (a) ``lidar``, the student's LiDAR backbone alone; (b) ``fusion``, LiDAR and cameras, no teacher, and as a
+control ``balanced_labels``, where in the teacher's place the labels speak once more, class by class; (c) ``full``. Each
+is scored with six, three and no cameras, over all points and by whether a camera sees them.
 ``2dpass``: (a) ``baseline``, the LiDAR network alone; (b) ``aux_only``, with classifiers at its scales and no image;
 (c) ``full``. What runs is one network for all three, which is checked.
 
@@ -77,7 +78,7 @@ class Plan:
 IN_VIEW = ("--data.images", "true", "--data.image_size", "[160, 90]")  # so that points in view are told apart
 PLANS = {
     "u2mkd": Plan(
-        compared=("lidar", "fusion", "full"),
+        compared=("lidar", "fusion", "balanced_labels", "full"),
         cameras=(6, 3, 0),
         epochs=12,
         special={
@@ -203,7 +204,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--method", choices=PLANS, default="u2mkd")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, help="of every network (12)")
-    parser.add_argument("--variants", nargs="+", help="networks to train (the three above)")
+    parser.add_argument("--variants", nargs="+", help="networks to train (those above)")
     parser.add_argument("--folder", type=Path, help="where the runs go (runs/gain; 2dpass: runs/gain-2dpass)")
     parser.add_argument("--teacher", type=Path, help="trained teacher; without it one is trained in the folder")
     parser.add_argument("--json", type=Path, help="write every score")
