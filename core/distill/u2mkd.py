@@ -110,13 +110,14 @@ class U2MKD(Method):
         rows = knowledge.rows_for(batch)
         mask = rows >= 0
         logits = gather_rows(knowledge.logits, rows)
+        said = logits.argmax(1)
         if config.mask != "all":
             mask = mask & (batch.labels != IGNORE)
         if config.mask == "right":
-            mask = mask & (logits.argmax(1) == batch.labels)
+            mask = mask & (said == batch.labels)
         losses = {}
         if config.w_kl > 0:
-            classes = logits.argmax(1) if config.kl_mean == "classes" else None
+            classes = said if config.kl_mean == "classes" else None
             losses["kl"] = config.w_kl * kl_divergence(
                 output.logits, logits, mask, temperature=config.temperature, classes=classes, scope=scope
             )
