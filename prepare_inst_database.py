@@ -13,7 +13,7 @@ import os
 import sys
 from pathlib import Path
 
-from core.engine.cli import read_arguments, run_command
+from core.engine.run.cli import read_arguments, run_command
 
 
 def main() -> None:

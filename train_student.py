@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from core.engine.cli import add_profile_option, config_parser, read_arguments, run_command, run_distributed
+from core.engine.run.cli import add_profile_option, config_parser, read_arguments, run_command, run_distributed
 
 
 def main() -> None:
@@ -18,8 +18,8 @@ def main() -> None:
     parser = config_parser(__doc__)
     add_profile_option(parser)
     args, config = read_arguments(parser)
-    from core.engine.run_dir import default_run_dir
-    from core.engine.students import train_student
+    from core.engine.run.run_dir import default_run_dir
+    from core.engine.train.students import train_student
 
     job = partial(train_student, profile=args.profile)
     run_distributed(job, config, args.run_dir or default_run_dir(config, args.config))

@@ -18,7 +18,7 @@ from pathlib import Path
 from core.config import load_config
 from core.data.corruptions import PROFILES, Corruption, Sensor, corrupt
 from core.datasets import build_dataset
-from core.engine.cli import run_command
+from core.engine.run.cli import run_command
 from core.io import write_json
 
 

@@ -28,7 +28,7 @@ from core.data.instances.paste import Paster
 from core.data.sample import decode_images, project_points
 from core.datasets import build_dataset
 from core.datasets.base import ScanDataset
-from core.engine.cli import run_command
+from core.engine.run.cli import run_command
 from core.io import write_json
 
 

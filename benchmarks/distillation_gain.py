@@ -29,8 +29,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from core.engine.checkpoint import read_checkpoint
-from core.engine.cli import run_command
+from core.engine.run.checkpoint import read_checkpoint
+from core.engine.run.cli import run_command
 from core.errors import UserError
 from core.io import read_json, write_json
 from core.metrics import EvaluationResult

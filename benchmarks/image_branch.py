@@ -33,8 +33,8 @@ from torch import Tensor, nn
 from benchmarks.timing import median_ms
 from core.config import Config
 from core.contracts import Batch
-from core.engine.cli import run_command
-from core.engine.memory import keep_freed_memory
+from core.engine.run.cli import run_command
+from core.engine.run.memory import keep_freed_memory
 from core.io import write_json
 from core.models import build_model
 from core.models.fusion.l2c import grid_sizes

@@ -33,8 +33,8 @@ from benchmarks.timing import median_ms
 from core.config import Config
 from core.contracts import Batch
 from core.data.voxelize import voxelize
-from core.engine.cli import run_command
-from core.engine.evaluation import predict_points
+from core.engine.run.cli import run_command
+from core.engine.score.evaluation import predict_points
 from core.io import atomic_path, write_json
 from core.models import build_model
 from core.sparse import Conv3d, fold_batch_norm, set_backend

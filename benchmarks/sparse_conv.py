@@ -31,8 +31,8 @@ from torch import Tensor
 
 from benchmarks.timing import median_ms
 from core.data.voxelize import voxelize
-from core.engine.cli import run_command
-from core.engine.memory import keep_freed_memory
+from core.engine.run.cli import run_command
+from core.engine.run.memory import keep_freed_memory
 from core.errors import UserError
 from core.io import write_json
 from core.sparse import KernelMap, MapCache, convolve, kernel_map, library_status

@@ -35,10 +35,10 @@ from core.config import Config, load_config
 from core.contracts import Batch
 from core.data import ChosenScans, DataConfig, ViewPlan, VoteSamples, build_loader, collate, make_sample
 from core.datasets.folder import FolderConfig, FolderDataset
-from core.engine.cli import run_command
-from core.engine.distributed import World
-from core.engine.evaluation import Predictor, predictions, score_network
-from core.engine.voting import Votes, voted_predictions
+from core.engine.run.cli import run_command
+from core.engine.run.distributed import World
+from core.engine.score.evaluation import Predictor, predictions, score_network
+from core.engine.score.voting import Votes, voted_predictions
 from core.errors import UserError
 from core.io import write_json
 from core.labels import SEMANTICKITTI

@@ -33,7 +33,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from core.engine.cli import run_command
+from core.engine.run.cli import run_command
 from core.errors import UserError
 from core.io import write_json
 

@@ -20,7 +20,7 @@ import numpy as np
 from core.config import Config, load_config
 from core.datasets import build_dataset
 from core.datasets.base import SPLITS, ScanDataset
-from core.engine.cli import run_command
+from core.engine.run.cli import run_command
 from core.errors import EXIT_USER_ERROR, UserError
 from core.io import write_json
 

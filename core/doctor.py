@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from core.engine.cli import run_command
+from core.engine.run.cli import run_command
 from core.errors import EXIT_USER_ERROR
 
 __all__ = ["CHECKS", "Row", "examine", "main", "mpi_row"]

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from core.check_data import main
-from core.engine.cli import run_command
+from core.engine.run.cli import run_command
 from core.errors import UserError
 
 COUNT = 8

@@ -13,7 +13,7 @@ from pydantic import Field
 from core.config import Config, Section, load_config
 from core.data import DataConfig
 from core.datasets import dataset_class
-from core.engine.experiment import Experiment
+from core.engine.run.experiment import Experiment
 from core.errors import UserError
 from core.models import build_model
 

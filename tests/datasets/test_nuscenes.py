@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from core.config import Config
-from core.datasets import build_dataset, nuscenes_index
-from core.datasets.nuscenes_index import CAMERAS, iterate_table, open_index
+from core.datasets import build_dataset
+from core.datasets.nuscenes import index as nuscenes_index
+from core.datasets.nuscenes.index import CAMERAS, iterate_table, open_index
 from core.errors import UserError
 
 VERSION = "v1.0-mini"

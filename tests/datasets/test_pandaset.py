@@ -17,7 +17,7 @@ from core.check_data import inspect_split
 from core.config import Config
 from core.datasets import build_dataset
 from core.datasets.pandaset import CAMERAS
-from core.datasets.pandaset_cuboids import RAW_NAMES
+from core.datasets.pandaset.cuboids import RAW_NAMES
 from core.errors import UserError
 from core.labels import PANDASET
 

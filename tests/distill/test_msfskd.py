@@ -15,13 +15,13 @@ from core.config import Config, load_config
 from core.contracts import Batch, Output
 from core.distill import method_class
 from core.distill.twodpass import MSFSKD, majority_of_cells, scales_of
-from core.engine.distributed import World
-from core.engine.evaluation import predict_points
-from core.engine.experiment import Experiment
-from core.engine.jobs import Workshop
-from core.engine.optim import SchedulerConfig, lr_factor
-from core.engine.run_dir import RunDir
-from core.engine.students import student_trainer
+from core.engine.run.context import Workshop
+from core.engine.run.distributed import World
+from core.engine.run.experiment import Experiment
+from core.engine.run.optim import SchedulerConfig, lr_factor
+from core.engine.run.run_dir import RunDir
+from core.engine.score.evaluation import predict_points
+from core.engine.train.students import student_trainer
 from core.errors import UserError
 from core.losses import CrossEntropyLovasz, balanced_weights, lovasz_softmax
 from core.models import build_model

@@ -14,15 +14,16 @@ from torch import Tensor, nn
 
 from core.config import load_config
 from core.distill.twodpass import MSFSKD
-from core.engine.averaging import renew_batch_norm
-from core.engine.callbacks import Resume
-from core.engine.distributed import World
-from core.engine.experiment import Experiment
-from core.engine.jobs import Workshop, teacher_trainer
-from core.engine.run_dir import RunDir
-from core.engine.starting_weights import start_from
-from core.engine.torchpack_api import Callback
-from core.engine.trainer import DistillTrainer
+from core.engine.run.context import Workshop
+from core.engine.run.distributed import World
+from core.engine.run.experiment import Experiment
+from core.engine.run.run_dir import RunDir
+from core.engine.run.starting_weights import start_from
+from core.engine.run.torchpack_api import Callback
+from core.engine.train.averaging import renew_batch_norm
+from core.engine.train.callbacks import Resume
+from core.engine.train.jobs import teacher_trainer
+from core.engine.train.trainer import DistillTrainer
 from core.errors import UserError
 from core.losses import CrossEntropyLovasz
 

@@ -15,9 +15,10 @@ import torch
 from folder_world import write_world
 
 from core.config import load_config
-from core.engine.checkpoint import CheckpointStore
-from core.engine.distributed import World
-from core.engine.jobs import evaluate_checkpoint, train_teacher
+from core.engine.run.checkpoint import CheckpointStore
+from core.engine.run.distributed import World
+from core.engine.score.jobs import evaluate_checkpoint
+from core.engine.train.jobs import train_teacher
 from core.errors import UserError
 
 REPO = Path(__file__).resolve().parents[2]

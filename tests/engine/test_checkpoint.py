@@ -14,8 +14,8 @@ from loguru import logger
 from torch import nn
 
 from core import io
-from core.engine import checkpoint
-from core.engine.checkpoint import (
+from core.engine.run import checkpoint
+from core.engine.run.checkpoint import (
     CheckpointStore,
     load_weights,
     random_state,

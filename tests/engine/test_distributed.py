@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from core.engine.distributed import (
+from core.engine.run.distributed import (
     ErrorRelay,
     World,
     barrier,

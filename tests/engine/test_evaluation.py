@@ -12,8 +12,8 @@ from torch import nn
 
 from core.contracts import Batch, Output, Sample
 from core.data import collate
-from core.engine.distributed import World
-from core.engine.evaluation import counted_points, predict_points, predictions, score_network
+from core.engine.run.distributed import World
+from core.engine.score.evaluation import counted_points, predict_points, predictions, score_network
 
 
 def sample(

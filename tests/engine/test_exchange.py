@@ -15,10 +15,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from core.config import Config, load_config
-from core.engine.checkpoint import load_weights, read_checkpoint
-from core.engine.exchange import METADATA, export_weights, import_weights, main
-from core.engine.published import rename
-from core.engine.teacher import load_teacher
+from core.engine.exchange.published import rename
+from core.engine.exchange.weights import METADATA, export_weights, import_weights, main
+from core.engine.run.checkpoint import load_weights, read_checkpoint
+from core.engine.train.teacher import load_teacher
 from core.errors import UserError
 from core.labels import NUSCENES, SEMANTICKITTI
 from core.models import build_model

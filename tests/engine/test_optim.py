@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from core.engine.optim import OptimizerConfig, SchedulerConfig, build_optimizer, build_scheduler, lr_factor
+from core.engine.run.optim import OptimizerConfig, SchedulerConfig, build_optimizer, build_scheduler, lr_factor
 from core.errors import UserError
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core.engine.pictures import (
+from core.engine.report.pictures import (
     BACKGROUND,
     CORRECT,
     IGNORED,

@@ -15,11 +15,12 @@ from loguru import logger
 from core.config import Config, load_config
 from core.data import ChosenScans
 from core.datasets.base import read_points
-from core.engine import prediction
-from core.engine.distributed import World
-from core.engine.evaluation import score_network
-from core.engine.jobs import Workshop, trained_network
-from core.engine.prediction import PredictionFolder, open_source, predict_checkpoint
+from core.engine.run.context import Workshop
+from core.engine.run.distributed import World
+from core.engine.score import prediction
+from core.engine.score.evaluation import score_network
+from core.engine.score.jobs import trained_network
+from core.engine.score.prediction import PredictionFolder, open_source, predict_checkpoint
 from core.errors import UserError
 from core.labels import NUSCENES, SEMANTICKITTI, LabelSpace
 from core.models import build_model

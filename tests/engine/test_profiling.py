@@ -16,10 +16,10 @@ from torch.autograd import DeviceType
 from torch.profiler import record_function
 
 from core.config import load_config
-from core.engine.distributed import World
-from core.engine.jobs import train_teacher
-from core.engine.profile_parts import parts_of
-from core.engine.profiling import WARM_UP, SampleCost, WatchedLoader
+from core.engine.run.distributed import World
+from core.engine.train.jobs import train_teacher
+from core.engine.train.profile_parts import parts_of
+from core.engine.train.profiling import WARM_UP, SampleCost, WatchedLoader
 from core.errors import UserError
 
 

@@ -14,9 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
-from core.engine import report
-from core.engine.report import ScenePicture, write_report
-from core.engine.report_charts import confusion_chart, curves, line_chart
+from core.engine.report import page as report
+from core.engine.report.charts import confusion_chart, curves, line_chart
+from core.engine.report.page import ScenePicture, write_report
 from core.errors import UserError
 from core.io import write_json
 from core.labels import NUSCENES

@@ -14,13 +14,13 @@ from folder_world import write_world
 
 from core.config import load_config
 from core.data.corruptions import PROFILES, SEVERITIES, chosen
-from core.engine import robustness
-from core.engine.distributed import World
-from core.engine.evaluation import score_network
-from core.engine.jobs import evaluate_checkpoint
-from core.engine.robustness import evaluate_robustness
-from core.engine.robustness_scores import ROBO3D_BASELINE, summarise
-from core.engine.voting import Votes
+from core.engine.report.robustness_scores import ROBO3D_BASELINE, summarise
+from core.engine.run.distributed import World
+from core.engine.score import robustness
+from core.engine.score.evaluation import score_network
+from core.engine.score.jobs import evaluate_checkpoint
+from core.engine.score.robustness import evaluate_robustness
+from core.engine.score.voting import Votes
 from core.errors import UserError
 from core.labels import SEMANTICKITTI
 from core.models import build_model

@@ -11,10 +11,10 @@ import yaml
 from folder_world import write_world
 
 from core.config import Config, load_config
-from core.engine import jobs
-from core.engine import run_dir as module
-from core.engine.distributed import World
-from core.engine.run_dir import RunDir, default_run_dir, flatten, git_state
+from core.engine.run import run_dir as module
+from core.engine.run.distributed import World
+from core.engine.run.run_dir import RunDir, default_run_dir, flatten, git_state
+from core.engine.train import jobs
 from core.errors import UserError
 
 TREE = {

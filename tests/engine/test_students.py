@@ -18,16 +18,16 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-import core.engine.trainer
+import core.engine.train.trainer
 from core.config import Config, load_config
 from core.contracts import Pair
-from core.engine.checkpoint import read_checkpoint
-from core.engine.distributed import World
-from core.engine.jobs import Workshop
-from core.engine.knowledge_cache import KnowledgeCache
-from core.engine.run_dir import RunDir
-from core.engine.students import student_trainer, train_student
-from core.engine.teacher import load_teacher
+from core.engine.run.checkpoint import read_checkpoint
+from core.engine.run.context import Workshop
+from core.engine.run.distributed import World
+from core.engine.run.run_dir import RunDir
+from core.engine.train.knowledge_cache import KnowledgeCache
+from core.engine.train.students import student_trainer, train_student
+from core.engine.train.teacher import load_teacher
 from core.errors import UserError
 
 REPO = Path(__file__).resolve().parents[2]
@@ -141,7 +141,7 @@ def test_teacher_of_other_classes_is_refused(folder, config, tmp_path) -> None:
 
 
 def test_a_students_configuration_needs_its_own_command(config, tmp_path) -> None:
-    from core.engine.jobs import train_teacher
+    from core.engine.train.jobs import train_teacher
 
     with pytest.raises(UserError, match=r"student's configuration.*train_student.py"):
         train_teacher(World(), config, tmp_path)
@@ -229,7 +229,8 @@ def gradients_of(world: World, folder: Path, batch_size: int) -> dict[str, torch
 def _rank(rank: int, address: str, folder: Path, out: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
-    core.engine.trainer.DistributedDataParallel = lambda model: model  # its buckets are fp32; averaged by hand below
+    # Its buckets are fp32; gradients are averaged by hand below.
+    core.engine.train.trainer.DistributedDataParallel = lambda model: model
     gradients = gradients_of(World(rank, 2, rank, 2, "torchrun", address), folder, 1)
     for gradient in gradients.values():
         dist.all_reduce(gradient)

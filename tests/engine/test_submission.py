@@ -14,12 +14,13 @@ import yaml
 
 from core.config import load_config
 from core.datasets.base import ScanDataset
-from core.engine import submission
-from core.engine.distributed import World
-from core.engine.jobs import Workshop, evaluate_checkpoint
-from core.engine.submission import fill_gaps, pack, remap, submit_checkpoint
-from core.engine.submission_check import check_submission, open_split
-from core.engine.voting import Votes
+from core.engine.run.context import Workshop
+from core.engine.run.distributed import World
+from core.engine.score import submission
+from core.engine.score.jobs import evaluate_checkpoint
+from core.engine.score.submission import fill_gaps, pack, remap, submit_checkpoint
+from core.engine.score.submission_check import check_submission, open_split
+from core.engine.score.voting import Votes
 from core.errors import UserError
 from core.labels import NUSCENES, SEMANTICKITTI
 from core.models import build_model

@@ -11,9 +11,10 @@ import torch
 from folder_world import write_world
 
 from core.config import load_config
-from core.engine.checkpoint import read_checkpoint
-from core.engine.distributed import World
-from core.engine.jobs import evaluate_checkpoint, train_teacher
+from core.engine.run.checkpoint import read_checkpoint
+from core.engine.run.distributed import World
+from core.engine.score.jobs import evaluate_checkpoint
+from core.engine.train.jobs import train_teacher
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +58,10 @@ def test_accumulation_is_one_step_of_several_batches(config, tmp_path):
 
 def test_accumulated_gradient_is_the_mean_of_the_batches(config, tmp_path):
     """With frozen statistics and one scan per batch, accumulating 8 equals the mean of 8 single-scan gradients."""
-    from core.engine.experiment import Experiment
-    from core.engine.jobs import Workshop
-    from core.engine.run_dir import RunDir
-    from core.engine.trainer import DistillTrainer, Supervised
+    from core.engine.run.context import Workshop
+    from core.engine.run.experiment import Experiment
+    from core.engine.run.run_dir import RunDir
+    from core.engine.train.trainer import DistillTrainer, Supervised
 
     tree = load_config(
         config, ["--batch_size", "1", "--train.accumulate", "8", "--optimizer.name", "sgd", "--model.dropout", "0"]

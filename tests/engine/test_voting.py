@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from core.config import load_config
 from core.contracts import Batch, Output, Sample
 from core.data import ChosenScans, ViewPlan, VoteSamples, collate, make_sample
-from core.engine.distributed import World
-from core.engine.evaluation import predictions, score_network
-from core.engine.jobs import Workshop, evaluate_checkpoint, trained_network
-from core.engine.prediction import predict_checkpoint, predicted_scans
-from core.engine.voting import PLAIN, Votes, polling, voted_predictions
+from core.engine.run.context import Workshop
+from core.engine.run.distributed import World
+from core.engine.score.evaluation import predictions, score_network
+from core.engine.score.jobs import evaluate_checkpoint, trained_network
+from core.engine.score.prediction import predict_checkpoint, predicted_scans
+from core.engine.score.voting import PLAIN, Votes, polling, voted_predictions
 from core.errors import UserError
 from core.labels import NUSCENES, SEMANTICKITTI
 from core.models import build_model

@@ -1,0 +1,317 @@
+"""nuScenes with lidarseg labels (Caesar et al. 2020; Fong et al. 2022): 32-beam keyframes, sweeps and six cameras.
+
+Conventions follow nuscenes-devkit: the chain LiDAR -> ego(LiDAR time) -> global -> ego(camera time) -> camera, the
+removal of the vehicle's own returns from extra sweeps, and the official split by scene.
+"""
+
+from __future__ import annotations
+
+import zlib
+from functools import cached_property, partial
+from pathlib import Path, PurePosixPath
+from typing import Literal
+from zipfile import BadZipFile
+
+import numpy as np
+from pydantic import Field
+
+from core.contracts import IGNORE, Camera, Scan
+from core.datasets.base import (
+    DatasetConfig,
+    Gap,
+    Multisweeps,
+    ScanDataset,
+    ScanFiles,
+    SplitName,
+    join_sweeps,
+    listing,
+    near_sensor,
+    read_image,
+    read_labels,
+    read_points,
+)
+from core.datasets.nuscenes.index import CAMERAS, NuScenesIndex, open_index
+from core.errors import UserError
+from core.geometry import chain, invert, projection, rigid, transform
+from core.labels import NUSCENES
+
+__all__ = ["NuScenes", "NuScenesConfig"]
+
+_OFFICIAL_COUNTS = {"train": 28130, "val": 6019, "test": 6008}
+_PAGE = "nuScenes download page"
+_LIDARSEG = f"nuScenes-lidarseg-all-v1.0.tar.bz2, {_PAGE}"
+_MIN_DEPTH = 1.0  # m, as in the devkit
+
+
+class NuScenesConfig(DatasetConfig):
+    """``dataset:`` section of nuScenes.
+
+    Attributes:
+        version: table folder; with ``v1.0-trainval`` the test split is read from ``v1.0-test``.
+        multisweeps: ``num_sweeps`` records backwards; unless ``only_past``, then forwards until there are
+            ``2 * num_sweeps``.
+        frames: by split, scene names, sample tokens or LIDAR_TOP sample_data tokens to use in place of the official
+            split.
+        instances: also read the panoptic files where they are.
+    """
+
+    version: Literal["v1.0-trainval", "v1.0-mini", "v1.0-test"] = "v1.0-trainval"
+    multisweeps: Multisweeps = Multisweeps()
+    frames: dict[SplitName, tuple[str, ...]] = Field(default_factory=dict)
+    instances: bool = False
+
+
+class NuScenes(ScanDataset):
+    """One split of nuScenes. ``Scan.token`` is the LIDAR_TOP sample_data token, which names the submission's files.
+
+    Instances are ``category * 1000 + id`` of the panoptic files, 0 for points without an id.
+    """
+
+    Config = NuScenesConfig
+    title = "nuScenes"
+    labels = NUSCENES
+    point_fields = 5  # x, y, z (m), intensity 0..255, ring
+    label_dtype = np.dtype("u1")
+
+    def __init__(self, config: NuScenesConfig, split: str) -> None:
+        """Open the index and list the split's keyframes whose files are all there.
+
+        Raises:
+            UserError: the root, a table or the lidarseg labels are missing, a name in ``frames`` or ``cameras`` is
+                unknown, or no keyframe is left.
+        """
+        self.config, self.split, self.root = config, split, Path(config.root)
+        self.version = "v1.0-test" if (split, config.version) == ("test", "v1.0-trainval") else config.version
+        self.cameras = CAMERAS if config.cameras is None else config.cameras
+        if unknown := set(self.cameras) - set(CAMERAS):
+            raise UserError(
+                f"nuScenes has no camera {', '.join(sorted(unknown))}", cure=f"dataset.cameras may name {CAMERAS}"
+            )
+        self.index = open_index(self.root, self.version)
+        self.labelled = config.use_labels and split != "test"
+        if self.labelled and "lidarseg" not in self.index.tables:
+            raise UserError(
+                "Table lidarseg not found: the labels are not unpacked",
+                where=str(self.root / self.version / "lidarseg.json"),
+                cure=f"They come from {_LIDARSEG}; unpack it over dataset.root. For label-free jobs set "
+                "dataset.use_labels false",
+            )
+        wanted = self._select(config.frames[split]) if split in config.frames else self._official()
+        self._gaps: list[Gap] = []
+        self._keys = self._whole(wanted)
+        if not len(self._keys):
+            why = "; ".join(gap.text for gap in self._gaps) or f"{self.version} has no scene of this split"
+            raise UserError(
+                f"the {split} split is empty: {why}",
+                where=str(self.root),
+                cure="Check dataset.version, or name scenes or sample tokens in dataset.frames",
+            )
+
+    def _official(self) -> np.ndarray:
+        return np.flatnonzero(self.index.scene_split[self.index.key_scene] == self.split.encode())
+
+    def _select(self, names: tuple[str, ...]) -> np.ndarray:
+        index = self.index
+        columns = (index.scene_name[index.key_scene], index.key_sample, index.lidar_token[index.key_lidar])
+        wanted = np.array([name.encode() for name in names], "S")
+        known = np.isin(wanted, np.concatenate([np.asarray(column) for column in columns]))
+        if not known.all():
+            raise UserError(
+                f"dataset.frames.{self.split} names {wanted[~known][0].decode()}, which {self.version} does not have",
+                where=str(self.root / self.version),
+                cure="Give scene names (scene-0061), sample tokens, or LIDAR_TOP sample_data tokens",
+            )
+        return np.flatnonzero(np.any([np.isin(column, wanted) for column in columns], 0))
+
+    def _whole(self, keys: np.ndarray) -> np.ndarray:
+        """The keyframes whose scan, labels and sweeps are on disk; the others are noted as gaps."""
+        index = self.index
+        there = self._on_disk(index.lidar_file[index.key_lidar[keys]])
+        self._note(~there, keys, f"have no scan; they come from the file blobs of {self.version}, {_PAGE}")
+        keys = keys[there]
+        if self.labelled:
+            there = self._on_disk(index.key_lidarseg[keys])
+            self._note(~there, keys, f"have no label file; they come from {_LIDARSEG}")
+            keys = keys[there]
+        if self.config.multisweeps.num_sweeps:
+            chains = _walk(index, index.key_lidar[keys], self.config.multisweeps)
+            used = np.unique(chains[chains >= 0])
+            lost = used[~self._on_disk(index.lidar_file[used])]
+            there = ~np.isin(chains, lost).any(1)
+            self._note(~there, keys, f"miss a sweep; sweeps come from the file blobs of {self.version}, {_PAGE}")
+            keys = keys[there]
+        return keys
+
+    def _note(self, absent: np.ndarray, keys: np.ndarray, what: str, needed_for: str = "lidar") -> None:
+        if absent.any():
+            scenes = len(np.unique(self.index.key_scene[keys[absent]]))
+            text = f"{int(absent.sum())} of {len(keys)} keyframes ({scenes} scenes) {what}"
+            self._gaps.append(Gap(text, needed_for))
+
+    def _on_disk(self, files: np.ndarray) -> np.ndarray:
+        """Bool, shape of ``files``: the file exists. Folders are listed once in place of one look-up per file."""
+        paths = [PurePosixPath(name.decode()) for name in files.ravel()]
+        folders = {parent: listing(self.root / parent) for parent in {path.parent for path in paths}}
+        there = [path.name in folders[path.parent] for path in paths]
+        return np.array(there, bool).reshape(files.shape)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def token(self, index: int) -> str:
+        return self.index.lidar_token[self.index.key_lidar[self._keys[index]]].decode()
+
+    def sample_token(self, index: int) -> str:
+        """nuScenes' sample token of scan ``index``."""
+        return self.index.key_sample[self._keys[index]].decode()
+
+    def scene(self, index: int) -> str:
+        """Name of the scene that scan ``index`` belongs to."""
+        return self.index.scene_name[self.index.key_scene[self._keys[index]]].decode()
+
+    @cached_property
+    def _positions(self) -> dict[str, int]:
+        tokens = self.index.lidar_token[self.index.key_lidar[self._keys]]
+        return {token.decode(): i for i, token in enumerate(tokens)}
+
+    def index_of(self, token: str) -> int:
+        if token not in self._positions:
+            raise self._unknown_token(token)
+        return self._positions[token]
+
+    def gaps(self) -> list[Gap]:
+        there = self._on_disk(self.index.cam_file[self._keys]).all(1)
+        cameras: list[Gap] = []
+        if not there.all():
+            count, scenes = int((~there).sum()), len(np.unique(self.index.key_scene[self._keys[~there]]))
+            text = f"{count} of {len(there)} keyframes ({scenes} scenes) miss an image; images come from the file blobs"
+            cameras.append(Gap(f"{text} of {self.version}, {_PAGE}", "cameras"))
+        return [*self._gaps, *cameras]
+
+    @property
+    def expected(self) -> int | None:
+        official = self.version != "v1.0-mini" and self.split not in self.config.frames
+        return _OFFICIAL_COUNTS[self.split] if official else None
+
+    def files(self, index: int) -> ScanFiles:
+        key = self._keys[index]
+        images = {name: self.root / self.index.cam_file[key, CAMERAS.index(name)].decode() for name in self.cameras}
+        return ScanFiles(
+            points=self.root / self.index.lidar_file[self.index.key_lidar[key]].decode(),
+            labels=self.root / self.index.key_lidarseg[key].decode() if self.labelled else None,
+            images=images,
+        )
+
+    def load(self, index: int, *, cameras: bool = True) -> Scan:
+        key = self._keys[index]
+        row = self.index.key_lidar[key]
+        files = self.files(index)
+        parts = [read_points(files.points, self.point_fields)]
+        lags = [np.zeros(len(parts[0]), np.float32)]
+        count = len(parts[0])
+        world_from_lidar = self._world_from_lidar(row)
+        for sweep in self._sweeps(row):
+            points = read_points(self.root / self.index.lidar_file[sweep].decode(), self.point_fields)
+            points = points[~near_sensor(points)]
+            points[:, :3] = transform(chain(invert(world_from_lidar), self._world_from_lidar(sweep)), points[:, :3])
+            parts.append(points)
+            lag = (self.index.lidar_time[row] - self.index.lidar_time[sweep]) * 1e-6
+            lags.append(np.full(len(points), lag, np.float32))
+        points = join_sweeps(parts)
+        return Scan(
+            token=self.token(index),
+            points=np.ascontiguousarray(points[:, :3]),
+            intensity=np.ascontiguousarray(points[:, 3]),
+            labels=self._labels(files, count, len(points)),
+            instances=self._instances(key, count, len(points)),
+            time_lag=join_sweeps(lags),
+            cameras=self._cameras(key, files, world_from_lidar) if cameras else (),
+            pose=world_from_lidar,
+        )
+
+    def _sweeps(self, row: int) -> list[int]:
+        if not self.config.multisweeps.num_sweeps:
+            return []
+        chains = _walk(self.index, np.array([row]), self.config.multisweeps)[0]
+        return [int(sweep) for sweep in chains if sweep >= 0]
+
+    def _labels(self, files: ScanFiles, count: int, total: int) -> np.ndarray | None:
+        if files.labels is None:
+            return None
+        labels = np.full(total, IGNORE, np.uint8)
+        labels[:count] = self.labels.to_train(read_labels(files.labels, self.label_dtype, count), files.labels)
+        return labels
+
+    def _instances(self, key: int, count: int, total: int) -> np.ndarray | None:
+        name = self.index.key_panoptic[key].decode()
+        if not (self.config.instances and self.labelled and name):
+            return None
+        path = self.root / name
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                raw = archive["data"].astype(np.int32)
+        except (OSError, KeyError, ValueError, BadZipFile, zlib.error) as error:
+            raise UserError(
+                f"cannot read the instances ({error})",
+                where=str(path),
+                cure=f"Panoptic files come from nuScenes-panoptic-v1.0-all.tar.gz, {_PAGE}; "
+                "without them set dataset.instances false",
+            ) from error
+        if raw.shape != (count,):
+            raise UserError(f"holds {raw.size} ids, but the scan has {count} points", where=str(path))
+        instances = np.zeros(total, np.int32)
+        instances[:count] = np.where(raw % 1000 > 0, raw, 0)
+        return instances
+
+    def _world_from_lidar(self, row: int) -> np.ndarray:
+        return chain(_rigid(self.index.lidar_ego[row]), _rigid(self.index.calib_pose[self.index.lidar_calib[row]]))
+
+    def _cameras(self, key: int, files: ScanFiles, world_from_lidar: np.ndarray) -> tuple[Camera, ...]:
+        cameras = []
+        for name, path in files.images.items():
+            column = CAMERAS.index(name)
+            if not path.is_file():
+                raise UserError(
+                    f"the image of {name} does not exist",
+                    where=str(path),
+                    cure=f"Images come from the file blobs of {self.version}, {_PAGE}; for LiDAR-only jobs set "
+                    "dataset.cameras []",
+                )
+            calib = self.index.cam_calib[key, column]
+            world_from_camera = chain(_rigid(self.index.cam_ego[key, column]), _rigid(self.index.calib_pose[calib]))
+            matrix = projection(self.index.calib_matrix[calib], chain(invert(world_from_camera), world_from_lidar))
+            width, height = self.index.cam_size[key, column]
+            cameras.append(Camera(name, (int(width), int(height)), matrix, partial(read_image, path), _MIN_DEPTH))
+        return tuple(cameras)
+
+    def describe(self) -> str:
+        scenes = len(np.unique(self.index.key_scene[self._keys]))
+        return f"{self.title} {self.version} {self.split}: {len(self)} keyframes of {scenes} scenes in {self.root}"
+
+
+def _rigid(pose: np.ndarray) -> np.ndarray:
+    return rigid(pose[3:], pose[:3])
+
+
+def _walk(index: NuScenesIndex, rows: np.ndarray, sweeps: Multisweeps) -> np.ndarray:
+    """Neighbouring sweeps of each row, i64 [F, S], -1 = none: past from near to far, then future.
+
+    When fewer past sweeps exist, more future ones are taken, so that a scene's first keyframes are as dense.
+    """
+    total = sweeps.num_sweeps if sweeps.only_past else 2 * sweeps.num_sweeps
+    past = _follow(index.lidar_prev, rows, sweeps.num_sweeps)
+    if sweeps.only_past:
+        return past
+    future = _follow(index.lidar_next, rows, total)
+    allowed = total - (past >= 0).sum(1, keepdims=True)
+    future[np.arange(total)[None] >= allowed] = -1
+    return np.concatenate([past, future], 1)
+
+
+def _follow(link: np.ndarray, rows: np.ndarray, steps: int) -> np.ndarray:
+    chains = np.full((len(rows), steps), -1, np.int64)
+    current = rows
+    for step in range(steps):
+        current = np.where(current >= 0, link[current], -1)
+        chains[:, step] = current
+    return chains

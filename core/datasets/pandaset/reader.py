@@ -1,0 +1,325 @@
+"""PandaSet (Xiao et al. 2021): a 360-degree Pandar64, a forward PandarGT and six cameras at 10 Hz, 8 s per sequence.
+
+Layout: ``NNN/{lidar, annotations/semseg, annotations/cuboids}/NN.pkl.gz``, ``NNN/camera/NAME/NN.jpg``, and beside the
+numbered files ``poses.json``, ``timestamps.json`` and (cameras) ``intrinsics.json``. A LiDAR-only job needs ``lidar``
+and ``annotations/semseg``; sequences without the latter (27 of 103) belong to no labelled split.
+
+Points are stored in the sequence's world frame. ``lidar/poses.json`` gives the frame they are returned in, after a
+quarter turn: PandaSet's has x to the right, y forward, z up and its origin near the road under the sensors (cameras sit
+1.5 to 1.8 m above it, 0.3 m behind to 1.5 m before it); here x points forward and y left. Cameras have poses of their
+own, at the time of the image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BeforeValidator, Field
+
+from core.contracts import IGNORE, Camera, Scan
+from core.datasets.base import (
+    DatasetConfig,
+    Gap,
+    Multisweeps,
+    ScanFiles,
+    SequenceDataset,
+    SplitName,
+    image_size,
+    join_sweeps,
+    listing,
+    near_sensor,
+    read_image,
+)
+from core.datasets.pandaset.cuboids import COLUMNS, FramePoints, instances_of
+from core.datasets.pandaset.tables import read_frame
+from core.errors import UserError
+from core.geometry import chain, invert, projection, rigid, transform
+from core.io import read_json
+from core.labels import PANDASET
+
+__all__ = ["CAMERAS", "PandaSet", "PandaSetConfig"]
+
+CAMERAS = ("front_left_camera", "front_camera", "front_right_camera", "left_camera", "back_camera", "right_camera")
+SENSORS = ("pandar64", "pandargt")  # by their number in column "d"
+_SOURCE = "It comes from the PandaSet archive; unpack it again"
+_QUARTER_TURN = rigid(
+    np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1]]), np.zeros(3)
+)  # PandaSet's frame <- x forward, y left
+
+
+def _sequence_names(value: Any) -> Any:
+    """YAML reads an unquoted 001 as a number; accept it."""
+    if isinstance(value, Mapping):
+        return {_three_digits(k): v for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_three_digits(v) for v in value]
+    return value
+
+
+def _three_digits(value: Any) -> Any:
+    return f"{int(value):03d}" if isinstance(value, int) or str(value).isdecimal() else value
+
+
+Sequences = Annotated[tuple[str, ...], BeforeValidator(_sequence_names)]
+FrameRanges = Annotated[dict[str, tuple[int, int]], BeforeValidator(_sequence_names)]
+
+
+class PandaSetConfig(DatasetConfig):
+    """``dataset:`` section of PandaSet.
+
+    Attributes:
+        sensors: whose points a scan holds: ``pandar64`` (360 degrees), ``pandargt`` (forward, dense, up to 300 m).
+        split: sequences of a split. By default those with labels whose number is divisible by 5 validate and the others
+            train; PandaSet has no official split, and no test split.
+        frames: inclusive range of frame numbers by split and sequence, ``{val: {"002": [2, 2]}}``. Sequences it names
+            for a split are the split's sequences unless ``split`` says otherwise.
+        multisweeps: neighbouring frames of the sequence (10 Hz), through the poses; their labels are ignored.
+        instances: number the points inside labelled cuboids of their own class.
+    """
+
+    sensors: tuple[Literal["pandar64", "pandargt"], ...] = Field(("pandar64",), min_length=1)
+    split: dict[SplitName, Sequences] = Field(default_factory=dict)
+    frames: dict[SplitName, FrameRanges] = Field(default_factory=dict)
+    multisweeps: Multisweeps = Multisweeps()
+    instances: bool = False
+
+
+@dataclass(frozen=True)
+class _Track:
+    """A sensor's way through a sequence: world_from_sensor f64 [F, 4, 4], seconds f64 [F]."""
+
+    poses: np.ndarray
+    times: np.ndarray
+
+
+class PandaSet(SequenceDataset):
+    """One split of PandaSet. Instances are 31-bit numbers of the cuboids' names: an object keeps its own over time."""
+
+    Config = PandaSetConfig
+    title = "PandaSet"
+    labels = PANDASET
+    point_fields = 0
+    label_dtype = np.dtype("<i8")
+    frame_digits = 2
+
+    def __init__(self, config: PandaSetConfig, split: str) -> None:
+        """List the split's frames.
+
+        Raises:
+            UserError: the root is missing, a camera is unknown, or no frame is found.
+        """
+        self.config, self.split, self.root = config, split, _find_root(config.root)
+        self.cameras = CAMERAS if config.cameras is None else config.cameras
+        if unknown := set(self.cameras) - set(CAMERAS):
+            raise UserError(
+                f"PandaSet has no camera {', '.join(sorted(unknown))}", cure=f"dataset.cameras may name {CAMERAS}"
+            )
+        self.labelled = config.use_labels
+        chosen = config.split.get(split) or tuple(config.frames.get(split, ()))
+        self.sequences = chosen or self._default()
+        self._gaps: list[Gap] = []
+        self._frames = [(s, frame) for s in self.sequences for frame in self._list(s)]
+        if not self._frames:
+            found = "; ".join(self.missing()) or "no frame of dataset.frames exists"
+            raise UserError(
+                f"the {split} split is empty: {found if chosen else 'no sequence belongs to it'}",
+                where=str(self.root),
+                cure=f"Name sequences in dataset.split, e.g. {{{split}: ['001', '002']}}, or run 'python -m "
+                "core.check_data CONFIG' for the full list",
+            )
+
+    def _default(self) -> tuple[str, ...]:
+        """The sequences on disk whose number puts them into this split."""
+        names = sorted(n for n in listing(self.root) if len(n) == 3 and n.isdecimal())
+        if self.labelled:
+            names = [n for n in names if (self.root / n / "annotations" / "semseg").is_dir()]
+        return tuple(n for n in names if self.split == ("train" if int(n) % 5 else "val"))
+
+    def _list(self, sequence: str) -> list[int]:
+        """Frame numbers of a sequence that are wanted and whole; notes what is missing."""
+        folder = self.root / sequence
+        first, last = self.config.frames.get(self.split, {}).get(sequence, (0, 999))
+        scans = [n for n in _numbers(folder / "lidar") if first <= n <= last]
+        if not scans:
+            self._note(f"{sequence}/lidar: no scans")
+            return []
+        for name in ("poses.json", "timestamps.json"):
+            if not (folder / "lidar" / name).is_file():
+                self._note(f"{sequence}/lidar/{name}: no file")
+        for name in self.cameras:
+            images = listing(folder / "camera" / name)
+            if without := sum(f"{n:02d}.jpg" not in images for n in scans):
+                self._note(f"{sequence}/camera/{name}: {without} of {len(scans)} images are not there", "cameras")
+        if not self.labelled:
+            return scans
+        whole = sorted(set(scans) & set(_numbers(folder / "annotations" / "semseg")))
+        if len(whole) < len(scans):
+            lost = len(scans) - len(whole)
+            self._note(f"{sequence}/annotations/semseg: {lost} of {len(scans)} label files are not there")
+        return whole
+
+    def _note(self, what: str, needed_for: Any = "lidar") -> None:
+        self._gaps.append(Gap(f"{what}; comes from the PandaSet archive", needed_for))
+
+    def files(self, index: int) -> ScanFiles:
+        sequence, frame = self._frames[index]
+        folder = self.root / sequence
+        return ScanFiles(
+            points=_scan_file(folder, frame),
+            labels=folder / "annotations" / "semseg" / f"{frame:02d}.pkl.gz" if self.labelled else None,
+            images={name: folder / "camera" / name / f"{frame:02d}.jpg" for name in self.cameras},
+        )
+
+    def load(self, index: int, *, cameras: bool = True) -> Scan:
+        sequence, frame = self._frames[index]
+        folder = self.root / sequence
+        track = _read_track(folder / "lidar")
+        pose = chain(_row(track.poses, frame, folder / "lidar" / "poses.json"), _QUARTER_TURN)
+        lidar_from_world = invert(pose)
+        own = self._read(folder, frame)
+        points, intensity = [transform(lidar_from_world, own.world)], [own.intensity]
+        lags = [np.zeros(len(own.rows), np.float32)]
+        for other in self._neighbours(folder, frame):
+            sweep = self._read(folder, other)
+            moved = transform(lidar_from_world, sweep.world)
+            vehicle = chain(_row(track.poses, other, folder / "lidar" / "poses.json"), _QUARTER_TURN)
+            keep = ~near_sensor(transform(invert(vehicle), sweep.world))
+            points.append(moved[keep])
+            intensity.append(sweep.intensity[keep])
+            now, then = (_row(track.times, n, folder / "lidar" / "timestamps.json") for n in (frame, other))
+            lags.append(np.full(int(keep.sum()), now - then, np.float32))
+        total = sum(map(len, points))
+        labels = self._labels(index, own)
+        instances = None
+        if labels is not None and self.config.instances:
+            instances = _padded(self._instances(folder, frame, own, labels), total)
+        return Scan(
+            token=self.token(index),
+            points=join_sweeps(points),
+            intensity=join_sweeps(intensity),
+            labels=None if labels is None else _padded(labels, total),
+            instances=instances,
+            time_lag=join_sweeps(lags),
+            cameras=self._cameras(index, pose) if cameras else (),
+            pose=pose,
+        )
+
+    def _read(self, folder: Path, frame: int) -> FramePoints:
+        path = _scan_file(folder, frame)
+        table = read_frame(path, ("x", "y", "z", "i", "d"), _SOURCE)
+        sensor = table["d"].astype(np.int64)
+        rows = np.flatnonzero(np.isin(sensor, [SENSORS.index(name) for name in self.config.sensors]))
+        world = np.stack([table[name][rows] for name in "xyz"], 1).astype(np.float64)
+        intensity = table["i"][rows].astype(np.float32)
+        if not len(rows):
+            raise UserError(
+                f"the scan holds no points of {', '.join(self.config.sensors)}", where=str(path), cure=_SOURCE
+            )
+        if bad := int((~np.isfinite(world).all(1) | ~np.isfinite(intensity)).sum()):
+            raise UserError(f"{bad} of {len(rows)} points have NaN or infinite values", where=str(path), cure=_SOURCE)
+        return FramePoints(world, intensity, sensor[rows], rows, len(sensor))
+
+    def _labels(self, index: int, own: FramePoints) -> np.ndarray | None:
+        """u8 [N] train ids of the keyframe's points."""
+        path = self.files(index).labels
+        if path is None:
+            return None
+        raw = read_frame(path, ("class",), _SOURCE)["class"].astype(np.uint64)
+        if len(raw) != own.total:
+            raise UserError(
+                f"the table has {len(raw)} labels, but the scan has {own.total} points",
+                where=str(path),
+                cure="The two files do not belong together; unpack both again",
+            )
+        return self.labels.to_train(raw[own.rows], path)
+
+    def _instances(self, folder: Path, frame: int, own: FramePoints, labels: np.ndarray) -> np.ndarray:
+        path = folder / "annotations" / "cuboids" / f"{frame:02d}.pkl.gz"
+        table = read_frame(path, COLUMNS, _SOURCE + "; without cuboids set dataset.instances false")
+        return instances_of(own, labels, table, self.labels)
+
+    def _neighbours(self, folder: Path, frame: int) -> list[int]:
+        """Past frames from near to far, then future ones, as far as the sequence has them."""
+        sweeps = self.config.multisweeps
+        if not sweeps.num_sweeps:
+            return []
+        steps = [-k for k in range(1, sweeps.num_sweeps + 1)]
+        if not sweeps.only_past:
+            steps += range(1, sweeps.num_sweeps + 1)
+        there = set(_numbers(folder / "lidar"))
+        return [frame + step for step in steps if frame + step in there]
+
+    def _cameras(self, index: int, world_from_lidar: np.ndarray) -> tuple[Camera, ...]:
+        sequence, frame = self._frames[index]
+        cameras = []
+        for name, path in self.files(index).images.items():
+            folder = self.root / sequence / "camera" / name
+            pose = _row(_read_track(folder).poses, frame, folder / "poses.json")
+            matrix = projection(_read_intrinsic(folder / "intrinsics.json"), chain(invert(pose), world_from_lidar))
+            cure = f"{_SOURCE}, or choose cameras with dataset.cameras"
+            cameras.append(Camera(name, image_size(path, cure), matrix, partial(read_image, path)))
+        return tuple(cameras)
+
+
+def _find_root(root: Path) -> Path:
+    for candidate in (root, root / "pandaset"):
+        if any(len(n) == 3 and n.isdecimal() for n in listing(candidate)):
+            return candidate
+    raise UserError(
+        "this folder does not exist" if not root.is_dir() else "this folder holds no sequences (001, 002, ...)",
+        where=str(root),
+        cure="dataset.root must contain 001/lidar, 001/annotations and so on; set dataset.root, or pass "
+        "--dataset.root FOLDER",
+    )
+
+
+def _scan_file(folder: Path, frame: int) -> Path:
+    return folder / "lidar" / f"{frame:02d}.pkl.gz"
+
+
+def _numbers(folder: Path) -> list[int]:
+    """Numbers of the tables in a folder."""
+    return sorted(int(n[:2]) for n in listing(folder) if len(n) == 9 and n[:2].isdecimal() and n.endswith(".pkl.gz"))
+
+
+def _padded(values: np.ndarray, total: int) -> np.ndarray:
+    """The keyframe's values, then 0 (ignore, no instance) for sweep points."""
+    out = np.full(total, IGNORE, values.dtype)
+    out[: len(values)] = values
+    return out
+
+
+def _row(table: np.ndarray, frame: int, path: Path) -> Any:
+    if frame >= len(table):
+        raise UserError(f"the file has {len(table)} entries, too few for frame {frame}", where=str(path), cure=_SOURCE)
+    return table[frame]
+
+
+@lru_cache(maxsize=512)  # one entry per sequence, sensor and process: 80 poses each
+def _read_track(folder: Path) -> _Track:
+    path = folder / "poses.json"
+    try:
+        rows = [([p["heading"][k] for k in "wxyz"], [p["position"][k] for k in "xyz"]) for p in read_json(path)]
+        poses = np.stack([rigid(np.array(heading), np.array(position)) for heading, position in rows])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"this is no list of poses ({error!r})", where=str(path), cure=_SOURCE) from error
+    path = folder / "timestamps.json"
+    times = np.array(read_json(path))
+    if times.ndim != 1 or times.dtype != np.float64 or len(times) != len(poses):
+        raise UserError(f"expected {len(poses)} numbers, one per pose", where=str(path), cure=_SOURCE)
+    return _Track(poses, times)
+
+
+@lru_cache(maxsize=512)
+def _read_intrinsic(path: Path) -> np.ndarray:
+    """f64 [3, 3] px."""
+    values = read_json(path)
+    try:
+        return np.array([[values["fx"], 0, values["cx"]], [0, values["fy"], values["cy"]], [0, 0, 1]], np.float64)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"expected fx, fy, cx, cy ({error!r})", where=str(path), cure=_SOURCE) from error

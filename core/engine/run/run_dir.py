@@ -1,0 +1,130 @@
+"""A run directory: what is in it, who may write to it, and whether a configuration belongs to it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from loguru import logger
+
+from core.config import Config
+from core.engine.run.checkpoint import CheckpointStore
+from core.engine.run.distributed import World
+from core.errors import UserError
+from core.io import write_json, write_text
+
+__all__ = ["RunDir", "default_run_dir", "git_state"]
+
+# changing these between a start and its continuation alters no result
+_FREE_KEYS = (
+    *("workers_per_gpu", "eval.pictures", "train.save_every", "train.max_nonfinite_steps", "dataset.root"),
+    *("teacher_pretrain", "teacher.cache"),  # the teacher itself is compared by its hash
+)
+
+
+def default_run_dir(config: Config, config_path: str) -> Path:
+    """``runs/`` and the config file's path below ``configs/``; of a file elsewhere, ``runs/<dataset>/<its name>``."""
+    parts = Path(config_path).with_suffix("").parts
+    if "configs" in parts[:-2]:
+        return Path("runs", *parts[len(parts) - parts[::-1].index("configs") :])
+    dataset = str(config.tree.get("dataset", {}).get("name", "unknown"))
+    return Path("runs") / dataset / parts[-1]
+
+
+def git_state() -> dict[str, Any]:
+    """Commit and cleanliness of the code, empty where git or a checkout is missing."""
+    root = Path(__file__).resolve().parents[3]
+
+    def git(*arguments: str) -> str | None:
+        try:
+            result = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            return None
+        return result.stdout.strip()
+
+    commit = git("rev-parse", "HEAD")
+    return {} if commit is None else {"commit": commit, "dirty": bool(git("status", "--porcelain"))}
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mapping -> dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict):
+            flat |= flatten(value, name + ".")
+        else:
+            flat[name] = value
+    return flat
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """Paths of one run."""
+
+    path: Path
+
+    @property
+    def checkpoints(self) -> CheckpointStore:
+        """The run's checkpoints."""
+        return CheckpointStore(self.path / "checkpoints")
+
+    @property
+    def scalars(self) -> Path:
+        """One JSON object per step and per epoch."""
+        return self.path / "scalars.jsonl"
+
+    def open(self, config: Config, world: World) -> None:
+        """Create the folder, or check that it holds this very configuration; start this rank's log file.
+
+        Raises:
+            UserError: another configuration has been trained here.
+        """
+        saved = self.path / "config.yaml"
+        if saved.is_file():
+            self._compare(yaml.safe_load(saved.read_text()), config)
+        if world.rank == 0:
+            config.dump(saved)
+            write_json(self.path / "git.json", git_state() | {"torch": torch.__version__, "command": sys.argv})
+        suffix = f"_{world.rank:04d}" if world.size > 1 else ""
+        logger.add(self.path / "log" / f"{{time:YYYY-MM-DD_HH-mm-ss}}{suffix}.log", level="DEBUG", enqueue=False)
+
+    def _compare(self, saved: dict[str, Any], config: Config) -> None:
+        old, new = flatten(saved), flatten(config.tree)
+        differing = [
+            f"{key} was {old.get(key, 'not set')!r} and is {new.get(key, 'not set')!r}"
+            for key in sorted(old.keys() | new.keys())
+            if old.get(key) != new.get(key) and key not in _FREE_KEYS
+        ]
+        if differing and self.checkpoints.manifest():
+            more = f" and {len(differing) - 4} more" if len(differing) > 4 else ""
+            raise UserError(
+                f"this run folder was started with another configuration: {'; '.join(differing[:4])}{more}",
+                where=str(self.path),
+                cure="Choose another --run-dir, or delete this one to start over",
+            )
+
+    def history(self) -> list[dict[str, Any]]:
+        """The lines of ``scalars.jsonl``; a last line cut short by a kill is left out."""
+        if not self.scalars.is_file():
+            return []
+        records = []
+        for line in self.scalars.read_text().splitlines():
+            try:
+                records.append(json.loads(line))
+            except json.JSONDecodeError:
+                logger.debug("{} holds a line cut short by a kill; it is left out", self.scalars)
+        return records
+
+    def rewind(self, step: int) -> None:
+        """Drop scalars written after the checkpoint a run continues from."""
+        records = self.history()
+        kept = [record for record in records if record["global_step"] <= step]
+        if self.scalars.is_file():
+            write_text(self.scalars, "".join(json.dumps(record) + "\n" for record in kept))

@@ -1,0 +1,109 @@
+"""Scoring a network on every raw point of a split, and showing what it predicts."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from core.contracts import IGNORE, Batch
+from core.data import voxels_to_points
+from core.engine.run.distributed import World, join_over_ranks, sum_over_ranks
+from core.metrics import SegmentationScore
+from core.sparse import fold_batch_norm
+
+__all__ = ["Predictor", "predict_points", "predictions", "score_network"]
+
+# What makes predictions of a loader's batches: (network, loader, device, context, title), see :func:`predictions`.
+Predictor = Callable[[nn.Module, Any, torch.device, Callable[[], Any], str], Iterator[tuple[Batch, Tensor]]]
+
+
+def predict_points(logits: Tensor, batch: Batch) -> Tensor:
+    """Class of every point of the batch: the best class of its voxel, never "ignore"; 0 where it has no voxel.
+
+    Args:
+        logits: [SV, C].
+
+    Returns:
+        i64 [SN].
+    """
+    scores = logits.float().clone()
+    scores[:, IGNORE] = -torch.inf
+    best = scores.argmax(1)
+    inside = batch.point_to_voxel >= 0
+    if len(best) == 0:
+        return torch.zeros_like(batch.point_to_voxel)
+    return torch.where(inside, best[batch.point_to_voxel.clamp_min(0)], IGNORE)
+
+
+def counted_points(batch: Batch) -> Tensor:
+    """Bool [SN]: points of keyframes of samples that are not padding."""
+    counts = batch.point_offsets.diff()
+    padded = torch.tensor(batch.padded, device=batch.point_labels.device)
+    return batch.keyframe & ~torch.repeat_interleave(padded, counts)
+
+
+def points_in_view(batch: Batch) -> Tensor | None:
+    """Bool [SN]: a camera of the batch sees the point's voxel; None when the batch has no cameras."""
+    if batch.visible is None:
+        return None
+    return voxels_to_points(batch.visible.any(0), batch, fill=False)
+
+
+@torch.no_grad()
+def predictions(
+    network: nn.Module, loader: Any, device: torch.device, context: Callable[[], Any], title: str
+) -> Iterator[tuple[Batch, Tensor]]:
+    """Yield (batch, predicted class of each of its points); a progress bar on a terminal."""
+    network = fold_batch_norm(network)  # a copy, in evaluation mode
+    for batch in tqdm(loader, desc=title, unit="batch", dynamic_ncols=True, disable=not sys.stderr.isatty()):
+        batch = batch.to(device)
+        with context():
+            logits = network(batch).logits
+        yield batch, predict_points(logits, batch)
+
+
+def score_network(
+    network: nn.Module,
+    loader: Any,
+    num_classes: int,
+    world: World,
+    context: Callable[[], Any],
+    on_batch: Callable[[Batch, Tensor], None] | None = None,
+    predict: Predictor | None = None,
+) -> tuple[SegmentationScore, dict[str, float], list[str]]:
+    """Score every counted point of the loader's scans, over all ranks.
+
+    Args:
+        context: makes the mixed-precision context.
+        on_batch: also called with each (batch, predictions), e.g. to collect pictures.
+        predict: how, None = by :func:`predictions`, one pass per scan.
+
+    Returns:
+        the score, {scans, points, seconds} summed over ranks (seconds of this rank), and messages of damaged scans.
+    """
+    score = SegmentationScore(num_classes, device=world.device)
+    scans = points = 0
+    skipped: dict[str, None] = {}
+    start = time.perf_counter()
+    loader.set_epoch(1, 0)
+    predict = predict or predictions
+    for batch, predicted in predict(network, loader, world.device, context, "evaluating"):
+        counted = counted_points(batch)
+        in_view = points_in_view(batch)
+        seen = None if in_view is None else in_view[counted]
+        score.update(predicted[counted], batch.point_labels[counted], batch.distance[counted], seen)
+        scans += sum(not padded for padded in batch.padded)
+        points += int(counted.sum())
+        skipped |= dict.fromkeys(batch.skipped)
+        if on_batch is not None:
+            on_batch(batch, predicted)
+    score.all_reduce()
+    totals = sum_over_ranks(torch.tensor([scans, points], dtype=torch.float64, device=world.device)).tolist()
+    seconds = time.perf_counter() - start
+    return score, {"scans": totals[0], "points": totals[1], "seconds": seconds}, join_over_ranks(skipped)

@@ -1,0 +1,306 @@
+"""``evaluate.py --predict``: one file of classes per scan, of a folder of scans or a split of the data set.
+
+A scan's file is written, whole or not at all, as soon as its batch is done; nothing accumulates, and a job that was
+killed goes on where it stopped. ``classes.json`` beside the files says what their ids mean.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from loguru import logger
+from torch import nn
+
+from core.config import Config
+from core.contracts import IGNORE
+from core.data import DataConfig
+from core.datasets import dataset_class
+from core.datasets.base import ScanDataset, check_split
+from core.datasets.calibration import CALIBRATION
+from core.datasets.folder import FolderConfig, FolderDataset
+from core.engine.run.context import Workshop
+from core.engine.run.distributed import World, barrier, join_over_ranks, rank_zero_first, sum_over_ranks
+from core.engine.score.evaluation import Predictor, predictions
+from core.engine.score.jobs import trained_network
+from core.engine.score.voting import PLAIN, Votes, polling
+from core.errors import UserError
+from core.io import atomic_path, read_json, sha256, write_bytes, write_json
+from core.labels import LabelSpace
+
+__all__ = ["FORMATS", "PredictionFolder", "fill_folder", "open_source", "predict_checkpoint", "predicted_scans"]
+
+FORMATS = ("semantickitti", "nuscenes", "npy")
+_SUFFIXES = (".bin", ".npy")
+
+
+@dataclass(frozen=True)
+class PredictionFolder:
+    """Where predictions go, and in which form.
+
+    ``semantickitti``: u32 raw ids in ``sequences/NN/predictions/*.label``, or ``<stem>.label`` for a folder of scans;
+    ``nuscenes``: u8 train ids in ``<token>_lidarseg.bin``; ``npy``: u8 train ids in ``<token>.npy``. Id 0 is a point
+    outside ``data.point_range``.
+    """
+
+    root: Path
+    format: str
+    labels: LabelSpace
+
+    def path(self, token: str) -> Path:
+        """The file of a scan."""
+        if self.format == "semantickitti":
+            sequence, _, frame = token.rpartition("/")
+            return self.root / (f"sequences/{sequence}/predictions/{frame}.label" if sequence else f"{frame}.label")
+        return self.root / (f"{token}_lidarseg.bin" if self.format == "nuscenes" else f"{token}.npy")
+
+    def write(self, token: str, classes: np.ndarray) -> None:
+        """Write train ids u8 [N], atomically."""
+        if self.format == "npy":
+            with atomic_path(self.path(token)) as temporary, temporary.open("wb") as stream:
+                np.save(stream, classes)
+        else:
+            ids = self.labels.to_raw(classes).astype("<u4") if self.format == "semantickitti" else classes
+            write_bytes(self.path(token), ids.tobytes())
+
+    def read(self, token: str) -> np.ndarray:
+        """Train ids u8 [N] of a written scan."""
+        path = self.path(token)
+        if self.format == "npy":
+            return np.load(path, allow_pickle=False)
+        if self.format == "nuscenes":
+            return np.fromfile(path, np.uint8)
+        return self.labels.to_train(np.fromfile(path, "<u4"), path)
+
+    def begin(self, made_by: dict[str, Any], rank: int) -> None:
+        """Write ``classes.json`` (rank 0), or see that the folder holds predictions of this very kind.
+
+        Raises:
+            UserError: another checkpoint or other settings have written here.
+        """
+        path = self.root / "classes.json"
+        written = self.labels.train_to_raw if self.format == "semantickitti" else range(self.labels.num_classes)
+        names = zip(self.labels.classes, self.labels.colors.tolist(), written)
+        classes = [{"name": name, "color": color, "id": int(number)} for name, color, number in names]
+        record = {"format": self.format, "classes": classes, "made_by": made_by}
+        if path.is_file():
+            if read_json(path) != record:
+                raise UserError(
+                    "this folder holds predictions of another checkpoint, format or configuration",
+                    where=str(path),
+                    cure="Choose another --out, or delete this one",
+                )
+        elif rank == 0:
+            write_json(path, record)
+
+
+def open_source(config: Config, source: str, point_fields: int | None = None) -> ScanDataset:
+    """The scans to predict; labels are never read.
+
+    Args:
+        config: names the data set, for its splits or its label space and point format.
+        source: ``split:val`` (or train, test), or a folder of ``.bin`` (float32) or ``.npy`` scans, with images where
+            it holds a ``calibration.yaml`` (:mod:`core.datasets.calibration`).
+        point_fields: values per point in a folder's scans; None = as in the data set.
+
+    Raises:
+        UserError: no such split or folder, no scans, or files of another number of values per point.
+    """
+    reader = dataset_class(config)
+    section = config.parse(reader.Config, "dataset")
+    kind, _, split = source.partition(":")
+    if kind == "split":
+        check_split(split)
+        return reader(section.model_copy(update={"use_labels": False}), split)
+    space = section.label_space if isinstance(section, FolderConfig) else reader.label_space(section).name
+    recorded = section.point_fields if isinstance(section, FolderConfig) else reader.point_fields
+    fields = point_fields or recorded or 4  # a data set may keep its scans in no array at all
+    root = Path(source)
+    kinds = sorted({path.suffix for path in root.iterdir()} & set(_SUFFIXES)) if root.is_dir() else []
+    if len(kinds) != 1:
+        found = "both .bin and .npy files" if kinds else "no .bin or .npy files" if root.is_dir() else "no such folder"
+        raise UserError(
+            f"{found}; expected one folder of scans of one kind",
+            where=source,
+            cure="Give a folder of float32 .bin files or of .npy arrays, or a split of the data set: split:val",
+        )
+    about = {"name": "folder", "root": root, "scans": f"*{kinds[0]}", "point_fields": fields, "label_space": space}
+    scans = FolderDataset(Config({"dataset": about}, source="--predict").parse(FolderConfig, "dataset"), "test")
+    if kinds == [".bin"]:
+        _check_fields(scans, fields)
+    if section.model_dump().get("multisweeps", {}).get("num_sweeps"):
+        logger.warning("the network was trained on joined sweeps; each scan of a folder stands alone")
+    return scans
+
+
+def _check_fields(scans: FolderDataset, fields: int) -> None:
+    """Find a wrong number of values per point before the first prediction, by the files' sizes or by the first scan."""
+    paths = [scans.files(index).points for index in range(len(scans))]
+    odd = next((path for path in paths if path.stat().st_size % (4 * fields)), None)
+    values = np.fromfile(odd or paths[0], "<f4")
+    steps = {n: _step(values, n) for n in {*range(4, 11), fields} if len(values) % n == 0}
+    best = min(steps, key=steps.get, default=fields)
+    if odd is None and not steps.get(best, 0) < 0.2 * steps.get(fields, 0):
+        return
+    fault = f"its size is no multiple of {4 * fields} bytes" if odd else "read so, neighbours lie anywhere"
+    fit = "" if best == fields else f"; {best} would fit"
+    raise UserError(
+        f"this scan does not have {fields} float32 values per point: {fault}{fit}",
+        where=str(odd or paths[0]),
+        cure="Say how many values each point has with --point-fields N (x, y, z, intensity, …), or copy the file again",
+    )
+
+
+def _step(values: np.ndarray, fields: int) -> float:
+    """Typical distance of one point to the next, as a share of the scan's extent; about 0.5 for misread columns.
+
+    Scanners write points in order: read rightly, real scans give less than 0.03.
+    """
+    points = values.reshape(-1, fields)[:, :3].astype(np.float64)
+    if len(points) < 100 or not np.isfinite(points).all():
+        return 1.0
+    return float(np.mean(np.median(np.abs(np.diff(points, axis=0)), 0) / (points.std(0) + 1e-6)))
+
+
+def predicted_scans(
+    network: nn.Module,
+    loader: Any,
+    device: torch.device,
+    context: Callable[[], Any],
+    skipped: dict[str, None],
+    predict: Predictor = predictions,
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield (token, train ids u8 [N] of the scan's own points) scan by scan, in the loader's order.
+
+    Args:
+        context: makes the mixed-precision context.
+        skipped: takes the messages of damaged scans, which are left out.
+        predict: how.
+    """
+    loader.set_epoch(0, 0)
+    for batch, predicted in predict(network, loader, device, context, "predicting"):
+        skipped |= dict.fromkeys(batch.skipped)
+        classes, keyframe = predicted.to(torch.uint8).cpu().numpy(), batch.keyframe.cpu().numpy()
+        offsets = batch.point_offsets.tolist()
+        for i, token in enumerate(batch.tokens):
+            rows = slice(offsets[i], offsets[i + 1])
+            if not batch.padded[i]:
+                yield token, classes[rows][keyframe[rows]]
+
+
+def predict_checkpoint(
+    world: World,
+    config: Config,
+    checkpoint: Path,
+    source: str,
+    out: Path,
+    *,
+    format: str | None = None,
+    point_fields: int | None = None,
+    preview: bool = False,
+    votes: Votes = PLAIN,
+) -> None:
+    """Predict every raw point of ``source`` into ``out``; all ranks share the scans. Prints one line on rank 0.
+
+    Args:
+        format: one of ``FORMATS``; None = the label space's own, or npy.
+        preview: also draw the first scan from above, ``out/preview.png``.
+        votes: views of each scan that decide together; by default one plain pass.
+
+    Raises:
+        UserError: see :func:`open_source` and :func:`fill_folder`.
+    """
+    shop = Workshop.open(config, world)
+    if out.resolve() == Path(source).resolve():
+        raise UserError("predictions would mix with the scans", where=str(out), cure="Choose another --out")
+    with rank_zero_first(world):
+        scans = open_source(config, source, point_fields)
+    form = format or (scans.labels.name if scans.labels.name in FORMATS else "npy")
+    folder = PredictionFolder(out, form, scans.labels)
+    fill_folder(shop, scans, checkpoint, folder, votes)
+    if preview and world.rank == 0:
+        _draw(scans, folder)
+
+
+def fill_folder(
+    shop: Workshop,
+    scans: ScanDataset,
+    checkpoint: Path,
+    folder: PredictionFolder,
+    votes: Votes,
+    finish: Callable[[str, np.ndarray], np.ndarray] | None = None,
+) -> None:
+    """Predict the scans that ``folder`` lacks; all ranks share them. Prints one line on rank 0.
+
+    Args:
+        finish: called with each (token, train ids u8 [N]) before they are written; returns what is.
+
+    Raises:
+        UserError: see :func:`core.engine.train.jobs.trained_network` and :meth:`PredictionFolder.begin`.
+    """
+    world = shop.world
+    network = trained_network(shop, scans.labels, checkpoint)
+    view = _view(shop, scans)
+    missing = [i for i in range(len(scans)) if not folder.path(scans.token(i)).is_file()]
+    barrier()  # every rank has its list before the first file is written
+    settings = _digest(shop.config, view, votes.about(shop))
+    folder.begin({"checkpoint_sha256": sha256(checkpoint), "settings_sha256": settings}, world.rank)
+    count, points = 0, 0
+    skipped: dict[str, None] = {}
+    start = time.perf_counter()
+    if missing:
+        loader, predict = polling(shop, scans, view, votes, missing)
+        for token, classes in predicted_scans(network, loader, world.device, shop.context, skipped, predict):
+            folder.write(token, classes if finish is None else finish(token, classes))
+            count, points = count + 1, points + len(classes)
+    totals = torch.tensor([count, points], dtype=torch.float64, device=world.device)
+    count, points = sum_over_ranks(totals).tolist()
+    seconds = time.perf_counter() - start
+    damaged = join_over_ranks(skipped)
+    if world.rank == 0:
+        for message in damaged:
+            logger.warning("not predicted: {}", message)
+        before = len(scans) - len(missing)
+        there = f" ({before} were there before)" if before else ""
+        sys.stdout.write(f"{count:.0f} scans predicted{there}, {points / seconds:,.0f} points/s, in {folder.root}\n")
+        sys.stdout.flush()
+
+
+def _view(shop: Workshop, scans: ScanDataset) -> DataConfig:
+    """The ``data:`` section, without images where the scans have none."""
+    data = shop.data
+    if data.uses_images(training=False) and not scans.files(0).images:
+        if shop.world.rank == 0:
+            logger.info("no cameras ({} has no {}): the network runs without images", scans.root, CALIBRATION)
+        return data.model_copy(update={"images": False})
+    return data
+
+
+def _digest(config: Config, view: DataConfig, votes: dict[str, Any]) -> str:
+    """Of all that changes a prediction besides the weights."""
+    settings = [config.tree["model"], view.model_dump(mode="json"), config.tree["dataset"].get("multisweeps")]
+    settings += [votes] if votes else []
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _draw(scans: ScanDataset, folder: PredictionFolder) -> None:
+    """``preview.png``: the first scan from above, with the classes it holds."""
+    from core.engine.report.pictures import birds_eye, encode_png, legible, side_by_side
+
+    token = scans.token(0)
+    if not folder.path(token).is_file():  # a damaged scan that was skipped
+        return
+    scan, classes = scans.load(0, cameras=False), folder.read(token)
+    palette = legible(scans.labels.colors)
+    held = [c for c in np.unique(classes) if c != IGNORE]
+    panel = (token, birds_eye(scan.points[scan.keyframe], palette[classes]))
+    sheet = side_by_side([panel], [(scans.labels.classes[c], palette[c]) for c in held])
+    write_bytes(folder.root / "preview.png", encode_png(sheet))

@@ -1,0 +1,249 @@
+"""``evaluate.py --robustness``: a checkpoint's scores on clean scans and under every corruption of a benchmark.
+
+Each corruption's score is written as soon as it is known, so a killed job goes on with the next one. Beside them lie
+``scores.csv``, ``summary.json`` and ``index.html``, made anew from all scores.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from loguru import logger
+from torch import Tensor, nn
+
+from core.config import Config
+from core.contracts import IGNORE, Batch
+from core.data.corruptions import CorruptedScans, Corruption, Sensor, chosen, published
+from core.data.corruptions.write import VERSION
+from core.datasets.base import ScanDataset
+from core.engine.report.robustness import picture, robustness_page
+from core.engine.report.robustness_scores import Summary, summarise
+from core.engine.run.context import Workshop
+from core.engine.run.distributed import World, barrier
+from core.engine.score.evaluation import score_network
+from core.engine.score.jobs import frozen_score, trained_network
+from core.engine.score.voting import PLAIN, Votes, polling
+from core.io import read_json, sha256, write_bytes, write_json, write_text
+from core.metrics import EvaluationResult
+
+__all__ = ["CLEAN", "evaluate_robustness"]
+
+CLEAN = "clean"
+
+
+@dataclass
+class _Study:
+    """Scores of one checkpoint under one profile, and where they lie.
+
+    Attributes:
+        identity: all that a score depends on; a file that says otherwise is not this study's.
+    """
+
+    shop: Workshop
+    folder: Path
+    checkpoint: Path
+    votes: Votes
+    identity: dict[str, Any]
+    results: dict[str, EvaluationResult] = field(default_factory=dict)
+
+    def read(self, names: Sequence[str]) -> None:
+        """Take the scores that an earlier job left."""
+        for name in names:
+            path = self.folder / f"{name}.json"
+            if path.is_file() and (saved := read_json(path)).get("extra") == self.identity:
+                self.results[name] = EvaluationResult.from_json(saved, str(path))
+
+    def score(self, network: nn.Module, name: str, scans: ScanDataset, clean: ScanDataset, split: str) -> None:
+        """Score the network on ``scans``; rank 0 writes the result and the picture of the first scan."""
+        shop, labels = self.shop, clean.labels
+        data = shop.data
+        if data.images and not scans.files(0).images:
+            data = data.model_copy(update={"images": False})  # published scans come without images
+        loader, predict = polling(shop, scans, data, self.votes)
+        drawn = _FirstScan(scans, clean) if shop.world.rank == 0 else None
+        score, totals, skipped = score_network(
+            network, loader, labels.num_classes, shop.world, shop.context, drawn, predict
+        )
+        loader.close()
+        result = frozen_score(
+            score,
+            totals,
+            labels,
+            split=split,
+            checkpoint=str(self.checkpoint),
+            checkpoint_sha256=self.identity["sha256"],
+            votes=self.votes.count,
+            extra=self.identity,
+        )
+        self.results[name] = result
+        if shop.world.rank == 0:
+            for message in skipped:
+                logger.warning("{}: skipped: {}", name, message)
+            if drawn is not None and drawn.picture is not None:
+                write_bytes(self.folder / f"{name}.png", drawn.picture)
+            write_json(self.folder / f"{name}.json", result.to_json())
+            logger.info("{}: mIoU {:.2f}", name, 100 * result.miou)
+
+
+class _FirstScan:
+    """Draws the first scan with its predictions when it comes by; dots are as large as for the clean scan."""
+
+    def __init__(self, scans: ScanDataset, clean: ScanDataset) -> None:
+        self.scans, self.clean, self.picture = scans, clean, None
+
+    def __call__(self, batch: Batch, predicted: Tensor) -> None:
+        if 0 not in batch.indices or batch.padded[batch.indices.index(0)]:
+            return
+        place = batch.indices.index(0)
+        rows = slice(int(batch.point_offsets[place]), int(batch.point_offsets[place + 1]))
+        own = batch.keyframe[rows].cpu().numpy()
+        scan = self.scans.load(0, cameras=False)  # the very same points: corruptions are functions of the token
+        truth = batch.point_labels[rows].cpu().numpy()[own]
+        like = int(self.clean.load(0, cameras=False).keyframe.sum())
+        points, seen = scan.points[scan.keyframe], predicted[rows].cpu().numpy()[own]
+        self.picture = picture(points, truth, seen, self.scans.labels, like)
+
+
+def evaluate_robustness(
+    world: World,
+    config: Config,
+    checkpoint: Path,
+    run_path: Path,
+    *,
+    profile: str,
+    kinds: Sequence[str] | None = None,
+    root: Path | None = None,
+    split: str = "val",
+    keep_labels: bool = False,
+    votes: Votes = PLAIN,
+    json_path: Path | None = None,
+) -> Summary:
+    """Score a checkpoint on the clean split and under the corruptions of a profile. Prints one line on rank 0.
+
+    Args:
+        profile: ``semantickitti-c`` or ``robo3d``. kinds: names or types of corruptions; None = all.
+        root: a published (or written) SemanticKITTI-C in place of corruptions made on the fly.
+        keep_labels: points of local distortion keep their class and count.
+        votes: views of each scan that decide together.
+        json_path: where the summary goes besides the run folder.
+
+    Raises:
+        UserError: the checkpoint belongs to another model or label space, or a name or a folder is wrong.
+    """
+    shop = Workshop.open(config, world)
+    clean = shop.dataset(split)
+    corruptions = chosen(profile, kinds, keep_labels=keep_labels)
+    scans: dict[str, ScanDataset] = {CLEAN: clean} | _corrupted(clean, corruptions, root, shop)
+    identity = {
+        "sha256": sha256(checkpoint),
+        "profile": profile,
+        "split": split,
+        "root": None if root is None else str(root),
+        "keep_labels": keep_labels,
+        "votes": votes.about(shop),
+        "settings": _digest(config, shop),
+    }
+    study = _Study(shop, run_path / f"robustness-{profile}", checkpoint, votes, identity)
+    study.read(list(scans))
+    barrier()  # every rank has its list before the first file is written
+    missing = [name for name in scans if name not in study.results]
+    if missing:
+        network = trained_network(shop, clean.labels, checkpoint)
+        for name in missing:
+            study.score(network, name, scans[name], clean, split)
+    results = {name: study.results[name] for name in scans}
+    scores = {name: 100 * result.miou for name, result in results.items()}
+    summary = summarise(profile, scores.pop(CLEAN), scores, baseline=_official(clean))
+    if world.rank == 0:
+        _write(study, summary, results, corruptions, clean)
+        if json_path is not None:
+            write_json(json_path, summary.to_json())
+    return summary
+
+
+def _official(clean: ScanDataset) -> bool:
+    """The scans are those that published scores speak of."""
+    return clean.labels.name == "semantickitti" and clean.expected == len(clean)
+
+
+def _corrupted(
+    clean: ScanDataset, corruptions: Sequence[Corruption], root: Path | None, shop: Workshop
+) -> dict[str, ScanDataset]:
+    if root is not None:
+        if shop.world.rank == 0 and getattr(getattr(clean.config, "multisweeps", None), "num_sweeps", 0):
+            logger.warning("the network was trained on joined sweeps; published scans stand alone")
+        found = {c.name: published(root, c) for c in corruptions}
+        for name, scans in found.items() if shop.world.rank == 0 else ():
+            if len(scans) != len(clean):
+                logger.warning("{}: {} scans in {}, but {} clean ones", name, len(scans), scans.root, len(clean))
+        return found
+    sensor, seed = Sensor.of(clean), shop.experiment.train.seed
+    return {c.name: CorruptedScans(clean, c, sensor, seed) for c in corruptions}
+
+
+def _digest(config: Config, shop: Workshop) -> str:
+    """Of all that changes a score besides the weights."""
+    settings = {
+        "version": VERSION,
+        "seed": shop.experiment.train.seed,
+        "model": config.tree["model"],
+        "data": shop.data.model_dump(mode="json"),
+        "dataset": {key: value for key, value in config.tree["dataset"].items() if key != "root"},
+    }
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _write(
+    study: _Study,
+    summary: Summary,
+    results: Mapping[str, EvaluationResult],
+    corruptions: Sequence[Corruption],
+    clean: ScanDataset,
+) -> None:
+    folder = study.folder
+    write_text(folder / "scores.csv", _csv(results, corruptions))
+    write_json(folder / "summary.json", summary.to_json())
+    pictures = {name: path.read_bytes() for name in results if (path := folder / f"{name}.png").is_file()}
+    first = next(iter(results.values()))
+    facts = {
+        "Command": shlex.join(["python", *sys.argv]),
+        "Checkpoint": first.checkpoint,
+        "SHA-256": first.checkpoint_sha256,
+        "Scans": f"{first.num_scans} of {clean.describe()}",
+        "Corrupted points": study.identity["root"] or f"made on the fly, seed {study.shop.experiment.train.seed}",
+        "Votes": str(study.votes.count),
+        "Distorted points": "keep their class" if study.identity["keep_labels"] else "have no class",
+    }
+    write_text(folder / "index.html", robustness_page(summary, results, pictures, clean.labels, facts))
+    means = {"RmIoU": summary.mean_miou, "mR": summary.mean_resilience}
+    if summary.profile == "robo3d":
+        means = {"mCE": summary.mean_error, "mRR": summary.mean_resilience}
+    line = "".join(f"  {name} {value:.2f}" for name, value in means.items() if value is not None)
+    sys.stdout.write(f"clean mIoU {summary.clean:.2f}{line}  {len(corruptions)} corruptions: {folder / 'index.html'}\n")
+    sys.stdout.flush()
+
+
+def _csv(results: Mapping[str, EvaluationResult], corruptions: Sequence[Corruption]) -> str:
+    """A row per corruption: mIoU, share of points labelled right, and IoU of every class, in percent."""
+    kinds = {c.name: (c.kind, c.level) for c in corruptions}
+    classes = next(iter(results.values())).classes[IGNORE + 1 :]
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["corruption", "type", "severity", "miou", "accuracy", "points", *classes])
+    for name, result in results.items():
+        counts = np.array(result.confusion, np.float64)[IGNORE + 1 :]
+        accuracy = 100 * counts[:, IGNORE + 1 :].trace() / max(counts.sum(), 1)
+        ious = ["" if iou is None else f"{100 * iou:.4f}" for iou in result.iou.values()]
+        miou = "" if result.miou != result.miou else f"{100 * result.miou:.4f}"
+        writer.writerow([name, *kinds.get(name, (CLEAN, "")), miou, f"{accuracy:.4f}", result.num_points, *ious])
+    return stream.getvalue()

@@ -1,0 +1,252 @@
+"""Files for the benchmark servers: ``evaluate.py --submit DIR`` writes them, this module's command mends and checks.
+
+python -m core.engine.submission check DIR/submission.zip --dataset semantickitti --root DATA --split test
+python -m core.engine.submission remap IN OUT --to raw
+
+SemanticKITTI: ``sequences/NN/predictions/*.label``, u32 raw ids, and a zip with an entry for each folder, as the
+official check asks; a ``description.txt`` in DIR goes into it. nuScenes: ``lidarseg/<split>/<token>_lidarseg.bin``, u8
+1 to 16, and ``<split>/submission.json``. Unlike a score, a submission leaves no point out: one outside
+``data.point_range`` takes the class of the nearest point that has one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from loguru import logger
+from tqdm.auto import tqdm
+
+from core.config import Config
+from core.contracts import IGNORE
+from core.datasets.base import ScanDataset
+from core.engine.run.context import Workshop
+from core.engine.run.distributed import World, barrier, rank_zero_first
+from core.engine.score.prediction import PredictionFolder, fill_folder, open_source
+from core.engine.score.submission_check import (
+    DESCRIPTION,
+    ZIP,
+    check_submission,
+    eval_set,
+    meta_name,
+    open_split,
+    prediction_name,
+)
+from core.engine.score.voting import PLAIN, Votes
+from core.errors import UserError
+from core.io import atomic_path, write_bytes, write_json
+from core.labels import LABEL_SPACES, LabelSpace
+
+__all__ = ["SubmissionFolder", "fill_gaps", "main", "pack", "remap", "submit_checkpoint"]
+
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # of every entry: the same predictions make the same zip, byte for byte
+
+
+@dataclass(frozen=True)
+class SubmissionFolder(PredictionFolder):
+    """A prediction folder laid out as the benchmark of ``format`` wants it; ``split`` is a folder of nuScenes'."""
+
+    split: str = "test"
+
+    def path(self, token: str) -> Path:
+        """The file of a scan."""
+        return self.root / prediction_name(self.format, token, self.split)
+
+    def begin(self, made_by: dict[str, Any], rank: int) -> None:
+        """As in a prediction folder; plain predictions and submissions do not mix."""
+        super().begin(made_by | {"submission": self.split}, rank)
+
+
+def submit_checkpoint(
+    world: World, config: Config, checkpoint: Path, out: Path, *, split: str = "test", votes: Votes = PLAIN
+) -> None:
+    """Predict a split into ``out``, pack ``out/submission.zip`` and check it as the benchmark does.
+
+    All ranks share the scans; a job that was killed goes on. An existing ``submission.json`` is kept.
+
+    Raises:
+        UserError: the data set has no benchmark, or the submission would be rejected; see also
+            :func:`core.engine.score.prediction.fill_folder`.
+    """
+    shop = Workshop.open(config, world)
+    name = config.tree["dataset"].get("name")
+    if name not in ("semantickitti", "nuscenes"):
+        raise UserError(
+            f"'{name}' has no benchmark to submit to",
+            where=config.origin("dataset.name"),
+            cure="SemanticKITTI and nuScenes have; for other scans use --predict",
+        )
+    with rank_zero_first(world):
+        scans = open_source(config, f"split:{split}")
+    named = eval_set(scans)
+    folder = SubmissionFolder(out, name, scans.labels, named)
+    fill_folder(shop, scans, checkpoint, folder, votes, finish=lambda token, ids: _whole(scans, token, ids))
+    barrier()  # the zip needs the files of all ranks
+    if world.rank == 0:
+        names = [prediction_name(name, scans.token(i), named) for i in range(len(scans))]
+        if name == "nuscenes":
+            names.append(meta_name(named))
+            if not (out / meta_name(named)).is_file():
+                write_json(out / meta_name(named), {"meta": _meta(shop.data.uses_images(training=False))})
+        elif (out / DESCRIPTION).is_file():
+            names.append(DESCRIPTION)
+        _show_faults(out / ZIP, pack(out, names, out / ZIP) or check_submission(out / ZIP, scans))
+
+
+def _meta(use_camera: bool) -> dict[str, bool]:
+    """What nuScenes wants to know of the network's input; images seen in training alone are none."""
+    use = dict.fromkeys(("use_radar", "use_map", "use_external"), False)
+    return use | {"use_camera": use_camera, "use_lidar": True}
+
+
+def _whole(scans: ScanDataset, token: str, classes: np.ndarray) -> np.ndarray:
+    """``classes`` without gaps; the scan is read again only where there are some."""
+    if (classes != IGNORE).all():
+        return classes
+    scan = scans.load(scans.index_of(token), cameras=False)
+    return fill_gaps(scan.points[scan.keyframe], classes)
+
+
+def fill_gaps(points: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Give each point of class "ignore" the class of the nearest point that has one.
+
+    Args:
+        points: f32 [N, 3] m. classes: u8 [N] train ids; unchanged where no point has a class.
+    """
+    from scipy.spatial import cKDTree  # only scans with gaps need it
+
+    known = classes != IGNORE
+    if known.all() or not known.any():
+        return classes
+    whole = classes.copy()
+    _, nearest = cKDTree(points[known]).query(points[~known])
+    whole[~known] = classes[known][nearest]
+    return whole
+
+
+def pack(folder: Path, names: Sequence[str], target: Path) -> list[str]:
+    """Zip files of ``folder`` into ``target``, atomically, with an entry for each of their folders.
+
+    Args:
+        names: files below ``folder``, with forward slashes.
+
+    Returns:
+        what keeps the zip from being written: files that are not there, one line each.
+    """
+    missing = [f"{name}: this file is missing" for name in names if not (folder / name).is_file()]
+    if missing:
+        return missing
+    folders = {f"{parent}/" for name in names for parent in PurePosixPath(name).parents if parent.name}
+    with atomic_path(target) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in tqdm(sorted([*folders, *names]), desc="packing", unit="file", disable=not sys.stderr.isatty()):
+            entry = zipfile.ZipInfo(name, _EPOCH)
+            entry.compress_type = zipfile.ZIP_STORED if name.endswith("/") else zipfile.ZIP_DEFLATED
+            entry.external_attr = 0o40755 << 16 | 0x10 if name.endswith("/") else 0o100644 << 16
+            archive.writestr(entry, b"" if name.endswith("/") else (folder / name).read_bytes())
+    return []
+
+
+def remap(source: Path, target: Path, to: str, labels: LabelSpace) -> int:
+    """Rewrite every ``.label`` file below ``source`` below ``target``; instance numbers (upper 16 bits) are kept.
+
+    Args:
+        to: ``raw``: train ids become the ids a submission holds; ``train``: the reverse.
+
+    Returns:
+        the number of files.
+
+    Raises:
+        UserError: no files, a target inside the source, ids that are no train ids or unknown, all before anything is
+            written.
+    """
+    if not source.is_dir():
+        raise UserError("no such folder", where=str(source), cure="Give the folder that holds the .label files")
+    if target.resolve().is_relative_to(source.resolve()):
+        raise UserError(
+            "the remapped files would mix with the others", where=str(target), cure="Choose a folder outside IN"
+        )
+    paths = sorted(source.rglob("*.label"))
+    if not paths:
+        raise UserError("no .label files in this folder", where=str(source))
+    for write in (False, True):  # a fault in the last file must not leave half a folder of others
+        for path in tqdm(paths, desc="writing" if write else "reading", disable=not sys.stderr.isatty()):
+            ids = _remapped(path, to, labels)
+            if write:
+                write_bytes(target / path.relative_to(source), ids.tobytes())
+    return len(paths)
+
+
+def _remapped(path: Path, to: str, labels: LabelSpace) -> np.ndarray:
+    """U32 [N] of one file."""
+    if path.stat().st_size % 4:
+        raise UserError(f"{path.stat().st_size} bytes are no whole number of uint32 ids", where=str(path))
+    ids = np.fromfile(path, "<u4")
+    classes = ids & 0xFFFF
+    if to == "train":
+        return (ids & 0xFFFF0000) | labels.to_train(classes, path)
+    if len(ids) and (top := int(classes.max())) >= labels.num_classes:
+        raise UserError(
+            f"id {top} is no train id of '{labels.name}', which are 0 to {labels.num_classes - 1}",
+            where=str(path),
+            cure="These are raw ids already; they need no remapping",
+        )
+    return (ids & 0xFFFF0000) | labels.to_raw(classes)
+
+
+def _show_faults(path: Path, faults: Iterator[str] | list[str]) -> None:
+    """Print what is wrong, or that nothing is.
+
+    Raises:
+        UserError: something is.
+    """
+    count = 0
+    for fault in faults:
+        count += 1
+        if count <= 20:
+            sys.stdout.write(f"{fault}\n")
+    if count:
+        raise UserError(
+            f"the benchmark would not take this submission: {count} fault{'s' * (count > 1)}, listed above"
+            + (" as far as the first 20" if count > 20 else ""),
+            where=str(path),
+            cure="Delete the faulty files and start evaluate.py --submit again: it writes what is missing",
+        )
+    sys.stdout.write(f"{path} is ready to be submitted\n")
+    sys.stdout.flush()
+
+
+def _label_space(name: str) -> LabelSpace:
+    return LABEL_SPACES[name] if name in LABEL_SPACES else LabelSpace.from_yaml(name)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """``python -m core.engine.submission check|remap``."""
+    parser = argparse.ArgumentParser(prog="python -m core.engine.submission", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    jobs = parser.add_subparsers(dest="job", required=True)
+    check = jobs.add_parser("check", help="see whether the benchmark would take a folder or a zip")
+    check.add_argument("path", type=Path, help="the folder that was given to --submit, or the zip")
+    check.add_argument("--dataset", required=True, choices=("semantickitti", "nuscenes"))
+    check.add_argument("--root", required=True, type=Path, help="folder of the data set")
+    check.add_argument("--split", default="test", choices=("train", "val", "test"))
+    check.add_argument("--version", default="v1.0-trainval", help="nuScenes: folder of the tables")
+    change = jobs.add_parser("remap", help="rewrite .label files in other ids, into another folder")
+    change.add_argument("source", type=Path, metavar="IN")
+    change.add_argument("target", type=Path, metavar="OUT")
+    change.add_argument("--to", required=True, choices=("raw", "train"), help="raw: for a submission")
+    change.add_argument("--label-space", default="semantickitti", help="a built-in one or a YAML file")
+    args = parser.parse_args(argv)
+    if args.job == "remap":
+        count = remap(args.source, args.target, args.to, _label_space(args.label_space))
+        sys.stdout.write(f"{count} files remapped to {args.to} ids, in {args.target}\n")
+        return
+    scans = open_split(args.dataset, args.root, args.split, args.version)
+    if scans.expected not in (None, len(scans)):
+        logger.warning("{} holds {} of the {} scans of the split", args.root, len(scans), scans.expected)
+    _show_faults(args.path, check_submission(args.path, scans))

@@ -1,0 +1,187 @@
+"""Predictions that several views of a scan vote on (test-time augmentation).
+
+Views are linked by point indices: each view gives every point the scores of its own voxel there, and the sums decide.
+A scan seen from ``N`` sides costs ``N`` forward passes; its kernel maps cannot be shared, since every turn makes other
+voxels. Features of images could be, and are not: the pictures of all views are the same.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from core.contracts import IGNORE, Batch
+from core.data import ChosenScans, DataConfig, ViewPlan, VoteSamples
+from core.data.views import VoteMode
+from core.datasets.base import ScanDataset
+from core.engine.score.evaluation import Predictor, predictions
+from core.errors import UserError
+from core.sparse import fold_batch_norm
+
+if TYPE_CHECKING:
+    from core.engine.run.context import Workshop
+
+__all__ = ["PLAIN", "Votes", "polling", "voted_predictions"]
+
+
+@dataclass(frozen=True)
+class Votes:
+    """What the ``--vote…`` options ask for.
+
+    Attributes:
+        count: views per scan; 1 = one plain pass.
+        mode, flips: see :class:`core.data.ViewPlan`.
+        sum: what is added up over the views: the classes' probabilities, "ignore" left out, or the raw logits.
+        chunk: views that go through the network together; it bounds the memory and changes no score. None = 4 on a GPU,
+            where few voxels leave it idle, and 1 on a processor, where many leave its caches.
+    """
+
+    count: int = 1
+    mode: VoteMode = "fixed"
+    sum: Literal["softmax", "logits"] = "softmax"
+    chunk: int | None = None
+    flips: bool = False
+
+    def __post_init__(self) -> None:
+        for option, value in (("--votes", self.count), ("--vote-chunk", self.chunk)):
+            if value is not None and value < 1:
+                raise UserError(f"{value} is no number of views", where=option, cure="Give 1 or more")
+        if self.flips and self.mode != "fixed":
+            raise UserError(
+                "only fixed views are mirrored by it", where="--vote-flips", cure="Set eval.vote_augment.flip instead"
+            )
+
+    def chunk_on(self, device: torch.device) -> int:
+        """``chunk``, or what suits the device."""
+        return self.chunk or (1 if device.type == "cpu" else 4)
+
+    def plan(self, shop: Workshop) -> ViewPlan:
+        """The views of each scan."""
+        e = shop.experiment
+        return ViewPlan(self.count, self.mode, self.flips, e.eval.vote_augment, e.train.seed)
+
+    def about(self, shop: Workshop) -> dict[str, Any]:
+        """All that changes a voted prediction, as plain values; empty for one plain pass."""
+        if self.count == 1:
+            return {}
+        about: dict[str, Any] = {"count": self.count, "mode": self.mode, "sum": self.sum, "flips": self.flips}
+        if self.mode == "legacy_random":
+            about |= {"augment": shop.experiment.eval.vote_augment.model_dump(mode="json")}
+            about |= {"seed": shop.experiment.train.seed}
+        return about
+
+
+PLAIN = Votes()
+
+
+def polling(
+    shop: Workshop, scans: ScanDataset, data: DataConfig, votes: Votes, indices: Sequence[int] | None = None
+) -> tuple[Any, Predictor]:
+    """The loader of this rank's scans, and what makes predictions of its batches.
+
+    Args:
+        indices: positions of the scans wanted; None = all.
+    """
+    if votes.count == 1:
+        chosen = ChosenScans(scans, data, range(len(scans)) if indices is None else indices)
+        return shop.loader_of(chosen, training=False), predictions
+    samples = VoteSamples(scans, data, votes.plan(shop), votes.chunk_on(shop.world.device), indices)
+    return shop.loader_of(samples, training=False, batch_size=1), partial(voted_predictions, votes=votes)
+
+
+@torch.no_grad()
+def voted_predictions(
+    network: nn.Module,
+    loader: Any,
+    device: torch.device,
+    context: Callable[[], Any],
+    title: str,
+    *,
+    votes: Votes,
+) -> Iterator[tuple[Batch, Tensor]]:
+    """Like :func:`predictions`, one scan at a time: its first view, and what all views say.
+
+    Args:
+        loader: batches of views, those of a scan in a row (:class:`core.data.VoteSamples`). Sums are made in the order
+            of the views, however they are cut into batches.
+
+    Raises:
+        UserError: some views of a scan could not be made.
+    """
+    network = fold_batch_norm(network)  # a copy, in evaluation mode
+    first: Batch | None = None
+    total, seen = torch.empty(0), 0
+    for batch in tqdm(loader, desc=title, unit="batch", dynamic_ncols=True, disable=not sys.stderr.isatty()):
+        batch = batch.to(device)
+        if first is None:
+            first, seen = _first_view(batch), 0
+        _check_scan(first, batch)
+        with context():
+            logits = network(batch).logits
+        for scores in _point_scores(_ballots(logits, votes), batch):
+            total = scores if seen == 0 else total.add_(scores)
+            seen += 1
+        if seen == votes.count:
+            yield first, _winners(total, first)
+            first = None
+
+
+def _check_scan(first: Batch, batch: Batch) -> None:
+    if others := set(batch.tokens) - set(first.tokens):
+        raise UserError(
+            f"some views of scan {first.tokens[0]} could not be made; {others.pop()} came in their place",
+            cure="Set data.on_bad_sample: raise to see why",
+        )
+
+
+def _ballots(logits: Tensor, votes: Votes) -> Tensor:
+    """F32 [SV, C - 1]: what each voxel adds to its points' sums, without "ignore", which is class 0."""
+    scores = logits[:, IGNORE + 1 :].float()
+    return scores if votes.sum == "logits" else scores.softmax(1)
+
+
+def _point_scores(ballots: Tensor, batch: Batch) -> Iterator[Tensor]:
+    """F32 [N, C - 1] of each view; anything for points of no voxel."""
+    offsets = batch.point_offsets.tolist()
+    if len(ballots) == 0:  # no voxel at all
+        ballots = ballots.new_zeros(1, ballots.shape[1])
+    rows = batch.point_to_voxel.clamp_min(0)
+    for start, end in pairwise(offsets):
+        yield ballots.index_select(0, rows[start:end])
+
+
+def _winners(total: Tensor, first: Batch) -> Tensor:
+    """I64 [N]: the best class, never "ignore"; 0 for points of no voxel, which are the same in all views."""
+    return torch.where(first.point_to_voxel >= 0, total.argmax(1) + IGNORE + 1, IGNORE)
+
+
+def _first_view(batch: Batch) -> Batch:
+    """The batch's first sample alone, without its images."""
+    voxels, points = slice(int(batch.voxel_offsets[1])), slice(int(batch.point_offsets[1]))
+    return replace(
+        batch,
+        tokens=batch.tokens[:1],
+        indices=batch.indices[:1],
+        padded=batch.padded[:1],
+        coords=batch.coords[voxels],
+        feats=batch.feats[voxels],
+        labels=batch.labels[voxels],
+        point_to_voxel=batch.point_to_voxel[points],
+        voxel_to_point=batch.voxel_to_point[voxels],
+        point_labels=batch.point_labels[points],
+        keyframe=batch.keyframe[points],
+        distance=batch.distance[points],
+        voxel_offsets=batch.voxel_offsets[:2],
+        point_offsets=batch.point_offsets[:2],
+        images=None,
+        pixels=None if batch.pixels is None else batch.pixels[:, voxels],
+        visible=None if batch.visible is None else batch.visible[:, voxels],
+    )

@@ -1,0 +1,140 @@
+"""What a teacher says, kept on disk: one file per scan, so that one pass of the teacher serves many students."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from loguru import logger
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from core.contracts import Batch
+from core.data import ChosenScans, build_loader
+from core.datasets.base import ScanDataset
+from core.distill import Knowledge
+from core.engine.run.distributed import World, barrier
+from core.engine.train.teacher import FrozenTeacher
+from core.errors import UserError
+from core.io import atomic_path, write_json
+from core.sparse import MapCache, SparseTensor
+
+__all__ = ["KnowledgeCache"]
+
+_STRIDE = (16, 16, 16)  # the one stage that is kept
+
+
+class KnowledgeCache:
+    """A folder of one teacher under one view; logits and features in fp16, linked to keyframe points.
+
+    Args:
+        root: ``teacher.cache``; the folder inside is named after the teacher, its view and its sweeps.
+        teacher: asked for scans that are not there yet.
+        sweeps: the ``multisweeps`` its view is read with.
+        device: of what :meth:`__call__` returns.
+
+    Raises:
+        UserError: the teacher's view changes from epoch to epoch.
+    """
+
+    def __init__(self, root: Path, teacher: FrozenTeacher, sweeps: object, device: torch.device) -> None:
+        data = teacher.data
+        if data.augment is not None or data.max_voxels is not None:
+            raise UserError(
+                "the teacher's view is augmented anew in every epoch, so nothing can be kept",
+                where="teacher.cache",
+                cure="Set teacher.data.augment to null (and teacher.data.max_voxels), or leave teacher.cache out",
+            )
+        self.teacher, self.device = teacher, device
+        about = {"teacher": teacher.sha256, "data": data.model_dump(mode="json"), "multisweeps": sweeps}
+        digest = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()
+        self.folder = root / digest[:16]
+        self.about = about
+
+    def path(self, token: str) -> Path:
+        """The file of a scan."""
+        return self.folder / f"{token}.safetensors"
+
+    def fill(self, dataset: ScanDataset, world: World, workers: int, context: Callable[[], Any]) -> None:
+        """Ask the teacher about every scan that has no file yet; ranks share the work. Collective.
+
+        Args:
+            context: makes the mixed-precision context.
+        """
+        missing = [i for i in range(len(dataset)) if not self.path(dataset.token(i)).is_file()]
+        barrier()  # every rank has its list before the first file is written
+        if not missing:
+            return
+        if world.rank == 0:
+            write_json(self.folder / "about.json", json.loads(json.dumps(self.about, default=str)))
+            logger.info("the teacher looks at {} scans once; kept in {}", len(missing), self.folder)
+        samples = ChosenScans(dataset, self.teacher.data, missing)
+        loader = build_loader(samples, batch_size=1, workers=workers, training=False, rank=world.rank, world=world.size)
+        loader.set_epoch(1, 0)
+        for batch in tqdm(loader, desc="teacher", unit="scan", dynamic_ncols=True, disable=not sys.stderr.isatty()):
+            with context():
+                knowledge = self.teacher.know(batch.to(world.device))
+            if not self.path(batch.tokens[0]).is_file():
+                self._write(knowledge)
+        barrier()
+
+    def _write(self, knowledge: Knowledge) -> None:
+        stage = next((s for s in knowledge.stages if s.stride == _STRIDE), None)
+        tensors = {
+            "coords": knowledge.coords[:, 1:].contiguous(),
+            "keyframe_voxels": knowledge.keyframe_voxels.int(),
+            "logits": knowledge.logits.half(),
+        }
+        if stage is not None:
+            tensors["features"] = stage.feats.half()
+        for name in ("logits", "features"):
+            if name in tensors and not bool(tensors[name].isfinite().all()):
+                raise UserError(
+                    f"the teacher's {name} exceed the range of fp16 on scan {knowledge.tokens[0]}",
+                    where="teacher.cache",
+                    cure="Leave teacher.cache out",
+                )
+        path = self.path(knowledge.tokens[0])
+        with atomic_path(path) as temporary:
+            save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary)
+
+    def __call__(self, batch: Batch) -> tuple[Batch, Knowledge]:
+        """The batch and what the teacher said about its scans."""
+        parts = [self._read(token) for token in batch.tokens]
+        coords = torch.cat([_numbered(part["coords"], i) for i, part in enumerate(parts)])
+        sizes = [len(part["coords"]) for part in parts]
+        starts = [sum(sizes[:i]) for i in range(len(sizes))]
+        rows = [part["keyframe_voxels"].long() for part in parts]
+        links = torch.cat([torch.where(row < 0, -1, row + start) for row, start in zip(rows, starts)])
+        logits = torch.cat([part["logits"].float() for part in parts]).to(self.device)
+        coords = coords.to(self.device)
+        stages = ()
+        if all("features" in part for part in parts):
+            feats = torch.cat([part["features"].float() for part in parts]).to(self.device)
+            cache = MapCache(coords)
+            stages = (SparseTensor(feats, cache.level(_STRIDE).coords, _STRIDE, cache),)
+        return batch, Knowledge(batch.tokens, coords, links.to(self.device), logits, stages)
+
+    def _read(self, token: str) -> dict[str, Tensor]:
+        path = self.path(token)
+        try:
+            with safe_open(path, "pt") as file:
+                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+        except (SafetensorError, OSError) as error:
+            raise UserError(
+                f"what the teacher said about scan {token} cannot be read ({error})",
+                where=str(path),
+                cure="Delete the file and start the same command again; the teacher then looks at the scan anew",
+            ) from error
+
+
+def _numbered(coords: Tensor, batch: int) -> Tensor:
+    """i32 [V, 3] -> [V, 4] with the batch index first."""
+    return torch.cat([coords.new_full((len(coords), 1), batch), coords], 1)

@@ -1,0 +1,148 @@
+"""The frozen teacher of stage 2: found by ``teacher_pretrain``, checked against the student's YAML, asked per batch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from loguru import logger
+from torch import nn
+
+from core.config import Config
+from core.contracts import Batch, Pair
+from core.data import DataConfig
+from core.distill import Knowledge
+from core.engine.run.checkpoint import load_weights, read_checkpoint
+from core.engine.run.experiment import TeacherSection
+from core.errors import UserError
+from core.io import sha256
+from core.labels import LabelSpace
+from core.models import build_model
+
+__all__ = ["FrozenTeacher", "find_checkpoint", "load_teacher"]
+
+KEY = "teacher_pretrain"
+
+
+@dataclass(frozen=True)
+class FrozenTeacher:
+    """A trained network in eval mode, without gradients.
+
+    Attributes:
+        network: on its device. data: how a scan becomes its view. config: the tree it was trained with.
+        checkpoint, sha256: where it came from.
+    """
+
+    network: nn.Module
+    data: DataConfig
+    config: dict[str, Any]
+    checkpoint: Path
+    sha256: str
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a student's checkpoint remembers of its teacher."""
+        return {"sha256": self.sha256, "checkpoint": str(self.checkpoint), "config": self.config}
+
+    @torch.no_grad()
+    def know(self, batch: Batch) -> Knowledge:
+        """What it says about a batch of its own view."""
+        return Knowledge.of(batch, self.network(batch))
+
+    def __call__(self, pair: Pair) -> tuple[Batch, Knowledge]:
+        """The student's view, and what the teacher says about the same scans."""
+        return pair.student, self.know(pair.teacher)
+
+
+def find_checkpoint(path: Path) -> Path:
+    """``path`` itself, or the best checkpoint of a run folder.
+
+    Raises:
+        UserError: neither exists.
+    """
+    candidates = [path / "checkpoints" / "max-iou-val-vox.pt", path / "max-iou-val-vox.pt"] if path.is_dir() else [path]
+    found = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if found is None:
+        what = "this run folder has no checkpoints/max-iou-val-vox.pt" if path.is_dir() else "no such file or folder"
+        raise UserError(
+            what,
+            where=f"{path}, key '{KEY}'",
+            cure=f"Train the teacher first (train_teacher.py), then give its run folder: --{KEY} runs/…",
+        )
+    return found
+
+
+def load_teacher(config: Config, labels: LabelSpace, device: torch.device) -> FrozenTeacher:
+    """Build the teacher from its checkpoint alone and load every weight.
+
+    Raises:
+        UserError: no ``teacher_pretrain``, another label space, or another network than ``teacher.model`` says.
+    """
+    given, section = config.tree.get(KEY), config.parse(TeacherSection, "teacher")
+    if given is None:
+        raise UserError(
+            f"key '{KEY}' is missing: this method learns from a trained teacher",
+            where=config.origin(KEY),
+            cure=f"Pass --{KEY} RUN_FOLDER, or switch the teacher's terms off (distill.w_kl and distill.w_feat 0)",
+        )
+    path = find_checkpoint(Path(str(given)))
+    state = read_checkpoint(path)
+    identity = state.get("identity", {})
+    if identity.get("fingerprint") != labels.fingerprint:
+        raise UserError(
+            f"this teacher knows {len(identity.get('classes', [])) - 1} other classes "
+            f"({', '.join(identity.get('classes', [])[1:5])}, …) than '{labels.name}' ({labels.num_classes - 1})",
+            where=f"{path}, key '{KEY}'",
+            cure="Take a teacher trained on the student's data set",
+        )
+    own = Config(tree=_copy(identity["config"]), source=f"configuration in {path}")
+    _compare_model(section.model, own.tree["model"], config, path)
+    _compare_voxels(section.data, own, config, path)
+    own.merge(section.data, config.origin("teacher.data"), "data")
+    _warn_of_sweeps(own, config)
+    network = build_model(own, labels.num_classes, pretrained=False)
+    load_weights(network, state["model"], f"{path}, key '{KEY}'")
+    network.requires_grad_(False)
+    data = own.parse(DataConfig, "data")
+    return FrozenTeacher(network.eval().to(device), data, identity["config"], path, sha256(path))
+
+
+def _copy(tree: dict[str, Any]) -> dict[str, Any]:
+    return {key: _copy(value) if isinstance(value, dict) else value for key, value in tree.items()}
+
+
+def _compare_model(wanted: dict[str, Any], found: dict[str, Any], config: Config, path: Path) -> None:
+    for key, value in wanted.items():
+        if not _same(found.get(key), value):
+            raise UserError(
+                f"key 'teacher.model.{key}' is {value!r}, but the teacher was trained with "
+                f"{found.get(key, 'its default')!r}",
+                where=f"{config.origin(f'teacher.model.{key}')} and {path}",
+                cure=f"Give another checkpoint with --{KEY}, or correct teacher.model.{key}",
+            )
+
+
+def _same(a: Any, b: Any) -> bool:
+    numbers = all(isinstance(x, int | float) and not isinstance(x, bool) for x in (a, b))
+    return math.isclose(a, b) if numbers else a == b
+
+
+def _compare_voxels(data: dict[str, Any], own: Config, config: Config, path: Path) -> None:
+    trained = own.parse(DataConfig, "data").voxel_size
+    if "voxel_size" in data and not math.isclose(data["voxel_size"], trained):
+        raise UserError(
+            f"key 'teacher.data.voxel_size' is {data['voxel_size']} m, but the teacher was trained with {trained} m",
+            where=f"{config.origin('teacher.data.voxel_size')} and {path}",
+            cure="Leave the key out; the teacher's view has its own voxels, the student's may differ",
+        )
+
+
+def _warn_of_sweeps(own: Config, config: Config) -> None:
+    trained, given = (c.tree.get("dataset", {}).get("multisweeps") for c in (own, config))
+    if trained != given:
+        logger.warning(
+            "the teacher was trained with dataset.multisweeps {}, this run reads {}", trained or "none", given or "none"
+        )
