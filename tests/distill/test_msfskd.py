@@ -15,7 +15,7 @@ from core.config import Config, load_config
 from core.contracts import Batch, Output
 from core.distill import method_class
 from core.distill.twodpass import MSFSKD, majority_of_cells, scales_of
-from core.engine.run.context import Workshop
+from core.engine.run.context import Context
 from core.engine.run.distributed import World
 from core.engine.run.experiment import Experiment
 from core.engine.run.optim import SchedulerConfig, lr_factor
@@ -328,9 +328,9 @@ def test_a_run_deploys_the_lidar_network_alone(tiny_nuscenes: Path, tmp_path: Pa
     path = tmp_path / "run.yaml"
     path.write_text(RUN.format(root=tiny_nuscenes))
     config = load_config(str(path), [])
-    shop = Workshop.open(config, World())
-    train_set = shop.dataset("train")
-    trainer = student_trainer(shop, train_set, RunDir(tmp_path / "run"), None)
+    context = Context.open(config, World())
+    train_set = context.dataset("train")
+    trainer = student_trainer(context, train_set, RunDir(tmp_path / "run"), None)
     trainer.steps.set_epoch(1)
     batch = next(iter(trainer.steps))[0]
     assert batch.images.shape == (2, 1, 3, 24, 32) and batch.visible.any()
@@ -339,7 +339,7 @@ def test_a_run_deploys_the_lidar_network_alone(tiny_nuscenes: Path, tmp_path: Pa
     assert trainer._update() > 0
     student = build_model(config, CLASSES)
     student.load_state_dict(trainer.scored_model.state_dict())
-    whole_scans = shop.loader(shop.dataset("val"), training=False)
+    whole_scans = context.loader(context.dataset("val"), training=False)
     whole_scans.set_epoch(1, 0)
     batch = next(iter(whole_scans))
     assert batch.images is None and (batch.point_to_voxel >= 0).all()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from core.config import load_config
 from core.distill.twodpass import MSFSKD
-from core.engine.run.context import Workshop
+from core.engine.run.context import Context
 from core.engine.run.distributed import World
 from core.engine.run.experiment import Experiment
 from core.engine.run.run_dir import RunDir
@@ -36,8 +36,8 @@ def config(tmp_path_factory) -> Path:
 
 
 def make(config: Path, folder: Path, *overrides: str) -> DistillTrainer:
-    shop = Workshop.open(load_config(config, list(overrides)), World())
-    return teacher_trainer(shop, shop.dataset("train"), RunDir(folder))
+    context = Context.open(load_config(config, list(overrides)), World())
+    return teacher_trainer(context, context.dataset("train"), RunDir(folder))
 
 
 class Watch(Callback):

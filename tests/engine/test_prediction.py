@@ -15,7 +15,7 @@ from loguru import logger
 from core.config import Config, load_config
 from core.data import ChosenScans
 from core.datasets.base import read_points
-from core.engine.run.context import Workshop
+from core.engine.run.context import Context
 from core.engine.run.distributed import World
 from core.engine.score import prediction
 from core.engine.score.evaluation import score_network
@@ -79,16 +79,18 @@ def predict(world: Path, checkpoint: Path, source: object, out: Path, *overrides
 
 def scored(config: Config, checkpoint: Path, split: str) -> dict[str, np.ndarray]:
     """Train ids of each scan's own points, as the evaluation counts them."""
-    shop, found = Workshop.open(config, World()), {}
-    scans = shop.dataset(split)
+    context, found = Context.open(config, World()), {}
+    scans = context.dataset(split)
 
     def keep(batch, predicted) -> None:
         for i, token in enumerate(batch.tokens):
             rows = slice(*batch.point_offsets[i : i + 2].tolist())
             found[token] = predicted[rows][batch.keyframe[rows]].numpy()
 
-    network = trained_network(shop, scans.labels, checkpoint)
-    score_network(network, shop.loader(scans, training=False), scans.labels.num_classes, World(), shop.context, keep)
+    network = trained_network(context, scans.labels, checkpoint)
+    score_network(
+        network, context.loader(scans, training=False), scans.labels.num_classes, World(), context.autocast, keep
+    )
     return found
 
 
@@ -207,13 +209,13 @@ def test_predictions_of_two_kinds_do_not_mix(change, world, checkpoint, own, tmp
 
 def test_two_processes_share_the_scans(world, checkpoint, own, tmp_path) -> None:
     """Each rank alone, as the loader deals scans out: together every scan once, the repeated one left out."""
-    shop = Workshop.open(load_config(world, ["--eval.batch_size", "1"]), World())
-    scans = open_source(shop.config, str(own))
-    network, tokens = trained_network(shop, scans.labels, checkpoint), []
+    context = Context.open(load_config(world, ["--eval.batch_size", "1"]), World())
+    scans = open_source(context.config, str(own))
+    network, tokens = trained_network(context, scans.labels, checkpoint), []
     for rank in range(2):
-        part = Workshop(shop.config, shop.experiment, World(rank=rank, size=2))
-        loader = part.loader_of(ChosenScans(scans, shop.data, [0, 2, 4]), training=False)
-        found = prediction.predicted_scans(network, loader, World().device, shop.context, {})
+        part = Context(context.config, context.experiment, World(rank=rank, size=2))
+        loader = part.loader_of(ChosenScans(scans, context.data, [0, 2, 4]), training=False)
+        found = prediction.predicted_scans(network, loader, World().device, context.autocast, {})
         tokens.append([token for token, _ in found])
     assert sorted(tokens[0] + tokens[1]) == ["020", "022", "024"] and all(tokens)
 
@@ -327,13 +329,13 @@ def test_nuscenes_split_with_cameras(nuscenes, student, tmp_path, tiny_nuscenes)
         written = np.fromfile(tmp_path / "out" / f"{token}_lidarseg.bin", np.uint8)
         assert written.tolist() == classes.tolist()
     sizes = [len(classes) for classes in expected.values()]
-    scans = Workshop.open(load_config(nuscenes), World()).dataset("val")
+    scans = Context.open(load_config(nuscenes), World()).dataset("val")
     assert sizes == [len(read_points(scans.files(i).points, 5)) for i in range(4)], "the keyframe's points, no sweep's"
 
 
 def sensor_folder(nuscenes: Path, folder: Path, cameras: int) -> None:
     """The first validation scans as a person would lay them out, with the first cameras."""
-    scans = Workshop.open(load_config(nuscenes, ["--dataset.multisweeps.num_sweeps", "0"]), World()).dataset("val")
+    scans = Context.open(load_config(nuscenes, ["--dataset.multisweeps.num_sweeps", "0"]), World()).dataset("val")
     calibration = {}
     for index in range(2):
         files, scan = scans.files(index), scans.load(index)
@@ -354,7 +356,7 @@ def test_sensor_with_cameras_equals_the_data_set(nuscenes, student, tmp_path, ti
     predict(nuscenes, student, tmp_path / "own", tmp_path / "out")
     config = load_config(nuscenes, ["--dataset.multisweeps.num_sweeps", "0"])
     expected = scored(config, student, "val")
-    token = Workshop.open(config, World()).dataset("val").token(1)
+    token = Context.open(config, World()).dataset("val").token(1)
     written = np.fromfile(tmp_path / "out" / "s1_lidarseg.bin", np.uint8)
     assert written.tolist() == expected[token].tolist() and said == []
 
@@ -365,7 +367,7 @@ def test_student_without_cameras(nuscenes, student, tmp_path, said) -> None:
     assert len(said) == 1 and "has no calibration.yaml): the network runs without images" in said[0]
     config = load_config(nuscenes, ["--dataset.multisweeps.num_sweeps", "0", "--data.images", "false"])
     expected = scored(config, student, "val")
-    scans = Workshop.open(config, World()).dataset("val")
+    scans = Context.open(config, World()).dataset("val")
     for index in range(2):
         written = np.fromfile(tmp_path / "out" / f"s{index}_lidarseg.bin", np.uint8)
         assert written.tolist() == expected[scans.token(index)].tolist()

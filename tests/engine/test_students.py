@@ -22,7 +22,7 @@ import core.engine.train.trainer
 from core.config import Config, load_config
 from core.contracts import Pair
 from core.engine.run.checkpoint import read_checkpoint
-from core.engine.run.context import Workshop
+from core.engine.run.context import Context
 from core.engine.run.distributed import World
 from core.engine.run.run_dir import RunDir
 from core.engine.train.knowledge_cache import KnowledgeCache
@@ -104,9 +104,9 @@ def losses(run: Path) -> list[tuple[int, float]]:
 
 
 def trainer_of(config: Config, path: Path):
-    shop = Workshop.open(config, World())
-    train_set = shop.dataset("train")
-    return student_trainer(shop, train_set, RunDir(path), load_teacher(config, train_set.labels, World().device))
+    context = Context.open(config, World())
+    train_set = context.dataset("train")
+    return student_trainer(context, train_set, RunDir(path), load_teacher(config, train_set.labels, World().device))
 
 
 # --- the teacher ----------------------------------------------------------------------------------------------------
@@ -166,8 +166,8 @@ def test_teacher_stays_out_of_training_and_checkpoint(config, tmp_path) -> None:
 
 def test_student_without_teacher_terms_needs_no_teacher(folder, tmp_path) -> None:
     config = load_config(folder / "student.yaml", ["distill.w_kl=0", "distill.w_feat=0", "teacher_pretrain=null"])
-    shop = Workshop.open(config, World())
-    trainer = student_trainer(shop, shop.dataset("train"), RunDir(tmp_path), None)
+    context = Context.open(config, World())
+    trainer = student_trainer(context, context.dataset("train"), RunDir(tmp_path), None)
     batch = next(iter(trainer.steps.loader))
     named = trainer.objective(trainer.network, batch)
     assert "kl" not in named and "pixel_ce" in named and "align3" in named
@@ -215,9 +215,9 @@ def test_two_processes_equal_one(folder, tmp_path) -> None:
 def gradients_of(world: World, folder: Path, batch_size: int) -> dict[str, torch.Tensor]:
     """Of one step in float64: the maps of a tiny image hold so few pixels that fp32 says little about gradients."""
     config = load_config(folder / "student.yaml", [f"batch_size={batch_size}", "train.sync_bn=true"])
-    shop = Workshop.open(config, world)
-    train_set = shop.dataset("train")
-    trainer = student_trainer(shop, train_set, RunDir(folder), load_teacher(config, train_set.labels, world.device))
+    context = Context.open(config, world)
+    train_set = context.dataset("train")
+    trainer = student_trainer(context, train_set, RunDir(folder), load_teacher(config, train_set.labels, world.device))
     trainer.network.double()
     trainer.objective.source.network.double()
     pair = next(iter(trainer.steps.loader))

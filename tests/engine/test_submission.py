@@ -14,7 +14,7 @@ import yaml
 
 from core.config import load_config
 from core.datasets.base import ScanDataset
-from core.engine.run.context import Workshop
+from core.engine.run.context import Context
 from core.engine.run.distributed import World
 from core.engine.score import submission
 from core.engine.score.jobs import evaluate_checkpoint
@@ -403,4 +403,4 @@ def test_workshop_reads_test_splits_without_labels(kitti, tiny_kitti, tmp_path) 
     config = load_config(kitti[0], ["--dataset.root", str(root), "--dataset.split.test", '["11"]'])
     submit_checkpoint(World(), config, kitti[1], tmp_path / "out")
     assert (tmp_path / "out/sequences/11/predictions/000001.label").is_file()
-    assert Workshop.open(config, World()).dataset("test").labelled is False
+    assert Context.open(config, World()).dataset("test").labelled is False

@@ -58,7 +58,7 @@ def test_accumulation_is_one_step_of_several_batches(config, tmp_path):
 
 def test_accumulated_gradient_is_the_mean_of_the_batches(config, tmp_path):
     """With frozen statistics and one scan per batch, accumulating 8 equals the mean of 8 single-scan gradients."""
-    from core.engine.run.context import Workshop
+    from core.engine.run.context import Context
     from core.engine.run.experiment import Experiment
     from core.engine.run.run_dir import RunDir
     from core.engine.train.trainer import DistillTrainer, Supervised
@@ -66,12 +66,12 @@ def test_accumulated_gradient_is_the_mean_of_the_batches(config, tmp_path):
     tree = load_config(
         config, ["--batch_size", "1", "--train.accumulate", "8", "--optimizer.name", "sgd", "--model.dropout", "0"]
     )
-    shop = Workshop.open(tree, World())
-    dataset = shop.dataset("train")
+    context = Context.open(tree, World())
+    dataset = context.dataset("train")
     criterion = Experiment.from_config(tree).criterion_for(dataset.labels.num_classes)
-    model = shop.model(dataset.labels.num_classes)
+    model = context.model(dataset.labels.num_classes)
     trainer = DistillTrainer(
-        shop.experiment, model, Supervised(criterion), shop.loader(dataset, True), World(), RunDir(tmp_path), {}
+        context.experiment, model, Supervised(criterion), context.loader(dataset, True), World(), RunDir(tmp_path), {}
     )
     model.eval()
     (group,) = list(trainer.steps)

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from core.config import load_config
 from core.contracts import Batch, Output, Sample
 from core.data import ChosenScans, ViewPlan, VoteSamples, collate, make_sample
-from core.engine.run.context import Workshop
+from core.engine.run.context import Context
 from core.engine.run.distributed import World
 from core.engine.score.evaluation import predictions, score_network
 from core.engine.score.jobs import evaluate_checkpoint, trained_network
 from core.engine.score.prediction import predict_checkpoint, predicted_scans
-from core.engine.score.voting import PLAIN, Votes, polling, voted_predictions
+from core.engine.score.voting import PLAIN, Votes, loader_and_predictor, voted_predictions
 from core.errors import UserError
 from core.labels import NUSCENES, SEMANTICKITTI
 from core.models import build_model
@@ -136,12 +136,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def voted(world: Path, votes: Votes, indices: list[int] | None = None, rank: int = 0, size: int = 1) -> dict:
     """Token -> train ids of the validation scans."""
-    shop = Workshop.open(load_config(world), World())
-    scans = shop.dataset("val")
-    network = trained_network(shop, scans.labels, world.parent / "net.pt")
-    part = Workshop(shop.config, shop.experiment, World(rank=rank, size=size))
-    loader, predict = polling(part, scans, shop.data, votes, indices)
-    return dict(predicted_scans(network, loader, CPU, shop.context, {}, predict))
+    context = Context.open(load_config(world), World())
+    scans = context.dataset("val")
+    network = trained_network(context, scans.labels, world.parent / "net.pt")
+    part = Context(context.config, context.experiment, World(rank=rank, size=size))
+    loader, predict = loader_and_predictor(part, scans, context.data, votes, indices)
+    return dict(predicted_scans(network, loader, CPU, context.autocast, {}, predict))
 
 
 def same(one: dict, other: dict) -> bool:
@@ -158,26 +158,26 @@ def test_one_vote_is_the_plain_score(world, tmp_path) -> None:
 
 
 def test_identity_view_through_the_vote_equals_the_plain_prediction(world) -> None:
-    shop = Workshop.open(load_config(world), World())
-    scans = shop.dataset("val")
-    network = trained_network(shop, scans.labels, world.parent / "net.pt")
-    plain = shop.loader_of(ChosenScans(scans, shop.data, range(3)), training=False)
-    views = shop.loader_of(VoteSamples(scans, shop.data, ViewPlan(1), 1), training=False)
+    context = Context.open(load_config(world), World())
+    scans = context.dataset("val")
+    network = trained_network(context, scans.labels, world.parent / "net.pt")
+    plain = context.loader_of(ChosenScans(scans, context.data, range(3)), training=False)
+    views = context.loader_of(VoteSamples(scans, context.data, ViewPlan(1), 1), training=False)
     for how in ("logits", "softmax"):
         predict = partial(voted_predictions, votes=Votes(1, sum=how))
-        expected = score_network(network, plain, 20, World(), shop.context)[0]
-        score = score_network(network, views, 20, World(), shop.context, None, predict)[0]
+        expected = score_network(network, plain, 20, World(), context.autocast)[0]
+        score = score_network(network, views, 20, World(), context.autocast, None, predict)[0]
         assert torch.equal(score.counts, expected.counts) and int(expected.overall.counts.sum()) == 3 * 699
 
 
 def test_votes_equal_a_dense_sum_in_float64(world) -> None:
     """Each view on its own through the network, probabilities summed in float64."""
-    shop = Workshop.open(load_config(world), World())
-    scans = shop.dataset("val")
-    network = trained_network(shop, scans.labels, world.parent / "net.pt")
+    context = Context.open(load_config(world), World())
+    scans = context.dataset("val")
+    network = trained_network(context, scans.labels, world.parent / "net.pt")
     scan, total = scans.load(0), 0
     for k in range(5):
-        sample = make_sample(scan, 0, shop.data, view=ViewPlan(5).of(0)[k])
+        sample = make_sample(scan, 0, context.data, view=ViewPlan(5).of(0)[k])
         ((_, logits),) = raw_logits(network, collate([sample]))
         scores = np.where(np.arange(20) == 0, -np.inf, logits.double().numpy())
         chances = np.exp(scores - scores.max(1, keepdims=True))

@@ -25,11 +25,11 @@ from core.engine.run.experiment import Experiment
 from core.engine.run.memory import keep_freed_memory
 from core.models import build_model
 
-__all__ = ["Workshop", "autocast", "configure_logging"]
+__all__ = ["Context", "autocast", "configure_logging"]
 
 
 @dataclass(frozen=True)
-class Workshop:
+class Context:
     """What every job needs: the typed configuration, this process, and builders that know both."""
 
     config: Config
@@ -37,7 +37,7 @@ class Workshop:
     world: World
 
     @classmethod
-    def open(cls, config: Config, world: World) -> Workshop:
+    def open(cls, config: Config, world: World) -> Context:
         """Validate the whole configuration, seed this process, set the determinism level.
 
         Raises:
@@ -106,7 +106,7 @@ class Workshop:
 
             start_from(module, self.experiment.train.init_from, self.experiment.train.init_skip)
 
-    def context(self) -> Any:
+    def autocast(self) -> Any:
         """The mixed-precision context."""
         return autocast(self.experiment, self.world.device)
 

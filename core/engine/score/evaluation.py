@@ -19,7 +19,7 @@ from core.sparse import fold_batch_norm
 
 __all__ = ["Predictor", "predict_points", "predictions", "score_network"]
 
-# What makes predictions of a loader's batches: (network, loader, device, context, title), see :func:`predictions`.
+# What makes predictions of a loader's batches: (network, loader, device, autocast, title), see :func:`predictions`.
 Predictor = Callable[[nn.Module, Any, torch.device, Callable[[], Any], str], Iterator[tuple[Batch, Tensor]]]
 
 
@@ -57,13 +57,13 @@ def points_in_view(batch: Batch) -> Tensor | None:
 
 @torch.no_grad()
 def predictions(
-    network: nn.Module, loader: Any, device: torch.device, context: Callable[[], Any], title: str
+    network: nn.Module, loader: Any, device: torch.device, autocast: Callable[[], Any], title: str
 ) -> Iterator[tuple[Batch, Tensor]]:
     """Yield (batch, predicted class of each of its points); a progress bar on a terminal."""
     network = fold_batch_norm(network)  # a copy, in evaluation mode
     for batch in tqdm(loader, desc=title, unit="batch", dynamic_ncols=True, disable=not sys.stderr.isatty()):
         batch = batch.to(device)
-        with context():
+        with autocast():
             logits = network(batch).logits
         yield batch, predict_points(logits, batch)
 
@@ -73,14 +73,14 @@ def score_network(
     loader: Any,
     num_classes: int,
     world: World,
-    context: Callable[[], Any],
+    autocast: Callable[[], Any],
     on_batch: Callable[[Batch, Tensor], None] | None = None,
     predict: Predictor | None = None,
 ) -> tuple[SegmentationScore, dict[str, float], list[str]]:
     """Score every counted point of the loader's scans, over all ranks.
 
     Args:
-        context: makes the mixed-precision context.
+        autocast: makes the mixed-precision context.
         on_batch: also called with each (batch, predictions), e.g. to collect pictures.
         predict: how, None = by :func:`predictions`, one pass per scan.
 
@@ -93,7 +93,7 @@ def score_network(
     start = time.perf_counter()
     loader.set_epoch(1, 0)
     predict = predict or predictions
-    for batch, predicted in predict(network, loader, world.device, context, "evaluating"):
+    for batch, predicted in predict(network, loader, world.device, autocast, "evaluating"):
         counted = counted_points(batch)
         in_view = points_in_view(batch)
         seen = None if in_view is None else in_view[counted]

@@ -14,10 +14,10 @@ from torch import nn
 
 from core.config import Config
 from core.engine.run.checkpoint import load_weights, read_checkpoint
-from core.engine.run.context import Workshop
+from core.engine.run.context import Context
 from core.engine.run.distributed import World
 from core.engine.score.evaluation import score_network
-from core.engine.score.voting import PLAIN, Votes, polling
+from core.engine.score.voting import PLAIN, Votes, loader_and_predictor
 from core.errors import UserError
 from core.io import read_json, sha256, write_json
 from core.labels import LabelSpace
@@ -26,7 +26,7 @@ from core.metrics import EvaluationResult, SegmentationScore
 __all__ = ["evaluate_checkpoint", "frozen_score", "print_result", "trained_network"]
 
 
-def trained_network(shop: Workshop, labels: LabelSpace, checkpoint: Path) -> nn.Module:
+def trained_network(context: Context, labels: LabelSpace, checkpoint: Path) -> nn.Module:
     """The configuration's network with the weights of a checkpoint, on this rank's device.
 
     Raises:
@@ -40,9 +40,9 @@ def trained_network(shop: Workshop, labels: LabelSpace, checkpoint: Path) -> nn.
             where=str(checkpoint),
             cure=f"Evaluate it on its own data set; '{labels.name}' has {labels.num_classes - 1} classes",
         )
-    model = shop.model(labels.num_classes, pretrained=False)
+    model = context.model(labels.num_classes, pretrained=False)
     load_weights(model, state["model"], str(checkpoint))
-    return model.to(shop.world.device)
+    return model.to(context.world.device)
 
 
 def frozen_score(
@@ -86,13 +86,15 @@ def evaluate_checkpoint(
     from core.engine.report.run_report import PictureCollector, report_run
 
     others = [(name, EvaluationResult.from_json(read_json(path), str(path))) for name, path in beside.items()]
-    shop = Workshop.open(config, world)
-    dataset = shop.dataset(split)
+    context = Context.open(config, world)
+    dataset = context.dataset(split)
     labels = dataset.labels
-    model = trained_network(shop, labels, checkpoint)
-    pictures = PictureCollector(dataset, shop.experiment.eval.pictures if report and world.rank == 0 else 0)
-    loader, predict = polling(shop, dataset, shop.data, votes)
-    score, totals, skipped = score_network(model, loader, labels.num_classes, world, shop.context, pictures, predict)
+    model = trained_network(context, labels, checkpoint)
+    pictures = PictureCollector(dataset, context.experiment.eval.pictures if report and world.rank == 0 else 0)
+    loader, predict = loader_and_predictor(context, dataset, context.data, votes)
+    score, totals, skipped = score_network(
+        model, loader, labels.num_classes, world, context.autocast, pictures, predict
+    )
     result = frozen_score(
         score,
         totals,
@@ -101,7 +103,7 @@ def evaluate_checkpoint(
         checkpoint=str(checkpoint),
         checkpoint_sha256=sha256(checkpoint),
         votes=votes.count,
-        extra={"votes": votes.about(shop)} if votes.count > 1 else {},
+        extra={"votes": votes.settings(context)} if votes.count > 1 else {},
     )
     if world.rank == 0:
         for message in skipped:
@@ -109,7 +111,7 @@ def evaluate_checkpoint(
         voted = f"-votes{votes.count}" if votes.count > 1 else ""  # the run's own score is that of one plain pass
         write_json(json_path or run_path / f"evaluation-{split}{voted}.json", result.to_json())
         page = report_run(run_path, result, pictures, config, others) if report else None
-        print_result(result, page, shop.experiment.eval.legacy_metric)
+        print_result(result, page, context.experiment.eval.legacy_metric)
     return result
 
 

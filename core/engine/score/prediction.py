@@ -27,11 +27,11 @@ from core.datasets import dataset_class
 from core.datasets.base import ScanDataset, check_split
 from core.datasets.calibration import CALIBRATION
 from core.datasets.folder import FolderConfig, FolderDataset
-from core.engine.run.context import Workshop
+from core.engine.run.context import Context
 from core.engine.run.distributed import World, barrier, join_over_ranks, rank_zero_first, sum_over_ranks
 from core.engine.score.evaluation import Predictor, predictions
 from core.engine.score.jobs import trained_network
-from core.engine.score.voting import PLAIN, Votes, polling
+from core.engine.score.voting import PLAIN, Votes, loader_and_predictor
 from core.errors import UserError
 from core.io import atomic_path, read_json, sha256, write_bytes, write_json
 from core.labels import LabelSpace
@@ -174,19 +174,19 @@ def predicted_scans(
     network: nn.Module,
     loader: Any,
     device: torch.device,
-    context: Callable[[], Any],
+    autocast: Callable[[], Any],
     skipped: dict[str, None],
     predict: Predictor = predictions,
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yield (token, train ids u8 [N] of the scan's own points) scan by scan, in the loader's order.
 
     Args:
-        context: makes the mixed-precision context.
+        autocast: makes the mixed-precision context.
         skipped: takes the messages of damaged scans, which are left out.
         predict: how.
     """
     loader.set_epoch(0, 0)
-    for batch, predicted in predict(network, loader, device, context, "predicting"):
+    for batch, predicted in predict(network, loader, device, autocast, "predicting"):
         skipped |= dict.fromkeys(batch.skipped)
         classes, keyframe = predicted.to(torch.uint8).cpu().numpy(), batch.keyframe.cpu().numpy()
         offsets = batch.point_offsets.tolist()
@@ -218,20 +218,20 @@ def predict_checkpoint(
     Raises:
         UserError: see :func:`open_source` and :func:`fill_folder`.
     """
-    shop = Workshop.open(config, world)
+    context = Context.open(config, world)
     if out.resolve() == Path(source).resolve():
         raise UserError("predictions would mix with the scans", where=str(out), cure="Choose another --out")
     with rank_zero_first(world):
         scans = open_source(config, source, point_fields)
     form = format or (scans.labels.name if scans.labels.name in FORMATS else "npy")
     folder = PredictionFolder(out, form, scans.labels)
-    fill_folder(shop, scans, checkpoint, folder, votes)
+    fill_folder(context, scans, checkpoint, folder, votes)
     if preview and world.rank == 0:
         _draw(scans, folder)
 
 
 def fill_folder(
-    shop: Workshop,
+    context: Context,
     scans: ScanDataset,
     checkpoint: Path,
     folder: PredictionFolder,
@@ -246,19 +246,19 @@ def fill_folder(
     Raises:
         UserError: see :func:`core.engine.train.jobs.trained_network` and :meth:`PredictionFolder.begin`.
     """
-    world = shop.world
-    network = trained_network(shop, scans.labels, checkpoint)
-    view = _view(shop, scans)
+    world = context.world
+    network = trained_network(context, scans.labels, checkpoint)
+    view = _view(context, scans)
     missing = [i for i in range(len(scans)) if not folder.path(scans.token(i)).is_file()]
     barrier()  # every rank has its list before the first file is written
-    settings = _digest(shop.config, view, votes.about(shop))
+    settings = _digest(context.config, view, votes.settings(context))
     folder.begin({"checkpoint_sha256": sha256(checkpoint), "settings_sha256": settings}, world.rank)
     count, points = 0, 0
     skipped: dict[str, None] = {}
     start = time.perf_counter()
     if missing:
-        loader, predict = polling(shop, scans, view, votes, missing)
-        for token, classes in predicted_scans(network, loader, world.device, shop.context, skipped, predict):
+        loader, predict = loader_and_predictor(context, scans, view, votes, missing)
+        for token, classes in predicted_scans(network, loader, world.device, context.autocast, skipped, predict):
             folder.write(token, classes if finish is None else finish(token, classes))
             count, points = count + 1, points + len(classes)
     totals = torch.tensor([count, points], dtype=torch.float64, device=world.device)
@@ -274,11 +274,11 @@ def fill_folder(
         sys.stdout.flush()
 
 
-def _view(shop: Workshop, scans: ScanDataset) -> DataConfig:
+def _view(context: Context, scans: ScanDataset) -> DataConfig:
     """The ``data:`` section, without images where the scans have none."""
-    data = shop.data
+    data = context.data
     if data.uses_images(training=False) and not scans.files(0).images:
-        if shop.world.rank == 0:
+        if context.world.rank == 0:
             logger.info("no cameras ({} has no {}): the network runs without images", scans.root, CALIBRATION)
         return data.model_copy(update={"images": False})
     return data

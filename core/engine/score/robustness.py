@@ -28,11 +28,11 @@ from core.data.corruptions.write import VERSION
 from core.datasets.base import ScanDataset
 from core.engine.report.robustness import picture, robustness_page
 from core.engine.report.robustness_scores import Summary, summarise
-from core.engine.run.context import Workshop
+from core.engine.run.context import Context
 from core.engine.run.distributed import World, barrier
 from core.engine.score.evaluation import score_network
 from core.engine.score.jobs import frozen_score, trained_network
-from core.engine.score.voting import PLAIN, Votes, polling
+from core.engine.score.voting import PLAIN, Votes, loader_and_predictor
 from core.io import read_json, sha256, write_bytes, write_json, write_text
 from core.metrics import EvaluationResult
 
@@ -49,7 +49,7 @@ class _Study:
         identity: all that a score depends on; a file that says otherwise is not this study's.
     """
 
-    shop: Workshop
+    context: Context
     folder: Path
     checkpoint: Path
     votes: Votes
@@ -65,14 +65,14 @@ class _Study:
 
     def score(self, network: nn.Module, name: str, scans: ScanDataset, clean: ScanDataset, split: str) -> None:
         """Score the network on ``scans``; rank 0 writes the result and the picture of the first scan."""
-        shop, labels = self.shop, clean.labels
-        data = shop.data
+        context, labels = self.context, clean.labels
+        data = context.data
         if data.images and not scans.files(0).images:
             data = data.model_copy(update={"images": False})  # published scans come without images
-        loader, predict = polling(shop, scans, data, self.votes)
-        drawn = _FirstScan(scans, clean) if shop.world.rank == 0 else None
+        loader, predict = loader_and_predictor(context, scans, data, self.votes)
+        drawn = _FirstScan(scans, clean) if context.world.rank == 0 else None
         score, totals, skipped = score_network(
-            network, loader, labels.num_classes, shop.world, shop.context, drawn, predict
+            network, loader, labels.num_classes, context.world, context.autocast, drawn, predict
         )
         loader.close()
         result = frozen_score(
@@ -86,7 +86,7 @@ class _Study:
             extra=self.identity,
         )
         self.results[name] = result
-        if shop.world.rank == 0:
+        if context.world.rank == 0:
             for message in skipped:
                 logger.warning("{}: skipped: {}", name, message)
             if drawn is not None and drawn.picture is not None:
@@ -140,25 +140,25 @@ def evaluate_robustness(
     Raises:
         UserError: the checkpoint belongs to another model or label space, or a name or a folder is wrong.
     """
-    shop = Workshop.open(config, world)
-    clean = shop.dataset(split)
+    context = Context.open(config, world)
+    clean = context.dataset(split)
     corruptions = chosen(profile, kinds, keep_labels=keep_labels)
-    scans: dict[str, ScanDataset] = {CLEAN: clean} | _corrupted(clean, corruptions, root, shop)
+    scans: dict[str, ScanDataset] = {CLEAN: clean} | _corrupted(clean, corruptions, root, context)
     identity = {
         "sha256": sha256(checkpoint),
         "profile": profile,
         "split": split,
         "root": None if root is None else str(root),
         "keep_labels": keep_labels,
-        "votes": votes.about(shop),
-        "settings": _digest(config, shop),
+        "votes": votes.settings(context),
+        "settings": _digest(config, context),
     }
-    study = _Study(shop, run_path / f"robustness-{profile}", checkpoint, votes, identity)
+    study = _Study(context, run_path / f"robustness-{profile}", checkpoint, votes, identity)
     study.read(list(scans))
     barrier()  # every rank has its list before the first file is written
     missing = [name for name in scans if name not in study.results]
     if missing:
-        network = trained_network(shop, clean.labels, checkpoint)
+        network = trained_network(context, clean.labels, checkpoint)
         for name in missing:
             study.score(network, name, scans[name], clean, split)
     results = {name: study.results[name] for name in scans}
@@ -177,27 +177,27 @@ def _official(clean: ScanDataset) -> bool:
 
 
 def _corrupted(
-    clean: ScanDataset, corruptions: Sequence[Corruption], root: Path | None, shop: Workshop
+    clean: ScanDataset, corruptions: Sequence[Corruption], root: Path | None, context: Context
 ) -> dict[str, ScanDataset]:
     if root is not None:
-        if shop.world.rank == 0 and getattr(getattr(clean.config, "multisweeps", None), "num_sweeps", 0):
+        if context.world.rank == 0 and getattr(getattr(clean.config, "multisweeps", None), "num_sweeps", 0):
             logger.warning("the network was trained on joined sweeps; published scans stand alone")
         found = {c.name: published(root, c) for c in corruptions}
-        for name, scans in found.items() if shop.world.rank == 0 else ():
+        for name, scans in found.items() if context.world.rank == 0 else ():
             if len(scans) != len(clean):
                 logger.warning("{}: {} scans in {}, but {} clean ones", name, len(scans), scans.root, len(clean))
         return found
-    sensor, seed = Sensor.of(clean), shop.experiment.train.seed
+    sensor, seed = Sensor.of(clean), context.experiment.train.seed
     return {c.name: CorruptedScans(clean, c, sensor, seed) for c in corruptions}
 
 
-def _digest(config: Config, shop: Workshop) -> str:
+def _digest(config: Config, context: Context) -> str:
     """Of all that changes a score besides the weights."""
     settings = {
         "version": VERSION,
-        "seed": shop.experiment.train.seed,
+        "seed": context.experiment.train.seed,
         "model": config.tree["model"],
-        "data": shop.data.model_dump(mode="json"),
+        "data": context.data.model_dump(mode="json"),
         "dataset": {key: value for key, value in config.tree["dataset"].items() if key != "root"},
     }
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
@@ -220,7 +220,7 @@ def _write(
         "Checkpoint": first.checkpoint,
         "SHA-256": first.checkpoint_sha256,
         "Scans": f"{first.num_scans} of {clean.describe()}",
-        "Corrupted points": study.identity["root"] or f"made on the fly, seed {study.shop.experiment.train.seed}",
+        "Corrupted points": study.identity["root"] or f"made on the fly, seed {study.context.experiment.train.seed}",
         "Votes": str(study.votes.count),
         "Distorted points": "keep their class" if study.identity["keep_labels"] else "have no class",
     }

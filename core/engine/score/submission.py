@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 from core.config import Config
 from core.contracts import IGNORE
 from core.datasets.base import ScanDataset
-from core.engine.run.context import Workshop
+from core.engine.run.context import Context
 from core.engine.run.distributed import World, barrier, rank_zero_first
 from core.engine.score.prediction import PredictionFolder, fill_folder, open_source
 from core.engine.score.submission_check import (
@@ -74,7 +74,7 @@ def submit_checkpoint(
         UserError: the data set has no benchmark, or the submission would be rejected; see also
             :func:`core.engine.score.prediction.fill_folder`.
     """
-    shop = Workshop.open(config, world)
+    context = Context.open(config, world)
     name = config.tree["dataset"].get("name")
     if name not in ("semantickitti", "nuscenes"):
         raise UserError(
@@ -86,14 +86,14 @@ def submit_checkpoint(
         scans = open_source(config, f"split:{split}")
     named = eval_set(scans)
     folder = SubmissionFolder(out, name, scans.labels, named)
-    fill_folder(shop, scans, checkpoint, folder, votes, finish=lambda token, ids: _whole(scans, token, ids))
+    fill_folder(context, scans, checkpoint, folder, votes, finish=lambda token, ids: _whole(scans, token, ids))
     barrier()  # the zip needs the files of all ranks
     if world.rank == 0:
         names = [prediction_name(name, scans.token(i), named) for i in range(len(scans))]
         if name == "nuscenes":
             names.append(meta_name(named))
             if not (out / meta_name(named)).is_file():
-                write_json(out / meta_name(named), {"meta": _meta(shop.data.uses_images(training=False))})
+                write_json(out / meta_name(named), {"meta": _meta(context.data.uses_images(training=False))})
         elif (out / DESCRIPTION).is_file():
             names.append(DESCRIPTION)
         _show_faults(out / ZIP, pack(out, names, out / ZIP) or check_submission(out / ZIP, scans))

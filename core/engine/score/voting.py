@@ -27,9 +27,9 @@ from core.errors import UserError
 from core.sparse import fold_batch_norm
 
 if TYPE_CHECKING:
-    from core.engine.run.context import Workshop
+    from core.engine.run.context import Context
 
-__all__ = ["PLAIN", "Votes", "polling", "voted_predictions"]
+__all__ = ["PLAIN", "Votes", "loader_and_predictor", "voted_predictions"]
 
 
 @dataclass(frozen=True)
@@ -63,27 +63,27 @@ class Votes:
         """``chunk``, or what suits the device."""
         return self.chunk or (1 if device.type == "cpu" else 4)
 
-    def plan(self, shop: Workshop) -> ViewPlan:
+    def plan(self, context: Context) -> ViewPlan:
         """The views of each scan."""
-        e = shop.experiment
+        e = context.experiment
         return ViewPlan(self.count, self.mode, self.flips, e.eval.vote_augment, e.train.seed)
 
-    def about(self, shop: Workshop) -> dict[str, Any]:
+    def settings(self, context: Context) -> dict[str, Any]:
         """All that changes a voted prediction, as plain values; empty for one plain pass."""
         if self.count == 1:
             return {}
-        about: dict[str, Any] = {"count": self.count, "mode": self.mode, "sum": self.sum, "flips": self.flips}
+        settings: dict[str, Any] = {"count": self.count, "mode": self.mode, "sum": self.sum, "flips": self.flips}
         if self.mode == "legacy_random":
-            about |= {"augment": shop.experiment.eval.vote_augment.model_dump(mode="json")}
-            about |= {"seed": shop.experiment.train.seed}
-        return about
+            settings |= {"augment": context.experiment.eval.vote_augment.model_dump(mode="json")}
+            settings |= {"seed": context.experiment.train.seed}
+        return settings
 
 
 PLAIN = Votes()
 
 
-def polling(
-    shop: Workshop, scans: ScanDataset, data: DataConfig, votes: Votes, indices: Sequence[int] | None = None
+def loader_and_predictor(
+    context: Context, scans: ScanDataset, data: DataConfig, votes: Votes, indices: Sequence[int] | None = None
 ) -> tuple[Any, Predictor]:
     """The loader of this rank's scans, and what makes predictions of its batches.
 
@@ -92,9 +92,9 @@ def polling(
     """
     if votes.count == 1:
         chosen = ChosenScans(scans, data, range(len(scans)) if indices is None else indices)
-        return shop.loader_of(chosen, training=False), predictions
-    samples = VoteSamples(scans, data, votes.plan(shop), votes.chunk_on(shop.world.device), indices)
-    return shop.loader_of(samples, training=False, batch_size=1), partial(voted_predictions, votes=votes)
+        return context.loader_of(chosen, training=False), predictions
+    samples = VoteSamples(scans, data, votes.plan(context), votes.chunk_on(context.world.device), indices)
+    return context.loader_of(samples, training=False, batch_size=1), partial(voted_predictions, votes=votes)
 
 
 @torch.no_grad()
@@ -102,7 +102,7 @@ def voted_predictions(
     network: nn.Module,
     loader: Any,
     device: torch.device,
-    context: Callable[[], Any],
+    autocast: Callable[[], Any],
     title: str,
     *,
     votes: Votes,
@@ -124,9 +124,9 @@ def voted_predictions(
         if first is None:
             first, seen = _first_view(batch), 0
         _check_scan(first, batch)
-        with context():
+        with autocast():
             logits = network(batch).logits
-        for scores in _point_scores(_ballots(logits, votes), batch):
+        for scores in _point_scores(_vote_scores(logits, votes), batch):
             total = scores if seen == 0 else total.add_(scores)
             seen += 1
         if seen == votes.count:
@@ -142,20 +142,20 @@ def _check_scan(first: Batch, batch: Batch) -> None:
         )
 
 
-def _ballots(logits: Tensor, votes: Votes) -> Tensor:
+def _vote_scores(logits: Tensor, votes: Votes) -> Tensor:
     """F32 [SV, C - 1]: what each voxel adds to its points' sums, without "ignore", which is class 0."""
     scores = logits[:, IGNORE + 1 :].float()
     return scores if votes.sum == "logits" else scores.softmax(1)
 
 
-def _point_scores(ballots: Tensor, batch: Batch) -> Iterator[Tensor]:
+def _point_scores(scores: Tensor, batch: Batch) -> Iterator[Tensor]:
     """F32 [N, C - 1] of each view; anything for points of no voxel."""
     offsets = batch.point_offsets.tolist()
-    if len(ballots) == 0:  # no voxel at all
-        ballots = ballots.new_zeros(1, ballots.shape[1])
+    if len(scores) == 0:  # no voxel at all
+        scores = scores.new_zeros(1, scores.shape[1])
     rows = batch.point_to_voxel.clamp_min(0)
     for start, end in pairwise(offsets):
-        yield ballots.index_select(0, rows[start:end])
+        yield scores.index_select(0, rows[start:end])
 
 
 def _winners(total: Tensor, first: Batch) -> Tensor:

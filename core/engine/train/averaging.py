@@ -28,14 +28,14 @@ def renew_batch_norm(
     network: nn.Module,
     batches: Iterable[Batch | Pair],
     device: torch.device,
-    context: Callable[[], contextlib.AbstractContextManager],
+    autocast: Callable[[], contextlib.AbstractContextManager],
 ) -> None:
     """Give a network with averaged weights the batch statistics that belong to them: the mean over ``batches``.
 
     Collective with several processes. Everything but the normalisations runs as in evaluation, so nothing is drawn.
 
     Args:
-        network: student or teacher; left in evaluation mode. context: makes the mixed-precision context.
+        network: student or teacher; left in evaluation mode. autocast: makes the mixed-precision context.
     """
     norms = [module for module in network.eval().modules() if isinstance(module, _BatchNorm)]
     momenta = [norm.momentum for norm in norms]
@@ -46,7 +46,7 @@ def renew_batch_norm(
         for norm in norms:
             norm.momentum = 1 / (i + 1)  # running mean = mean of all so far
         batch = batch.student if isinstance(batch, Pair) else batch
-        with context():
+        with autocast():
             network(batch.to(device))
     for norm, momentum in zip(norms, momenta):
         norm.momentum = momentum

@@ -9,7 +9,7 @@ from loguru import logger
 
 from core.config import Config
 from core.datasets.base import ScanDataset
-from core.engine.run.context import Workshop
+from core.engine.run.context import Context
 from core.engine.run.distributed import World, barrier, join_over_ranks
 from core.engine.run.run_dir import RunDir
 from core.engine.score.evaluation import score_network
@@ -38,12 +38,12 @@ def train_teacher(world: World, config: Config, run_path: Path, *, profile: int 
         raise UserError(
             "this is a student's configuration", where=config.origin("distill"), cure="Run train_student.py with it"
         )
-    shop = Workshop.open(config, world)
-    train_set, val_set = shop.dataset("train"), shop.dataset("val")
-    run_training(shop, teacher_trainer(shop, train_set, RunDir(run_path)), val_set, profile)
+    context = Context.open(config, world)
+    train_set, val_set = context.dataset("train"), context.dataset("val")
+    run_training(context, teacher_trainer(context, train_set, RunDir(run_path)), val_set, profile)
 
 
-def run_training(shop: Workshop, trainer: DistillTrainer, val_set: ScanDataset, profile: int | None = None) -> None:
+def run_training(context: Context, trainer: DistillTrainer, val_set: ScanDataset, profile: int | None = None) -> None:
     """Train from the newest checkpoint to the last epoch, then score the best weights and write the report.
 
     The trainer comes ready-made: a faulty setting has stopped the job before the run folder is touched. With
@@ -54,7 +54,7 @@ def run_training(shop: Workshop, trainer: DistillTrainer, val_set: ScanDataset, 
 
         profile_training(trainer, profile)
         return
-    world, config, run_dir = shop.world, shop.config, trainer.run_dir
+    world, config, run_dir = context.world, context.config, trainer.run_dir
     run_path = run_dir.path
     run_dir.open(config, world)
     found = run_dir.checkpoints.newest()
@@ -68,14 +68,14 @@ def run_training(shop: Workshop, trainer: DistillTrainer, val_set: ScanDataset, 
         if world.rank == 0:
             logger.info("{} is already trained to its last epoch", run_path)
     else:
-        _fit(shop, trainer, val_set, run_dir, state)
+        _fit(context, trainer, val_set, run_dir, state)
     barrier()
     best = run_dir.path / "checkpoints" / f"max-{BEST_SCALAR.replace('/', '-')}.pt"
     if not _scored_before(run_path, best):
         evaluate_checkpoint(world, config, best, run_path, report=True)
     elif world.rank == 0:
         result = EvaluationResult.from_json(read_json(run_path / "evaluation-val.json"))
-        print_result(result, run_path / "report.html", shop.experiment.eval.legacy_metric)
+        print_result(result, run_path / "report.html", context.experiment.eval.legacy_metric)
 
 
 def _same_teacher(old: dict[str, Any], new: dict[str, Any], run_path: Path) -> None:
@@ -88,22 +88,22 @@ def _same_teacher(old: dict[str, Any], new: dict[str, Any], run_path: Path) -> N
         )
 
 
-def teacher_trainer(shop: Workshop, train_set: ScanDataset, run_dir: RunDir) -> DistillTrainer:
+def teacher_trainer(context: Context, train_set: ScanDataset, run_dir: RunDir) -> DistillTrainer:
     """The trainer of stage 1, before its first step."""
     labels = train_set.labels
-    criterion = shop.experiment.criterion_for(labels.num_classes)
+    criterion = context.experiment.criterion_for(labels.num_classes)
     fresh = not run_dir.checkpoints.manifest()
-    model = shop.model(labels.num_classes, pretrained=fresh)
+    model = context.model(labels.num_classes, pretrained=fresh)
     if fresh:
-        shop.start_from_other_run(model)
+        context.start_from_other_run(model)
     return DistillTrainer(
-        shop.experiment,
+        context.experiment,
         model,
-        Supervised(criterion.to(shop.world.device)),
-        shop.loader(train_set, training=True),
-        shop.world,
+        Supervised(criterion.to(context.world.device)),
+        context.loader(train_set, training=True),
+        context.world,
         run_dir,
-        {"fingerprint": labels.fingerprint, "classes": list(labels.classes), "config": shop.config.tree},
+        {"fingerprint": labels.fingerprint, "classes": list(labels.classes), "config": context.config.tree},
     )
 
 
@@ -114,17 +114,17 @@ def _scored_before(run_path: Path, checkpoint: Path) -> bool:
     return whole and read_json(saved).get("checkpoint_sha256") == sha256(checkpoint)
 
 
-def _fit(shop: Workshop, trainer: DistillTrainer, val_set: ScanDataset, run_dir: RunDir, state: Any) -> None:
-    val_loader = shop.loader(val_set, training=False)
+def _fit(context: Context, trainer: DistillTrainer, val_set: ScanDataset, run_dir: RunDir, state: Any) -> None:
+    val_loader = context.loader(val_set, training=False)
     classes = val_set.labels.classes
 
     def score() -> dict[str, float]:
-        result, _, _ = score_network(trainer.scored_model, val_loader, len(classes), shop.world, shop.context)
+        result, _, _ = score_network(trainer.scored_model, val_loader, len(classes), context.world, context.autocast)
         ious = result.overall.iou().tolist()
         named = {f"{BEST_SCALAR}/{name}": 100 * iou for name, iou in zip(classes[1:], ious[1:]) if iou == iou}
         return {BEST_SCALAR: 100 * result.overall.miou()} | named
 
-    e = shop.experiment
+    e = context.experiment
     callbacks = [
         Resume(state),
         Evaluation(score, e.eval.every),
@@ -136,7 +136,7 @@ def _fit(shop: Workshop, trainer: DistillTrainer, val_set: ScanDataset, run_dir:
     ]
     trainer.train(trainer.steps, num_epochs=e.num_epochs, callbacks=callbacks)
     skipped = join_over_ranks(trainer.skipped_samples)
-    if skipped and shop.world.rank == 0:
+    if skipped and context.world.rank == 0:
         path = run_dir.path / "skipped.json"
         write_json(path, skipped)
         logger.warning("{} damaged scans were skipped; see {}", len(skipped), path)

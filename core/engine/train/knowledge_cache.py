@@ -62,11 +62,11 @@ class KnowledgeCache:
         """The file of a scan."""
         return self.folder / f"{token}.safetensors"
 
-    def fill(self, dataset: ScanDataset, world: World, workers: int, context: Callable[[], Any]) -> None:
+    def fill(self, dataset: ScanDataset, world: World, workers: int, autocast: Callable[[], Any]) -> None:
         """Ask the teacher about every scan that has no file yet; ranks share the work. Collective.
 
         Args:
-            context: makes the mixed-precision context.
+            autocast: makes the mixed-precision context.
         """
         missing = [i for i in range(len(dataset)) if not self.path(dataset.token(i)).is_file()]
         barrier()  # every rank has its list before the first file is written
@@ -79,7 +79,7 @@ class KnowledgeCache:
         loader = build_loader(samples, batch_size=1, workers=workers, training=False, rank=world.rank, world=world.size)
         loader.set_epoch(1, 0)
         for batch in tqdm(loader, desc="teacher", unit="scan", dynamic_ncols=True, disable=not sys.stderr.isatty()):
-            with context():
+            with autocast():
                 knowledge = self.teacher.know(batch.to(world.device))
             if not self.path(batch.tokens[0]).is_file():
                 self._write(knowledge)

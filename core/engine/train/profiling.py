@@ -26,7 +26,7 @@ from core.data import ScanSamples
 from core.data.sampler import SampleKey
 from core.distill.base import Method
 from core.engine.run.checkpoint import load_weights, read_checkpoint
-from core.engine.run.context import Workshop
+from core.engine.run.context import Context
 from core.engine.run.distributed import World
 from core.engine.score.evaluation import score_network
 from core.engine.train.callbacks import Progress
@@ -174,16 +174,16 @@ def profile_evaluation(
     world: World, config: Config, checkpoint: Path, run_path: Path, *, split: str, steps: int
 ) -> Parts | None:
     """``evaluate.py --profile``: as :func:`profile_training`, for batches that are predicted and scored."""
-    shop = Workshop.open(config, world)
-    dataset = shop.dataset(split)
-    model = shop.model(dataset.labels.num_classes)
+    context = Context.open(config, world)
+    dataset = context.dataset(split)
+    model = context.model(dataset.labels.num_classes)
     load_weights(model, read_checkpoint(checkpoint)["model"], str(checkpoint))
-    loader = shop.loader(dataset, training=False)
+    loader = context.loader(dataset, training=False)
     watched = WatchedLoader(loader, steps, world)
     with module_ranges("lidistill::network", [model]):
-        score_network(model.to(world.device), watched, dataset.labels.num_classes, world, shop.context)
+        score_network(model.to(world.device), watched, dataset.labels.num_classes, world, context.autocast)
     loader.close()
-    e = shop.experiment
+    e = context.experiment
     return _report(watched, world, run_path, loader.samples, e.eval.batch_size, e.workers_per_gpu)
 
 
