@@ -18,8 +18,12 @@ def main() -> None:
     """Read the command line and evaluate."""
     parser = cli.config_parser(__doc__)
     parser.add_argument("--checkpoint", type=Path, required=True, help="checkpoint file of a run")
-    parser.add_argument("--split", choices=("train", "val", "test"), help="scored: val; submitted: test")
-    parser.add_argument("--json", type=Path, help="where to write the scores (default: in the run folder)")
+    parser.add_argument(
+        "--split", choices=("train", "val", "test"), help="scored: val; submitted: test"
+    )
+    parser.add_argument(
+        "--json", type=Path, help="where to write the scores (default: in the run folder)"
+    )
     options.add_report_options(parser)
     options.add_vote_options(parser)
     options.add_prediction_options(parser)
@@ -37,7 +41,12 @@ def main() -> None:
     elif args.predict is not None:
         from core.engine.score.prediction import predict_checkpoint
 
-        chosen = {"format": args.format, "point_fields": args.point_fields, "preview": args.preview, "votes": votes}
+        chosen = {
+            "format": args.format,
+            "point_fields": args.point_fields,
+            "preview": args.preview,
+            "votes": votes,
+        }
         job, targets = partial(predict_checkpoint, **chosen), [args.predict, args.out]
     elif args.profile is not None:
         from core.engine.train.profiling import profile_evaluation
@@ -46,8 +55,15 @@ def main() -> None:
     elif args.robustness is not None:
         from core.engine.score.robustness import evaluate_robustness
 
-        chosen = {"kinds": args.kinds, "root": args.robustness_root, "keep_labels": args.keep_labels, "votes": votes}
-        job = partial(evaluate_robustness, profile=args.robustness, split=split, json_path=args.json, **chosen)
+        chosen = {
+            "kinds": args.kinds,
+            "root": args.robustness_root,
+            "keep_labels": args.keep_labels,
+            "votes": votes,
+        }
+        job = partial(
+            evaluate_robustness, profile=args.robustness, split=split, json_path=args.json, **chosen
+        )
     else:
         from core.engine.score.jobs import evaluate_checkpoint
 

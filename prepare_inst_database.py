@@ -25,12 +25,18 @@ def main() -> None:
         allow_abbrev=False,
     )
     parser.add_argument("config", help="YAML file of a job, or configs/<dataset>/default.yaml")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="default: data.paste.database, else in dataset.root")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="default: data.paste.database, else in dataset.root"
+    )
     parser.add_argument("--workers", type=int, help="processes (one per processor)")
-    parser.add_argument("--convert", type=Path, metavar="PKL", help="old index to convert: inst_database_*_info.pkl")
+    parser.add_argument(
+        "--convert", type=Path, metavar="PKL", help="old index to convert: inst_database_*_info.pkl"
+    )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args, config = read_arguments(parser)
-    workers = min(len(os.sched_getaffinity(0)), 16) if args.workers is None else max(args.workers, 1)
+    workers = (
+        min(len(os.sched_getaffinity(0)), 16) if args.workers is None else max(args.workers, 1)
+    )
     from core.data.instances.build import build_database
     from core.data.instances.convert import convert_database
     from core.data.instances.sheet import write_sheet

@@ -13,16 +13,30 @@ from core.errors import EXIT_USER_ERROR, UserError
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("out", help="folder to write into")
     parser.add_argument("--format", default="nuscenes", choices=["nuscenes", "semantickitti"])
-    parser.add_argument("--scenes", type=int, default=6, help="scenes or sequences, each a town of its own (6)")
-    parser.add_argument("--val-scenes", type=int, default=2, help="how many of them are for validation (2)")
-    parser.add_argument("--keyframes", type=int, default=10, help="keyframes per scene, or scans per sequence (10)")
-    parser.add_argument("--sweeps", type=int, default=2, help="sweeps between two keyframes, nuScenes (2)")
+    parser.add_argument(
+        "--scenes", type=int, default=6, help="scenes or sequences, each a town of its own (6)"
+    )
+    parser.add_argument(
+        "--val-scenes", type=int, default=2, help="how many of them are for validation (2)"
+    )
+    parser.add_argument(
+        "--keyframes", type=int, default=10, help="keyframes per scene, or scans per sequence (10)"
+    )
+    parser.add_argument(
+        "--sweeps", type=int, default=2, help="sweeps between two keyframes, nuScenes (2)"
+    )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--image-scale", type=float, default=0.25, help="of the real cameras' resolution (0.25)")
-    parser.add_argument("--lidar-scale", type=float, default=1.0, help="of the real scanner's density (1)")
+    parser.add_argument(
+        "--image-scale", type=float, default=0.25, help="of the real cameras' resolution (0.25)"
+    )
+    parser.add_argument(
+        "--lidar-scale", type=float, default=1.0, help="of the real scanner's density (1)"
+    )
     parser.add_argument("--workers", type=int, default=None, help="processes (one per processor)")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     args = parser.parse_args()

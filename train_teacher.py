@@ -10,7 +10,13 @@ from __future__ import annotations
 
 from functools import partial
 
-from core.engine.run.cli import add_profile_option, config_parser, read_arguments, run_command, run_distributed
+from core.engine.run.cli import (
+    add_profile_option,
+    config_parser,
+    read_arguments,
+    run_command,
+    run_distributed,
+)
 
 
 def main() -> None:

@@ -34,7 +34,9 @@ def seconds(corruption: Corruption, scans: list, sensor: Sensor) -> tuple[float,
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("config", help="YAML file with a dataset: section")
     parser.add_argument("--split", default="val", help="train, val or test")
     parser.add_argument("--scans", type=int, default=5, help="scans per measurement")
@@ -51,7 +53,9 @@ def main() -> None:
         for corruption in corruptions:
             first, median = seconds(corruption, scans, sensor)
             found[f"{profile}/{corruption.name}"] = median
-            print(f"  {profile:16} {corruption.name:26} {1e3 * median:7.1f} ms   first {1e3 * first:7.1f} ms")
+            print(
+                f"  {profile:16} {corruption.name:26} {1e3 * median:7.1f} ms   first {1e3 * first:7.1f} ms"
+            )
     if args.json:
         write_json(args.json, {"points": points, "seconds": found})
 

@@ -68,14 +68,22 @@ def time_stages(config: Config, dataset: ScanDataset, split: str, count: int) ->
     if data.paste is not None:
         paste = Paster(data.paste, dataset.labels)
         draws = [(scan, seed) for scan in scans for seed in range(4)]
-        stages["paste"] = median_time(lambda draw: paste(draw[0], np.random.default_rng(draw[1])), draws)
+        stages["paste"] = median_time(
+            lambda draw: paste(draw[0], np.random.default_rng(draw[1])), draws
+        )
     if data.augment is not None:
-        stages["augment"] = median_time(lambda s: augment(s.points, np.random.default_rng(0), data.augment), scans)
+        stages["augment"] = median_time(
+            lambda s: augment(s.points, np.random.default_rng(0), data.augment), scans
+        )
     stages["voxelise"] = median_time(lambda s: voxelize(s.points, data.voxel_size), scans)
     if data.images:
         pairs = [(s, s.points[voxelize(s.points, data.voxel_size)[1]]) for s in scans]
-        stages["project"] = median_time(lambda pair: project_points(pair[1], pair[0].cameras), pairs)
-        stages["decode images"] = median_time(lambda s: decode_images(s.cameras, data.image_size), scans)
+        stages["project"] = median_time(
+            lambda pair: project_points(pair[1], pair[0].cameras), pairs
+        )
+        stages["decode images"] = median_time(
+            lambda s: decode_images(s.cameras, data.image_size), scans
+        )
     stages["whole sample"] = median_time(
         lambda s: make_sample(s, 0, data, training=True, rng=np.random.default_rng(0)), scans
     )
@@ -108,11 +116,15 @@ def time_loader(config: Config, dataset: ScanDataset, count: int, workers: int) 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("config", help="YAML file with dataset: and data: sections")
     parser.add_argument("--split", default="train", help="train, val or test")
     parser.add_argument("--scans", type=int, default=32, help="scans per measurement")
-    parser.add_argument("--workers", type=int, nargs="*", default=[0, 1, 2], help="loader workers to try")
+    parser.add_argument(
+        "--workers", type=int, nargs="*", default=[0, 1, 2], help="loader workers to try"
+    )
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     args, overrides = parser.parse_known_args()
     config = load_config(args.config, overrides)
@@ -128,7 +140,9 @@ def main() -> None:
         rate, start = loaders[workers]["scans_per_second"], loaders[workers]["start_seconds"]
         print(f"  loader, {workers} workers {rate:8.1f} scans/s  (start {start:.2f} s)")
     if args.json:
-        write_json(args.json, {"config": args.config, "seconds_per_scan": stages, "loader": loaders})
+        write_json(
+            args.json, {"config": args.config, "seconds_per_scan": stages, "loader": loaders}
+        )
 
 
 if __name__ == "__main__":

@@ -75,7 +75,12 @@ class Plan:
     one_network: bool = False
 
 
-IN_VIEW = ("--data.images", "true", "--data.image_size", "[160, 90]")  # so that points in view are told apart
+IN_VIEW = (
+    "--data.images",
+    "true",
+    "--data.image_size",
+    "[160, 90]",
+)  # so that points in view are told apart
 PLANS = {
     "u2mkd": Plan(
         compared=("lidar", "fusion", "balanced_labels", "full"),
@@ -87,7 +92,9 @@ PLANS = {
         },
         teacher=CONFIGS / "teacher.yaml",
     ),
-    "2dpass": Plan(compared=("baseline", "aux_only", "full"), cameras=(0,), epochs=12, one_network=True),
+    "2dpass": Plan(
+        compared=("baseline", "aux_only", "full"), cameras=(0,), epochs=12, one_network=True
+    ),
 }
 
 
@@ -121,15 +128,31 @@ def run(script: str, *arguments: object) -> None:
     """One command of the project, its messages on stderr."""
     command = [sys.executable, str(ROOT / script), *map(str, arguments)]
     if subprocess.run(command, cwd=ROOT, stdout=sys.stderr, check=False).returncode:
-        raise UserError(f"this command failed: {' '.join(command)}", cure="Its own message stands above")
+        raise UserError(
+            f"this command failed: {' '.join(command)}", cure="Its own message stands above"
+        )
 
 
 def train(name: str, seed: int, args: argparse.Namespace) -> Path:
     """Train (or find trained) one network; returns its run folder."""
     folder, variant = args.folder / f"{name}-{seed}", variant_of(name, args)
-    options = ["--run-dir", folder, "--num_epochs", args.epochs, "--train.seed", seed, "--eval.every", args.epochs]
+    options = [
+        "--run-dir",
+        folder,
+        "--num_epochs",
+        args.epochs,
+        "--train.seed",
+        seed,
+        "--eval.every",
+        args.epochs,
+    ]
     if args.teacher and variant.script == "train_student.py":
-        options += ["--teacher_pretrain", args.teacher, "--teacher.cache", args.folder / "knowledge"]
+        options += [
+            "--teacher_pretrain",
+            args.teacher,
+            "--teacher.cache",
+            args.folder / "knowledge",
+        ]
     run(variant.script, variant.config, *options, *args.overrides)
     return folder
 
@@ -138,8 +161,22 @@ def score(name: str, seed: int, folder: Path, cameras: int, args: argparse.Names
     """Score the last weights (equal budgets: no choice of the best epoch) under a number of cameras."""
     path, variant = folder / f"cameras-{cameras}.json", variant_of(name, args)
     if not path.is_file():
-        targets = ["--checkpoint", folder / "checkpoints" / "last.pt", "--run-dir", folder, "--json", path]
-        run("evaluate.py", variant.config, *targets, *variant.scored, *CAMERAS[cameras], *args.overrides)
+        targets = [
+            "--checkpoint",
+            folder / "checkpoints" / "last.pt",
+            "--run-dir",
+            folder,
+            "--json",
+            path,
+        ]
+        run(
+            "evaluate.py",
+            variant.config,
+            *targets,
+            *variant.scored,
+            *CAMERAS[cameras],
+            *args.overrides,
+        )
     value = read_json(path)
     views = EvaluationResult.from_json(value, str(path)).by_view
     parts = {part: 100 * confusion.miou() for part, confusion in views.items()}
@@ -162,7 +199,9 @@ def check_one_network(folders: list[Path]) -> int:
     network = deployed_network(first)
     for other in others:
         if deployed_network(other) != network:
-            raise UserError(f"{other} and {first} deploy different networks", cure="Compare their config.yaml")
+            raise UserError(
+                f"{other} and {first} deploy different networks", cure="Compare their config.yaml"
+            )
     return sum(math.prod(shape) for shape in network.values())
 
 
@@ -181,7 +220,11 @@ def show(scores: list[Score], args: argparse.Namespace) -> None:
     for variant in args.variants:
         for cameras in args.plan.cameras:
             chosen = [s for s in scores if (s.variant, s.cameras) == (variant, cameras)]
-            columns = [[s.overall for s in chosen], [s.in_view for s in chosen], [s.out_of_view for s in chosen]]
+            columns = [
+                [s.overall for s in chosen],
+                [s.in_view for s in chosen],
+                [s.out_of_view for s in chosen],
+            ]
             table.add_row(variant, str(cameras), *map(spread, columns))
     console = Console()
     console.print(table)
@@ -189,31 +232,45 @@ def show(scores: list[Score], args: argparse.Namespace) -> None:
     for other in args.variants if "full" in args.variants else ():
         if other != "full":
             gain = spread(differences(scores, other, most))
-            console.print(f"full - {other}, {most} cameras, all points: {gain} mIoU", highlight=False)
+            console.print(
+                f"full - {other}, {most} cameras, all points: {gain} mIoU", highlight=False
+            )
 
 
 def differences(scores: list[Score], other: str, cameras: int) -> list[float]:
     """Of ``full`` over ``other``, seed by seed."""
     by_key = {(s.variant, s.seed): s.overall for s in scores if s.cameras == cameras}
-    return [value - by_key[other, seed] for (variant, seed), value in by_key.items() if variant == "full"]
+    return [
+        value - by_key[other, seed]
+        for (variant, seed), value in by_key.items()
+        if variant == "full"
+    ]
 
 
 def arguments() -> argparse.Namespace:
     """The command line; ``plan`` is the method's."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--method", choices=PLANS, default="u2mkd")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, help="of every network (12)")
     parser.add_argument("--variants", nargs="+", help="networks to train (those above)")
-    parser.add_argument("--folder", type=Path, help="where the runs go (runs/gain; 2dpass: runs/gain-2dpass)")
-    parser.add_argument("--teacher", type=Path, help="trained teacher; without it one is trained in the folder")
+    parser.add_argument(
+        "--folder", type=Path, help="where the runs go (runs/gain; 2dpass: runs/gain-2dpass)"
+    )
+    parser.add_argument(
+        "--teacher", type=Path, help="trained teacher; without it one is trained in the folder"
+    )
     parser.add_argument("--json", type=Path, help="write every score")
     parser.add_argument("overrides", nargs="*", help="after --: passed to every training")
     args = parser.parse_args()
     args.plan = PLANS[args.method]
     args.epochs = args.epochs or args.plan.epochs
     args.variants = args.variants or list(args.plan.compared)
-    args.folder = args.folder or Path("runs/gain" if args.method == "u2mkd" else f"runs/gain-{args.method}")
+    args.folder = args.folder or Path(
+        "runs/gain" if args.method == "u2mkd" else f"runs/gain-{args.method}"
+    )
     return args
 
 
@@ -228,10 +285,14 @@ def main() -> None:
     for seed in args.seeds:  # seed by seed, so that a stopped benchmark has whole comparisons
         for variant in args.variants:
             folders.append(train(variant, seed, args))
-            scores += [score(variant, seed, folders[-1], cameras, args) for cameras in args.plan.cameras]
+            scores += [
+                score(variant, seed, folders[-1], cameras, args) for cameras in args.plan.cameras
+            ]
     show(scores, args)
     if args.plan.one_network:
-        Console().print(f"one network in all runs, {check_one_network(folders):,} values", highlight=False)
+        Console().print(
+            f"one network in all runs, {check_one_network(folders):,} values", highlight=False
+        )
     if args.json:
         write_json(args.json, [asdict(s) for s in scores])
 

@@ -44,7 +44,10 @@ from core.models.image.swiftnet import upsample
 from core.models.probe import random_batch
 
 CLASSES = 17
-TORCHS_OWN = {Pointwise: nn.Conv2d, NormReluConv: nn.Sequential}  # what a plain author would have written
+TORCHS_OWN = {
+    Pointwise: nn.Conv2d,
+    NormReluConv: nn.Sequential,
+}  # what a plain author would have written
 PARTS = ("fusion", "decoder", "branch", "student")
 
 
@@ -80,7 +83,9 @@ class Plain(Exchange):
                 column = ((uv[:, 0] + 1) / 2 * (width - 1)).floor().long()
                 row = ((uv[:, 1] + 1) / 2 * (height - 1)).floor().long()
                 cell = row * width + column
-                sums = points.new_zeros(height * width, points.shape[1]).index_add(0, cell, points[rows])
+                sums = points.new_zeros(height * width, points.shape[1]).index_add(
+                    0, cell, points[rows]
+                )
                 counts = torch.bincount(cell, minlength=height * width).clamp(min=1)
                 mean = (sums / counts[:, None]).to(points.dtype)
                 total = total + upsample(mean.T.reshape(1, -1, height, width), size)
@@ -92,7 +97,9 @@ class Plain(Exchange):
         result = features.new_zeros(len(self.batch.coords), features.shape[1])
         for image, rows, uv in self._pairs():
             grid = uv[None, None].to(features.dtype)
-            values = F.grid_sample(features[image : image + 1], grid, mode="bilinear", align_corners=True)
+            values = F.grid_sample(
+                features[image : image + 1], grid, mode="bilinear", align_corners=True
+            )
             result = result.index_put((rows,), values[0, :, 0].T.to(result.dtype))
         return result
 
@@ -127,7 +134,10 @@ def make_batch(args: argparse.Namespace) -> Batch:
     generator = torch.Generator().manual_seed(0)
     scans = [random_batch(args.voxels, seed) for seed in range(args.batch)]
     coords = torch.cat(
-        [torch.cat([torch.full_like(s.coords[:, :1], b), s.coords[:, 1:]], 1) for b, s in enumerate(scans)]
+        [
+            torch.cat([torch.full_like(s.coords[:, :1], b), s.coords[:, 1:]], 1)
+            for b, s in enumerate(scans)
+        ]
     )
     feats, count = torch.cat([s.feats for s in scans]), len(coords)
     centre = feats[:, :2] - feats[:, :2].mean(0)
@@ -136,7 +146,9 @@ def make_batch(args: argparse.Namespace) -> Batch:
     offset = torch.remainder(azimuth - sector + torch.pi, 2 * torch.pi) - torch.pi
     visible = offset.abs() < 0.6
     pixels = torch.rand(args.cameras, count, 2, generator=generator) * 1.96 - 0.98
-    images = torch.rand(args.batch, args.cameras, 3, args.size[1], args.size[0], generator=generator)
+    images = torch.rand(
+        args.batch, args.cameras, 3, args.size[1], args.size[0], generator=generator
+    )
     return replace(
         scans[0], tokens=tuple(str(b) for b in range(args.batch)), coords=coords, feats=feats, images=images,
         pixels=pixels, visible=visible, labels=torch.randint(1, CLASSES, (count,), generator=generator),
@@ -165,7 +177,9 @@ def branch_step(kind: str, model: LidarCamera, batch: Batch, points: Sequence[Te
     (loss + pixel_loss(exchange.pixels()["pixel_logits"], batch)).backward()
 
 
-def fusion_step(kind: str, exchange: Exchange, skips: Sequence[Tensor], points: Sequence[Tensor]) -> None:
+def fusion_step(
+    kind: str, exchange: Exchange, skips: Sequence[Tensor], points: Sequence[Tensor]
+) -> None:
     """Drawing points into images and reading images at points, at all four stages."""
     if kind == "ours":
         exchange.view.tables.clear()  # they belong to one batch
@@ -186,7 +200,9 @@ def student_step(kind: str, model: LidarCamera, batch: Batch) -> None:
     """The whole network."""
     exchange = VERSIONS[kind](model, batch)
     output = model.lidar(batch, exchange)
-    loss = F.cross_entropy(output.logits.float(), batch.labels) + pixel_loss(exchange.pixels()["pixel_logits"], batch)
+    loss = F.cross_entropy(output.logits.float(), batch.labels) + pixel_loss(
+        exchange.pixels()["pixel_logits"], batch
+    )
     loss.backward()
 
 
@@ -197,7 +213,9 @@ def skips_for(exchange: Exchange, points: Sequence[Tensor]) -> list[Tensor]:
     return [skip.detach().requires_grad_() for skip in skips]
 
 
-def step_of(part: str, kind: str, args: argparse.Namespace, dtype: torch.dtype) -> Callable[[], None]:
+def step_of(
+    part: str, kind: str, args: argparse.Namespace, dtype: torch.dtype
+) -> Callable[[], None]:
     """A function that does one step of ``part``; everything it needs is made here."""
     model, batch = make_model(args.stem_stride), make_batch(args)
     amp = torch.autocast("cpu", dtype, enabled=dtype != torch.float32)
@@ -231,7 +249,9 @@ def resident_kib(name: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(name))
 
 
-def measure(part: str, kind: str, args: argparse.Namespace, dtype: torch.dtype) -> tuple[float, float]:
+def measure(
+    part: str, kind: str, args: argparse.Namespace, dtype: torch.dtype
+) -> tuple[float, float]:
     """(ms, peak MiB above what was resident) of a part; call it in a fresh process."""
     torch.set_num_threads(args.threads)
     step = step_of(part, kind, args, dtype)
@@ -247,18 +267,32 @@ def measure(part: str, kind: str, args: argparse.Namespace, dtype: torch.dtype) 
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, nargs=2, default=[640, 360], help="px, width and height of the images")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--size", type=int, nargs=2, default=[640, 360], help="px, width and height of the images"
+    )
     parser.add_argument("--cameras", type=int, default=3)
     parser.add_argument("--batch", type=int, default=1, help="scans")
-    parser.add_argument("--voxels", type=int, default=20_000, help="about half as many as each scan has")
+    parser.add_argument(
+        "--voxels", type=int, default=20_000, help="about half as many as each scan has"
+    )
     parser.add_argument("--stem-stride", type=int, default=1, choices=[1, 2])
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
-    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16"])
+    parser.add_argument(
+        "--dtypes", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16"]
+    )
     parser.add_argument("--repeats", type=int, default=3, help="steps per measurement")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
-    parser.add_argument("--plain-heap", action="store_true", help="no heap settings of the project's for the plain one")
-    parser.add_argument("--cpu-time", action="store_true", help="CPU time, not elapsed time: for a machine in use")
+    parser.add_argument(
+        "--plain-heap",
+        action="store_true",
+        help="no heap settings of the project's for the plain one",
+    )
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="CPU time, not elapsed time: for a machine in use"
+    )
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     return parser.parse_args()
 
@@ -268,10 +302,16 @@ def main() -> None:
     args = arguments()
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     width, height = args.size
-    console.print(f"{args.batch} x {args.cameras} images of {width}x{height} px, {args.threads} threads")
+    console.print(
+        f"{args.batch} x {args.cameras} images of {width}x{height} px, {args.threads} threads"
+    )
     if (load := os.getloadavg()[0]) > 0.5:
-        console.print(f"warning: other programs are running (load {load:.1f}); times vary and ratios mislead")
-    table = Table("part", "plain", "ours", "plain ms", "ours ms", "faster", "plain MiB", "ours MiB", "less")
+        console.print(
+            f"warning: other programs are running (load {load:.1f}); times vary and ratios mislead"
+        )
+    table = Table(
+        "part", "plain", "ours", "plain ms", "ours ms", "faster", "plain MiB", "ours MiB", "less"
+    )
     for column in table.columns[3:]:
         column.justify = "right"
     records = []
@@ -280,8 +320,12 @@ def main() -> None:
         for name in args.dtypes:
             for kind in VERSIONS:
                 with multiprocessing.get_context("spawn").Pool(1) as pool:
-                    found[kind, name] = pool.apply(measure, (part, kind, args, getattr(torch, name)))
-        for plain, ours in dict.fromkeys([*((n, n) for n in args.dtypes), (args.dtypes[0], args.dtypes[-1])]):
+                    found[kind, name] = pool.apply(
+                        measure, (part, kind, args, getattr(torch, name))
+                    )
+        for plain, ours in dict.fromkeys(
+            [*((n, n) for n in args.dtypes), (args.dtypes[0], args.dtypes[-1])]
+        ):
             (plain_ms, plain_mib), (ours_ms, ours_mib) = found["plain", plain], found["ours", ours]
             table.add_row(
                 part, plain, ours, f"{plain_ms:.0f}", f"{ours_ms:.0f}", f"{plain_ms / ours_ms:.1f}x",
@@ -292,7 +336,10 @@ def main() -> None:
                             "mib": {"plain": plain_mib, "ours": ours_mib}})  # fmt: skip
     console.print(table)
     if args.json:
-        write_json(args.json, {"size": args.size, "cameras": args.cameras, "batch": args.batch, "parts": records})
+        write_json(
+            args.json,
+            {"size": args.size, "cameras": args.cameras, "batch": args.batch, "parts": records},
+        )
 
 
 if __name__ == "__main__":

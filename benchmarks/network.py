@@ -101,7 +101,9 @@ def train(network: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, dt
     optimizer.step()
 
 
-def file_to_labels(source: Path, target: Path, network: nn.Module, voxel_size: float, dtype: str) -> None:
+def file_to_labels(
+    source: Path, target: Path, network: nn.Module, voxel_size: float, dtype: str
+) -> None:
     """Read a scan, label its points, write one uint32 per point."""
     batch = as_scan(np.fromfile(source, np.float32).reshape(-1, 4), voxel_size)
     labels = predict_points(infer(network, batch, dtype), batch)
@@ -109,9 +111,15 @@ def file_to_labels(source: Path, target: Path, network: nn.Module, voxel_size: f
         labels.numpy().astype(np.uint32).tofile(temporary)
 
 
-def measure(network: nn.Module, points: np.ndarray, args: argparse.Namespace) -> dict[str, dict[str, Timing]]:
+def measure(
+    network: nn.Module, points: np.ndarray, args: argparse.Namespace
+) -> dict[str, dict[str, Timing]]:
     """work -> "engine dtype" -> times; the engines take turns, ours runs once before to warm up."""
-    batch, folded, plain = as_scan(points, args.voxel_size), fold_batch_norm(network), copy.deepcopy(network).eval()
+    batch, folded, plain = (
+        as_scan(points, args.voxel_size),
+        fold_batch_norm(network),
+        copy.deepcopy(network).eval(),
+    )
     optimizer = torch.optim.SGD(network.train().parameters(), lr=1e-3, momentum=0.9)
     times: dict[str, dict[str, Timing]] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -120,7 +128,11 @@ def measure(network: nn.Module, points: np.ndarray, args: argparse.Namespace) ->
 
         def works(engine: str, dtype: str) -> dict[str, Callable[[], object]]:
             inferring = folded if engine == "ours" else plain
-            own = {"file to labels": lambda: file_to_labels(source, target, folded, args.voxel_size, dtype)}
+            own = {
+                "file to labels": lambda: file_to_labels(
+                    source, target, folded, args.voxel_size, dtype
+                )
+            }
             return {
                 "inference": lambda: infer(inferring, batch, dtype),
                 "training step": lambda: train(network, optimizer, batch, dtype),
@@ -132,13 +144,17 @@ def measure(network: nn.Module, points: np.ndarray, args: argparse.Namespace) ->
                 set_backend(ENGINES[engine])
                 for dtype in DTYPES:
                     for name, work in works(engine, dtype).items():
-                        timing = times.setdefault(name, {}).setdefault(f"{engine} {dtype}", Timing())
+                        timing = times.setdefault(name, {}).setdefault(
+                            f"{engine} {dtype}", Timing()
+                        )
                         (timing if repeat else Timing()).measure(work)
     set_backend(None)
     return times
 
 
-def measure_convolutions(network: nn.Module, batch: Batch, dtype: str, repeats: int) -> tuple[float, float]:
+def measure_convolutions(
+    network: nn.Module, batch: Batch, dtype: str, repeats: int
+) -> tuple[float, float]:
     """GFLOP of all convolutions of one inference, and their milliseconds with the kernel maps built."""
     calls = []
     hooks = [
@@ -154,7 +170,9 @@ def measure_convolutions(network: nn.Module, batch: Batch, dtype: str, repeats: 
     gflop = milliseconds = 0.0
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bf16"):
         for module, inputs, options in calls:
-            pairs = inputs[0].num_voxels if module.pointwise else module.map_of(inputs[0])[0].num_pairs
+            pairs = (
+                inputs[0].num_voxels if module.pointwise else module.map_of(inputs[0])[0].num_pairs
+            )
             gflop += 2e-9 * pairs * module.in_channels * module.out_channels
             milliseconds += median_ms(lambda m=module, i=inputs, o=options: m(*i, **o), repeats)
     return gflop, milliseconds
@@ -171,7 +189,11 @@ def ratio(times: dict[str, Timing], ours: str, theirs: str) -> str:
 
 def time_table(times: dict[str, dict[str, Timing]]) -> Table:
     """One row per kind of work and type."""
-    table = Table(title="whole network, ms of the clock (of the processor)", title_justify="left", title_style="bold")
+    table = Table(
+        title="whole network, ms of the clock (of the processor)",
+        title_justify="left",
+        title_style="bold",
+    )
     for column in ("work", "type"):
         table.add_column(column)
     for column in ("ours", "PyTorch, same type", "ours / same type", "ours / PyTorch fp32"):
@@ -181,15 +203,22 @@ def time_table(times: dict[str, dict[str, Timing]]) -> Table:
             row = [name, dtype, "{:,.0f} ({:,.0f})".format(*by_engine[f"ours {dtype}"].medians())]
             if f"PyTorch {dtype}" in by_engine:
                 row.append("{:,.0f} ({:,.0f})".format(*by_engine[f"PyTorch {dtype}"].medians()))
-                row += [ratio(by_engine, f"ours {dtype}", f"PyTorch {other}") for other in (dtype, "fp32")]
+                row += [
+                    ratio(by_engine, f"ours {dtype}", f"PyTorch {other}")
+                    for other in (dtype, "fp32")
+                ]
             table.add_row(*row)
     return table
 
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scan", type=Path, help=".bin file of float32 (x, y, z, intensity); default: synthetic")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--scan", type=Path, help=".bin file of float32 (x, y, z, intensity); default: synthetic"
+    )
     parser.add_argument("--voxel-size", type=float, default=0.05, help="m")
     parser.add_argument("--cr", type=float, default=1.0, help="factor on MinkUNet's channel counts")
     parser.add_argument("--repeats", type=int, default=3, help="calls per measurement")
@@ -207,7 +236,8 @@ def main() -> None:
     network = build_model(Config({"model": {"name": "minkunet", "cr": args.cr}}), CLASSES)
     batch = as_scan(points, args.voxel_size)
     console.print(
-        f"{source}: {len(points):,} points, {len(batch.coords):,} voxels of {args.voxel_size} m", markup=False
+        f"{source}: {len(points):,} points, {len(batch.coords):,} voxels of {args.voxel_size} m",
+        markup=False,
     )
     console.print(f"{processor()}, torch {torch.__version__}, {status}", markup=False)
     times = measure(network, points, args)
@@ -215,7 +245,9 @@ def main() -> None:
     shares = {}
     for name, dtype in DTYPES.items():
         peak = measure_peak(dtype, 10)
-        gflop, milliseconds = measure_convolutions(fold_batch_norm(network), batch, name, max(3, args.repeats))
+        gflop, milliseconds = measure_convolutions(
+            fold_batch_norm(network), batch, name, max(3, args.repeats)
+        )
         shares[name] = {
             "gflop": gflop,
             "ms": milliseconds,
@@ -228,10 +260,20 @@ def main() -> None:
                       f"{shares[name]['share']:.0%} of {peak:.0f} GFLOP/s; at the peak {floor:,.0f} ms, "
                       f"and {3 * floor:,.0f} ms of a training step")  # fmt: skip
     if args.json:
-        raw = {name: {key: asdict(t) for key, t in by_engine.items()} for name, by_engine in times.items()}
+        raw = {
+            name: {key: asdict(t) for key, t in by_engine.items()}
+            for name, by_engine in times.items()
+        }
         scan = {"source": source, "points": len(points), "voxels": len(batch.coords)}
-        machine = {"cpu": processor(), "threads": args.threads, "torch": torch.__version__, "kernels": status}
-        write_json(args.json, {"scan": scan, "machine": machine, "times_ms": raw, "convolutions": shares})
+        machine = {
+            "cpu": processor(),
+            "threads": args.threads,
+            "torch": torch.__version__,
+            "kernels": status,
+        }
+        write_json(
+            args.json, {"scan": scan, "machine": machine, "times_ms": raw, "convolutions": shares}
+        )
 
 
 if __name__ == "__main__":

@@ -155,22 +155,33 @@ def greatest_error(y: Tensor, reference: Tensor) -> float:
     return float((y.double() - reference).abs().max() / reference.abs().max())
 
 
-def measure_layer(coords: Tensor, kmap: KernelMap, dtype: str, channels: int, peak: float, args) -> Layer:
+def measure_layer(
+    coords: Tensor, kmap: KernelMap, dtype: str, channels: int, peak: float, args
+) -> Layer:
     """Time one width; the engines see the same numbers."""
     torch.manual_seed(0)
     x = torch.randn(len(coords), channels).to(DTYPES[dtype])
-    weight = (torch.randn(kmap.volume, channels, channels) / (27 * channels) ** 0.5).to(DTYPES[dtype])
+    weight = (torch.randn(kmap.volume, channels, channels) / (27 * channels) ** 0.5).to(
+        DTYPES[dtype]
+    )
     reference = convolve(x.double(), weight.double(), None, kmap, "torch")
     times = {}
     for backend in ("native", "torch"):
         leaves = [x.clone().requires_grad_(), weight.clone().requires_grad_()]
         y = convolve(*leaves, None, kmap, backend)
         if (error := greatest_error(y.detach(), reference)) > TOLERANCE[dtype]:
-            raise UserError(f"the {backend} engine is off by {error:.2g} in {dtype}", where="benchmark")
-        grad, repeats = torch.randn_like(y), args.repeats if backend == "native" else max(3, args.repeats // 3)
+            raise UserError(
+                f"the {backend} engine is off by {error:.2g} in {dtype}", where="benchmark"
+            )
+        grad, repeats = (
+            torch.randn_like(y),
+            args.repeats if backend == "native" else max(3, args.repeats // 3),
+        )
         with torch.no_grad():
             forward = median_ms(lambda b=backend: convolve(x, weight, None, kmap, b), repeats)
-        backward = median_ms(lambda y=y, p=leaves, g=grad: torch.autograd.grad(y, p, g, retain_graph=True), repeats)
+        backward = median_ms(
+            lambda y=y, p=leaves, g=grad: torch.autograd.grad(y, p, g, retain_graph=True), repeats
+        )
         times[backend] = forward, backward
     gflop = 2e-9 * kmap.num_pairs * channels**2
     layer = Layer(dtype, channels, gflop, peak, *times["native"], *times["torch"])
@@ -179,13 +190,17 @@ def measure_layer(coords: Tensor, kmap: KernelMap, dtype: str, channels: int, pe
     return layer
 
 
-def measure_spconv(layer: Layer, coords: Tensor, x: Tensor, weight: Tensor, reference: Tensor, args) -> None:
+def measure_spconv(
+    layer: Layer, coords: Tensor, x: Tensor, weight: Tensor, reference: Tensor, args
+) -> None:
     """spconv's CPU forward with its index pairs already built, with one thread and with all."""
     import spconv.pytorch as spconv
     from spconv.core import ConvAlgo
 
     channels = x.shape[1]
-    module = spconv.SubMConv3d(channels, channels, 3, bias=False, indice_key="scan", algo=ConvAlgo.Native)
+    module = spconv.SubMConv3d(
+        channels, channels, 3, bias=False, indice_key="scan", algo=ConvAlgo.Native
+    )
     cubes = weight.view(3, 3, 3, channels, channels)  # z, y, x (fastest), in, out
     repeats = max(3, args.repeats // 3)
     with torch.no_grad():
@@ -193,11 +208,16 @@ def measure_spconv(layer: Layer, coords: Tensor, x: Tensor, weight: Tensor, refe
         tensor = spconv.SparseConvTensor(x, coords, (coords.amax(0)[1:] + 1).tolist(), 1)
         with threads(1):
             if (error := greatest_error(module(tensor).features, reference)) > TOLERANCE["fp32"]:
-                raise UserError(f"spconv is off by {error:.2g} even with one thread", where="benchmark")
+                raise UserError(
+                    f"spconv is off by {error:.2g} even with one thread", where="benchmark"
+                )
             layer.spconv_one_thread = median_ms(lambda: module(tensor), repeats)
         if args.threads > 1:
             errors = [greatest_error(module(tensor).features, reference) for _ in range(3)]
-            layer.spconv_threads, layer.spconv_threads_error = median_ms(lambda: module(tensor), repeats), max(errors)
+            layer.spconv_threads, layer.spconv_threads_error = (
+                median_ms(lambda: module(tensor), repeats),
+                max(errors),
+            )
 
 
 # --- output -------------------------------------------------------------------------------------------------------
@@ -209,7 +229,10 @@ def processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return next(
+        (line.split(":")[1].strip() for line in lines if line.startswith("model name")),
+        platform.machine(),
+    )
 
 
 def map_table(maps: dict[str, dict[str, float]]) -> Table:
@@ -219,17 +242,25 @@ def map_table(maps: dict[str, dict[str, float]]) -> Table:
     for column in ("compiled", "PyTorch", "times faster"):
         table.add_column(column, justify="right")
     for name, t in maps.items():
-        table.add_row(name, f"{t['compiled']:.1f}", f"{t['torch']:.1f}", f"{t['torch'] / t['compiled']:.1f}")
+        table.add_row(
+            name, f"{t['compiled']:.1f}", f"{t['torch']:.1f}", f"{t['torch'] / t['compiled']:.1f}"
+        )
     return table
 
 
 def layer_table(layers: list[Layer], count: int) -> Table:
     """Convolutions, one row each."""
     with_spconv = any(layer.spconv_one_thread for layer in layers)
-    table = Table(title="3x3x3 convolution, ms (how many times ours)", title_justify="left", title_style="bold")
+    table = Table(
+        title="3x3x3 convolution, ms (how many times ours)",
+        title_justify="left",
+        title_style="bold",
+    )
     table.add_column("type")
     columns = ["channels", "forward", "peak", "backward", "peak", "PyTorch fwd", "PyTorch bwd"]
-    for column in columns + (["spconv fwd, 1 thread", f"{count} threads", "error"] if with_spconv else []):
+    for column in columns + (
+        ["spconv fwd, 1 thread", f"{count} threads", "error"] if with_spconv else []
+    ):
         table.add_column(column, justify="right")
     for a in layers:
         cells = [a.dtype, str(a.channels), f"{a.forward:.1f}", f"{a.share(1, a.forward):.0%}"]
@@ -250,7 +281,9 @@ def warn_if_busy(console: Console) -> None:
     """Say so when other programs use the processor: the times are then not to be trusted."""
     load = os.getloadavg()[0]
     if load > 0.5:
-        console.print(f"warning: other programs are running (load {load:.1f}); times vary and ratios mislead")
+        console.print(
+            f"warning: other programs are running (load {load:.1f}); times vary and ratios mislead"
+        )
 
 
 def start(threads: int) -> tuple[Console, str]:
@@ -262,7 +295,11 @@ def start(threads: int) -> tuple[Console, str]:
     torch.set_num_threads(threads)
     usable, status = library_status()
     if not usable:
-        raise UserError("there are no compiled kernels to measure", where="benchmark", cure="Run `make setup` first")
+        raise UserError(
+            "there are no compiled kernels to measure",
+            where="benchmark",
+            cure="Run `make setup` first",
+        )
     keep_freed_memory()
     console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
     warn_if_busy(console)
@@ -271,11 +308,19 @@ def start(threads: int) -> tuple[Console, str]:
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scan", type=Path, help=".bin file of float32 (x, y, z, intensity); default: synthetic")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--scan", type=Path, help=".bin file of float32 (x, y, z, intensity); default: synthetic"
+    )
     parser.add_argument("--voxel-size", type=float, default=0.05, help="m")
-    parser.add_argument("--channels", type=int, nargs="+", default=[32, 64, 128], help="widths, in = out")
-    parser.add_argument("--repeats", type=int, default=15, help="calls per measurement; a third for slow engines")
+    parser.add_argument(
+        "--channels", type=int, nargs="+", default=[32, 64, 128], help="widths, in = out"
+    )
+    parser.add_argument(
+        "--repeats", type=int, default=15, help="calls per measurement; a third for slow engines"
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
@@ -293,7 +338,9 @@ def main() -> None:
 
         results = measure_gpu(coords, args.channels, args.repeats, console)
         if args.json:
-            write_json(args.json, {"source": source, "gpu": torch.cuda.get_device_name(), "ms": results})
+            write_json(
+                args.json, {"source": source, "gpu": torch.cuda.get_device_name(), "ms": results}
+            )
         return
     kmap = kernel_map(MapCache(coords), (1, 1, 1), KERNEL, STEP, (1, 1, 1))
     peaks = {name: measure_peak(dtype, 10) for name, dtype in DTYPES.items()}
@@ -308,11 +355,15 @@ def main() -> None:
     console.print(f"{source}: {len(points):,} points, {len(coords):,} voxels of {args.voxel_size} m, "
                   f"{kmap.num_pairs / len(coords):.2f} pairs per voxel", markup=False)  # fmt: skip
     console.print(f"{machine['cpu']}, torch {torch.__version__}, {status}", markup=False)
-    console.print("matrix product: " + ", ".join(f"{name} {peak:.0f} GFLOP/s" for name, peak in peaks.items()))
+    console.print(
+        "matrix product: " + ", ".join(f"{name} {peak:.0f} GFLOP/s" for name, peak in peaks.items())
+    )
     maps = measure_maps(coords, args.repeats)
     console.print(map_table(maps))
     layers = [
-        measure_layer(coords, kmap, name, channels, peaks[name], args) for name in DTYPES for channels in args.channels
+        measure_layer(coords, kmap, name, channels, peaks[name], args)
+        for name in DTYPES
+        for channels in args.channels
     ]
     console.print(layer_table(layers, args.threads))
     if args.json:

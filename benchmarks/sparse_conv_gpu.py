@@ -37,18 +37,28 @@ def median_gpu_ms(work: Callable[[], object], repeats: int) -> float:
     return statistics.median(times)
 
 
-def measure_gpu_layer(coords: Tensor, dtype: torch.dtype, channels: int, repeats: int) -> dict[str, list[float]]:
+def measure_gpu_layer(
+    coords: Tensor, dtype: torch.dtype, channels: int, repeats: int
+) -> dict[str, list[float]]:
     """[forward, backward] ms of one 3x3x3 layer whose map is there already, per engine."""
     torch.manual_seed(0)
     kmap = kernel_map(MapCache(coords), (1, 1, 1), (3, 3, 3), (1, 1, 1), (1, 1, 1))
     x = torch.randn(len(coords), channels, device="cuda").to(dtype).requires_grad_()
-    weight = (torch.randn(27, channels, channels, device="cuda") / (27 * channels) ** 0.5).to(dtype).requires_grad_()
-    engines = {name: lambda n=name: convolve(x, weight, None, kmap, n) for name in ("native", "torch")}
+    weight = (
+        (torch.randn(27, channels, channels, device="cuda") / (27 * channels) ** 0.5)
+        .to(dtype)
+        .requires_grad_()
+    )
+    engines = {
+        name: lambda n=name: convolve(x, weight, None, kmap, n) for name in ("native", "torch")
+    }
     inputs = {name: [x, weight] for name in engines}
     if find_spec("spconv"):
         import spconv.pytorch as spconv
 
-        layer = spconv.SubMConv3d(channels, channels, 3, bias=False, indice_key="scan").to("cuda", dtype)
+        layer = spconv.SubMConv3d(channels, channels, 3, bias=False, indice_key="scan").to(
+            "cuda", dtype
+        )
         origin = coords - coords.amin(0)
         scan = spconv.SparseConvTensor(x, origin, (origin.amax(0)[1:] + 1).tolist(), 1)
         engines["spconv"], inputs["spconv"] = lambda: layer(scan).features, [x, layer.weight]
@@ -60,7 +70,8 @@ def measure_gpu_layer(coords: Tensor, dtype: torch.dtype, channels: int, repeats
         y = forward()
         grad = torch.randn_like(y)
         backward = median_gpu_ms(
-            lambda y=y, p=inputs[name], g=grad: torch.autograd.grad(y, p, g, retain_graph=True), repeats
+            lambda y=y, p=inputs[name], g=grad: torch.autograd.grad(y, p, g, retain_graph=True),
+            repeats,
         )
         with torch.no_grad():
             times[name] = [median_gpu_ms(forward, repeats), backward]
@@ -94,7 +105,9 @@ def measure_gpu_network(coords: Tensor, dtype: torch.dtype, repeats: int) -> dic
     return times
 
 
-def measure_gpu(coords: Tensor, widths: list[int], repeats: int, console: Console) -> dict[str, dict[str, list[float]]]:
+def measure_gpu(
+    coords: Tensor, widths: list[int], repeats: int, console: Console
+) -> dict[str, dict[str, list[float]]]:
     """Time layers and the network in fp32, fp16 and bf16, and print them.
 
     Raises:
@@ -104,17 +117,26 @@ def measure_gpu(coords: Tensor, widths: list[int], repeats: int, console: Consol
         raise UserError("--device cuda was asked for, but there is no GPU", where="benchmark")
     coords, results = coords.cuda(), {}
     console.print(f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}", markup=False)
-    for name, dtype in {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}.items():
+    for name, dtype in {
+        "fp32": torch.float32,
+        "fp16": torch.float16,
+        "bf16": torch.bfloat16,
+    }.items():
         for channels in widths:
-            results[f"{name} layer {channels}"] = measure_gpu_layer(coords, dtype, channels, repeats)
+            results[f"{name} layer {channels}"] = measure_gpu_layer(
+                coords, dtype, channels, repeats
+            )
         results[f"{name} MinkUNet"] = measure_gpu_network(coords, dtype, max(3, repeats // 3))
-    table = Table(title="forward / backward or step, ms (how many times ours)", title_justify="left")
+    table = Table(
+        title="forward / backward or step, ms (how many times ours)", title_justify="left"
+    )
     for column in ("", "native", "torch", "spconv"):
         table.add_column(column, justify="right")
     for name, engines in results.items():
         ours = engines["native"]
         cells = [
-            " / ".join(f"{t:.2f} ({t / o:.1f}x)" for t, o in zip(engines.get(e, ()), ours)) for e in ("torch", "spconv")
+            " / ".join(f"{t:.2f} ({t / o:.1f}x)" for t, o in zip(engines.get(e, ()), ours))
+            for e in ("torch", "spconv")
         ]
         table.add_row(name, " / ".join(f"{t:.2f}" for t in ours), *cells)
     console.print(table)

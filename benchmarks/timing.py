@@ -9,7 +9,9 @@ from collections.abc import Callable
 __all__ = ["median_ms"]
 
 
-def median_ms(work: Callable[[], object], repeats: int, clock: Callable[[], float] = time.perf_counter) -> float:
+def median_ms(
+    work: Callable[[], object], repeats: int, clock: Callable[[], float] = time.perf_counter
+) -> float:
     """Median milliseconds of ``work`` over ``repeats`` calls, after one to warm up; ``clock`` gives seconds."""
     work()
     times = []

@@ -33,7 +33,15 @@ from benchmarks.network import CLASSES, Timing, as_scan, infer
 from benchmarks.sparse_conv import DTYPES, processor, read_features, start
 from core.config import Config, load_config
 from core.contracts import Batch
-from core.data import ChosenScans, DataConfig, ViewPlan, VoteSamples, build_loader, collate, make_sample
+from core.data import (
+    ChosenScans,
+    DataConfig,
+    ViewPlan,
+    VoteSamples,
+    build_loader,
+    collate,
+    make_sample,
+)
 from core.datasets.folder import FolderConfig, FolderDataset
 from core.engine.run.cli import run_command
 from core.engine.run.distributed import World
@@ -46,7 +54,9 @@ from core.models import build_model
 from core.models.lidar.twodpass import TwoDPass
 from core.sparse import fold_batch_norm
 
-CONFIG = Path(__file__).resolve().parent.parent / "configs" / "semantickitti" / "2dpass" / "small.yaml"
+CONFIG = (
+    Path(__file__).resolve().parent.parent / "configs" / "semantickitti" / "2dpass" / "small.yaml"
+)
 CPU = torch.device("cpu")
 
 
@@ -60,7 +70,10 @@ class Stages:
     def __init__(self, network: TwoDPass, timings: dict[str, Timing]) -> None:
         self.network, self.timings = network, timings
         self.names = ["grids, inputs per point", "network per point, mean per cell"]
-        self.names += [f"encoder {i + 1}, cells of {scale} units" for i, scale in enumerate((1, *network.scales[:-1]))]
+        self.names += [
+            f"encoder {i + 1}, cells of {scale} units"
+            for i, scale in enumerate((1, *network.scales[:-1]))
+        ]
         self.names += ["head"]
         self.marks: list[tuple[float, float]] = []
         for part in (network.voxel_mlp, *network.encoders, network.head):
@@ -103,7 +116,9 @@ class Course:
 
     def votes(self, votes: Votes, dtype: str) -> None:
         """The scan's views, which vote."""
-        samples = VoteSamples(self.scans, self.data, ViewPlan(votes.count, votes.mode), votes.chunk_on(CPU))
+        samples = VoteSamples(
+            self.scans, self.data, ViewPlan(votes.count, votes.mode), votes.chunk_on(CPU)
+        )
         self._score(samples, partial(voted_predictions, votes=votes), dtype)
 
     def _score(self, samples: ChosenScans | VoteSamples, predict: Predictor, dtype: str) -> None:
@@ -112,7 +127,9 @@ class Course:
         score_network(self.network, loader, CLASSES, World(), context, predict=predict)
 
 
-def measure(network: TwoDPass, other: nn.Module, points: np.ndarray, args: argparse.Namespace) -> dict[str, Any]:
+def measure(
+    network: TwoDPass, other: nn.Module, points: np.ndarray, args: argparse.Namespace
+) -> dict[str, Any]:
     """dtype -> {"stages": by name, "preparation", "network", "minkunet", "passes", "votes"}: times."""
     data = args.config.parse(DataConfig, "data")
     votes = Votes(args.votes, chunk=args.vote_chunk)
@@ -157,12 +174,16 @@ def ratio(ours: Timing, theirs: Timing) -> str:
 
 def time_table(times: dict[str, Any], args: argparse.Namespace) -> Table:
     """One row per stage, then the wholes, then the ratios."""
-    table = Table(title="ms of the clock (of the processor)", title_justify="left", title_style="bold")
+    table = Table(
+        title="ms of the clock (of the processor)", title_justify="left", title_style="bold"
+    )
     table.add_column("work")
     for dtype in DTYPES:
         table.add_column(dtype, justify="right")
     fp32 = times["fp32"]
-    table.add_row("read, points, batch", *(shown(times[d]["preparation"]) for d in DTYPES), end_section=True)
+    table.add_row(
+        "read, points, batch", *(shown(times[d]["preparation"]) for d in DTYPES), end_section=True
+    )
     for stage in fp32["stages"]:
         table.add_row(stage, *(shown(times[d]["stages"][stage]) for d in DTYPES))
     table.add_section()
@@ -174,7 +195,9 @@ def time_table(times: dict[str, Any], args: argparse.Namespace) -> Table:
     }
     for key, name in wholes.items():
         table.add_row(name, *(shown(times[d][key]) for d in DTYPES), end_section=key == "votes")
-    table.add_row("network / MinkUNet", *(ratio(times[d]["network"], times[d]["minkunet"]) for d in DTYPES))
+    table.add_row(
+        "network / MinkUNet", *(ratio(times[d]["network"], times[d]["minkunet"]) for d in DTYPES)
+    )
     votes = f"{args.votes} votes / {args.votes} passes"
     table.add_row(votes, *(ratio(times[d]["votes"], times[d]["passes"]) for d in DTYPES))
     return table
@@ -182,9 +205,15 @@ def time_table(times: dict[str, Any], args: argparse.Namespace) -> Table:
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", type=Path, nargs="?", default=CONFIG, help="YAML of a twodpass network")
-    parser.add_argument("--scan", type=Path, help=".bin file of float32 (x, y, z, intensity); default: synthetic")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "config", type=Path, nargs="?", default=CONFIG, help="YAML of a twodpass network"
+    )
+    parser.add_argument(
+        "--scan", type=Path, help=".bin file of float32 (x, y, z, intensity); default: synthetic"
+    )
     parser.add_argument("--votes", type=int, default=12, help="views of the scan")
     parser.add_argument("--vote-chunk", type=int, help="views at a time (1)")
     parser.add_argument("--cr", type=float, default=1.0, help="factor on MinkUNet's channel counts")
@@ -209,14 +238,25 @@ def main() -> None:
     torch.manual_seed(0)
     network = build_model(args.config, CLASSES)
     if not isinstance(network, TwoDPass):
-        raise UserError("its network has other stages", where="model.name", cure="Name a YAML with model.name twodpass")
+        raise UserError(
+            "its network has other stages",
+            where="model.name",
+            cure="Name a YAML with model.name twodpass",
+        )
     other = build_model(Config({"model": {"name": "minkunet", "cr": args.cr}}), CLASSES)
     console.print(f"{source}: {len(points):,} points", markup=False)
-    console.print(f"{processor()}, {args.threads} threads, torch {torch.__version__}, {status}", markup=False)
+    console.print(
+        f"{processor()}, {args.threads} threads, torch {torch.__version__}, {status}", markup=False
+    )
     times = measure(network, other, points, args)
     console.print(time_table(times, args))
     if args.json:
-        machine = {"cpu": processor(), "threads": args.threads, "torch": torch.__version__, "kernels": status}
+        machine = {
+            "cpu": processor(),
+            "threads": args.threads,
+            "torch": torch.__version__,
+            "kernels": status,
+        }
         write_json(args.json, {"scan": source, "machine": machine, "times_ms": as_plain(times)})
 
 

@@ -38,7 +38,11 @@ from core.errors import UserError
 from core.io import write_json
 
 LEVELS, HEAD_DIM, BASE = 24, 16, 0.0125
-TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2, "float16": 5e-3}  # greatest difference / greatest value
+TOLERANCE = {
+    "float32": 1e-4,
+    "bfloat16": 3e-2,
+    "float16": 5e-3,
+}  # greatest difference / greatest value
 PATHS = {"fused": sptr.fused_window_attention, "unfused": sptr.operator_window_attention}
 
 
@@ -77,7 +81,9 @@ def read_points(scan: Path | None) -> tuple[str, Tensor]:
 
         snapshot = Scene(0, 0, 1.0).snapshot(0.0, body=False)
         points = cast(snapshot, KITTI_LIDAR, HDL64, 1.0, np.random.default_rng(0)).points
-        return "synthetic town, 64 beams", torch.from_numpy(np.ascontiguousarray(points, np.float32))
+        return "synthetic town, 64 beams", torch.from_numpy(
+            np.ascontiguousarray(points, np.float32)
+        )
     try:
         values = np.fromfile(scan, np.float32)
     except OSError as error:
@@ -106,10 +112,14 @@ def branch_index(xyz: Tensor, stage: int, kind: str, voxel_size: float) -> sptr.
         window = torch.full((3,), 3 * voxel_size * 2**stage)
         return sptr.window_index(xyz, batch, window, window / LEVELS, levels=LEVELS)
     window = torch.tensor([2.0**stage, 2.0**stage, 120.0])
-    return sptr.window_index(sptr.spherical(xyz), batch, window, window / LEVELS, levels=LEVELS, kind=kind, base=BASE)
+    return sptr.window_index(
+        sptr.spherical(xyz), batch, window, window / LEVELS, levels=LEVELS, kind=kind, base=BASE
+    )
 
 
-def inputs(index: sptr.WindowIndex, heads: int, dtype: str = "float32") -> tuple[list[Tensor], Tensor]:
+def inputs(
+    index: sptr.WindowIndex, heads: int, dtype: str = "float32"
+) -> tuple[list[Tensor], Tensor]:
     """Leaves (q, k, v of ``dtype`` and the three tables f32) and the gradient of the output, where the index is."""
     generator = torch.Generator().manual_seed(0)
     n, length = len(index.order), index.table_length
@@ -161,8 +171,12 @@ def peak_mib(path: str, index: sptr.WindowIndex, heads: int, dtype: str, threads
         step(path, index, leaves, grad)
         return (torch.cuda.max_memory_allocated() - before) / 2**20
     torch.set_num_threads(threads)
-    tiny = sptr.WindowIndex(torch.arange(2), torch.tensor([0, 2]), index.positions[:2], index.kind, index.levels)
-    step(path, tiny, *inputs(tiny, heads, dtype))  # code and thread pools are not the algorithm's memory
+    tiny = sptr.WindowIndex(
+        torch.arange(2), torch.tensor([0, 2]), index.positions[:2], index.kind, index.levels
+    )
+    step(
+        path, tiny, *inputs(tiny, heads, dtype)
+    )  # code and thread pools are not the algorithm's memory
     leaves, grad = inputs(index, heads, dtype)
     before = resident_kib("VmRSS")
     step(path, index, leaves, grad)
@@ -178,7 +192,9 @@ def one_window(tokens: int, kind: str, dtype: str, threads: int) -> tuple[float,
         positions = torch.randint(0, LEVELS, (n, 3), generator=generator).float()
         if kind == "radial":
             positions[:, 2] = torch.rand(n, generator=generator) * 50 / BASE
-        return sptr.WindowIndex(torch.randperm(n, generator=generator), torch.tensor([0, n]), positions, kind, LEVELS)
+        return sptr.WindowIndex(
+            torch.randperm(n, generator=generator), torch.tensor([0, n]), positions, kind, LEVELS
+        )
 
     tiny = window(2)
     step("fused", tiny, *inputs(tiny, 1, dtype))
@@ -215,7 +231,10 @@ def measure(xyz: Tensor, stage: int, kind: str, dtype: str, args: argparse.Names
         raise UserError(f"the fused and the unfused path differ by {worst:.2g}", where=where)
     del results
     repeats = {"fused": args.repeats, "unfused": max(1, args.repeats // 5)}
-    times = {path: median_ms(lambda p=path: step(p, index, leaves, grad), repeats[path], args.device) for path in PATHS}
+    times = {
+        path: median_ms(lambda p=path: step(p, index, leaves, grad), repeats[path], args.device)
+        for path in PATHS
+    }
     memory = peaks(index, heads, dtype, args.threads)
     counts = index.ptr.diff()
     pairs = int((counts * counts).sum())
@@ -231,7 +250,17 @@ def measure(xyz: Tensor, stage: int, kind: str, dtype: str, args: argparse.Names
 def report(branches: list[Branch]) -> Table:
     """One row per branch."""
     table = Table(title="forward + backward", title_justify="left", title_style="bold")
-    for column in ("stage", "windows", "tokens", "fullest", "pairs", "heads", "dtype", "fused ms", "unfused ms"):
+    for column in (
+        "stage",
+        "windows",
+        "tokens",
+        "fullest",
+        "pairs",
+        "heads",
+        "dtype",
+        "fused ms",
+        "unfused ms",
+    ):
         table.add_column(column, justify="right")
     for column in ("faster", "TFLOP/s", "fused MiB", "unfused MiB", "less"):
         table.add_column(column, justify="right")
@@ -247,8 +276,22 @@ def report(branches: list[Branch]) -> Table:
 
 def report_one_window(args: argparse.Namespace) -> tuple[Table, list[dict[str, object]]]:
     """Measure :func:`one_window` for every kind and type: what to print, and what to save."""
-    table, rows, tokens = Table(title="one window, one head", title_justify="left"), [], args.one_window
-    for column in ("kind", "dtype", "tokens", "forward s", "Mpairs/s", "backward s", "Mpairs/s", "MiB", "bytes/token"):
+    table, rows, tokens = (
+        Table(title="one window, one head", title_justify="left"),
+        [],
+        args.one_window,
+    )
+    for column in (
+        "kind",
+        "dtype",
+        "tokens",
+        "forward s",
+        "Mpairs/s",
+        "backward s",
+        "Mpairs/s",
+        "MiB",
+        "bytes/token",
+    ):
         table.add_column(column, justify="right")
     for kind in args.kinds:
         for dtype in args.dtypes:
@@ -266,16 +309,28 @@ def report_one_window(args: argparse.Namespace) -> tuple[Table, list[dict[str, o
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scan", type=Path, help=".bin file of float32 (x, y, z, intensity); default: synthetic")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--scan", type=Path, help=".bin file of float32 (x, y, z, intensity); default: synthetic"
+    )
     parser.add_argument("--voxel-size", type=float, default=0.05, help="m, of the finest voxels")
     parser.add_argument("--stages", type=int, nargs="+", default=[4], help="1 to 4")
-    parser.add_argument("--kinds", nargs="+", default=["radial", "cubic"], choices=["radial", "cubic"])
+    parser.add_argument(
+        "--kinds", nargs="+", default=["radial", "cubic"], choices=["radial", "cubic"]
+    )
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--dtypes", nargs="+", default=["float32"], choices=sorted(TOLERANCE), help="of q, k and v")
-    parser.add_argument("--repeats", type=int, default=5, help="steps per measurement; a fifth for the unfused path")
+    parser.add_argument(
+        "--dtypes", nargs="+", default=["float32"], choices=sorted(TOLERANCE), help="of q, k and v"
+    )
+    parser.add_argument(
+        "--repeats", type=int, default=5, help="steps per measurement; a fifth for the unfused path"
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
-    parser.add_argument("--one-window", type=int, metavar="N", help="N tokens in one window, CPU, fused path only")
+    parser.add_argument(
+        "--one-window", type=int, metavar="N", help="N tokens in one window, CPU, fused path only"
+    )
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     return parser.parse_args()
 
@@ -287,10 +342,18 @@ def kernels(device: str) -> str:
         UserError: there are none, or no such device.
     """
     if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("PyTorch sees no CUDA device", where="--device cuda", cure="Leave the option out for the CPU")
+        raise UserError(
+            "PyTorch sees no CUDA device",
+            where="--device cuda",
+            cure="Leave the option out for the CPU",
+        )
     usable, status = sptr.cuda_library_status() if device == "cuda" else sptr.library_status()
     if not usable:
-        raise UserError(f"there are no compiled kernels to measure ({status})", where="benchmark", cure="`make setup`")
+        raise UserError(
+            f"there are no compiled kernels to measure ({status})",
+            where="benchmark",
+            cure="`make setup`",
+        )
     return f"{status}, {torch.cuda.get_device_name()}" if device == "cuda" else status
 
 
@@ -307,16 +370,25 @@ def main() -> None:
             write_json(args.json, {"kernels": status, "windows": rows})
         return
     source, points = read_points(args.scan)
-    console.print(f"{source}: {len(points):,} points; {status}, {args.threads} threads", markup=False)
+    console.print(
+        f"{source}: {len(points):,} points; {status}, {args.threads} threads", markup=False
+    )
     if (load := os.getloadavg()[0]) > 0.5:
-        console.print(f"warning: other programs are running (load {load:.1f}); times vary and ratios mislead")
+        console.print(
+            f"warning: other programs are running (load {load:.1f}); times vary and ratios mislead"
+        )
     branches = []
     for stage in args.stages:
         xyz = voxel_means(points, args.voxel_size * 2**stage)
-        branches += [measure(xyz, stage, kind, dtype, args) for kind in args.kinds for dtype in args.dtypes]
+        branches += [
+            measure(xyz, stage, kind, dtype, args) for kind in args.kinds for dtype in args.dtypes
+        ]
     console.print(report(branches))
     if args.json:
-        write_json(args.json, {"source": source, "kernels": status, "branches": [asdict(b) for b in branches]})
+        write_json(
+            args.json,
+            {"source": source, "kernels": status, "branches": [asdict(b) for b in branches]},
+        )
 
 
 if __name__ == "__main__":

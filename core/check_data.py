@@ -54,7 +54,9 @@ class SplitReport:
         return self.found > 0 and not self.missing and not self.damaged
 
 
-def inspect_split(config: Config, split: str, *, quick: bool = False, cameras: bool = False) -> SplitReport:
+def inspect_split(
+    config: Config, split: str, *, quick: bool = False, cameras: bool = False
+) -> SplitReport:
     """Check one split.
 
     Args:
@@ -72,7 +74,11 @@ def inspect_split(config: Config, split: str, *, quick: bool = False, cameras: b
     except UserError as error:
         report.missing.append(str(error))
         return report
-    report.description, report.found, report.expected = dataset.describe(), len(dataset), dataset.expected
+    report.description, report.found, report.expected = (
+        dataset.describe(),
+        len(dataset),
+        dataset.expected,
+    )
     sweeps = bool(getattr(getattr(dataset.config, "multisweeps", None), "num_sweeps", 0))
     required = {"lidar": True, "cameras": cameras, "sweeps": sweeps}
     for gap in dataset.gaps():
@@ -81,7 +87,9 @@ def inspect_split(config: Config, split: str, *, quick: bool = False, cameras: b
     check = partial(check_scan, dataset, quick=quick, cameras=cameras)
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         results = pool.map(check, range(len(dataset)))
-        for result in tqdm(results, total=len(dataset), desc=split, unit="scan", disable=not sys.stderr.isatty()):
+        for result in tqdm(
+            results, total=len(dataset), desc=split, unit="scan", disable=not sys.stderr.isatty()
+        ):
             if isinstance(result, str):
                 report.damaged.append(result)
             elif result is not None:
@@ -91,7 +99,9 @@ def inspect_split(config: Config, split: str, *, quick: bool = False, cameras: b
     return report
 
 
-def check_scan(dataset: ScanDataset, index: int, *, quick: bool, cameras: bool) -> np.ndarray | str | None:
+def check_scan(
+    dataset: ScanDataset, index: int, *, quick: bool, cameras: bool
+) -> np.ndarray | str | None:
     """Check one scan: the fault as a string, or points per train id of its keyframe [C] (None if none were read)."""
     try:
         if quick:
@@ -112,13 +122,19 @@ def _compare_sizes(dataset: ScanDataset, index: int, cameras: bool) -> None:
     point = 4 * dataset.point_fields
     size = _size(files.points)
     if not size or (point and size % point):
-        raise UserError(f"{size} bytes, not a positive multiple of {point or 1} per point", where=str(files.points))
+        raise UserError(
+            f"{size} bytes, not a positive multiple of {point or 1} per point",
+            where=str(files.points),
+        )
     if files.labels is not None and not point:
         _size(files.labels)
     elif files.labels is not None:
         wanted = size // point * dataset.label_dtype.itemsize
         if (found := _size(files.labels)) != wanted:
-            raise UserError(f"{found} bytes; the scan's {size // point} points need {wanted}", where=str(files.labels))
+            raise UserError(
+                f"{found} bytes; the scan's {size // point} points need {wanted}",
+                where=str(files.labels),
+            )
     for path in files.images.values() if cameras else ():
         if not _size(path):
             raise UserError("the image is empty", where=str(path))
@@ -135,9 +151,17 @@ def _render(report: SplitReport) -> str:
     """The report as text for a terminal."""
     lines = [f"{report.split}: {report.description or 'not usable'}"]
     if report.expected is not None:
-        official = "complete" if report.found == report.expected else f"the official split has {report.expected}"
+        official = (
+            "complete"
+            if report.found == report.expected
+            else f"the official split has {report.expected}"
+        )
         lines.append(f"  scans    {report.found} ({official})")
-    for title, entries in (("missing", report.missing), ("optional", report.optional), ("damaged", report.damaged)):
+    for title, entries in (
+        ("missing", report.missing),
+        ("optional", report.optional),
+        ("damaged", report.damaged),
+    ):
         lines += [f"  {title:8} {entry}" for entry in entries[:_SHOWN]]
         if len(entries) > _SHOWN:
             lines.append(f"  {title:8} and {len(entries) - _SHOWN} more; --json FILE lists all")
@@ -162,9 +186,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("config", help="YAML file of a job, or configs/<dataset>/default.yaml")
-    parser.add_argument("--splits", nargs="+", choices=SPLITS, default=["train", "val"], help="default: train val")
+    parser.add_argument(
+        "--splits", nargs="+", choices=SPLITS, default=["train", "val"], help="default: train val"
+    )
     parser.add_argument("--quick", action="store_true", help="compare file sizes, read nothing")
-    parser.add_argument("--cameras", action="store_true", help="images are required, and decoded unless --quick")
+    parser.add_argument(
+        "--cameras", action="store_true", help="images are required, and decoded unless --quick"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the report as JSON")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args, overrides = parser.parse_known_args(argv)
@@ -175,10 +203,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.stdout.write(_render(reports[-1]))
         sys.stdout.flush()
     if args.json:
-        write_json(args.json, {"ok": all(r.ok for r in reports), "splits": {r.split: asdict(r) for r in reports}})
+        write_json(
+            args.json,
+            {"ok": all(r.ok for r in reports), "splits": {r.split: asdict(r) for r in reports}},
+        )
     faults = sum(len(r.missing) + len(r.damaged) for r in reports)
     scans = sum(r.found for r in reports)
-    sys.stdout.write(f"data: {scans} scans, {faults} faults\n" if faults else f"data: {scans} scans, all good\n")
+    sys.stdout.write(
+        f"data: {scans} scans, {faults} faults\n" if faults else f"data: {scans} scans, all good\n"
+    )
     if faults:
         raise SystemExit(EXIT_USER_ERROR)
 

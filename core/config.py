@@ -92,7 +92,9 @@ class Config:
         if error["type"] == "extra_forbidden":
             known = _known_keys(schema, error["loc"][:-1])
             near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
-            hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(sorted(known))}"
+            hint = (
+                f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(sorted(known))}"
+            )
             return f"{where}: unknown key '{key}'; {hint}"
         if error["type"] == "missing":
             return f"{where}: key '{key}' is missing; set it in the YAML or with --{key} VALUE"
@@ -119,8 +121,14 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     """
     path = Path(path)
     if not path.is_file():
-        near = difflib.get_close_matches(path.name, [p.name for p in Path("configs").rglob("*.yaml")], n=3, cutoff=0.4)
-        hint = f"Similar names under configs/: {', '.join(near)}" if near else "See configs/ for what exists"
+        near = difflib.get_close_matches(
+            path.name, [p.name for p in Path("configs").rglob("*.yaml")], n=3, cutoff=0.4
+        )
+        hint = (
+            f"Similar names under configs/: {', '.join(near)}"
+            if near
+            else "See configs/ for what exists"
+        )
         raise UserError("this configuration file does not exist", where=str(path), cure=hint)
     config = Config(source=str(path))
     root, folder = Path.cwd().resolve(), path.resolve().parent
@@ -143,11 +151,15 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise UserError(f"expected 'key: value' lines, found {type(value).__name__}", where=str(path))
+        raise UserError(
+            f"expected 'key: value' lines, found {type(value).__name__}", where=str(path)
+        )
     return value
 
 
-def _merge(target: dict, values: Mapping, origin: str, prefix: str, origins: dict[str, str]) -> None:
+def _merge(
+    target: dict, values: Mapping, origin: str, prefix: str, origins: dict[str, str]
+) -> None:
     for key, value in values.items():
         name = f"{prefix}.{key}" if prefix else str(key)
         origins[name] = origin
@@ -213,11 +225,21 @@ def _expand(value: Any, key: str, config: Config) -> Any:
 def _known_keys(schema: Any, location: Sequence[str | int]) -> list[str]:
     """Field names of the section at ``location`` below ``schema``."""
     for i, part in enumerate(location):
-        if isinstance(part, int) or not hasattr(schema, "model_fields") or part not in schema.model_fields:
+        if (
+            isinstance(part, int)
+            or not hasattr(schema, "model_fields")
+            or part not in schema.model_fields
+        ):
             continue
         annotation = schema.model_fields[part].annotation
-        sections = [c for c in (annotation, *getattr(annotation, "__args__", ())) if hasattr(c, "model_fields")]
-        tag = location[i + 1] if i + 1 < len(location) else None  # pydantic's name of a member of a union
+        sections = [
+            c
+            for c in (annotation, *getattr(annotation, "__args__", ()))
+            if hasattr(c, "model_fields")
+        ]
+        tag = (
+            location[i + 1] if i + 1 < len(location) else None
+        )  # pydantic's name of a member of a union
         schema = next((c for c in sections if _named(c, tag)), sections[0] if sections else schema)
     return list(getattr(schema, "model_fields", {}))
 
@@ -225,4 +247,6 @@ def _known_keys(schema: Any, location: Sequence[str | int]) -> list[str]:
 def _named(section: Any, tag: str | int | None) -> bool:
     """Whether ``name: tag`` picks this section in a union."""
     field = section.model_fields.get("name")
-    return tag is not None and field is not None and tag in getattr(field.annotation, "__args__", ())
+    return (
+        tag is not None and field is not None and tag in getattr(field.annotation, "__args__", ())
+    )

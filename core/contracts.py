@@ -170,7 +170,9 @@ class Batch:
 
     def _apply(self, function: Callable[[Tensor], Tensor]) -> Batch:
         moved = {
-            f.name: function(value) for f in fields(self) if isinstance(value := getattr(self, f.name), torch.Tensor)
+            f.name: function(value)
+            for f in fields(self)
+            if isinstance(value := getattr(self, f.name), torch.Tensor)
         }
         return replace(self, **moved)
 

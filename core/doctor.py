@@ -47,7 +47,9 @@ def _python() -> Row:
     version = platform.python_version()
     if sys.version_info[:2] in ((3, 11), (3, 12)):
         return Row("Python", "ok", f"{version}, {sys.prefix}")
-    return Row("Python", "bad", version, f"Python 3.11 or 3.12 is needed. {_SETUP} with one of them")
+    return Row(
+        "Python", "bad", version, f"Python 3.11 or 3.12 is needed. {_SETUP} with one of them"
+    )
 
 
 def _package(name: str, *, status: Literal["warn", "bad"] = "bad", use: str = "") -> Row:
@@ -73,7 +75,9 @@ def _cuda() -> Row:
 
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-        return Row("CUDA", "ok", f"{torch.version.cuda}, {len(names)} device(s): {', '.join(names)}")
+        return Row(
+            "CUDA", "ok", f"{torch.version.cuda}, {len(names)} device(s): {', '.join(names)}"
+        )
     if shutil.which("nvidia-smi"):
         return Row(
             "CUDA", "warn", "a driver is there, but torch sees no device",
@@ -86,7 +90,12 @@ def _compiler() -> Row:
     candidates = [os.environ.get("CXX"), "g++", "clang++", "c++"]
     path = next((found for name in candidates if name and (found := shutil.which(name))), None)
     if path is None:
-        return Row("C++ compiler", "warn", "none", "Install g++ and run 'make setup'; without it convolutions are slow")
+        return Row(
+            "C++ compiler",
+            "warn",
+            "none",
+            "Install g++ and run 'make setup'; without it convolutions are slow",
+        )
     return Row("C++ compiler", "ok", f"{path}: {_first_line([path, '--version'])}")
 
 
@@ -103,8 +112,15 @@ def _mpi() -> Row:
     pinned = Path(sys.prefix) / "bin" / "mpirun"
     if path is None:
         if pinned.is_file():
-            return Row("MPI", "warn", f"mpirun is not in PATH, but {pinned} is there", "Activate the environment")
-        return Row("MPI", "warn", "no mpirun; 'torchpack dist-run' will not work, torchrun will", _SETUP)
+            return Row(
+                "MPI",
+                "warn",
+                f"mpirun is not in PATH, but {pinned} is there",
+                "Activate the environment",
+            )
+        return Row(
+            "MPI", "warn", "no mpirun; 'torchpack dist-run' will not work, torchrun will", _SETUP
+        )
     return mpi_row(path, _output([path, "--version"]))
 
 
@@ -119,10 +135,25 @@ def mpi_row(path: str, version: str) -> Row:
         name, major = f"Open MPI {openmpi[1]}{openmpi[2]} ({path})", int(openmpi[1])
         if major == 4:
             return Row("MPI", "ok", name)
-        why = "rejects the options that torchpack passes" if major > 4 else "is too old for torchpack's host names"
+        why = (
+            "rejects the options that torchpack passes"
+            if major > 4
+            else "is too old for torchpack's host names"
+        )
         return Row("MPI", "bad", f"{name} {why}", _PINNED_MPI)
-    flavour = "MPICH" if re.search(r"HYDRA|MPICH", version) else "Intel MPI" if "Intel" in version else "unknown MPI"
-    return Row("MPI", "bad", f"{flavour} ({path}) does not know the options that torchpack passes", _PINNED_MPI)
+    flavour = (
+        "MPICH"
+        if re.search(r"HYDRA|MPICH", version)
+        else "Intel MPI"
+        if "Intel" in version
+        else "unknown MPI"
+    )
+    return Row(
+        "MPI",
+        "bad",
+        f"{flavour} ({path}) does not know the options that torchpack passes",
+        _PINNED_MPI,
+    )
 
 
 def _kernels() -> Row:
@@ -148,7 +179,11 @@ def _gpu_kernels() -> Row:
         return Row("GPU kernels", "ok", "not built; needed only on a GPU")
     packages = ("nvidia-cuda-nvcc", "nvidia-cuda-crt", "nvidia-nvvm")
     wheels = " ".join(f"'{name}=={torch.version.cuda}.*'" for name in packages)
-    cure = f"{_SETUP}: it quotes nvcc" if compiler else f"pip install {wheels} (or install CUDA's toolkit). {_SETUP}"
+    cure = (
+        f"{_SETUP}: it quotes nvcc"
+        if compiler
+        else f"pip install {wheels} (or install CUDA's toolkit). {_SETUP}"
+    )
     return Row("GPU kernels", "warn", "not built; a GPU would run the slower PyTorch path", cure)
 
 
@@ -164,7 +199,9 @@ def _disk() -> Row:
 def _shared_memory() -> Row:
     path = Path("/dev/shm")
     if not path.is_dir():
-        return Row("/dev/shm", "warn", "not there", "Set workers_per_gpu 0 if the data loader fails")
+        return Row(
+            "/dev/shm", "warn", "not there", "Set workers_per_gpu 0 if the data loader fails"
+        )
     size = shutil.disk_usage(path).total
     if size >= 2 * _GIB:
         return Row("/dev/shm", "ok", f"{size / _GIB:.1f} GiB")
@@ -180,11 +217,18 @@ def _memory() -> Row:
     memory = psutil.virtual_memory()
     status = "ok" if memory.total >= 7 * _GIB else "warn"
     cure = "" if status == "ok" else "Use a small model, batch_size 1 and no workers"
-    return Row("RAM", status, f"{memory.total / _GIB:.1f} GiB, {memory.available / _GIB:.1f} GiB free", cure)
+    return Row(
+        "RAM",
+        status,
+        f"{memory.total / _GIB:.1f} GiB, {memory.available / _GIB:.1f} GiB free",
+        cure,
+    )
 
 
 def _cores() -> Row:
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    usable = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     return Row("CPU cores", "ok", f"{usable} usable of {os.cpu_count()}, {platform.machine()}")
 
 
@@ -245,7 +289,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         SystemExit: code 2, something is bad.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m core.doctor", description="Say what is installed, compiled, missing or wrong, and the cure."
+        prog="python -m core.doctor",
+        description="Say what is installed, compiled, missing or wrong, and the cure.",
     )
     parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")

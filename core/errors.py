@@ -4,10 +4,11 @@ from __future__ import annotations
 
 __all__ = ["EXIT_INTERRUPTED", "EXIT_USER_ERROR", "UserError"]
 
-EXIT_USER_ERROR = 2  # bad input, bad configuration, or a run that stopped itself (NaN loss, full disk)
-EXIT_INTERRUPTED = (
-    75  # EX_TEMPFAIL: SIGTERM or SIGUSR1 was honoured, a checkpoint is saved, start the same command again
+EXIT_USER_ERROR = (
+    2  # bad input, bad configuration, or a run that stopped itself (NaN loss, full disk)
 )
+# EX_TEMPFAIL: SIGTERM or SIGUSR1 was honoured, a checkpoint is saved, start the same command again.
+EXIT_INTERRUPTED = 75
 
 
 class UserError(Exception):
@@ -26,7 +27,9 @@ class UserError(Exception):
         parts = [f"{where}: {what}" if where else what]
         if cure:
             parts.append(cure)
-        super().__init__(" ".join(part if part.endswith((".", "?", "!")) else part + "." for part in parts))
+        super().__init__(
+            " ".join(part if part.endswith((".", "?", "!")) else part + "." for part in parts)
+        )
 
     def __reduce__(self):
         """Survive the trip from a data-loading worker to the main process."""

@@ -92,7 +92,9 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     except FileNotFoundError as error:
         raise UserError("this file does not exist", where=str(path)) from error
     except OSError as error:
-        raise UserError(f"cannot read this file ({error.strerror or error})", where=str(path)) from error
+        raise UserError(
+            f"cannot read this file ({error.strerror or error})", where=str(path)
+        ) from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(
             f"this is not valid JSON ({error})", where=str(path), cure="Download or create it again"

@@ -57,7 +57,10 @@ class LabelSpace:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of the class names and the raw -> train map; two models may share labels only if it agrees."""
-        identity = [list(self.classes), sorted((int(k), int(v)) for k, v in self.raw_to_train.items())]
+        identity = [
+            list(self.classes),
+            sorted((int(k), int(v)) for k, v in self.raw_to_train.items()),
+        ]
         return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
 
     def to_train(self, raw: np.ndarray, where: str | Path) -> np.ndarray:
@@ -115,27 +118,43 @@ class LabelSpace:
             raise UserError(f"this is not valid YAML ({error})", where=str(path)) from error
         if not isinstance(content, dict) or not {"classes", "map"} <= set(content):
             raise UserError(
-                "a label space needs the keys 'classes' (list) and 'map' (raw id: train id)", where=str(path)
+                "a label space needs the keys 'classes' (list) and 'map' (raw id: train id)",
+                where=str(path),
             )
         classes, mapping = _checked(content["classes"], content["map"], path)
         colors = _checked_colors(content.get("colors"), len(classes), path)
         smallest = {train: raw for raw, train in sorted(mapping.items(), reverse=True)}
-        return cls(path.stem, classes, colors, mapping, tuple(smallest.get(c, 0) for c in range(len(classes))))
+        return cls(
+            path.stem,
+            classes,
+            colors,
+            mapping,
+            tuple(smallest.get(c, 0) for c in range(len(classes))),
+        )
 
 
 def _checked(classes: Any, mapping: Any, path: Path) -> tuple[tuple[str, ...], dict[int, int]]:
-    if not isinstance(classes, Sequence) or isinstance(classes, str) or not 2 <= len(classes) <= 256:
-        raise UserError("'classes' must list 2 to 256 names, the first one 'ignore'", where=str(path))
+    if (
+        not isinstance(classes, Sequence)
+        or isinstance(classes, str)
+        or not 2 <= len(classes) <= 256
+    ):
+        raise UserError(
+            "'classes' must list 2 to 256 names, the first one 'ignore'", where=str(path)
+        )
     if len(set(classes)) != len(classes):
         raise UserError("'classes' names a class twice", where=str(path))
     if not isinstance(mapping, Mapping) or not mapping:
         raise UserError("'map' must hold 'raw id: train id' lines", where=str(path))
     for raw, train in mapping.items():
         if not isinstance(raw, int) or not 0 <= raw <= _MAX_RAW:
-            raise UserError(f"'map' has the raw id {raw!r}; expected an integer 0..{_MAX_RAW}", where=str(path))
+            raise UserError(
+                f"'map' has the raw id {raw!r}; expected an integer 0..{_MAX_RAW}", where=str(path)
+            )
         if not isinstance(train, int) or not 0 <= train < len(classes):
             raise UserError(
-                f"'map' sends raw id {raw} to {train!r}; expected a train id 0..{len(classes) - 1}", where=str(path)
+                f"'map' sends raw id {raw} to {train!r}; expected a train id 0..{len(classes) - 1}",
+                where=str(path),
             )
     return tuple(str(name) for name in classes), dict(mapping)
 
@@ -146,9 +165,13 @@ def _checked_colors(colors: Any, count: int, path: Path) -> np.ndarray:
     try:
         array = np.asarray(colors, np.int64)
     except (TypeError, ValueError) as error:
-        raise UserError(f"'colors' must hold [R, G, B] lists of integers ({error})", where=str(path)) from error
+        raise UserError(
+            f"'colors' must hold [R, G, B] lists of integers ({error})", where=str(path)
+        ) from error
     if array.shape != (count, 3) or array.min() < 0 or array.max() > 255:
-        raise UserError(f"'colors' must hold {count} lists [R, G, B] of 0..255, one per class", where=str(path))
+        raise UserError(
+            f"'colors' must hold {count} lists [R, G, B] of 0..255, one per class", where=str(path)
+        )
     return array.astype(np.uint8)
 
 
@@ -156,7 +179,10 @@ def _default_colors(count: int) -> np.ndarray:
     """Black, then hues a golden angle apart, bright and less bright by turns."""
     hue = np.arange(count) * 0.618034 % 1.0
     value = np.where(np.arange(count) % 2, 1.0, 0.7)
-    rgb = np.clip(np.abs((hue[:, None] + np.array([0, 2 / 3, 1 / 3])) % 1 * 6 - 3) - 1, 0, 1) * value[:, None]
+    rgb = (
+        np.clip(np.abs((hue[:, None] + np.array([0, 2 / 3, 1 / 3])) % 1 * 6 - 3) - 1, 0, 1)
+        * value[:, None]
+    )
     rgb[0] = 0
     return np.round(rgb * 255).astype(np.uint8)
 
@@ -230,7 +256,9 @@ _PANDASET = (
 )
 
 
-def _built_in(name: str, rows: Sequence[tuple[str, tuple[int, int, int], int, tuple[int, ...]]]) -> LabelSpace:
+def _built_in(
+    name: str, rows: Sequence[tuple[str, tuple[int, int, int], int, tuple[int, ...]]]
+) -> LabelSpace:
     return LabelSpace(
         name=name,
         classes=tuple(row[0] for row in rows),
@@ -243,4 +271,6 @@ def _built_in(name: str, rows: Sequence[tuple[str, tuple[int, int, int], int, tu
 SEMANTICKITTI = _built_in("semantickitti", _SEMANTICKITTI)
 NUSCENES = _built_in("nuscenes", _NUSCENES)
 PANDASET = _built_in("pandaset", _PANDASET)
-LABEL_SPACES: dict[str, LabelSpace] = {space.name: space for space in (SEMANTICKITTI, NUSCENES, PANDASET)}
+LABEL_SPACES: dict[str, LabelSpace] = {
+    space.name: space for space in (SEMANTICKITTI, NUSCENES, PANDASET)
+}

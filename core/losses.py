@@ -36,11 +36,20 @@ _RADIX = 32768  # fewest integers torch sorts by radix on the CPU
 
 
 def _world(scope: Scope) -> int:
-    return dist.get_world_size() if scope == "global" and dist.is_available() and dist.is_initialized() else 1
+    return (
+        dist.get_world_size()
+        if scope == "global" and dist.is_available() and dist.is_initialized()
+        else 1
+    )
 
 
 def cross_entropy(
-    logits: Tensor, labels: Tensor, *, weight: Tensor | None = None, ignore: int = IGNORE, scope: Scope = "global"
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    weight: Tensor | None = None,
+    ignore: int = IGNORE,
+    scope: Scope = "global",
 ) -> Tensor:
     """(Weighted) mean cross entropy over the rows whose label is not ``ignore``; 0 when there are none.
 
@@ -49,7 +58,9 @@ def cross_entropy(
         labels: i64 [V].
         weight: [C] class weights, or None.
     """
-    per_row = F.cross_entropy(logits.float(), labels, weight=weight, ignore_index=ignore, reduction="none")
+    per_row = F.cross_entropy(
+        logits.float(), labels, weight=weight, ignore_index=ignore, reduction="none"
+    )
     mass = (labels != ignore).float() if weight is None else weight[labels] * (labels != ignore)
     return _average(per_row.sum(), mass.sum(), scope)
 
@@ -72,7 +83,9 @@ def row_mean(values: Tensor, mask: Tensor | None = None, *, scope: Scope = "glob
     return _average(torch.where(mask, values, 0.0).sum(), mask.to(values.dtype).sum(), scope)
 
 
-def class_mean(values: Tensor, classes: Tensor, mask: Tensor, num_classes: int, *, scope: Scope = "global") -> Tensor:
+def class_mean(
+    values: Tensor, classes: Tensor, mask: Tensor, num_classes: int, *, scope: Scope = "global"
+) -> Tensor:
     """Mean over the classes present of the mean of ``values`` [V] within each; 0 when there is no row.
 
     Rows outside the mask may hold anything, NaN included; they get no gradient.
@@ -117,7 +130,9 @@ def kl_divergence(
     return temperature**2 * class_mean(per_row, classes, mask, student.shape[1], scope=scope)
 
 
-def feature_mse(features: Tensor, target: Tensor, mask: Tensor | None = None, *, scope: Scope = "global") -> Tensor:
+def feature_mse(
+    features: Tensor, target: Tensor, mask: Tensor | None = None, *, scope: Scope = "global"
+) -> Tensor:
     """Mean squared difference over the channels and the rows of ``mask``; 0 (not NaN) when the mask is empty.
 
     Args:
@@ -140,7 +155,9 @@ def lovasz_gradient(sorted_truth: Tensor) -> Tensor:
     return jaccard
 
 
-def lovasz_softmax(logits: Tensor, labels: Tensor, *, ignore: int = IGNORE, scope: Scope = "global") -> Tensor:
+def lovasz_softmax(
+    logits: Tensor, labels: Tensor, *, ignore: int = IGNORE, scope: Scope = "global"
+) -> Tensor:
     """Lovász-softmax over the classes present (Berman et al., CVPR 2018, eq. 11-12), the batch taken as one image.
 
     Args:
@@ -172,7 +189,9 @@ def _largest_first(errors: Tensor) -> tuple[Tensor, Tensor]:
     rows = len(errors)
     if errors.device.type != "cpu" or rows < _RADIX // 8:
         return errors.sort(dim=0, descending=True, stable=True)
-    keys = torch.full((errors.shape[1], max(rows, _RADIX)), torch.iinfo(torch.int32).max, dtype=torch.int32)
+    keys = torch.full(
+        (errors.shape[1], max(rows, _RADIX)), torch.iinfo(torch.int32).max, dtype=torch.int32
+    )
     # The bits of floats that are not negative are ordered as the floats.
     keys[:, :rows] = _ONE - errors.detach().T.contiguous().view(torch.int32)
     order = torch.stack([key.sort(stable=True).indices[:rows] for key in keys], 1)
@@ -248,7 +267,9 @@ class CrossEntropyLovasz(nn.Module):
         """
         losses = {}
         if self.w_ce:
-            losses["ce"] = self.w_ce * cross_entropy(logits, labels, weight=self.class_weight, scope=self.scope)
+            losses["ce"] = self.w_ce * cross_entropy(
+                logits, labels, weight=self.class_weight, scope=self.scope
+            )
         if self.w_lovasz:
             losses["lovasz"] = self.w_lovasz * lovasz_softmax(logits, labels, scope=self.scope)
         if self.w_balanced:

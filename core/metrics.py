@@ -20,7 +20,11 @@ from core.errors import UserError
 
 __all__ = ["RANGE_BINS", "VIEWS", "Confusion", "EvaluationResult", "SegmentationScore"]
 
-RANGE_BINS: tuple[tuple[float, float], ...] = ((0.0, 20.0), (20.0, 50.0), (50.0, math.inf))  # m from the sensor
+RANGE_BINS: tuple[tuple[float, float], ...] = (
+    (0.0, 20.0),
+    (20.0, 50.0),
+    (50.0, math.inf),
+)  # m from the sensor
 Absent = Literal["skip", "nanmean", "zero", "one"]
 
 
@@ -44,10 +48,14 @@ class Confusion:
         counts: int64 [C, C] to start from; zeros on ``device`` if not given.
     """
 
-    def __init__(self, num_classes: int, counts: Tensor | None = None, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, num_classes: int, counts: Tensor | None = None, device: torch.device | str = "cpu"
+    ) -> None:
         shape = (num_classes, num_classes)
         self.num_classes = num_classes
-        self.counts = torch.zeros(shape, dtype=torch.int64, device=device) if counts is None else counts
+        self.counts = (
+            torch.zeros(shape, dtype=torch.int64, device=device) if counts is None else counts
+        )
         if self.counts.shape != shape:
             raise ValueError(f"counts are {tuple(self.counts.shape)}, expected {shape}")
 
@@ -123,8 +131,12 @@ class SegmentationScore:
 
     def __init__(self, num_classes: int, device: torch.device | str = "cpu") -> None:
         self.num_classes = num_classes
-        self.counts = torch.zeros(len(RANGE_BINS), num_classes, num_classes, dtype=torch.int64, device=device)
-        self.view_counts = torch.zeros(len(VIEWS), num_classes, num_classes, dtype=torch.int64, device=device)
+        self.counts = torch.zeros(
+            len(RANGE_BINS), num_classes, num_classes, dtype=torch.int64, device=device
+        )
+        self.view_counts = torch.zeros(
+            len(VIEWS), num_classes, num_classes, dtype=torch.int64, device=device
+        )
         self._edges = torch.tensor([high for _, high in RANGE_BINS[:-1]], device=device)
 
     @property
@@ -142,9 +154,14 @@ class SegmentationScore:
         """One per name of ``VIEWS``; empty when no point was given with its view."""
         if not bool(self.view_counts.any()):
             return {}
-        return {name: Confusion(self.num_classes, counts) for name, counts in zip(VIEWS, self.view_counts)}
+        return {
+            name: Confusion(self.num_classes, counts)
+            for name, counts in zip(VIEWS, self.view_counts)
+        }
 
-    def update(self, prediction: Tensor, truth: Tensor, distance: Tensor, in_view: Tensor | None = None) -> None:
+    def update(
+        self, prediction: Tensor, truth: Tensor, distance: Tensor, in_view: Tensor | None = None
+    ) -> None:
         """Add points.
 
         Args:
@@ -160,7 +177,9 @@ class SegmentationScore:
         flat = (ranges * self.num_classes + truth.long()) * self.num_classes + prediction.long()
         self.counts += _count(flat, tuple(self.counts.shape))
         if in_view is not None:
-            flat = (in_view.long() * self.num_classes + truth.long()) * self.num_classes + prediction.long()
+            flat = (
+                in_view.long() * self.num_classes + truth.long()
+            ) * self.num_classes + prediction.long()
             self.view_counts += _count(flat, tuple(self.view_counts.shape))
 
     def all_reduce(self) -> None:
@@ -202,12 +221,22 @@ class EvaluationResult:
     extra: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def from_score(cls, score: SegmentationScore, *, classes: Sequence[str], **about: Any) -> EvaluationResult:
+    def from_score(
+        cls, score: SegmentationScore, *, classes: Sequence[str], **about: Any
+    ) -> EvaluationResult:
         """Freeze a finished score; ``about`` holds the remaining attributes."""
-        names = [f"{low:g}-{high:g}" if high < math.inf else f"{low:g}+" for low, high in RANGE_BINS]
+        names = [
+            f"{low:g}-{high:g}" if high < math.inf else f"{low:g}+" for low, high in RANGE_BINS
+        ]
         ranges = {name: confusion.counts.tolist() for name, confusion in zip(names, score.ranges)}
         views = {name: confusion.counts.tolist() for name, confusion in score.views.items()}
-        return cls(classes=tuple(classes), confusion=score.overall.counts.tolist(), ranges=ranges, views=views, **about)
+        return cls(
+            classes=tuple(classes),
+            confusion=score.overall.counts.tolist(),
+            ranges=ranges,
+            views=views,
+            **about,
+        )
 
     def _matrix(self, counts: list[list[int]]) -> Confusion:
         return Confusion(len(self.classes), torch.tensor(counts, dtype=torch.int64))
@@ -261,8 +290,12 @@ class EvaluationResult:
             "miou_legacy": _percent(overall.legacy_miou()),
             "classes_scored": self.classes_scored,
             "iou": {name: None if iou is None else 100 * iou for name, iou in self.iou.items()},
-            "miou_by_range": {name: _percent(confusion.miou()) for name, confusion in self.by_range.items()},
-            "miou_by_view": {name: _percent(confusion.miou()) for name, confusion in self.by_view.items()},
+            "miou_by_range": {
+                name: _percent(confusion.miou()) for name, confusion in self.by_range.items()
+            },
+            "miou_by_view": {
+                name: _percent(confusion.miou()) for name, confusion in self.by_view.items()
+            },
         }
         return derived | asdict(self) | {"classes": list(self.classes)}
 
@@ -279,17 +312,31 @@ class EvaluationResult:
         cure = "Write it again with evaluate.py --json"
         fields = cls.__dataclass_fields__
         required = [name for name in fields if name not in ("votes", "views", "extra")]
-        missing = [name for name in required if name not in value] if isinstance(value, Mapping) else required
+        missing = (
+            [name for name in required if name not in value]
+            if isinstance(value, Mapping)
+            else required
+        )
         if missing:
             raise UserError(f"this evaluation lacks {', '.join(missing)}", where=where, cure=cure)
         result = cls(
-            **{k: tuple(v) if k == "classes" else v for k, v in value.items() if k in cls.__dataclass_fields__}
+            **{
+                k: tuple(v) if k == "classes" else v
+                for k, v in value.items()
+                if k in cls.__dataclass_fields__
+            }
         )
         size = len(result.classes)
-        for name, counts in {"confusion": result.confusion, **result.ranges, **result.views}.items():
+        for name, counts in {
+            "confusion": result.confusion,
+            **result.ranges,
+            **result.views,
+        }.items():
             if len(counts) != size or any(len(row) != size for row in counts):
                 raise UserError(
-                    f"the matrix '{name}' is not {size} x {size}, one row per class", where=where, cure=cure
+                    f"the matrix '{name}' is not {size} x {size}, one row per class",
+                    where=where,
+                    cure=cure,
                 )
         return result
 

@@ -14,13 +14,17 @@ TINY = {"seed": 3, "keyframes": 2, "image_scale": 0.06, "lidar_scale": 0.15, "wo
 @pytest.fixture(scope="session")
 def tiny_nuscenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """nuScenes v1.0-mini layout: one training and both validation scenes, 2 keyframes each, 2 sweeps between."""
-    return generate(tmp_path_factory.mktemp("tiny_nuscenes"), WorldSpec(format="nuscenes", scenes=3, **TINY))
+    return generate(
+        tmp_path_factory.mktemp("tiny_nuscenes"), WorldSpec(format="nuscenes", scenes=3, **TINY)
+    )
 
 
 @pytest.fixture(scope="session")
 def tiny_kitti(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """SemanticKITTI layout: sequences 00 (training) and 08 (validation), 2 scans each."""
-    return generate(tmp_path_factory.mktemp("tiny_kitti"), WorldSpec(format="semantickitti", scenes=2, **TINY))
+    return generate(
+        tmp_path_factory.mktemp("tiny_kitti"), WorldSpec(format="semantickitti", scenes=2, **TINY)
+    )
 
 
 @pytest.fixture(scope="session")

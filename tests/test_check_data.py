@@ -23,7 +23,9 @@ def write_sequence(root: Path, name: str, scans: int) -> None:
         (folder / part).mkdir(parents=True)
     for scan in range(scans):
         np.ones((COUNT, 4), np.float32).tofile(folder / "velodyne" / f"{scan:06d}.bin")
-        np.array([10, 10, 252, 40, 40, 70, 0, 99], np.uint32).tofile(folder / "labels" / f"{scan:06d}.label")
+        np.array([10, 10, 252, 40, 40, 70, 0, 99], np.uint32).tofile(
+            folder / "labels" / f"{scan:06d}.label"
+        )
         Image.new("RGB", (8, 4)).save(folder / "image_2" / f"{scan:06d}.png")
     row = " 1 0 0 0 0 1 0 0 0 0 1 0\n"
     (folder / "calib.txt").write_text("P2:" + row + "Tr:" + row)
@@ -58,10 +60,17 @@ def test_whole_data(world, capsys):
     code, report = run(world[1], "--cameras")
     assert code == 0 and report["ok"]
     train = report["splits"]["train"]
-    assert (train["found"], train["expected"], train["damaged"], train["missing"]) == (3, None, [], [])
+    assert (train["found"], train["expected"], train["damaged"], train["missing"]) == (
+        3,
+        None,
+        [],
+        [],
+    )
     counts = {name: count for name, count in train["histogram"].items() if count}
     assert counts == {"ignore": 6, "car": 9, "road": 6, "vegetation": 3}
-    assert report["splits"]["val"]["expected"] == 4071  # the official validation split is sequence 08
+    assert (
+        report["splits"]["val"]["expected"] == 4071
+    )  # the official validation split is sequence 08
     output = capsys.readouterr().out
     assert output.endswith("data: 4 scans, all good\n") and "the official split has 4071" in output
 
@@ -93,11 +102,16 @@ def test_images_count_only_where_asked_for(world):
     (world[0] / "sequences/00/image_2/000000.png").write_bytes(b"")
     code, report = run(world[1])
     assert code == 0
-    assert "1 of 3 images are not there; comes from data_odometry_color.zip" in report["splits"]["train"]["optional"][0]
+    assert (
+        "1 of 3 images are not there; comes from data_odometry_color.zip"
+        in report["splits"]["train"]["optional"][0]
+    )
     for options in (["--cameras"], ["--cameras", "--quick"]):
         code, report = run(world[1], *options)
         assert code == 2 and len(report["splits"]["train"]["missing"]) == 1
-        assert [("000000.png" in d, "000002.png" in d) for d in report["splits"]["train"]["damaged"]] == [
+        assert [
+            ("000000.png" in d, "000002.png" in d) for d in report["splits"]["train"]["damaged"]
+        ] == [
             (True, False),
             (False, True),
         ]
@@ -117,7 +131,9 @@ def test_missing_sequence_names_the_archive(world):
     assert code == 2
     (line,) = report["splits"]["train"]["missing"]
     assert "sequences/01/velodyne" in line and "data_odometry_velodyne.zip" in line
-    assert report["splits"]["val"]["found"] == 0 and "empty" in report["splits"]["val"]["missing"][0]
+    assert (
+        report["splits"]["val"]["found"] == 0 and "empty" in report["splits"]["val"]["missing"][0]
+    )
 
 
 def test_long_lists_are_cut_in_the_terminal_only(world, capsys):
@@ -125,7 +141,11 @@ def test_long_lists_are_cut_in_the_terminal_only(world, capsys):
     for path in (world[0] / "sequences/05/labels").iterdir():
         path.write_bytes(b"")
     code, report = run(world[1], "--dataset.split.train", "['05']", "--splits", "train")
-    assert code == 2 and len(report["splits"]["train"]["damaged"]) == 14 and list(report["splits"]) == ["train"]
+    assert (
+        code == 2
+        and len(report["splits"]["train"]["damaged"]) == 14
+        and list(report["splits"]) == ["train"]
+    )
     output = capsys.readouterr().out
     assert output.count("damaged") == 11 and "and 4 more" in output
 

@@ -18,7 +18,11 @@ from core.errors import UserError
 from core.models import build_model
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIGS = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "configs").rglob("*.yaml") if p.name != "default.yaml")
+CONFIGS = sorted(
+    p.relative_to(ROOT).as_posix()
+    for p in (ROOT / "configs").rglob("*.yaml")
+    if p.name != "default.yaml"
+)
 
 
 class Inner(Section):
@@ -42,8 +46,12 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     leaf = work / "configs" / "town"
     leaf.mkdir(parents=True)
     (tmp_path / "default.yaml").write_text("above: true\n")
-    (work / "default.yaml").write_text("a: work\nb: work\nc: work\nd: work\nm: {x: 1, y: {z: 1}}\nl: [1, 2, 3]\n")
-    (work / "configs" / "default.yaml").write_text("b: configs\nc: configs\nd: configs\nm: {y: {w: 2}}\n")
+    (work / "default.yaml").write_text(
+        "a: work\nb: work\nc: work\nd: work\nm: {x: 1, y: {z: 1}}\nl: [1, 2, 3]\n"
+    )
+    (work / "configs" / "default.yaml").write_text(
+        "b: configs\nc: configs\nd: configs\nm: {y: {w: 2}}\n"
+    )
     (leaf / "default.yaml").write_text("c: town\nd: town\n")
     (leaf / "run.yaml").write_text("d: run\nm: {x: 7}\nl: [9]\n")
     monkeypatch.chdir(work)
@@ -58,7 +66,12 @@ def write(folder: Path, text: str, name: str = "run.yaml") -> str:
 # --- the chain ------------------------------------------------------------------------------------------------------
 def test_nearer_files_win_and_nothing_above_the_working_directory_is_read(tree: Path) -> None:
     config = load_config("configs/town/run.yaml")
-    assert {k: config.tree[k] for k in "abcd"} == {"a": "work", "b": "configs", "c": "town", "d": "run"}
+    assert {k: config.tree[k] for k in "abcd"} == {
+        "a": "work",
+        "b": "configs",
+        "c": "town",
+        "d": "run",
+    }
     assert "above" not in config.tree
     assert [config.origin(k) for k in "abcd"] == [
         "default.yaml",
@@ -83,7 +96,9 @@ def test_mapping_replaces_scalar_and_scalar_replaces_mapping() -> None:
     assert config.tree == {"a": {"x": 3}, "b": None}
 
 
-def test_file_outside_the_working_directory_takes_every_default_above_it(tree: Path, monkeypatch) -> None:
+def test_file_outside_the_working_directory_takes_every_default_above_it(
+    tree: Path, monkeypatch
+) -> None:
     monkeypatch.chdir(tree / "configs" / "town")
     config = load_config(tree / "configs" / "default.yaml")
     assert (config.tree["above"], config.tree["a"], config.tree["b"]) == (True, "work", "configs")
@@ -160,23 +175,33 @@ def test_scientific_numbers_in_files_are_floats(tree: Path) -> None:
 def test_environment_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIDISTILL_TEST_A", "alpha")
     monkeypatch.delenv("LIDISTILL_TEST_B", raising=False)
-    config = Config(tree={"name": "${LIDISTILL_TEST_A}/${LIDISTILL_TEST_B:-beta}/${LIDISTILL_TEST_B:-}."})
+    config = Config(
+        tree={"name": "${LIDISTILL_TEST_A}/${LIDISTILL_TEST_B:-beta}/${LIDISTILL_TEST_B:-}."}
+    )
     assert config.parse(Outer).name == "alpha/beta/."
-    assert config.tree["name"].startswith("${"), "the tree keeps the variable, so that config.yaml stays portable"
+    assert config.tree["name"].startswith("${"), (
+        "the tree keeps the variable, so that config.yaml stays portable"
+    )
 
 
-def test_unset_variable_names_key_file_and_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unset_variable_names_key_file_and_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("LIDISTILL_TEST_B", raising=False)
     config = load_config(write(tmp_path, "inner: {width: 1, kind: '${LIDISTILL_TEST_B}'}\n"))
     with pytest.raises(UserError) as caught:
         config.parse(Outer)
-    assert "run.yaml: key 'inner.kind' uses the environment variable LIDISTILL_TEST_B" in str(caught.value)
+    assert "run.yaml: key 'inner.kind' uses the environment variable LIDISTILL_TEST_B" in str(
+        caught.value
+    )
     assert "export LIDISTILL_TEST_B=" in caught.value.cure
 
 
 # --- errors ---------------------------------------------------------------------------------------------------------
-def explain(tmp_path: Path, text: str, overrides: tuple[str, ...] = (), schema: type[Section] = Outer) -> str:
+def explain(
+    tmp_path: Path, text: str, overrides: tuple[str, ...] = (), schema: type[Section] = Outer
+) -> str:
     with pytest.raises(UserError) as caught:
         load_config(write(tmp_path, text), overrides).parse(schema)
     return str(caught.value)
@@ -190,7 +215,9 @@ def explain(tmp_path: Path, text: str, overrides: tuple[str, ...] = (), schema: 
         ("table: {one: {width: 1, raet: 2}}\n", "table.one.raet", "rate"),
     ],
 )
-def test_misspelt_key_names_the_nearest_and_the_file(tmp_path: Path, text: str, key: str, near: str) -> None:
+def test_misspelt_key_names_the_nearest_and_the_file(
+    tmp_path: Path, text: str, key: str, near: str
+) -> None:
     message = explain(tmp_path, text)
     assert f"run.yaml: unknown key '{key}'; did you mean '{near}'?" in message
 
@@ -200,7 +227,9 @@ def test_misspelt_key_in_a_default_names_that_default(tree: Path) -> None:
     (tree / "configs" / "default.yaml").write_text("inner: {knid: b}\n")
     (tree / "configs" / "town" / "default.yaml").unlink()
     (tree / "configs" / "town" / "run.yaml").write_text("name: y\n")
-    with pytest.raises(UserError, match=r"configs/default\.yaml: unknown key 'inner\.knid'; did you mean 'kind'\?"):
+    with pytest.raises(
+        UserError, match=r"configs/default\.yaml: unknown key 'inner\.knid'; did you mean 'kind'\?"
+    ):
         load_config("configs/town/run.yaml").parse(Outer)
 
 
@@ -253,15 +282,21 @@ def test_sections_are_frozen() -> None:
 
 def test_missing_file_suggests_similar_names(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    with pytest.raises(UserError, match=r"configs/minkunet_dmo\.yaml: .*does not exist.*minkunet_demo\.yaml"):
+    with pytest.raises(
+        UserError, match=r"configs/minkunet_dmo\.yaml: .*does not exist.*minkunet_demo\.yaml"
+    ):
         load_config("configs/minkunet_dmo.yaml")
 
 
-@pytest.mark.parametrize("content", [b"a: [1, 2", b"a: b: c", b"- 1\n- 2\n", b"just text", b"\x80\x02PK\x03\x04\xff"])
+@pytest.mark.parametrize(
+    "content", [b"a: [1, 2", b"a: b: c", b"- 1\n- 2\n", b"just text", b"\x80\x02PK\x03\x04\xff"]
+)
 def test_a_file_that_is_no_yaml_mapping(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "broken.yaml"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"broken\.yaml: (this is not valid YAML|expected 'key: value' lines)"):
+    with pytest.raises(
+        UserError, match=r"broken\.yaml: (this is not valid YAML|expected 'key: value' lines)"
+    ):
         load_config(path)
 
 
@@ -296,18 +331,30 @@ def test_shipped_configuration_is_valid(path: str, monkeypatch: pytest.MonkeyPat
     assert experiment.scheduler.warmup_steps >= 0
 
 
-ABSOLUTE = re.compile(r"""["'\s=:(]((?:/(?:home|Users|root|mnt|media|work|scratch|workspace|tmp)/|[A-Z]:\\)[\w.-]+)""")
+ABSOLUTE = re.compile(
+    r"""["'\s=:(]((?:/(?:home|Users|root|mnt|media|work|scratch|workspace|tmp)/|[A-Z]:\\)[\w.-]+)"""
+)
 
 
 def test_absolute_path_pattern() -> None:
-    assert ABSOLUTE.search("root: " + "/ho" + "me/me/data") and ABSOLUTE.search('"' + "/t" + 'mp/x"')
+    assert ABSOLUTE.search("root: " + "/ho" + "me/me/data") and ABSOLUTE.search(
+        '"' + "/t" + 'mp/x"'
+    )
     assert not ABSOLUTE.search("export ROOT=/your/folder  a/work/b  https://host/home/x")
 
 
 def test_no_absolute_paths_in_configurations_or_code() -> None:
-    files = [p for folder in ("core", "configs", "csrc", "benchmarks", "tests") for p in (ROOT / folder).rglob("*")]
+    files = [
+        p
+        for folder in ("core", "configs", "csrc", "benchmarks", "tests")
+        for p in (ROOT / folder).rglob("*")
+    ]
     files += [*ROOT.glob("*.py"), *ROOT.glob("*.toml"), ROOT / "Makefile"]
     kinds = {".py", ".yaml", ".cpp", ".cu", ".h", ".hpp", ".toml", ""}
     files = [p for p in files if p.is_file() and p.suffix in kinds and "_lib" not in p.parts]
-    found = [f"{p.relative_to(ROOT)}: {m.group(1)}" for p in files for m in ABSOLUTE.finditer(p.read_text())]
+    found = [
+        f"{p.relative_to(ROOT)}: {m.group(1)}"
+        for p in files
+        for m in ABSOLUTE.finditer(p.read_text())
+    ]
     assert len(files) > 50 and found == []

@@ -55,7 +55,17 @@ def test_mpirun_outside_path(tmp_path, monkeypatch):
 
 def test_every_row_of_this_machine():
     rows = {row.name: row for row in examine()}
-    assert {"Python", "torch", "CUDA", "C++ compiler", "nvcc", "MPI", "compiled kernels", "numba", "disk"} <= set(rows)
+    assert {
+        "Python",
+        "torch",
+        "CUDA",
+        "C++ compiler",
+        "nvcc",
+        "MPI",
+        "compiled kernels",
+        "numba",
+        "disk",
+    } <= set(rows)
     assert {"nuscenes-devkit", "/dev/shm", "RAM", "CPU cores"} <= set(rows)
     assert rows["Python"].status == "ok" and rows["torch"].status == "ok"
     for row in rows.values():
@@ -64,7 +74,9 @@ def test_every_row_of_this_machine():
 
 def test_absent_package_names_its_use():
     row = doctor._package("lidistill-none", status="warn", use="nothing")
-    assert row == Row("lidistill-none", "warn", "not installed; needed for nothing", "Run 'make setup'")
+    assert row == Row(
+        "lidistill-none", "warn", "not installed; needed for nothing", "Run 'make setup'"
+    )
 
 
 @pytest.mark.parametrize(("free", "status"), [(50, "ok"), (5, "warn"), (1, "bad")])
@@ -99,6 +111,8 @@ def test_exit_code_and_json(monkeypatch, capsys, status, code):
         assert left == code
         output = capsys.readouterr().out
         if options:
-            assert json.loads(output) == [{"name": "thing", "status": status, "value": "found [it]", "cure": "cure"}]
+            assert json.loads(output) == [
+                {"name": "thing", "status": status, "value": "found [it]", "cure": "cure"}
+            ]
         else:
             assert "found [it]" in output and f"doctor: {int(status == 'bad')} bad" in output

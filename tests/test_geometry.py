@@ -29,12 +29,17 @@ def test_quaternions_agree_with_pyquaternion():
 def test_rigid_takes_a_matrix_or_a_quaternion():
     quaternion, shift = np.array([0.5, 0.5, 0.5, 0.5]), np.array([1.0, 2.0, 3.0])
     matrix = rigid(quaternion, shift)
-    np.testing.assert_allclose(matrix, [[0, 0, 1, 1], [1, 0, 0, 2], [0, 1, 0, 3], [0, 0, 0, 1]], atol=1e-15)
+    np.testing.assert_allclose(
+        matrix, [[0, 0, 1, 1], [1, 0, 0, 2], [0, 1, 0, 3], [0, 0, 0, 1]], atol=1e-15
+    )
     np.testing.assert_array_equal(rigid(quaternion_matrix(quaternion), shift), matrix)
 
 
 def test_inverse_undoes_also_rotations_printed_with_few_digits():
-    matrix = rigid(np.round(quaternion_matrix(np.array([0.9, 0.1, -0.3, 0.2])), 4), np.array([400.0, 1200.0, 2.0]))
+    matrix = rigid(
+        np.round(quaternion_matrix(np.array([0.9, 0.1, -0.3, 0.2])), 4),
+        np.array([400.0, 1200.0, 2.0]),
+    )
     np.testing.assert_allclose(invert(matrix) @ matrix, np.eye(4), atol=1e-12)
     np.testing.assert_array_equal(invert(matrix)[3], [0, 0, 0, 1])
 
@@ -42,8 +47,12 @@ def test_inverse_undoes_also_rotations_printed_with_few_digits():
 def test_chains_read_right_to_left():
     shift = rigid(np.eye(3), np.array([1.0, 0, 0]))
     turn = rigid(np.array([HALF, 0, 0, HALF]), np.zeros(3))
-    np.testing.assert_allclose(transform(chain(shift, turn), np.array([[1.0, 0, 0]])), [[1, 1, 0]], atol=1e-7)
-    np.testing.assert_allclose(transform(chain(turn, shift), np.array([[1.0, 0, 0]])), [[0, 2, 0]], atol=1e-7)
+    np.testing.assert_allclose(
+        transform(chain(shift, turn), np.array([[1.0, 0, 0]])), [[1, 1, 0]], atol=1e-7
+    )
+    np.testing.assert_allclose(
+        transform(chain(turn, shift), np.array([[1.0, 0, 0]])), [[0, 2, 0]], atol=1e-7
+    )
 
 
 def test_transform_keeps_millimetres_at_kilometres():
@@ -58,7 +67,9 @@ def test_projection_of_a_point_by_hand():
     # Camera 1 m left of the LiDAR, looking along LiDAR x: camera z = x, camera x = -y + 1, camera y = -z.
     intrinsic = np.array([[100.0, 0, 50], [0, 200, 40], [0, 0, 1]])
     camera_from_lidar = rigid(np.array([[0, -1, 0], [0, 0, -1], [1, 0, 0]]), np.array([1.0, 0, 0]))
-    camera = Camera("front", (101, 81), projection(intrinsic, camera_from_lidar), lambda: np.zeros((81, 101, 3)))
+    camera = Camera(
+        "front", (101, 81), projection(intrinsic, camera_from_lidar), lambda: np.zeros((81, 101, 3))
+    )
     points = np.array([[10.0, 0, 1], [10, 10, 0], [0.5, 1, 0], [-10, 1, 0]], np.float32)
     uv, depth, visible = camera.project(points)
     np.testing.assert_allclose(uv[0], [100 * 1 / 10 + 50, 200 * -1 / 10 + 40])

@@ -35,7 +35,9 @@ def test_temporary_lies_beside_the_target_which_is_untouched_until_the_end(tmp_p
 
 @pytest.mark.parametrize("error", [ValueError("stop"), KeyboardInterrupt(), UserError("stop")])
 @pytest.mark.parametrize("existing", [True, False])
-def test_failure_keeps_the_old_file_and_leaves_nothing(tmp_path: Path, error: BaseException, existing: bool) -> None:
+def test_failure_keeps_the_old_file_and_leaves_nothing(
+    tmp_path: Path, error: BaseException, existing: bool
+) -> None:
     target = tmp_path / "value"
     if existing:
         write_bytes(target, b"old")
@@ -47,7 +49,9 @@ def test_failure_keeps_the_old_file_and_leaves_nothing(tmp_path: Path, error: Ba
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_full_disk_is_a_user_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+def test_full_disk_is_a_user_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
     target = tmp_path / "value"
     write_bytes(target, b"old")
 
@@ -72,7 +76,9 @@ def test_permission_bits_follow_the_umask(tmp_path: Path, mask: int, mode: int) 
     assert (tmp_path / "value").stat().st_mode & 0o777 == mode
 
 
-def test_folder_that_cannot_be_made_or_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_that_cannot_be_made_or_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match="cannot write this file"):
         write_bytes(tmp_path / "file" / "value", b"x")
@@ -93,7 +99,9 @@ def test_target_that_is_a_folder(tmp_path: Path) -> None:
     assert names(tmp_path) == ["value"]
 
 
-def test_data_reach_the_disk_before_the_name_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_reach_the_disk_before_the_name_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls = []
     fsync, replace = os.fsync, os.replace
     monkeypatch.setattr(io.os, "fsync", lambda fd: (calls.append("fsync"), fsync(fd)))
@@ -129,7 +137,9 @@ def test_read_json_names_the_file(tmp_path: Path, content: bytes | None) -> None
     path = tmp_path / "broken.json"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(UserError, match="not valid JSON" if content is not None else "does not exist") as caught:
+    with pytest.raises(
+        UserError, match="not valid JSON" if content is not None else "does not exist"
+    ) as caught:
         read_json(path)
     assert caught.value.where == str(path)
 

@@ -23,7 +23,9 @@ def test_semantickitti_follows_the_official_maps():
     assert SEMANTICKITTI.num_classes == 20
     raw = np.array(list(LEARNING_MAP), np.uint32)
     np.testing.assert_array_equal(SEMANTICKITTI.to_train(raw, "x"), list(LEARNING_MAP.values()))
-    np.testing.assert_array_equal(SEMANTICKITTI.to_raw(np.arange(20, dtype=np.uint8)), LEARNING_MAP_INV)
+    np.testing.assert_array_equal(
+        SEMANTICKITTI.to_raw(np.arange(20, dtype=np.uint8)), LEARNING_MAP_INV
+    )
 
 
 def test_semantickitti_colours_are_rgb():
@@ -34,7 +36,9 @@ def test_semantickitti_colours_are_rgb():
 
 def test_nuscenes_follows_the_devkit():
     mapper_class = pytest.importorskip("nuscenes.eval.lidarseg.utils").LidarsegClassMapper
-    mapper = mapper_class.__new__(mapper_class)  # its tables need no data on disk, its constructor does
+    mapper = mapper_class.__new__(
+        mapper_class
+    )  # its tables need no data on disk, its constructor does
     mapper.ignore_class = mapper.get_ignore_class()
     color_map = pytest.importorskip("nuscenes.utils.color_map").get_colormap()
     coarse = mapper.get_coarse2idx()
@@ -59,15 +63,21 @@ def test_submission_ids_map_back():
 @pytest.mark.parametrize("unknown", [2, 300, 65535])
 def test_unknown_id_is_named_with_its_count(unknown):
     raw = np.array([10, unknown, 40, unknown], np.uint32)
-    with pytest.raises(UserError, match=rf"00/labels/000001.label: label id {unknown} \(2 points\)"):
+    with pytest.raises(
+        UserError, match=rf"00/labels/000001.label: label id {unknown} \(2 points\)"
+    ):
         SEMANTICKITTI.to_train(raw, "00/labels/000001.label")
 
 
 def test_fingerprints_tell_vocabularies_apart():
     assert SEMANTICKITTI.fingerprint != NUSCENES.fingerprint
     moved = dict(SEMANTICKITTI.raw_to_train) | {60: 0}
-    other = LabelSpace("x", SEMANTICKITTI.classes, SEMANTICKITTI.colors, moved, SEMANTICKITTI.train_to_raw)
-    same = LabelSpace("y", SEMANTICKITTI.classes, NUSCENES.colors, LEARNING_MAP, SEMANTICKITTI.train_to_raw)
+    other = LabelSpace(
+        "x", SEMANTICKITTI.classes, SEMANTICKITTI.colors, moved, SEMANTICKITTI.train_to_raw
+    )
+    same = LabelSpace(
+        "y", SEMANTICKITTI.classes, NUSCENES.colors, LEARNING_MAP, SEMANTICKITTI.train_to_raw
+    )
     assert other.fingerprint != SEMANTICKITTI.fingerprint
     assert same.fingerprint == SEMANTICKITTI.fingerprint
 
@@ -77,7 +87,9 @@ def test_from_yaml(tmp_path):
     path.write_text("classes: [ignore, cow, grass]\nmap: {0: 0, 7: 1, 8: 2, 9: 2}\n")
     space = LabelSpace.from_yaml(path)
     assert (space.name, space.num_classes) == ("farm", 3)
-    np.testing.assert_array_equal(space.to_train(np.array([9, 7, 0, 8], np.uint8), "x"), [2, 1, 0, 2])
+    np.testing.assert_array_equal(
+        space.to_train(np.array([9, 7, 0, 8], np.uint8), "x"), [2, 1, 0, 2]
+    )
     np.testing.assert_array_equal(space.to_raw(np.array([0, 1, 2])), [0, 7, 8])
     assert space.colors.shape == (3, 3) and space.colors[0].tolist() == [0, 0, 0]
     assert len({tuple(c) for c in space.colors.tolist()}) == 3

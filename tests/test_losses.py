@@ -49,7 +49,10 @@ def naive_lovasz(logits: Tensor, labels: Tensor) -> Tensor:
     losses = []
     for c in sorted(set(truth)):
         members = {i for i, label in enumerate(truth) if label == c}
-        errors = [1 - probabilities[i, c] if i in members else probabilities[i, c] for i in range(len(rows))]
+        errors = [
+            1 - probabilities[i, c] if i in members else probabilities[i, c]
+            for i in range(len(rows))
+        ]
         total, below = probabilities.sum() * 0.0, 0.0
         for level in sorted(errors, key=lambda error: error.item()):
             wrong = {i for i, error in enumerate(errors) if error.item() >= level.item()}
@@ -59,7 +62,9 @@ def naive_lovasz(logits: Tensor, labels: Tensor) -> Tensor:
     return torch.stack(losses).mean() if losses else logits.double().sum() * 0.0
 
 
-def problem(rows: int, classes: int = 5, seed: int = 0, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def problem(
+    rows: int, classes: int = 5, seed: int = 0, labels: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(rows, classes, generator=generator) * 2
     drawn = torch.randint(0, classes, (rows,), generator=generator)
@@ -80,7 +85,9 @@ def test_cross_entropy_by_hand() -> None:
     """Uniform logits cost ln 3; (0, ln 2, 0) at class 1 has p = 2/4; the ignored row counts nowhere."""
     logits = torch.tensor([[0.0, 0.0, 0.0], [0.0, np.log(2), 0.0], [9.0, -9.0, 3.0]])
     labels = torch.tensor([2, 1, 0])
-    assert float(cross_entropy(logits, labels)) == pytest.approx((np.log(3) + np.log(2)) / 2, rel=1e-6)
+    assert float(cross_entropy(logits, labels)) == pytest.approx(
+        (np.log(3) + np.log(2)) / 2, rel=1e-6
+    )
     weight = torch.tensor([5.0, 3.0, 1.0])
     assert float(cross_entropy(logits, labels, weight=weight)) == pytest.approx(
         (1 * np.log(3) + 3 * np.log(2)) / 4, rel=1e-6
@@ -91,7 +98,12 @@ def test_cross_entropy_by_hand() -> None:
 def test_cross_entropy_equals_float64(weight: list[float] | None) -> None:
     logits, labels = problem(40)
     w = None if weight is None else torch.tensor(weight)
-    assert_same(lambda x, y: cross_entropy(x, y, weight=w), lambda x, y: naive_cross_entropy(x, y, w), logits, labels)
+    assert_same(
+        lambda x, y: cross_entropy(x, y, weight=w),
+        lambda x, y: naive_cross_entropy(x, y, w),
+        logits,
+        labels,
+    )
 
 
 def test_ignored_rows_get_no_gradient() -> None:
@@ -106,7 +118,9 @@ def test_half_precision_logits_are_computed_in_fp32() -> None:
     low = logits.detach().bfloat16()
     for function in (cross_entropy, lovasz_softmax):
         assert function(low, labels).dtype == torch.float32
-        torch.testing.assert_close(function(low, labels), function(low.float(), labels), rtol=0, atol=0)
+        torch.testing.assert_close(
+            function(low, labels), function(low.float(), labels), rtol=0, atol=0
+        )
 
 
 # --- Lovász ---------------------------------------------------------------------------------------------------------
@@ -129,7 +143,9 @@ def test_lovasz_gradient_treats_columns_apart() -> None:
     truth = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
     got = lovasz_gradient(truth)
     for column in range(2):
-        torch.testing.assert_close(got[:, column : column + 1], lovasz_gradient(truth[:, column : column + 1]))
+        torch.testing.assert_close(
+            got[:, column : column + 1], lovasz_gradient(truth[:, column : column + 1])
+        )
 
 
 def test_lovasz_softmax_by_hand() -> None:
@@ -194,7 +210,9 @@ def test_criterion_names_and_weighs_its_terms() -> None:
     weight = [1.0, 2.0, 3.0, 4.0, 5.0]
     losses = CrossEntropyLovasz(0.5, 2.0, weight)(logits, labels)
     assert list(losses) == ["ce", "lovasz"]
-    torch.testing.assert_close(losses["ce"].double(), 0.5 * naive_cross_entropy(logits, labels, torch.tensor(weight)))
+    torch.testing.assert_close(
+        losses["ce"].double(), 0.5 * naive_cross_entropy(logits, labels, torch.tensor(weight))
+    )
     torch.testing.assert_close(losses["lovasz"].double(), 2 * naive_lovasz(logits, labels))
 
 
@@ -227,7 +245,10 @@ def test_class_mean_counts_a_rare_class_as_much_as_a_common_one() -> None:
     assert float(mean.detach()) == pytest.approx((3 + 10) / 2)
     mean.backward()
     assert values.grad.tolist() == pytest.approx([1 / 6, 0, 1 / 6, 1 / 6, 1 / 2])
-    assert float(class_mean(values.detach(), torch.zeros(5, dtype=torch.int64), mask & False, 6)) == 0.0
+    assert (
+        float(class_mean(values.detach(), torch.zeros(5, dtype=torch.int64), mask & False, 6))
+        == 0.0
+    )
 
 
 def test_balanced_cross_entropy_is_a_term_of_the_criterion() -> None:
@@ -319,13 +340,17 @@ def _worker(rank: int, address: str, folder: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def two_processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, tuple[Tensor, Tensor]]]:
+def two_processes(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> list[dict[str, tuple[Tensor, Tensor]]]:
     """What each rank got, for every case."""
     folder = tmp_path_factory.mktemp("ranks")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
-    mp.start_processes(_worker, (address, str(folder)), nprocs=2, start_method="fork")  # spawning imports torch anew
+    mp.start_processes(
+        _worker, (address, str(folder)), nprocs=2, start_method="fork"
+    )  # spawning imports torch anew
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
@@ -338,7 +363,9 @@ def test_global_scope_is_the_joined_batch(two_processes, name: str, kind: str) -
     expected = REFERENCES[kind](logits, torch.cat([y for _, y in parts]))
     (wanted,) = torch.autograd.grad(expected, logits)
     values, gradients = zip(*(results[f"{name}/global/{kind}"] for results in two_processes))
-    torch.testing.assert_close(torch.stack(values).mean().double(), expected.detach(), rtol=2e-6, atol=1e-7)
+    torch.testing.assert_close(
+        torch.stack(values).mean().double(), expected.detach(), rtol=2e-6, atol=1e-7
+    )
     torch.testing.assert_close(torch.cat(gradients) / 2, wanted, rtol=2e-5, atol=1e-7)
 
 

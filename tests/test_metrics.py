@@ -14,7 +14,9 @@ from core.errors import UserError
 from core.metrics import Confusion, EvaluationResult, SegmentationScore
 
 
-def random_points(num_classes: int, count: int = 20_000, seed: int = 0, low: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def random_points(
+    num_classes: int, count: int = 20_000, seed: int = 0, low: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
     """(prediction, truth): truth from every class, predictions right about half of the time."""
     rng = np.random.default_rng(seed)
     truth = rng.integers(0, num_classes, count)
@@ -29,7 +31,9 @@ def filled(prediction: np.ndarray, truth: np.ndarray, num_classes: int) -> Confu
     return confusion
 
 
-def kitti_api_iou(prediction: np.ndarray, truth: np.ndarray, num_classes: int) -> tuple[float, np.ndarray]:
+def kitti_api_iou(
+    prediction: np.ndarray, truth: np.ndarray, num_classes: int
+) -> tuple[float, np.ndarray]:
     """The procedure of semantic-kitti-api's ``iouEval`` with ignore=[0], point by point in float64.
 
     Its matrix is indexed [prediction, truth]; the truth column of "ignore" is cleared, and IoU averages over the other
@@ -97,7 +101,9 @@ def test_equals_nuscenes_devkit_on_files(tiny_nuscenes: Path, tmp_path: Path) ->
         lidar = nusc.get("sample", token)["data"]["LIDAR_TOP"]
         fine = np.fromfile(tiny_nuscenes / nusc.get("lidarseg", lidar)["filename"], np.uint8)
         truth = official.mapper.convert_label(fine)
-        prediction = np.where(rng.random(len(truth)) < 0.6, np.maximum(truth, 1), rng.integers(1, 17, len(truth)))
+        prediction = np.where(
+            rng.random(len(truth)) < 0.6, np.maximum(truth, 1), rng.integers(1, 17, len(truth))
+        )
         prediction.astype(np.uint8).tofile(folder / f"{lidar}_lidarseg.bin")
         distance = torch.from_numpy(rng.random(len(truth), np.float32) * 80)
         score.update(torch.from_numpy(prediction), torch.from_numpy(truth), distance)
@@ -156,7 +162,9 @@ def test_range_bins() -> None:
 
 def _summed(rank: int, folder: Path) -> list:
     """Counts after ``all_reduce`` in one of two processes; each has seen another point."""
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2
+    )
     try:
         score = SegmentationScore(3)
         score.update(torch.tensor([1]), torch.tensor([1 + rank]), torch.tensor([1.0 + 60 * rank]))
@@ -171,7 +179,9 @@ def _second_process(folder: Path) -> None:
 
 
 def test_all_reduce_sums_over_processes(tmp_path: Path) -> None:
-    other = torch.multiprocessing.get_context("spawn").Process(target=_second_process, args=(tmp_path,))
+    other = torch.multiprocessing.get_context("spawn").Process(
+        target=_second_process, args=(tmp_path,)
+    )
     other.start()
     first = _summed(0, tmp_path)
     other.join()
@@ -182,7 +192,9 @@ def test_all_reduce_sums_over_processes(tmp_path: Path) -> None:
 
 def a_result() -> EvaluationResult:
     score = SegmentationScore(4)
-    score.update(torch.tensor([1, 1, 2, 0]), torch.tensor([1, 2, 2, 1]), torch.tensor([5.0, 25.0, 25.0, 5.0]))
+    score.update(
+        torch.tensor([1, 1, 2, 0]), torch.tensor([1, 2, 2, 1]), torch.tensor([5.0, 25.0, 25.0, 5.0])
+    )
     return EvaluationResult.from_score(
         score,
         classes=("ignore", "car", "road", "tree"),

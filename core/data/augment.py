@@ -13,7 +13,17 @@ import numpy as np
 
 from core.data.config import AugmentConfig, FlipAxes
 
-__all__ = ["View", "augment", "draw_kept", "draw_view", "flip", "move", "rotate", "scale", "translate"]
+__all__ = [
+    "View",
+    "augment",
+    "draw_kept",
+    "draw_view",
+    "flip",
+    "move",
+    "rotate",
+    "scale",
+    "translate",
+]
 
 Degrees = tuple[float, float]
 
@@ -36,7 +46,9 @@ class View:
 def move(points: np.ndarray, view: View) -> np.ndarray:
     """Apply a given change; f32 [N, 3] m -> the same, the very input where nothing changes."""
     if view.flip != "none":
-        points = points * np.array([-1 if "x" in view.flip else 1, -1 if "y" in view.flip else 1, 1], np.float32)
+        points = points * np.array(
+            [-1 if "x" in view.flip else 1, -1 if "y" in view.flip else 1, 1], np.float32
+        )
     if view.degrees:
         angle = np.deg2rad(view.degrees)
         cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
@@ -54,19 +66,27 @@ def flip(points: np.ndarray, rng: np.random.Generator, choices: Sequence[FlipAxe
     return move(points, View(flip=_draw_flip(rng, choices)))
 
 
-def rotate(points: np.ndarray, rng: np.random.Generator, degrees: Degrees = (-180.0, 180.0)) -> np.ndarray:
+def rotate(
+    points: np.ndarray, rng: np.random.Generator, degrees: Degrees = (-180.0, 180.0)
+) -> np.ndarray:
     """Turn counter-clockwise about z by an angle uniform in ``degrees``; f32 [N, 3] m -> the same."""
     return move(points, View(degrees=rng.uniform(*degrees)))
 
 
 def scale(
-    points: np.ndarray, rng: np.random.Generator, factors: tuple[float, float] = (0.95, 1.05), *, z: bool = True
+    points: np.ndarray,
+    rng: np.random.Generator,
+    factors: tuple[float, float] = (0.95, 1.05),
+    *,
+    z: bool = True,
 ) -> np.ndarray:
     """Multiply x, y (and ``z``) by a factor uniform in ``factors``; f32 [N, 3] m -> the same."""
     return move(points, View(scale=_draw_scale(rng, factors, z)))
 
 
-def translate(points: np.ndarray, rng: np.random.Generator, std: Sequence[float] = (0.1, 0.1, 0.1)) -> np.ndarray:
+def translate(
+    points: np.ndarray, rng: np.random.Generator, std: Sequence[float] = (0.1, 0.1, 0.1)
+) -> np.ndarray:
     """Shift all points by one normal draw of standard deviations ``std`` (m); f32 [N, 3] m -> the same."""
     return move(points, View(shift=_draw_shift(rng, std)))
 
@@ -75,7 +95,9 @@ def _draw_flip(rng: np.random.Generator, choices: Sequence[FlipAxes]) -> FlipAxe
     return choices[int(rng.integers(len(choices)))]
 
 
-def _draw_scale(rng: np.random.Generator, factors: tuple[float, float], z: bool) -> tuple[float, float, float]:
+def _draw_scale(
+    rng: np.random.Generator, factors: tuple[float, float], z: bool
+) -> tuple[float, float, float]:
     factor = rng.uniform(*factors)
     return factor, factor, factor if z else 1.0
 
@@ -90,8 +112,12 @@ def draw_view(rng: np.random.Generator, config: AugmentConfig) -> View:
     return View(
         flip=_draw_flip(rng, config.flip_choices) if config.flip_choices else still.flip,
         degrees=still.degrees if config.rotate_range is None else rng.uniform(*config.rotate_range),
-        scale=still.scale if config.scale is None else _draw_scale(rng, config.scale, config.scale_z),
-        shift=still.shift if config.translate_std is None else _draw_shift(rng, config.translate_std),
+        scale=still.scale
+        if config.scale is None
+        else _draw_scale(rng, config.scale, config.scale_z),
+        shift=still.shift
+        if config.translate_std is None
+        else _draw_shift(rng, config.translate_std),
     )
 
 

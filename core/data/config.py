@@ -57,7 +57,9 @@ class AugmentConfig(Section):
 
     @field_validator("translate_std")
     @classmethod
-    def _no_negative(cls, value: tuple[float, float, float] | None) -> tuple[float, float, float] | None:
+    def _no_negative(
+        cls, value: tuple[float, float, float] | None
+    ) -> tuple[float, float, float] | None:
         if value is not None and min(value) < 0:
             raise ValueError("standard deviations are not negative")
         return value
@@ -112,7 +114,9 @@ class ImageAugmentConfig(Section):
 
     @field_validator("jitter")
     @classmethod
-    def _strength(cls, value: tuple[float, float, float] | None) -> tuple[float, float, float] | None:
+    def _strength(
+        cls, value: tuple[float, float, float] | None
+    ) -> tuple[float, float, float] | None:
         if value is not None and not all(0 <= strength < float("inf") for strength in value):
             raise ValueError("jitter is finite and not negative")
         return value
@@ -160,7 +164,9 @@ class PasteConfig(Section):
     @field_validator("jitter", "weights")
     @classmethod
     def _not_negative(cls, value: Range | str | dict[str, float]) -> Range | str | dict[str, float]:
-        numbers = value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else ()
+        numbers = (
+            value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else ()
+        )
         if any(not 0 <= number < float("inf") for number in numbers):
             raise ValueError("numbers here are finite and not negative")
         return value
@@ -217,7 +223,9 @@ class DataConfig(Section):
     def _range_ordered(self) -> DataConfig:
         box = self.point_range
         if box is not None and any(low >= high for low, high in zip(box[:3], box[3:])):
-            raise ValueError("point_range is [x0, y0, z0, x1, y1, z1] with x0 < x1, y0 < y1, z0 < z1")
+            raise ValueError(
+                "point_range is [x0, y0, z0, x1, y1, z1] with x0 < x1, y0 < y1, z0 < z1"
+            )
         return self
 
     def uses_images(self, training: bool) -> bool:

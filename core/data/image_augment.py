@@ -12,11 +12,17 @@ from core.errors import UserError
 
 __all__ = ["augment_image", "crop", "flip", "jitter"]
 
-Link = tuple[np.ndarray, np.ndarray, np.ndarray]  # image u8 [H, W, 3]; pixels f32 [V, 2] in [-1, 1]; visible bool [V]
+Link = tuple[
+    np.ndarray, np.ndarray, np.ndarray
+]  # image u8 [H, W, 3]; pixels f32 [V, 2] in [-1, 1]; visible bool [V]
 
 
 def augment_image(
-    image: np.ndarray, pixels: np.ndarray, visible: np.ndarray, rng: np.random.Generator, config: ImageAugmentConfig
+    image: np.ndarray,
+    pixels: np.ndarray,
+    visible: np.ndarray,
+    rng: np.random.Generator,
+    config: ImageAugmentConfig,
 ) -> Link:
     """Crop, jitter and mirror one camera's image, as far as ``config`` asks.
 
@@ -39,7 +45,11 @@ def augment_image(
 
 
 def crop(
-    image: np.ndarray, pixels: np.ndarray, visible: np.ndarray, rng: np.random.Generator, size: tuple[int, int]
+    image: np.ndarray,
+    pixels: np.ndarray,
+    visible: np.ndarray,
+    rng: np.random.Generator,
+    size: tuple[int, int],
 ) -> Link:
     """Cut out ``size`` (width, height) px at the lower edge, anywhere along it with equal chance."""
     height, width = image.shape[:2]
@@ -62,7 +72,9 @@ def flip(image: np.ndarray, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return image[:, ::-1], pixels * np.array([-1, 1], np.float32)
 
 
-def jitter(image: np.ndarray, rng: np.random.Generator, strength: tuple[float, float, float]) -> np.ndarray:
+def jitter(
+    image: np.ndarray, rng: np.random.Generator, strength: tuple[float, float, float]
+) -> np.ndarray:
     """Change brightness, contrast and saturation, in random order, each by a factor uniform in 1 +- ``strength``.
 
     Zero of each is black, the mean grey of the image, and the image in grey (as in torchvision's ColorJitter).

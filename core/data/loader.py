@@ -68,7 +68,9 @@ class _Samples(ABC, Dataset, Generic[T]):
                 skipped.append(f"{self.dataset.token(index)}: {error}")
                 continue
             # A replacement is a full member of a training batch, and in a score it would count one scan twice.
-            return self._mark(made, key.padded or (bool(skipped) and not self.training), tuple(skipped))
+            return self._mark(
+                made, key.padded or (bool(skipped) and not self.training), tuple(skipped)
+            )
         raise UserError(
             f"{len(skipped)} scans in a row are damaged; the first: {skipped[0]}",
             cure="Run 'python -m core.check_data CONFIG' to see what is wrong with the data set",
@@ -79,7 +81,11 @@ class _Samples(ABC, Dataset, Generic[T]):
         scan = self.dataset.load(index, cameras=self.cameras)
         if self.paste is not None:
             scan = self.paste(scan, sample_rng(self.seed, epoch, index, PASTE))
-        return scan if self.mix is None else self.mix(scan, index, sample_rng(self.seed, epoch, index, MIX))
+        return (
+            scan
+            if self.mix is None
+            else self.mix(scan, index, sample_rng(self.seed, epoch, index, MIX))
+        )
 
     @abstractmethod
     def _make(self, scan: Scan, key: SampleKey) -> T: ...
@@ -105,9 +111,21 @@ class ScanSamples(_Samples[Sample]):
     """
 
     def __init__(
-        self, dataset: ScanDataset, config: DataConfig, *, seed: int = 0, training: bool = False, view: int = 0
+        self,
+        dataset: ScanDataset,
+        config: DataConfig,
+        *,
+        seed: int = 0,
+        training: bool = False,
+        view: int = 0,
     ) -> None:
-        self.dataset, self.config, self.seed, self.training, self.view = dataset, config, seed, training, view
+        self.dataset, self.config, self.seed, self.training, self.view = (
+            dataset,
+            config,
+            seed,
+            training,
+            view,
+        )
         self.cameras, self.skip = config.uses_images(training), config.on_bad_sample == "skip"
         self.paste = _paster(dataset, config.paste) if training else None
         self.mix = _mixer(dataset, config) if training else None
@@ -162,7 +180,13 @@ class PairedSamples(_Samples[tuple[Sample, Sample]]):
         seed: int = 0,
         training: bool = False,
     ) -> None:
-        self.dataset, self.student, self.teacher, self.seed, self.training = dataset, student, teacher, seed, training
+        self.dataset, self.student, self.teacher, self.seed, self.training = (
+            dataset,
+            student,
+            teacher,
+            seed,
+            training,
+        )
         self.cameras = student.uses_images(training) or teacher.uses_images(training)
         self.skip = student.on_bad_sample == "skip"
         self.paste = _paster(dataset, student.paste) if training else None
@@ -182,7 +206,9 @@ class PairedSamples(_Samples[tuple[Sample, Sample]]):
         return student, teacher
 
     @staticmethod
-    def _mark(made: tuple[Sample, Sample], padded: bool, skipped: tuple[str, ...]) -> tuple[Sample, Sample]:
+    def _mark(
+        made: tuple[Sample, Sample], padded: bool, skipped: tuple[str, ...]
+    ) -> tuple[Sample, Sample]:
         return replace(made[0], padded=padded, skipped=skipped), replace(made[1], padded=padded)
 
     @staticmethod
@@ -191,7 +217,9 @@ class PairedSamples(_Samples[tuple[Sample, Sample]]):
         return Pair(collate(students), collate(teachers))
 
 
-def _paster(dataset: ScanDataset, config: PasteConfig | None) -> Callable[[Scan, np.random.Generator], Scan] | None:
+def _paster(
+    dataset: ScanDataset, config: PasteConfig | None
+) -> Callable[[Scan, np.random.Generator], Scan] | None:
     """The paste augmentation, which only jobs that ask for it import."""
     if config is None:
         return None
@@ -279,13 +307,19 @@ class BatchLoader:
     def _death(self) -> UserError | None:
         """How a worker died, if one did; a batch cut short may arrive a moment before the news of it."""
         workers = getattr(self._loader._iterator, "_workers", [])
-        ended = connection.wait([worker.sentinel for worker in workers], timeout=1.0) if workers else []
+        ended = (
+            connection.wait([worker.sentinel for worker in workers], timeout=1.0) if workers else []
+        )
         if not ended:
             return None
         dead = next(worker for worker in workers if worker.sentinel == ended[0])
         dead.join(1.0)  # its files close a moment before its exit code is known
         code = dead.exitcode or 0
-        how = f"was killed by signal: {signal.strsignal(-code)}" if code < 0 else "ended without an error message"
+        how = (
+            f"was killed by signal: {signal.strsignal(-code)}"
+            if code < 0
+            else "ended without an error message"
+        )
         return UserError(
             f"a data-loading worker {how}. The usual causes are too little memory (the system stops the largest "
             "process) or too little shared memory for the batches on their way to the trainer",
@@ -356,7 +390,9 @@ def build_loader(
         collate_fn=_identity,
         num_workers=workers,
         pin_memory=pin_memory,
-        generator=torch.Generator().manual_seed(seed),  # each pass draws from it; the network's stream stays untouched
+        generator=torch.Generator().manual_seed(
+            seed
+        ),  # each pass draws from it; the network's stream stays untouched
         **options,
     )
     return BatchLoader(loader, sampler)

@@ -77,7 +77,9 @@ def linked_voxels(student: Batch, voxels: Tensor) -> Tensor:
     Raises:
         UserError: the two views have different numbers of keyframe points.
     """
-    order = student.keyframe.cumsum(0) - 1  # ordinal of each student point among the keyframe points of the batch
+    order = (
+        student.keyframe.cumsum(0) - 1
+    )  # ordinal of each student point among the keyframe points of the batch
     count = int(order[-1]) + 1 if len(order) else 0
     if count != len(voxels):
         raise UserError(

@@ -52,12 +52,18 @@ def make_sample(
         points = augment(points, rng, config.augment)
     elif view is not None:
         points = move(points, view)
-    coords, voxel_to_point, point_to_voxel = _voxelize_kept(points, kept, config.voxel_size, scan.token)
+    coords, voxel_to_point, point_to_voxel = _voxelize_kept(
+        points, kept, config.voxel_size, scan.token
+    )
     if training and config.max_voxels is not None and len(coords) > config.max_voxels:
-        coords, voxel_to_point, point_to_voxel = _crop(coords, voxel_to_point, point_to_voxel, config.max_voxels, rng)
+        coords, voxel_to_point, point_to_voxel = _crop(
+            coords, voxel_to_point, point_to_voxel, config.max_voxels, rng
+        )
 
     count = len(scan.points)
-    point_labels = np.full(count, IGNORE, np.int64) if scan.labels is None else scan.labels.astype(np.int64)
+    point_labels = (
+        np.full(count, IGNORE, np.int64) if scan.labels is None else scan.labels.astype(np.int64)
+    )
     intensity = scan.intensity[voxel_to_point] / np.float32(config.intensity_divisor)
     sample = Sample(
         token=scan.token,
@@ -71,7 +77,11 @@ def make_sample(
         keyframe=scan.keyframe,
         distance=np.sqrt(np.einsum("ij,ij->i", scan.points, scan.points)),
     )
-    return _with_images(sample, scan, config, rng if training else None) if config.uses_images(training) else sample
+    return (
+        _with_images(sample, scan, config, rng if training else None)
+        if config.uses_images(training)
+        else sample
+    )
 
 
 def keyframe_scan(scan: Scan) -> Scan:
@@ -90,7 +100,9 @@ def keyframe_scan(scan: Scan) -> Scan:
     )
 
 
-def _kept_points(scan: Scan, config: DataConfig, rng: np.random.Generator | None) -> np.ndarray | None:
+def _kept_points(
+    scan: Scan, config: DataConfig, rng: np.random.Generator | None
+) -> np.ndarray | None:
     """Bool [N] of the points that enter a voxel, or None for all; the box is that of the recorded coordinates."""
     kept = None
     if config.point_range is not None:
@@ -125,7 +137,11 @@ def _voxelize_kept(
 
 
 def _crop(
-    coords: np.ndarray, voxel_to_point: np.ndarray, point_to_voxel: np.ndarray, size: int, rng: np.random.Generator
+    coords: np.ndarray,
+    voxel_to_point: np.ndarray,
+    point_to_voxel: np.ndarray,
+    size: int,
+    rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Keep the ``size`` voxels nearest to a random one, in their order (ties: the earlier voxel)."""
     offset = coords.astype(np.int64) - coords[int(rng.integers(len(coords)))]
@@ -146,13 +162,17 @@ def _voxel_labels(
 ) -> np.ndarray:
     """I64 [V]; a voxel whose representative belongs to another sweep is ignored."""
     if config.label_vote == "majority":
-        labels = majority_labels(np.where(keyframe, point_labels, IGNORE), point_to_voxel, len(voxel_to_point))
+        labels = majority_labels(
+            np.where(keyframe, point_labels, IGNORE), point_to_voxel, len(voxel_to_point)
+        )
     else:
         labels = point_labels[voxel_to_point]
     return np.where(keyframe[voxel_to_point], labels, IGNORE)
 
 
-def _with_images(sample: Sample, scan: Scan, config: DataConfig, rng: np.random.Generator | None) -> Sample:
+def _with_images(
+    sample: Sample, scan: Scan, config: DataConfig, rng: np.random.Generator | None
+) -> Sample:
     cameras = scan.cameras
     if not cameras:
         raise UserError(
@@ -169,8 +189,12 @@ def _with_images(sample: Sample, scan: Scan, config: DataConfig, rng: np.random.
     images = decode_images(cameras, config.image_size)
     if rng is not None and config.image_augment is not None:
         for k, image in enumerate(images):
-            images[k], pixels[k], visible[k] = augment_image(image, pixels[k], visible[k], rng, config.image_augment)
-    return replace(sample, images=_stack(images, cameras, scan.token), pixels=pixels, visible=visible)
+            images[k], pixels[k], visible[k] = augment_image(
+                image, pixels[k], visible[k], rng, config.image_augment
+            )
+    return replace(
+        sample, images=_stack(images, cameras, scan.token), pixels=pixels, visible=visible
+    )
 
 
 def project_points(points: np.ndarray, cameras: Sequence[Camera]) -> tuple[np.ndarray, np.ndarray]:

@@ -70,10 +70,17 @@ class EpochSampler(Sampler[list[SampleKey]]):
         parts: int = 1,
     ) -> None:
         if num_samples < 1:
-            raise UserError("the split has no scans", cure="Run 'python -m core.check_data CONFIG' to see why")
+            raise UserError(
+                "the split has no scans", cure="Run 'python -m core.check_data CONFIG' to see why"
+            )
         if not 0 <= rank < world or batch_size < 1:
             raise ValueError(f"rank {rank} of {world} with batches of {batch_size}")
-        self.num_samples, self.batch_size, self.rank, self.world = num_samples, batch_size, rank, world
+        self.num_samples, self.batch_size, self.rank, self.world = (
+            num_samples,
+            batch_size,
+            rank,
+            world,
+        )
         self.seed, self.training = seed, training
         self.shuffle = training if shuffle is None else shuffle
         self.drop_last = drop_last and training
@@ -104,13 +111,23 @@ class EpochSampler(Sampler[list[SampleKey]]):
     def __iter__(self) -> Iterator[list[SampleKey]]:
         # The whole list at once: a change of epoch while the loader reads ahead must not reach into this epoch.
         order = self._order()
-        batches = [self._batch(order, step) for step in range(self.start_step, self.steps_per_epoch)]
-        return iter([[key._replace(part=part) for key in keys] for keys in batches for part in range(self.parts)])
+        batches = [
+            self._batch(order, step) for step in range(self.start_step, self.steps_per_epoch)
+        ]
+        return iter(
+            [
+                [key._replace(part=part) for key in keys]
+                for keys in batches
+                for part in range(self.parts)
+            ]
+        )
 
     def _order(self) -> np.ndarray:
         if not self.shuffle:
             return np.arange(self.num_samples)
-        return np.random.default_rng([self.seed, self.epoch, 0, _ORDER]).permutation(self.num_samples)
+        return np.random.default_rng([self.seed, self.epoch, 0, _ORDER]).permutation(
+            self.num_samples
+        )
 
     def _batch(self, order: np.ndarray, step: int) -> list[SampleKey]:
         joined = self.batch_size * self.world
@@ -119,6 +136,10 @@ class EpochSampler(Sampler[list[SampleKey]]):
             size = min(size, -(-(self.num_samples - begin) // self.world))
         places = begin + self.rank * size + np.arange(size)
         return [
-            SampleKey(self.epoch, int(order[place % self.num_samples]), not self.training and place >= self.num_samples)
+            SampleKey(
+                self.epoch,
+                int(order[place % self.num_samples]),
+                not self.training and place >= self.num_samples,
+            )
             for place in places.tolist()
         ]

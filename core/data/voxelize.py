@@ -35,7 +35,10 @@ def voxelize(points: np.ndarray, voxel_size: float) -> tuple[np.ndarray, np.ndar
     points = np.ascontiguousarray(points, np.float32)
     low, high = _bounds(points)
     span = (high - low) / voxel_size
-    if not np.all(span < (1 << _AXIS_BITS) - 2) or max(-low.min(), high.max()) / voxel_size >= 2**31 - 1:
+    if (
+        not np.all(span < (1 << _AXIS_BITS) - 2)
+        or max(-low.min(), high.max()) / voxel_size >= 2**31 - 1
+    ):
         axis = int(np.argmax(np.where(np.isfinite(span), span, np.inf)))
         raise UserError(
             f"the points run from {low[axis]:g} to {high[axis]:g} m along {'xyz'[axis]}, too far for voxels of "
@@ -43,7 +46,9 @@ def voxelize(points: np.ndarray, voxel_size: float) -> tuple[np.ndarray, np.ndar
             cure="The scan holds stray points or is damaged; set data.point_range, or a larger data.voxel_size",
         )
     index = np.rint(points / np.float32(voxel_size)).astype(np.int32)
-    index -= np.rint(low.astype(np.float32) / np.float32(voxel_size)).astype(np.int32)  # rounding keeps the order
+    index -= np.rint(low.astype(np.float32) / np.float32(voxel_size)).astype(
+        np.int32
+    )  # rounding keeps the order
     slots = 1 << int(2 * len(points) - 1).bit_length()
     coords, first, inverse, count = _group(index, np.full(slots, _EMPTY), np.empty(slots, np.int32))
     return coords[:count].copy(), first[:count].copy(), inverse
@@ -64,7 +69,9 @@ def _bounds(points):
     return low, high
 
 
-@numba.njit("Tuple((i4[:,::1], i8[::1], i8[::1], i8))(i4[:,::1], i8[::1], i4[::1])", cache=True, nogil=True)
+@numba.njit(
+    "Tuple((i4[:,::1], i8[::1], i8[::1], i8))(i4[:,::1], i8[::1], i4[::1])", cache=True, nogil=True
+)
 def _group(index, keys, rows):
     """Open addressing with linear probing; ``keys`` starts empty and has a power of two of slots, over half free."""
     n, mask = index.shape[0], np.uint64(keys.shape[0] - 1)
@@ -74,7 +81,9 @@ def _group(index, keys, rows):
     count = np.int64(0)
     for i in range(n):
         key = (np.int64(index[i, 0]) << 42) | (np.int64(index[i, 1]) << 21) | np.int64(index[i, 2])
-        mixed = np.uint64(key) * np.uint64(0x9E3779B97F4A7C15)  # Fibonacci hashing: its upper half is well mixed
+        mixed = np.uint64(key) * np.uint64(
+            0x9E3779B97F4A7C15
+        )  # Fibonacci hashing: its upper half is well mixed
         slot = (mixed >> np.uint64(32)) & mask
         while keys[slot] != -1 and keys[slot] != key:
             slot = (slot + np.uint64(1)) & mask
@@ -99,5 +108,7 @@ def majority_labels(labels: np.ndarray, point_to_voxel: np.ndarray, num_voxels: 
     """
     voted = (point_to_voxel >= 0) & (labels > 0)
     classes = int(labels.max(initial=0)) + 1
-    votes = np.bincount(point_to_voxel[voted] * classes + labels[voted], minlength=num_voxels * classes)
+    votes = np.bincount(
+        point_to_voxel[voted] * classes + labels[voted], minlength=num_voxels * classes
+    )
     return votes.reshape(num_voxels, classes).argmax(1)

@@ -38,7 +38,9 @@ def dataset_class(config: Config) -> type[ScanDataset]:
         raise UserError(
             f"key 'dataset.name' has the unknown value '{name}'",
             where=config.origin("dataset.name"),
-            cure=f"Did you mean '{near[0]}'?" if near else f"Known data sets: {', '.join(DATASETS)}",
+            cure=f"Did you mean '{near[0]}'?"
+            if near
+            else f"Known data sets: {', '.join(DATASETS)}",
         )
     module, _, attribute = DATASETS[name].partition(":")
     return getattr(importlib.import_module(module), attribute)

@@ -256,7 +256,9 @@ def read_points(path: Path, fields: int, *, used: int = 4) -> np.ndarray:
     if not finite.all():
         bad = int((~finite.all(1)).sum())
         raise UserError(
-            f"{bad} of {len(points)} points have NaN or infinite values", where=str(path), cure="Unpack the file again"
+            f"{bad} of {len(points)} points have NaN or infinite values",
+            where=str(path),
+            cure="Unpack the file again",
         )
     return points
 
@@ -289,7 +291,9 @@ def _read_array(path: Path, dtype: np.dtype, kind: str) -> np.ndarray:
             cure="Run 'python -m core.check_data CONFIG' to see everything that is missing",
         ) from error
     except OSError as error:
-        raise UserError(f"cannot read this {kind} ({error.strerror or error})", where=str(path)) from error
+        raise UserError(
+            f"cannot read this {kind} ({error.strerror or error})", where=str(path)
+        ) from error
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -324,9 +328,15 @@ def _opened_image(path: Path, source: str | None = None) -> Iterator[Image.Image
             yield image
     except FileNotFoundError as error:
         raise UserError("this image does not exist", where=str(path), cure=source) from error
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow reports a broken PNG as SyntaxError
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+    ) as error:  # Pillow reports a broken PNG as SyntaxError
         raise UserError(
-            f"cannot decode this image ({error})", where=str(path), cure="The file is damaged; unpack it again"
+            f"cannot decode this image ({error})",
+            where=str(path),
+            cure="The file is damaged; unpack it again",
         ) from error
 
 

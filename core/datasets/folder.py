@@ -24,7 +24,13 @@ from core.datasets.base import (
     read_labels,
     read_points,
 )
-from core.datasets.calibration import CALIBRATION, CameraCalibration, image_of, open_camera, read_calibration
+from core.datasets.calibration import (
+    CALIBRATION,
+    CameraCalibration,
+    image_of,
+    open_camera,
+    read_calibration,
+)
 from core.errors import UserError
 from core.labels import LABEL_SPACES, LabelSpace
 
@@ -33,7 +39,9 @@ __all__ = ["FolderConfig", "FolderDataset"]
 
 def _has_stem(pattern: str) -> str:
     if "{stem}" not in pattern:
-        raise ValueError("must contain {stem}, which stands for the scan's file name up to its first dot")
+        raise ValueError(
+            "must contain {stem}, which stands for the scan's file name up to its first dot"
+        )
     return pattern
 
 
@@ -74,7 +82,10 @@ class FolderDataset(ScanDataset):
         """
         self.config, self.split, self.root = config, split, Path(config.root)
         self.labels = self.label_space(config)
-        self.point_fields, self.label_dtype = config.point_fields, np.dtype(config.label_dtype).newbyteorder("<")
+        self.point_fields, self.label_dtype = (
+            config.point_fields,
+            np.dtype(config.label_dtype).newbyteorder("<"),
+        )
         self.labelled = config.use_labels and config.labels is not None and split != "test"
         if not self.root.is_dir():
             raise UserError(
@@ -87,8 +98,15 @@ class FolderDataset(ScanDataset):
         self._gaps: list[Gap] = []
         self._scans = self._whole(self._ranged(self._found()))
         if not self._scans:
-            why = "; ".join(gap.text for gap in self._gaps) or f"dataset.split.{split} selects nothing"
-            raise UserError(f"the {split} split is empty: {why}", where=str(self.root), cure="Check dataset.split")
+            why = (
+                "; ".join(gap.text for gap in self._gaps)
+                or f"dataset.split.{split} selects nothing"
+            )
+            raise UserError(
+                f"the {split} split is empty: {why}",
+                where=str(self.root),
+                cure="Check dataset.split",
+            )
 
     @classmethod
     def label_space(cls, config: FolderConfig) -> LabelSpace:
@@ -132,7 +150,9 @@ class FolderDataset(ScanDataset):
             return []
         first, last = self.config.split[self.split]
         if scans and last >= len(scans):
-            self._gaps.append(Gap(f"dataset.split.{self.split} ends at {last}, but there are {len(scans)} scans"))
+            self._gaps.append(
+                Gap(f"dataset.split.{self.split} ends at {last}, but there are {len(scans)} scans")
+            )
         return scans[first : last + 1]
 
     def _whole(self, scans: list[Path]) -> list[Path]:
@@ -147,7 +167,11 @@ class FolderDataset(ScanDataset):
             )
         whole = [path for path in scans if self._label_file(path).is_file()]
         if len(whole) < len(scans):
-            self._gaps.append(Gap(f"{len(scans) - len(whole)} of {len(scans)} scans have no label file in {folder}"))
+            self._gaps.append(
+                Gap(
+                    f"{len(scans) - len(whole)} of {len(scans)} scans have no label file in {folder}"
+                )
+            )
         return whole
 
     def _label_file(self, scan: Path) -> Path:
@@ -174,14 +198,18 @@ class FolderDataset(ScanDataset):
             there = {file.split(".", 1)[0] for file in listing(self.root / "images" / name)}
             lacking = sum(_stem(scan) not in there for scan in self._scans)
             if lacking:
-                text = f"{lacking} of {len(self)} scans have no image in {self.root / 'images' / name}"
+                text = (
+                    f"{lacking} of {len(self)} scans have no image in {self.root / 'images' / name}"
+                )
                 gaps.append(Gap(text, "cameras"))
         return gaps
 
     def files(self, index: int) -> ScanFiles:
         scan = self._scans[index]
         images = {name: image_of(self.root, name, _stem(scan)) for name in self.cameras}
-        return ScanFiles(points=scan, labels=self._label_file(scan) if self.labelled else None, images=images)
+        return ScanFiles(
+            points=scan, labels=self._label_file(scan) if self.labelled else None, images=images
+        )
 
     def load(self, index: int, *, cameras: bool = True) -> Scan:
         files = self.files(index)
@@ -206,7 +234,9 @@ class FolderDataset(ScanDataset):
         )
 
     def _open_cameras(self, files: ScanFiles) -> tuple[Camera, ...]:
-        return tuple(open_camera(name, self.calibration[name], path) for name, path in files.images.items())
+        return tuple(
+            open_camera(name, self.calibration[name], path) for name, path in files.images.items()
+        )
 
 
 def _read_npy(path: Path, fields: int) -> np.ndarray:
@@ -216,7 +246,9 @@ def _read_npy(path: Path, fields: int) -> np.ndarray:
     except FileNotFoundError as error:
         raise UserError("this scan does not exist", where=str(path)) from error
     except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"cannot read this array ({error})", where=str(path), cure="Save it with numpy.save") from error
+        raise UserError(
+            f"cannot read this array ({error})", where=str(path), cure="Save it with numpy.save"
+        ) from error
     if values.ndim != 2 or values.shape[1] != fields or not np.issubdtype(values.dtype, np.number):
         raise UserError(
             f"the array is {values.dtype} {list(values.shape)}; expected numbers [points, {fields}]",
@@ -225,7 +257,11 @@ def _read_npy(path: Path, fields: int) -> np.ndarray:
         )
     points = np.ascontiguousarray(values[:, :4], np.float32)
     if not len(points) or not np.isfinite(points).all():
-        raise UserError("the scan holds no points, or NaN or infinite values", where=str(path), cure="Leave those out")
+        raise UserError(
+            "the scan holds no points, or NaN or infinite values",
+            where=str(path),
+            cure="Leave those out",
+        )
     return points
 
 

@@ -124,8 +124,15 @@ class SemanticKITTI(SequenceDataset):
         self.root = _find_root(config.root)
         self.cameras = ("image_2",) if config.cameras is None else config.cameras
         if not set(self.cameras) <= {"image_2"}:
-            raise UserError(f"SemanticKITTI has no camera {self.cameras}", cure="dataset.cameras may name image_2 only")
-        self.sequences = config.split.get(split) or tuple(config.frames.get(split, ())) or OFFICIAL_SEQUENCES[split]
+            raise UserError(
+                f"SemanticKITTI has no camera {self.cameras}",
+                cure="dataset.cameras may name image_2 only",
+            )
+        self.sequences = (
+            config.split.get(split)
+            or tuple(config.frames.get(split, ()))
+            or OFFICIAL_SEQUENCES[split]
+        )
         # The test sequences' labels are kept by the benchmark's server.
         self.labelled = config.use_labels and split != "test"
         self._gaps: list[Gap] = []
@@ -145,18 +152,26 @@ class SemanticKITTI(SequenceDataset):
         folder = self.root / "sequences" / sequence
         names = listing(folder / "velodyne")
         first, last = self.config.frames.get(self.split, {}).get(sequence, (0, 999_999))
-        scans = sorted(int(n[:6]) for n in names if len(n) == 10 and n[:6].isdecimal() and n.endswith(".bin"))
+        scans = sorted(
+            int(n[:6]) for n in names if len(n) == 10 and n[:6].isdecimal() and n.endswith(".bin")
+        )
         scans = [n for n in scans if first <= n <= last]
         if not scans:
             self._note(sequence, "velodyne", "no scans")
             return []
-        for part, needed in (("calib.txt", "cameras"), ("poses.txt", "sweeps"), ("times.txt", "sweeps")):
+        for part, needed in (
+            ("calib.txt", "cameras"),
+            ("poses.txt", "sweeps"),
+            ("times.txt", "sweeps"),
+        ):
             if not (folder / part).is_file():
                 self._note(sequence, part, "no file", needed)
         images = listing(folder / "image_2")
         without = sum(f"{n:06d}.png" not in images for n in scans)
         if without:
-            self._note(sequence, "image_2", f"{without} of {len(scans)} images are not there", "cameras")
+            self._note(
+                sequence, "image_2", f"{without} of {len(scans)} images are not there", "cameras"
+            )
         if not self.labelled:
             return scans
         labels = listing(folder / "labels")
@@ -168,11 +183,17 @@ class SemanticKITTI(SequenceDataset):
             )
         whole = [n for n in scans if f"{n:06d}.label" in labels]
         if len(whole) < len(scans):
-            self._note(sequence, "labels", f"{len(scans) - len(whole)} of {len(scans)} label files are not there")
+            self._note(
+                sequence,
+                "labels",
+                f"{len(scans) - len(whole)} of {len(scans)} label files are not there",
+            )
         return whole
 
     def _note(self, sequence: str, part: str, what: str, needed_for: Any = "lidar") -> None:
-        self._gaps.append(Gap(f"sequences/{sequence}/{part}: {what}; comes from {_ARCHIVES[part]}", needed_for))
+        self._gaps.append(
+            Gap(f"sequences/{sequence}/{part}: {what}; comes from {_ARCHIVES[part]}", needed_for)
+        )
 
     @property
     def expected(self) -> int | None:
@@ -201,8 +222,16 @@ class SemanticKITTI(SequenceDataset):
             points = points[keep]
             points[:, :3] = transform(self._relative(sequence, frame, other), points[:, :3])
             if labels is not None:
-                labels = labels[keep] if self.config.multisweeps.labelled else np.full(len(points), IGNORE, np.uint8)
-                instances = instances[keep] if self.config.multisweeps.labelled else np.zeros(len(points), np.int32)
+                labels = (
+                    labels[keep]
+                    if self.config.multisweeps.labelled
+                    else np.full(len(points), IGNORE, np.uint8)
+                )
+                instances = (
+                    instances[keep]
+                    if self.config.multisweeps.labelled
+                    else np.zeros(len(points), np.int32)
+                )
             parts.append((points, labels, instances))
             lags.append(np.full(len(points), self._lag(sequence, frame, other), np.float32))
         points = join_sweeps([part[0] for part in parts])
@@ -217,13 +246,19 @@ class SemanticKITTI(SequenceDataset):
             pose=self._pose(sequence, frame),
         )
 
-    def _read(self, sequence: str, frame: int) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    def _read(
+        self, sequence: str, frame: int
+    ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
         files = self._files(sequence, frame)
         points = read_points(files.points, self.point_fields)
         if files.labels is None:
             return points, None, None
         raw = read_labels(files.labels, self.label_dtype, len(points))
-        return points, self.labels.to_train(raw & 0xFFFF, files.labels), (raw >> 16).astype(np.int32)
+        return (
+            points,
+            self.labels.to_train(raw & 0xFFFF, files.labels),
+            (raw >> 16).astype(np.int32),
+        )
 
     def _cameras(self, sequence: str, frame: int) -> tuple[Camera, ...]:
         calibration = self._sequence(sequence)
@@ -237,7 +272,8 @@ class SemanticKITTI(SequenceDataset):
         images = self._files(sequence, frame).images
         source = f"It comes from {_ARCHIVES['image_2']}"
         return tuple(
-            Camera(name, image_size(path, source), matrix, partial(read_image, path)) for name, path in images.items()
+            Camera(name, image_size(path, source), matrix, partial(read_image, path))
+            for name, path in images.items()
         )
 
     def _neighbours(self, sequence: str, frame: int) -> list[int]:
@@ -274,7 +310,9 @@ class SemanticKITTI(SequenceDataset):
                 where=str(self.root / "sequences" / sequence / "times.txt"),
                 cure=f"It comes from {_ARCHIVES['times.txt']}",
             )
-        first, second = (times[self._bounded(sequence, n, times, "times.txt")] for n in (frame, other))
+        first, second = (
+            times[self._bounded(sequence, n, times, "times.txt")] for n in (frame, other)
+        )
         return float(first - second)
 
     def _bounded(self, sequence: str, frame: int, table: np.ndarray, name: str) -> int:
@@ -319,7 +357,9 @@ def read_calib(path: Path) -> tuple[np.ndarray, np.ndarray]:
     for line in path.read_text(errors="replace").splitlines():
         key, colon, values = line.partition(":")
         if colon and key.strip() in ("P2", "Tr"):
-            found[key.strip()] = _numbers(values.split(), 12, path, f"the line '{key.strip()}'").reshape(3, 4)
+            found[key.strip()] = _numbers(
+                values.split(), 12, path, f"the line '{key.strip()}'"
+            ).reshape(3, 4)
     for key in ("P2", "Tr"):
         if key not in found:
             raise UserError(
@@ -335,9 +375,13 @@ def _numbers(words: list[str], columns: int, path: Path, what: str) -> np.ndarra
     try:
         values = np.array(words, np.float64)
     except ValueError as error:
-        raise UserError(f"{what} holds something else than numbers ({error})", where=str(path)) from error
+        raise UserError(
+            f"{what} holds something else than numbers ({error})", where=str(path)
+        ) from error
     if values.size % columns or not values.size:
-        raise UserError(f"{what} holds {values.size} numbers; expected {columns} per line", where=str(path))
+        raise UserError(
+            f"{what} holds {values.size} numbers; expected {columns} per line", where=str(path)
+        )
     return values
 
 

@@ -86,14 +86,20 @@ class MSFSKD(Method):
     needs_teacher = False
 
     def __init__(
-        self, config: Config, student: nn.Module, teacher: nn.Module | None, criterion: CrossEntropyLovasz
+        self,
+        config: Config,
+        student: nn.Module,
+        teacher: nn.Module | None,
+        criterion: CrossEntropyLovasz,
     ) -> None:
         super().__init__()
         self.config, self.student, self.criterion = config, student, criterion
         if config.mode == "baseline":
             return
         weight = criterion.class_weight
-        self.auxiliary = CrossEntropyLovasz(1.0, 1.0, None if weight is None else weight.tolist(), criterion.scope)
+        self.auxiliary = CrossEntropyLovasz(
+            1.0, 1.0, None if weight is None else weight.tolist(), criterion.scope
+        )
         output = probe(student)
         classes = output.logits.shape[1]
         widths = [stage.channels for stage in _encoder_stages(student, output)]
@@ -103,7 +109,9 @@ class MSFSKD(Method):
             _check_residual(config, hidden, widths)
             self.image = ResNetFCN(config.image, hidden)
             self.image_stages = tuple(_image_stage(edge) for edge in _edges(student, output))
-            self.fusions = nn.ModuleList(Fusion(width, hidden, classes, config.feat_residual) for width in widths)
+            self.fusions = nn.ModuleList(
+                Fusion(width, hidden, classes, config.feat_residual) for width in widths
+            )
             self.classifier = _head(len(widths) * hidden, classes)
 
     def load_pretrained(self) -> None:
@@ -125,16 +133,29 @@ class MSFSKD(Method):
         if self.config.mode == "baseline":
             return losses
         scales = scales_of(self.student, output, batch)
-        logits = [head(self._enhanced(i, scale.features)) for i, (head, scale) in enumerate(zip(self.heads, scales))]
+        logits = [
+            head(self._enhanced(i, scale.features))
+            for i, (head, scale) in enumerate(zip(self.heads, scales))
+        ]
         for own, scale in zip(logits, scales):
             labels = majority_of_cells(batch.labels, scale.rows, len(own), own.shape[1])
             _add(losses, "scale", self.auxiliary(own, labels), self.config.w_scale)
-        return losses if self.config.mode == "aux_heads" else losses | self._image_losses(batch, scales, logits)
+        return (
+            losses
+            if self.config.mode == "aux_heads"
+            else losses | self._image_losses(batch, scales, logits)
+        )
 
     def _enhanced(self, i: int, features: Tensor) -> Tensor:
-        return features + self.fusions[i].learner(features) if self.config.learner_residual else features
+        return (
+            features + self.fusions[i].learner(features)
+            if self.config.learner_residual
+            else features
+        )
 
-    def _image_losses(self, batch: Batch, scales: list[Scale], logits: list[Tensor]) -> dict[str, Tensor]:
+    def _image_losses(
+        self, batch: Batch, scales: list[Scale], logits: list[Tensor]
+    ) -> dict[str, Tensor]:
         """Of everything that looks at the images; at the points in view, which may be none."""
         if batch.images is None:
             raise UserError(
@@ -150,11 +171,18 @@ class MSFSKD(Method):
         fused = []
         for i, (scale, own, fusion) in enumerate(zip(scales, logits, self.fusions)):
             rows = scale.rows.index_select(0, view.point)
-            joint = fusion(read(maps[self.image_stages[i]], self.image_stages[i]), _take(scale.features, rows))
+            joint = fusion(
+                read(maps[self.image_stages[i]], self.image_stages[i]), _take(scale.features, rows)
+            )
             fused.append(joint)
             target = fusion.head(joint)
             _add(losses, "fused", self.auxiliary(target, labels), self.config.w_seg2d / len(scales))
-            _add(losses, "", {"kl": self._distillation(_take(own, rows), target)}, self.config.w_kl / len(scales))
+            _add(
+                losses,
+                "",
+                {"kl": self._distillation(_take(own, rows), target)},
+                self.config.w_kl / len(scales),
+            )
         _add(losses, "joint", self.auxiliary(self.classifier(torch.cat(fused, 1)), labels))
         return losses
 
@@ -227,7 +255,9 @@ def _encoder_stages(student: nn.Module, output: Output) -> list:
 
 def _edges(student: nn.Module, output: Output) -> tuple[int, ...]:
     """Edge of each scale's cells, in units of the finest."""
-    return getattr(student, "scales", None) or tuple(stage.stride[0] for stage in _encoder_stages(student, output))
+    return getattr(student, "scales", None) or tuple(
+        stage.stride[0] for stage in _encoder_stages(student, output)
+    )
 
 
 def _image_stage(edge: int) -> int:
@@ -251,7 +281,9 @@ def _head(width: int, classes: int) -> nn.Sequential:
 def _take(values: Tensor, rows: Tensor) -> Tensor:
     """``values[rows]`` [R, C]; its gradient is a sum in a fixed order."""
     ptr = torch.arange(len(rows) + 1, device=rows.device)
-    return gather_sum(values, GatherTable(ptr, rows.int(), torch.ones(len(rows), device=rows.device), len(values)))
+    return gather_sum(
+        values, GatherTable(ptr, rows.int(), torch.ones(len(rows), device=rows.device), len(values))
+    )
 
 
 def majority_of_cells(labels: Tensor, rows: Tensor, cells: int, classes: int) -> Tensor:
@@ -265,7 +297,9 @@ def majority_of_cells(labels: Tensor, rows: Tensor, cells: int, classes: int) ->
     return votes.view(cells, classes).argmax(1)
 
 
-def _add(losses: dict[str, Tensor], prefix: str, terms: dict[str, Tensor], weight: float = 1.0) -> None:
+def _add(
+    losses: dict[str, Tensor], prefix: str, terms: dict[str, Tensor], weight: float = 1.0
+) -> None:
     """Add weighted terms to those of the same name."""
     for name, value in terms.items():
         key = f"{prefix}_{name}" if prefix else name

@@ -48,7 +48,9 @@ class U2MKD(Method):
         name: Literal["u2mkd"]
         w_kl: float = Field(1.0, ge=0)  # teacher's logits; B: 2.0
         w_feat: float = Field(1.0, ge=0)  # teacher's features at stride 16; B: 2.0
-        w_align: float = Field(1.0, ge=0)  # imputed against real image features, each of the four stages
+        w_align: float = Field(
+            1.0, ge=0
+        )  # imputed against real image features, each of the four stages
         w_pixel: float = Field(1.0, ge=0)  # segmentation of the image branch at visible points
         temperature: float = Field(1.0, gt=0)  # of the softmax in the logit term
         # voxels of the teacher's terms: labelled = without "ignore"; right = where the teacher's class is the label's
@@ -64,15 +66,24 @@ class U2MKD(Method):
             return self.w_kl > 0 or self.w_feat > 0
 
     def __init__(
-        self, config: Config, student: nn.Module, teacher: nn.Module | None, criterion: CrossEntropyLovasz
+        self,
+        config: Config,
+        student: nn.Module,
+        teacher: nn.Module | None,
+        criterion: CrossEntropyLovasz,
     ) -> None:
         super().__init__()
         self.config, self.student, self.criterion = config, student, criterion
         self.needs_teacher = config.needs_teacher
         self.adapt_layer: nn.Module | None = None
         if config.w_feat > 0:
-            widths = [_width(probe(network), kind) for network, kind in ((student, "student"), (teacher, "teacher"))]
-            self.adapt_layer = nn.Sequential(nn.Linear(*widths), SyncBatchNorm(widths[1]), nn.ReLU())
+            widths = [
+                _width(probe(network), kind)
+                for network, kind in ((student, "student"), (teacher, "teacher"))
+            ]
+            self.adapt_layer = nn.Sequential(
+                nn.Linear(*widths), SyncBatchNorm(widths[1]), nn.ReLU()
+            )
 
     def forward(self, batch: Batch, knowledge: Knowledge | None) -> dict[str, Tensor]:
         """The losses of section 5.2 of the method, by name and already weighted."""
@@ -100,12 +111,17 @@ class U2MKD(Method):
             target = extras[f"image_features/{stage}"]
             target = target.detach() if self.config.align_detach else target
             loss = feature_mse(
-                extras[f"learned_features/{stage}"], target, extras["in_view"], scope=self.criterion.scope
+                extras[f"learned_features/{stage}"],
+                target,
+                extras["in_view"],
+                scope=self.criterion.scope,
             )
             losses[f"align{stage}"] = self.config.w_align * loss
         return losses
 
-    def _teacher_losses(self, output: Output, batch: Batch, knowledge: Knowledge) -> dict[str, Tensor]:
+    def _teacher_losses(
+        self, output: Output, batch: Batch, knowledge: Knowledge
+    ) -> dict[str, Tensor]:
         config, scope = self.config, self.criterion.scope
         rows = knowledge.rows_for(batch)
         mask = rows >= 0
@@ -119,7 +135,12 @@ class U2MKD(Method):
         if config.w_kl > 0:
             classes = said if config.kl_mean == "classes" else None
             losses["kl"] = config.w_kl * kl_divergence(
-                output.logits, logits, mask, temperature=config.temperature, classes=classes, scope=scope
+                output.logits,
+                logits,
+                mask,
+                temperature=config.temperature,
+                classes=classes,
+                scope=scope,
             )
         if config.w_feat > 0:
             stage = _stage(knowledge.stages)
@@ -127,7 +148,9 @@ class U2MKD(Method):
             features = self.adapt_layer(_student_features(output, batch))
             if config.normalize_features:
                 features, target = _min_max(features), _min_max(target)
-            losses["feat"] = config.w_feat * feature_mse(features, target.detach(), mask, scope=scope)
+            losses["feat"] = config.w_feat * feature_mse(
+                features, target.detach(), mask, scope=scope
+            )
         return losses
 
 

@@ -36,8 +36,13 @@ def build_model(config: Config, num_classes: int, *, pretrained: bool = True) ->
     name = config.tree.get("model", {}).get("name")
     if name not in MODELS:
         near = difflib.get_close_matches(str(name), MODELS, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"known models: {', '.join(sorted(MODELS))}"
-        raise UserError(f"unknown model '{name}'; {hint}", where=f"{config.origin('model.name')}, key 'model.name'")
+        hint = (
+            f"did you mean '{near[0]}'?" if near else f"known models: {', '.join(sorted(MODELS))}"
+        )
+        raise UserError(
+            f"unknown model '{name}'; {hint}",
+            where=f"{config.origin('model.name')}, key 'model.name'",
+        )
     module, _, attribute = MODELS[name].partition(":")
     kind = getattr(import_module(module), attribute)
     model = kind(config.parse(kind.Config, "model"), num_classes)

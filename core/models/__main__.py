@@ -45,7 +45,9 @@ def count_macs(model: nn.Module, batch: Batch) -> dict[str, int]:
             pairs = output.num_voxels if module.pointwise else module.map_of(inputs[0])[0].num_pairs
             macs[name] = pairs * module.in_channels * module.out_channels
 
-        def dense_hook(module: nn.Linear | nn.Conv2d, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+        def dense_hook(
+            module: nn.Linear | nn.Conv2d, inputs: tuple[torch.Tensor], output: torch.Tensor
+        ) -> None:
             macs[name] = output.numel() * module.weight[0].numel()
 
         module = model.get_submodule(name)
@@ -78,7 +80,9 @@ def _table(model: nn.Module, macs: dict[str, int]) -> Table:
         column.justify = "right"
     for name, module in _rows(model):
         total = sum(v for k, v in macs.items() if k == name or k.startswith(name + "."))
-        table.add_row(name, f"{sum(p.numel() for p in module.parameters()):,}", f"{total / 1e6:,.1f}")
+        table.add_row(
+            name, f"{sum(p.numel() for p in module.parameters()):,}", f"{total / 1e6:,.1f}"
+        )
     table.add_section()
     everything = sum(p.numel() for p in model.parameters())
     table.add_row("total", f"{everything:,}", f"{sum(macs.values()) / 1e6:,.1f}")

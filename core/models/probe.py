@@ -16,13 +16,23 @@ def random_batch(voxels: int = 40_000, seed: int = 0) -> Batch:
     """A street-like random scan, for when no data set is on disk: ground and walls of 10 cm voxels."""
     rng = np.random.default_rng(seed)
     ground = np.c_[rng.integers(0, 800, (voxels, 2)), rng.integers(10, 12, voxels)]
-    wall = np.c_[rng.integers(0, 800, voxels // 2), np.full(voxels // 2, 600), rng.integers(10, 60, voxels // 2)]
+    wall = np.c_[
+        rng.integers(0, 800, voxels // 2),
+        np.full(voxels // 2, 600),
+        rng.integers(10, 60, voxels // 2),
+    ]
     coords = np.unique(np.concatenate([ground, wall]), axis=0).astype(np.int32)
     count = len(coords)
     zeros, rows = np.zeros(count, np.int64), np.arange(count)
     feats = np.c_[coords * 0.1, rng.random(count)].astype(np.float32)
     distance = np.zeros(count, np.float32)
-    return collate([Sample("random", 0, coords, feats, zeros, rows, rows, zeros, np.ones(count, bool), distance)])
+    return collate(
+        [
+            Sample(
+                "random", 0, coords, feats, zeros, rows, rows, zeros, np.ones(count, bool), distance
+            )
+        ]
+    )
 
 
 @torch.no_grad()

@@ -43,7 +43,9 @@ def compiler() -> str | None:
 def library_path() -> Path:
     """Where the library of the present sources belongs."""
     digest = hashlib.sha256(platform.machine().encode())
-    for path in sorted([*SOURCES.glob("*.cpp"), *SOURCES.glob("*.h"), *SOURCES.glob("*.inc"), Path(__file__)]):
+    for path in sorted(
+        [*SOURCES.glob("*.cpp"), *SOURCES.glob("*.h"), *SOURCES.glob("*.inc"), Path(__file__)]
+    ):
         digest.update(path.name.encode() + path.read_bytes())
     return TARGET / f"liblidistill-{digest.hexdigest()[:16]}.so"
 

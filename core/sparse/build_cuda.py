@@ -24,7 +24,10 @@ __all__ = ["build_cuda", "cuda_library_path", "nvcc"]
 SOURCES = Path(__file__).resolve().parents[2] / "csrc" / "cuda"
 TARGET = Path(__file__).resolve().parents[1] / "_lib"
 _FLAGS = ["-O3", "-std=c++17", "-Xcompiler", "-fPIC,-Wall", "-cudart", "static"]
-_TARGETS = [f"-gencode=arch=compute_{a},code={c}" for a, c in (("80", "sm_80"), ("90", "sm_90"), ("90", "compute_90"))]
+_TARGETS = [
+    f"-gencode=arch=compute_{a},code={c}"
+    for a, c in (("80", "sm_80"), ("90", "sm_90"), ("90", "compute_90"))
+]
 
 
 def nvcc() -> str | None:

@@ -53,7 +53,11 @@ class Conv3d(nn.Module):
         super().__init__()
         self.relu = relu
         self.in_channels, self.out_channels = in_channels, out_channels
-        self.kernel_size, self.stride, self.dilation = _triple(kernel_size), _triple(stride), _triple(dilation)
+        self.kernel_size, self.stride, self.dilation = (
+            _triple(kernel_size),
+            _triple(stride),
+            _triple(dilation),
+        )
         self.transposed, self.backend = transposed, backend
         volume = math.prod(self.kernel_size)
         shape = (volume, in_channels, out_channels) if volume > 1 else (in_channels, out_channels)
@@ -104,10 +108,16 @@ class Conv3d(nn.Module):
             dtype = torch.get_autocast_dtype(device)
             feats, kernel = feats.to(dtype), kernel.to(dtype)
         if self.pointwise:
-            y = feats @ kernel if self.bias is None else torch.addmm(self.bias.to(feats.dtype), feats, kernel)
+            y = (
+                feats @ kernel
+                if self.bias is None
+                else torch.addmm(self.bias.to(feats.dtype), feats, kernel)
+            )
             y = y if residual is None else y + residual.to(y.dtype)
             return x.replace(torch.relu(y) if self.relu else y)
         kmap, coords, stride = self.map_of(x)
         weight = kernel.view(-1, self.in_channels, self.out_channels)
-        y = convolve(feats, weight, self.bias, kmap, self.backend, residual=residual, relu=self.relu)
+        y = convolve(
+            feats, weight, self.bias, kmap, self.backend, residual=residual, relu=self.relu
+        )
         return SparseTensor(y, coords, stride, x.cache)

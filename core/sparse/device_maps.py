@@ -83,7 +83,9 @@ def packed_pairs(table: Tensor) -> PackedPairs:
     """Pairs of a table int32 [K, n_out]."""
     volume, n_out = table.shape
     rows_in, rows_out = torch.empty_like(table), torch.empty_like(table)
-    position = (table >= 0).flatten().cumsum(0)  # one long scan; a scan per offset would leave most of the GPU idle
+    position = (
+        (table >= 0).flatten().cumsum(0)
+    )  # one long scan; a scan per offset would leave most of the GPU idle
     ends = position.view(volume, n_out)[:, -1] if n_out else position.new_zeros(volume)
     launch("lidistill_cuda_pairs", table.device, table, position, volume, n_out, rows_in, rows_out)
     return PackedPairs(rows_in, rows_out, ends.diff(prepend=ends.new_zeros(1)).int())

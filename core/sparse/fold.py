@@ -43,7 +43,11 @@ def _fold_below(module: nn.Module, shared: set[int]) -> nn.Module:
     for name, child in list(module.named_children()):
         setattr(module, name, _fold_below(child, shared))
     normalises = any(isinstance(part, _BatchNorm) for part in module.modules())
-    return module.folded() if hasattr(module, "folded") and not normalises and not _hooked(module) else module
+    return (
+        module.folded()
+        if hasattr(module, "folded") and not normalises and not _hooked(module)
+        else module
+    )
 
 
 def _fold_sequence(sequence: nn.Sequential, shared: set[int]) -> None:
@@ -62,7 +66,9 @@ def _fold_sequence(sequence: nn.Sequential, shared: set[int]) -> None:
 
 
 def _foldable(layer: nn.Module, shared: set[int]) -> bool:
-    known = isinstance(layer, Conv3d | nn.Linear) or (isinstance(layer, _BatchNorm) and layer.running_mean is not None)
+    known = isinstance(layer, Conv3d | nn.Linear) or (
+        isinstance(layer, _BatchNorm) and layer.running_mean is not None
+    )
     rectifies = isinstance(layer, Conv3d) and layer.relu
     own = all(id(parameter) not in shared for parameter in layer.parameters(recurse=False))
     return known and own and not rectifies and not _hooked(layer)
@@ -78,7 +84,11 @@ def _scale(layer: Conv3d | nn.Linear, norm: _BatchNorm) -> None:
     scale = torch.rsqrt(norm.running_var.double() + norm.eps)
     if norm.weight is not None:
         scale = scale * norm.weight.double()
-    shift = -norm.running_mean.double() if layer.bias is None else layer.bias.double() - norm.running_mean.double()
+    shift = (
+        -norm.running_mean.double()
+        if layer.bias is None
+        else layer.bias.double() - norm.running_mean.double()
+    )
     bias = shift * scale if norm.bias is None else shift * scale + norm.bias.double()
     if isinstance(layer, Conv3d):  # [..., Cin, Cout]
         weight, factor = layer.kernel, scale

@@ -15,7 +15,16 @@ from torch import Tensor
 from core.sparse.build import library_path
 from core.sparse.build_cuda import cuda_library_path
 
-__all__ = ["cuda_library", "has_cuda_kernels", "launch", "library", "library_status", "load", "pointer", "set_isa"]
+__all__ = [
+    "cuda_library",
+    "has_cuda_kernels",
+    "launch",
+    "library",
+    "library_status",
+    "load",
+    "pointer",
+    "set_isa",
+]
 
 _P, _L, _I = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
 _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
@@ -29,7 +38,10 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "lidistill_fill_tiles": (None, [_P, _I, _L, _P, _P, _P, _I]),
     "lidistill_fill_offsets": (None, [_P, _I, _L, _P, _P, _P, _I]),
     "lidistill_transpose": (None, [_P, _I, _L, _L, _P, _I]),
-    "lidistill_conv": (None, [_I, _P, _P, _P, _P, _P, _P, _P, _P, _L, _L, _I, _I, _I, _I, _I, _I, _I]),
+    "lidistill_conv": (
+        None,
+        [_I, _P, _P, _P, _P, _P, _P, _P, _P, _L, _L, _I, _I, _I, _I, _I, _I, _I],
+    ),
     "lidistill_weight_grad": (None, [_I, _P, _P, _P, _P, _P, _P, _I, _I, _I, _I]),
     "lidistill_gather": (None, [_I, _P, _P, _P, _P, _P, _L, _I, _I]),
 }
@@ -41,7 +53,10 @@ _CUDA_SIGNATURES: dict[str, tuple[Any, list[Any]]] = {  # last comes the stream
     "lidistill_cuda_masks": (_I, [_P, _I, _L, _P, _P]),
     "lidistill_cuda_pairs": (_I, [_P, _P, _I, _L, _P, _P, _P]),
     "lidistill_cuda_conv": (_I, [_I, _P, _P, _P, _P, _P, _P, _P, _P, _L, _I, _I, _I, _I, _I, _P]),
-    "lidistill_cuda_weight_grad": (_I, [_I, _P, _P, _P, _P, _P, _P, _P, _L, _L, _I, _I, _I, _I, _I, _I, _P]),
+    "lidistill_cuda_weight_grad": (
+        _I,
+        [_I, _P, _P, _P, _P, _P, _P, _P, _L, _L, _I, _I, _I, _I, _I, _I, _P],
+    ),
 }
 
 
@@ -50,7 +65,9 @@ def library() -> ctypes.CDLL | None:
     """The loaded library, or None (with one warning) when it was not built."""
     path = library_path()
     if not path.is_file():
-        logger.warning("The compiled kernels are missing; the slower PyTorch path is used. `make setup` builds them.")
+        logger.warning(
+            "The compiled kernels are missing; the slower PyTorch path is used. `make setup` builds them."
+        )
         return None
     return load(str(path), _SIGNATURES)
 
@@ -69,7 +86,9 @@ def cuda_library() -> ctypes.CDLL | None:
     """The loaded GPU kernels, or None (with one warning) when they were not built. No driver is needed to load them."""
     path = cuda_library_path()
     if not path.is_file():
-        logger.warning("GPU kernels are missing; the slower PyTorch path is used. `make setup` builds them with nvcc.")
+        logger.warning(
+            "GPU kernels are missing; the slower PyTorch path is used. `make setup` builds them with nvcc."
+        )
         return None
     return load(str(path), _CUDA_SIGNATURES)
 
@@ -87,7 +106,9 @@ def _is_ampere(device: torch.device) -> bool:
 @contextmanager
 def _stream(device: torch.device) -> Iterator[int]:
     with torch.cuda.device(device):
-        cuda_library().lidistill_cuda_use(device.index)  # the library brings a CUDA runtime of its own
+        cuda_library().lidistill_cuda_use(
+            device.index
+        )  # the library brings a CUDA runtime of its own
         yield torch.cuda.current_stream(device).cuda_stream
 
 
@@ -101,13 +122,19 @@ def launch(name: str, device: torch.device, *arguments: Tensor | int | None) -> 
     raw = []
     for argument in arguments:
         if isinstance(argument, Tensor):
-            assert argument.is_contiguous() and argument.device == device, (name, argument.device, device)
+            assert argument.is_contiguous() and argument.device == device, (
+                name,
+                argument.device,
+                device,
+            )
             argument = argument.data_ptr()
         raw.append(argument)
     with _stream(device) as stream:
         code = getattr(handle, name)(*raw, stream)
     if code:
-        raise RuntimeError(f"{name} failed: {handle.lidistill_cuda_error(code).decode()} (CUDA error {code})")
+        raise RuntimeError(
+            f"{name} failed: {handle.lidistill_cuda_error(code).decode()} (CUDA error {code})"
+        )
 
 
 def pointer(tensor: Tensor | None) -> int | None:

@@ -146,7 +146,9 @@ def kernel_offsets(kernel: Stride) -> Tensor:
     return torch.tensor(triples, dtype=torch.int64)
 
 
-def kernel_map(cache: MapCache, fine: Stride, kernel: Stride, step: Stride, dilation: Stride) -> KernelMap:
+def kernel_map(
+    cache: MapCache, fine: Stride, kernel: Stride, step: Stride, dilation: Stride
+) -> KernelMap:
     """Map from the voxels at stride ``fine`` to those at ``fine * step``; built once per cache.
 
     Raises:
@@ -192,7 +194,9 @@ def _transpose(table: Tensor, n_in: int) -> Tensor:
     volume, n_out = table.shape
     if table.device.type == "cpu" and (handle := library()) is not None:
         out = torch.empty(volume, n_in, dtype=torch.int32)
-        handle.lidistill_transpose(pointer(table), volume, n_out, n_in, pointer(out), torch.get_num_threads())
+        handle.lidistill_transpose(
+            pointer(table), volume, n_out, n_in, pointer(out), torch.get_num_threads()
+        )
         return out
     if has_cuda_kernels(table.device):
         return device_maps.transpose(table, n_in)

@@ -31,13 +31,19 @@ class GatherTable:
     columns: int
 
     @classmethod
-    def from_entries(cls, rows: Tensor, index: Tensor, weight: Tensor, num_rows: int, columns: int) -> GatherTable:
+    def from_entries(
+        cls, rows: Tensor, index: Tensor, weight: Tensor, num_rows: int, columns: int
+    ) -> GatherTable:
         """Build from unordered entries (row, index, weight), each [E]."""
         order = argsort(rows)
-        counts = torch.zeros(num_rows, dtype=torch.int64, device=rows.device)  # bincount would make the host wait
+        counts = torch.zeros(
+            num_rows, dtype=torch.int64, device=rows.device
+        )  # bincount would make the host wait
         counts.scatter_add_(0, rows, torch.ones_like(rows))
         ptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        return cls(ptr, index.index_select(0, order).int(), weight.index_select(0, order).float(), columns)
+        return cls(
+            ptr, index.index_select(0, order).int(), weight.index_select(0, order).float(), columns
+        )
 
     @cached_property
     def rows(self) -> Tensor:
@@ -48,17 +54,25 @@ class GatherTable:
     @cached_property
     def transposed(self) -> GatherTable:
         """The transposed matrix (the gradient's direction)."""
-        return GatherTable.from_entries(self.index.long(), self.rows, self.weight, self.columns, len(self.ptr) - 1)
+        return GatherTable.from_entries(
+            self.index.long(), self.rows, self.weight, self.columns, len(self.ptr) - 1
+        )
 
     def apply(self, x: Tensor) -> Tensor:
         """The product, without gradient; [columns, C] -> [R, C]."""
         channels = x.shape[1]
-        if x.device.type == "cpu" and x.dtype != torch.float64 and (handle := library()) is not None:
+        if (
+            x.device.type == "cpu"
+            and x.dtype != torch.float64
+            and (handle := library()) is not None
+        ):
             bf16 = x.dtype == torch.bfloat16
             source = (x if bf16 else x.float()).contiguous()
             y = torch.empty(len(self.ptr) - 1, channels, dtype=source.dtype)
             arguments = (source, y, self.ptr, self.index, self.weight)
-            handle.lidistill_gather(bf16, *map(pointer, arguments), len(y), channels, torch.get_num_threads())
+            handle.lidistill_gather(
+                bf16, *map(pointer, arguments), len(y), channels, torch.get_num_threads()
+            )
             return y.to(x.dtype)
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
         terms = x.index_select(0, self.index.long()).to(dtype) * self.weight[:, None].to(dtype)
@@ -91,7 +105,11 @@ def _cached(x: SparseTensor, kind: str, points: Tensor, make: Any) -> Any:
 
 
 def _same_voxels(x: SparseTensor, points: Tensor) -> bool:
-    return x.stride == (1, 1, 1) and points.data_ptr() == x.coords.data_ptr() and points.shape == x.coords.shape
+    return (
+        x.stride == (1, 1, 1)
+        and points.data_ptr() == x.coords.data_ptr()
+        and points.shape == x.coords.shape
+    )
 
 
 def _parents(x: SparseTensor, points: Tensor) -> Tensor:
@@ -152,7 +170,9 @@ def _corner_rows(x: SparseTensor, cells: Tensor, corners: Tensor) -> Tensor:
     level = x.cache.level(x.stride)
     keys = x.cache.grid.pack(cells)
     parent = level.find(keys)
-    if len(parent) and bool((parent >= 0).all()):  # the usual case: look the eight up once per voxel
+    if len(parent) and bool(
+        (parent >= 0).all()
+    ):  # the usual case: look the eight up once per voxel
         table = kernel_map(x.cache, x.stride, (2, 2, 2), (1, 1, 1), (1, 1, 1)).table
         return table.index_select(1, parent).long()
     scaled = corners * torch.tensor(x.stride, device=corners.device)
@@ -170,11 +190,15 @@ def local_pool(
     rows_in, rows_out = kmap.offsets.rows_in.long(), kmap.offsets.rows_out.long()
     if reduce == "mean":
         counts = torch.bincount(rows_out, minlength=kmap.n_out)
-        table = GatherTable.from_entries(rows_out, rows_in, 1.0 / counts[rows_out], kmap.n_out, kmap.n_in)
+        table = GatherTable.from_entries(
+            rows_out, rows_in, 1.0 / counts[rows_out], kmap.n_out, kmap.n_in
+        )
         return SparseTensor(gather_sum(x.feats, table), coords, coarse, x.cache)
     index = rows_out[:, None].expand(-1, x.channels)
     empty = x.feats.new_zeros(kmap.n_out, x.channels)
-    pooled = empty.scatter_reduce(0, index, x.feats.index_select(0, rows_in), "amax", include_self=False)
+    pooled = empty.scatter_reduce(
+        0, index, x.feats.index_select(0, rows_in), "amax", include_self=False
+    )
     return SparseTensor(pooled, coords, coarse, x.cache)
 
 
@@ -186,8 +210,12 @@ def global_pool(
     size = batch_size or (int(batch.max()) + 1 if len(batch) else 0)
     if reduce == "max":
         index = batch[:, None].expand(-1, x.channels)
-        return x.feats.new_zeros(size, x.channels).scatter_reduce(0, index, x.feats, "amax", include_self=False)
+        return x.feats.new_zeros(size, x.channels).scatter_reduce(
+            0, index, x.feats, "amax", include_self=False
+        )
     counts = torch.bincount(batch, minlength=size)
-    weight = 1.0 / counts[batch] if reduce == "mean" else torch.ones(len(batch), device=batch.device)
+    weight = (
+        1.0 / counts[batch] if reduce == "mean" else torch.ones(len(batch), device=batch.device)
+    )
     rows = torch.arange(len(batch), device=batch.device)
     return gather_sum(x.feats, GatherTable.from_entries(batch, rows, weight, size, len(batch)))

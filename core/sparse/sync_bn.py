@@ -26,27 +26,41 @@ class _Normalise(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, running_mean: Tensor, running_var: Tensor
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        eps: float,
+        running_mean: Tensor,
+        running_var: Tensor,
     ) -> tuple[Tensor, ...]:
         dims, shape = _reduced(x), _along_channels(x)
         count = x.numel() // x.shape[1]
         wide = _wide(x)
         mean = wide.mean(dims) if count else wide.new_zeros(x.shape[1])
-        moment = (wide - mean.view(shape)).square_().sum(dims)  # torch.var_mean takes longer than both passes
-        means, moments, counts = _gather(torch.cat([mean, moment, mean.new_full((1,), count)]), len(mean))
+        moment = (
+            (wide - mean.view(shape)).square_().sum(dims)
+        )  # torch.var_mean takes longer than both passes
+        means, moments, counts = _gather(
+            torch.cat([mean, moment, mean.new_full((1,), count)]), len(mean)
+        )
         total = counts.sum()
         enough, divisor = total > 1, total.clamp_min(1)
         mean = (means * counts).sum(0) / divisor
         variance = (moments + counts * (means - mean).square()).sum(0) / divisor
         mean = torch.where(enough, mean, running_mean.to(mean.dtype))
         variance = torch.where(enough, variance, running_var.to(mean.dtype))
-        ctx.save_for_backward(x, weight, mean.view(shape), torch.rsqrt(variance + eps), enough / divisor)
+        ctx.save_for_backward(
+            x, weight, mean.view(shape), torch.rsqrt(variance + eps), enough / divisor
+        )
         ctx.mark_non_differentiable(mean, variance, total)
         return F.batch_norm(x, mean, variance, weight, bias, False, 0.0, eps), mean, variance, total
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-        x, weight, mean, inverse, share = ctx.saved_tensors  # share: 1 / rows of all ranks, 0 if those were too few
+        x, weight, mean, inverse, share = (
+            ctx.saved_tensors
+        )  # share: 1 / rows of all ranks, 0 if those were too few
         g, dims, shape = _wide(grad), _reduced(grad), _along_channels(grad)
         centred = _wide(x) - mean
         sum_g, sum_gn = g.sum(dims), (g * centred).sum(dims) * inverse
@@ -54,8 +68,12 @@ class _Normalise(torch.autograd.Function):
         dist.all_reduce(sums)
         scale = inverse if weight is None else inverse * weight
         along, level = -(sums[1] * share) * inverse * scale, -(sums[0] * share) * scale
-        grad_x = torch.addcmul(level.view(shape), centred, along.view(shape)).addcmul_(g, scale.view(shape))
-        affine = (None, None) if weight is None else (sum_gn.to(weight.dtype), sum_g.to(weight.dtype))
+        grad_x = torch.addcmul(level.view(shape), centred, along.view(shape)).addcmul_(
+            g, scale.view(shape)
+        )
+        affine = (
+            (None, None) if weight is None else (sum_gn.to(weight.dtype), sum_g.to(weight.dtype))
+        )
         return grad_x.to(grad.dtype), *affine, None, None, None
 
 
@@ -88,10 +106,14 @@ def synced_batch_norm(norm: _BatchNorm, x: Tensor, sync: bool) -> Tensor:
     A batch of fewer than two rows has no variance: it is normalised by the running statistics, which stay as they are.
     """
     if not norm.training:
-        return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps)
+        return F.batch_norm(
+            x, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps
+        )
     if sync and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         statistics = norm.running_mean, norm.running_var
-        y, mean, variance, total = _Normalise.apply(x, norm.weight, norm.bias, norm.eps, *statistics)
+        y, mean, variance, total = _Normalise.apply(
+            x, norm.weight, norm.bias, norm.eps, *statistics
+        )
         with torch.no_grad():
             norm.num_batches_tracked += total > 1
             unbiased = variance * torch.where(total > 1, total / (total - 1), 1.0)
@@ -99,9 +121,20 @@ def synced_batch_norm(norm: _BatchNorm, x: Tensor, sync: bool) -> Tensor:
             norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), norm.momentum)
         return y
     if x.numel() // x.shape[1] < 2:
-        return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps)
+        return F.batch_norm(
+            x, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps
+        )
     norm.num_batches_tracked += 1
-    return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, True, norm.momentum, norm.eps)
+    return F.batch_norm(
+        x,
+        norm.running_mean,
+        norm.running_var,
+        norm.weight,
+        norm.bias,
+        True,
+        norm.momentum,
+        norm.eps,
+    )
 
 
 class SyncBatchNorm(_BatchNorm):

@@ -22,7 +22,9 @@ __all__ = ["Level", "MapCache", "SparseTensor", "Stride"]
 
 Stride = tuple[int, int, int]
 AXIS_BITS, BATCH_BITS = 18, 9
-MARGIN = 4096  # voxels kept free on each side of an axis, so that no kernel offset overflows its field
+MARGIN = (
+    4096  # voxels kept free on each side of an axis, so that no kernel offset overflows its field
+)
 
 
 @dataclass
@@ -40,8 +42,12 @@ class Grid:
         """
         if len(coords) == 0:
             return cls(torch.zeros(3, dtype=torch.int64, device=coords.device))
-        low, high = (bound.long() for bound in coords.T.contiguous().aminmax(dim=1))  # 20 times amin(0) and amax(0)
-        span, first, last = torch.stack([(high - low)[1:].max(), low[0], high[0]]).tolist()  # the host waits once
+        low, high = (
+            bound.long() for bound in coords.T.contiguous().aminmax(dim=1)
+        )  # 20 times amin(0) and amax(0)
+        span, first, last = torch.stack(
+            [(high - low)[1:].max(), low[0], high[0]]
+        ).tolist()  # the host waits once
         if span >= (1 << AXIS_BITS) - 2 * MARGIN or last >= 1 << BATCH_BITS or first < 0:
             raise UserError(
                 f"coordinates span {span} voxels and {last + 1} scans; at most "
@@ -55,7 +61,9 @@ class Grid:
         """Keys int64 [N] of coords [N, 4]."""
         c = coords.long()
         xyz = c[:, 1:] - self.origin
-        return ((c[:, 0] << AXIS_BITS | xyz[:, 0]) << AXIS_BITS | xyz[:, 1]) << AXIS_BITS | xyz[:, 2]
+        return ((c[:, 0] << AXIS_BITS | xyz[:, 0]) << AXIS_BITS | xyz[:, 1]) << AXIS_BITS | xyz[
+            :, 2
+        ]
 
     def unpack(self, keys: Tensor) -> Tensor:
         """Coordinates int32 [N, 4] of keys."""
@@ -127,7 +135,11 @@ class MapCache:
         if stride not in self.levels:
             with record_function("lidistill::kernel_map"):
                 finest = stride == (1, 1, 1)
-                self.levels[stride] = Level.of(self.coords, self.grid) if finest else self._coarse(self.coords, stride)
+                self.levels[stride] = (
+                    Level.of(self.coords, self.grid)
+                    if finest
+                    else self._coarse(self.coords, stride)
+                )
         return self.levels[stride]
 
     def _coarse(self, coords: Tensor, stride: Stride) -> Level:
@@ -147,7 +159,9 @@ def floor_to(coords: Tensor, stride: Stride) -> Tensor:
     """``floor(c / stride) * stride`` on the spatial columns of [N, 4] coordinates."""
     steps = _steps(stride, coords.dtype, coords.device)
     if not coords.is_floating_point() and all(s & (s - 1) == 0 for s in stride):
-        return coords & -steps  # clears the low bits, of negative numbers too; a division takes 20 times as long
+        return (
+            coords & -steps
+        )  # clears the low bits, of negative numbers too; a division takes 20 times as long
     return torch.div(coords, steps, rounding_mode="floor") * steps
 
 
@@ -166,7 +180,9 @@ class SparseTensor:
     cache: MapCache
 
     @classmethod
-    def from_batch(cls, feats: Tensor, coords: Tensor, cache: MapCache | None = None) -> SparseTensor:
+    def from_batch(
+        cls, feats: Tensor, coords: Tensor, cache: MapCache | None = None
+    ) -> SparseTensor:
         """Tensor at stride 1 on unique coordinates int32 [V, 4]; pass a cache to reuse another network's maps."""
         if len(feats) != len(coords):
             raise ValueError(f"{len(feats)} feature rows for {len(coords)} voxels")

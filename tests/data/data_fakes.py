@@ -29,7 +29,9 @@ def make_scan(
         intensity=np.arange(count, dtype=np.float32),
         labels=None if labels is None else np.asarray(labels, np.uint8),
         instances=None,
-        time_lag=np.zeros(count, np.float32) if time_lag is None else np.asarray(time_lag, np.float32),
+        time_lag=np.zeros(count, np.float32)
+        if time_lag is None
+        else np.asarray(time_lag, np.float32),
         cameras=cameras,
         pose=np.eye(4),
     )
@@ -46,7 +48,11 @@ class ColourImage:
 
 
 def forward_camera(
-    size: tuple[int, int] = (21, 11), *, focal: float = 10.0, colour: int = 51, load: Callable | None = None
+    size: tuple[int, int] = (21, 11),
+    *,
+    focal: float = 10.0,
+    colour: int = 51,
+    load: Callable | None = None,
 ) -> Camera:
     """Looks along +x from the origin: u = cx - focal*y/x, v = cy - focal*z/x, principal point in the image's centre."""
     cx, cy = (size[0] - 1) / 2, (size[1] - 1) / 2
@@ -91,6 +97,8 @@ class FakeDataset:
             rng.uniform(-3, 3, (count, 3)),
             labels=rng.integers(1, 5, count),
             time_lag=np.where(np.arange(count) < own, 0, 0.1),
-            cameras=tuple(forward_camera(colour=10 * k) for k in range(self.num_cameras)) if cameras else (),
+            cameras=tuple(forward_camera(colour=10 * k) for k in range(self.num_cameras))
+            if cameras
+            else (),
             token=self.token(index),
         )

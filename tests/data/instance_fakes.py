@@ -18,7 +18,9 @@ CAR, PEDESTRIAN, ROAD, MANMADE = (
     NUSCENES.classes.index(n) for n in ("car", "pedestrian", "driveable_surface", "manmade")
 )
 CENTRE = np.array([12.5, 2.5, -1.75])  # of a 5 m cell, exact in float32
-RULES = {name: ThingRule(min_points=1, ground=("driveable_surface",)) for name in ("car", "pedestrian")}
+RULES = {
+    name: ThingRule(min_points=1, ground=("driveable_surface",)) for name in ("car", "pedestrian")
+}
 
 
 def patch_of_road(centre=CENTRE, points: int = 24) -> np.ndarray:
@@ -27,7 +29,9 @@ def patch_of_road(centre=CENTRE, points: int = 24) -> np.ndarray:
     return np.column_stack([2 * np.cos(turn), 2 * np.sin(turn), np.zeros(points)]) + centre
 
 
-def road_scan(*, more=(), labels=(), centre=CENTRE, points: int = 24, cameras: tuple[Camera, ...] = ()) -> Scan:
+def road_scan(
+    *, more=(), labels=(), centre=CENTRE, points: int = 24, cameras: tuple[Camera, ...] = ()
+) -> Scan:
     """A patch of road, then ``more`` points with their ``labels``."""
     xyz = np.concatenate([patch_of_road(centre, points), np.reshape(more, (-1, 3))])
     return make_scan(xyz, labels=[*[ROAD] * points, *labels], cameras=cameras)
@@ -43,14 +47,18 @@ class _Given:
         return self.part
 
 
-def toy_database(folder: Path, objects: list[tuple[int, np.ndarray]], token: str = "elsewhere") -> Database:
+def toy_database(
+    folder: Path, objects: list[tuple[int, np.ndarray]], token: str = "elsewhere"
+) -> Database:
     """A database of nuScenes classes: (train id, f32 [n, 4] points) each, in this order."""
     index = np.zeros(len(objects), index_dtype(len(token)))
     index["cls"], index["count"] = [cls for cls, _ in objects], [len(cloud) for _, cloud in objects]
     index["token"], index["instance"] = token.encode(), np.arange(1, len(objects) + 1)
     points = np.concatenate([np.asarray(cloud, np.float32) for _, cloud in objects])
     anchors(points, index)
-    return write_database(folder, {"toy": True}, NUSCENES, (CAR, PEDESTRIAN), _Given(Part(points, index)), [0], 1)
+    return write_database(
+        folder, {"toy": True}, NUSCENES, (CAR, PEDESTRIAN), _Given(Part(points, index)), [0], 1
+    )
 
 
 def box_of_points(centre, count: int = 40, intensity: float = 7.0) -> np.ndarray:
@@ -63,7 +71,9 @@ def box_of_points(centre, count: int = 40, intensity: float = 7.0) -> np.ndarray
 
 def paste_config(folder: Path, **keys) -> PasteConfig:
     """Cars and pedestrians of any size, put exactly on the centres of road cells."""
-    return PasteConfig(**{"database": folder, "things": RULES, "jitter": (0, 0), "occlude": False, **keys})
+    return PasteConfig(
+        **{"database": folder, "things": RULES, "jitter": (0, 0), "occlude": False, **keys}
+    )
 
 
 class RoadDataset:

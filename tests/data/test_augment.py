@@ -18,7 +18,8 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 
 @pytest.mark.parametrize(
-    ("axes", "signs"), [("none", (1, 1, 1)), ("x", (-1, 1, 1)), ("y", (1, -1, 1)), ("xy", (-1, -1, 1))]
+    ("axes", "signs"),
+    [("none", (1, 1, 1)), ("x", (-1, 1, 1)), ("y", (1, -1, 1)), ("xy", (-1, -1, 1))],
 )
 def test_flip(axes, signs):
     flipped = flip(POINTS, rng(), [axes])
@@ -35,7 +36,9 @@ def test_flip_draws_all_four_evenly():
     assert min(counts.values()) > 420  # expected 500, standard deviation 19
 
 
-@pytest.mark.parametrize(("degrees", "expected"), [(90, [-2, 1, 3]), (180, [-1, -2, 3]), (-90, [2, -1, 3])])
+@pytest.mark.parametrize(
+    ("degrees", "expected"), [(90, [-2, 1, 3]), (180, [-1, -2, 3]), (-90, [2, -1, 3])]
+)
 def test_rotate_by_a_known_angle(degrees, expected):
     turned = rotate(POINTS, rng(), (degrees, degrees))
     np.testing.assert_allclose(turned[0], expected, atol=1e-6)
@@ -45,7 +48,8 @@ def test_rotate_by_a_known_angle(degrees, expected):
 def test_rotate_range_is_degrees():
     generator = rng()
     angles = [
-        np.degrees(np.arctan2(*rotate(np.eye(3, dtype=np.float32), generator, (10, 30))[0, 1::-1])) for _ in range(500)
+        np.degrees(np.arctan2(*rotate(np.eye(3, dtype=np.float32), generator, (10, 30))[0, 1::-1]))
+        for _ in range(500)
     ]
     assert 10 <= min(angles) < 11
     assert 29 < max(angles) <= 30.0001
@@ -62,7 +66,12 @@ def test_scale_and_translate():
 
 def test_translate_standard_deviation():
     generator = rng()
-    shifts = np.stack([translate(np.zeros((1, 3), np.float32), generator, (0.1, 0.2, 0.4))[0] for _ in range(4000)])
+    shifts = np.stack(
+        [
+            translate(np.zeros((1, 3), np.float32), generator, (0.1, 0.2, 0.4))[0]
+            for _ in range(4000)
+        ]
+    )
     np.testing.assert_allclose(shifts.std(0), [0.1, 0.2, 0.4], rtol=0.05)
 
 
@@ -113,7 +122,9 @@ def test_wrong_config_names_the_key(values, key):
 
 
 def test_yaml_values():
-    config = Config({"data": {"augment": {"flip": ["none", "y"], "rotate": [-45, 45], "translate_std": None}}})
+    config = Config(
+        {"data": {"augment": {"flip": ["none", "y"], "rotate": [-45, 45], "translate_std": None}}}
+    )
     augmentation = config.parse(DataConfig, "data").augment
     assert augmentation.flip_choices == ("none", "y")
     assert augmentation.rotate_range == (-45, 45)

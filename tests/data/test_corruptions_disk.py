@@ -26,8 +26,12 @@ def root(tmp_path: Path) -> Path:
         (folder / part).mkdir(parents=True)
     for frame in range(3):
         scan = street(columns=30, seed=frame)
-        np.column_stack([scan.points, scan.intensity]).astype("<f4").tofile(folder / f"velodyne/{frame:06d}.bin")
-        ids = SEMANTICKITTI.to_raw(scan.labels).astype("<u4") | (scan.labels == 1).astype("<u4") * (7 << 16)
+        np.column_stack([scan.points, scan.intensity]).astype("<f4").tofile(
+            folder / f"velodyne/{frame:06d}.bin"
+        )
+        ids = SEMANTICKITTI.to_raw(scan.labels).astype("<u4") | (scan.labels == 1).astype("<u4") * (
+            7 << 16
+        )
         ids.tofile(folder / f"labels/{frame:06d}.label")
     return tmp_path / "kitti"
 
@@ -43,12 +47,18 @@ def test_files_hold_what_is_made_on_the_fly(clean: SemanticKITTI, tmp_path: Path
     for corruption in corruptions:
         made = CorruptedScans(clean, corruption, Sensor.of(clean), seed=4)
         read = published(tmp_path / "c", corruption)
-        assert [read.token(i) for i in range(len(read))] == [made.token(i) for i in range(len(made))]
+        assert [read.token(i) for i in range(len(read))] == [
+            made.token(i) for i in range(len(made))
+        ]
         assert read.labels.classes == SEMANTICKITTI.classes
         for index in range(3):
             one, other = made.load(index, cameras=False), read.load(index, cameras=False)
-            assert np.array_equal(one.points, other.points) and np.array_equal(one.intensity, other.intensity)
-            assert np.array_equal(one.labels, other.labels) and np.array_equal(one.instances, other.instances)
+            assert np.array_equal(one.points, other.points) and np.array_equal(
+                one.intensity, other.intensity
+            )
+            assert np.array_equal(one.labels, other.labels) and np.array_equal(
+                one.instances, other.instances
+            )
 
 
 def test_a_killed_command_goes_on(clean: SemanticKITTI, tmp_path: Path) -> None:
@@ -59,7 +69,12 @@ def test_a_killed_command_goes_on(clean: SemanticKITTI, tmp_path: Path) -> None:
     lost.unlink()
     assert write_corrupted(clean, corruptions, tmp_path / "c") == 1
     assert lost.read_bytes() == before
-    assert write_corrupted(clean, chosen("semantickitti-c", ["dense_16beam"]), tmp_path / "c", workers=2) == 3
+    assert (
+        write_corrupted(
+            clean, chosen("semantickitti-c", ["dense_16beam"]), tmp_path / "c", workers=2
+        )
+        == 3
+    )
     with pytest.raises(UserError, match="another profile or seed"):
         write_corrupted(clean, corruptions, tmp_path / "c", seed=1)
 
@@ -67,7 +82,15 @@ def test_a_killed_command_goes_on(clean: SemanticKITTI, tmp_path: Path) -> None:
 def test_command(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     config = tmp_path / "c.yaml"
     config.write_text(f"dataset: {{name: semantickitti, root: {root}}}\n")
-    arguments = [str(config), "--out", str(tmp_path / "out"), "--profile", "robo3d", "--kinds", "crosstalk"]
+    arguments = [
+        str(config),
+        "--out",
+        str(tmp_path / "out"),
+        "--profile",
+        "robo3d",
+        "--kinds",
+        "crosstalk",
+    ]
     main([*arguments, "--workers", "1"])
     assert "9 corrupted scans written, 3 corruptions" in capsys.readouterr().out
     assert len(list((tmp_path / "out/crosstalk/heavy/sequences/08/velodyne").iterdir())) == 3

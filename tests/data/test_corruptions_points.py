@@ -28,7 +28,9 @@ def under(name: str, scan: Scan = CLEAN, profile: str = "semantickitti-c", seed:
 def test_the_benchmarks_hold_what_they_published() -> None:
     names = [c.name for c in PROFILES["semantickitti-c"]]
     levels = ("light", "moderate", "heavy")
-    expected = [f"{kind}_{level}" for kind in ("fog", "snowfall", "local", "global") for level in levels]
+    expected = [
+        f"{kind}_{level}" for kind in ("fog", "snowfall", "local", "global") for level in levels
+    ]
     assert names == [*expected, "dense_32beam", "sparse_32beam", "dense_16beam", "sparse_16beam"]
     robo3d = PROFILES["robo3d"]
     assert len(robo3d) == 24 and len({c.kind for c in robo3d}) == 8
@@ -50,9 +52,13 @@ def test_choice_by_name_and_by_type() -> None:
 def test_outliers_are_added_and_ignored(level: str, share: float) -> None:
     out = under(f"global_{level}")
     assert len(out.points) == N + round(share * N)
-    assert np.array_equal(out.points[:N], CLEAN.points) and np.array_equal(out.labels[:N], CLEAN.labels)
+    assert np.array_equal(out.points[:N], CLEAN.points) and np.array_equal(
+        out.labels[:N], CLEAN.labels
+    )
     assert not out.labels[N:].any() and not out.instances[N:].any()
-    assert (out.points[N:] >= CLEAN.points.min(0)).all() and (out.points[N:] <= CLEAN.points.max(0)).all()
+    assert (out.points[N:] >= CLEAN.points.min(0)).all() and (
+        out.points[N:] <= CLEAN.points.max(0)
+    ).all()
     assert out.intensity[N:].min() >= 0 and out.intensity.max() <= 1
     if level == "heavy":  # evenly over the box
         middle = (CLEAN.points.min(0) + CLEAN.points.max(0)) / 2
@@ -104,7 +110,9 @@ def test_rings_are_read_off_the_storage_order() -> None:
 
 def test_noise_across_the_wrap_starts_no_ring() -> None:
     points = CLEAN.points.copy()
-    for ring in range(1, RINGS):  # the last points of a ring and the first of the next change places
+    for ring in range(
+        1, RINGS
+    ):  # the last points of a ring and the first of the next change places
         seam = ring * COLUMNS
         points[[seam - 1, seam]] = points[[seam, seam - 1]]
     number = rings(points, RINGS)
@@ -115,7 +123,9 @@ def test_noise_across_the_wrap_starts_no_ring() -> None:
 
 def test_rings_of_shuffled_points_follow_their_elevation() -> None:
     order = np.random.default_rng(0).permutation(N)
-    assert np.array_equal(rings(CLEAN.points[order], RINGS), np.repeat(np.arange(RINGS), COLUMNS)[order])
+    assert np.array_equal(
+        rings(CLEAN.points[order], RINGS), np.repeat(np.arange(RINGS), COLUMNS)[order]
+    )
 
 
 @pytest.mark.parametrize(("name", "every", "points"), [("dense_32beam", 2, 1), ("sparse_32beam", 2, 2),
@@ -145,9 +155,15 @@ def test_missing_and_spaced_lasers() -> None:
 def test_labels_stay_with_their_points(corruption) -> None:
     out = corrupt(CLEAN, corruption, SENSOR)
     count = len(out.points)
-    assert count and {len(v) for v in (out.intensity, out.labels, out.instances, out.time_lag)} == {count}
+    assert count and {len(v) for v in (out.intensity, out.labels, out.instances, out.time_lag)} == {
+        count
+    }
     assert out.points.dtype == out.intensity.dtype == out.time_lag.dtype == np.float32
-    assert out.labels.dtype == np.uint8 and out.instances.dtype == np.int32 and np.isfinite(out.points).all()
+    assert (
+        out.labels.dtype == np.uint8
+        and out.instances.dtype == np.int32
+        and np.isfinite(out.points).all()
+    )
     assert out.intensity.min() >= 0 and out.intensity.max() <= 1.0001
     known = out.instances > 0  # where a point comes from; 0 once its class is lost
     origin = out.instances[known] - 1
@@ -161,7 +177,9 @@ def test_labels_stay_with_their_points(corruption) -> None:
 def test_a_scan_is_corrupted_the_same_way_each_time(corruption) -> None:
     small = part(CLEAN, slice(0, None))
     first, again = (corrupt(small, corruption, SENSOR) for _ in range(2))
-    assert np.array_equal(first.points, again.points) and np.array_equal(first.intensity, again.intensity)
+    assert np.array_equal(first.points, again.points) and np.array_equal(
+        first.intensity, again.intensity
+    )
     assert np.array_equal(first.labels, again.labels)
 
 
@@ -195,7 +213,9 @@ def test_sweeps_are_corrupted_one_by_one() -> None:
         time_lag=lag,
     )
     out = under("dense_32beam", both)
-    assert len(out.points) == N and out.keyframe[: N // 2].all() and not out.keyframe[N // 2 :].any()
+    assert (
+        len(out.points) == N and out.keyframe[: N // 2].all() and not out.keyframe[N // 2 :].any()
+    )
     outliers = under("global_heavy", both)
     assert np.array_equal(np.unique(outliers.time_lag), np.float32([0, 0.1]))
     own = np.flatnonzero(outliers.keyframe)
@@ -221,11 +241,15 @@ def test_counts_of_other_data_sets() -> None:
 
 # --- real scans -----------------------------------------------------------------------------------------------------
 @pytest.mark.realdata
-@pytest.mark.skipif(not (REAL / "semantickitti").is_dir(), reason="no real scans; set LIDISTILL_REALDATA")
+@pytest.mark.skipif(
+    not (REAL / "semantickitti").is_dir(), reason="no real scans; set LIDISTILL_REALDATA"
+)
 def test_a_real_scan() -> None:
     from core.datasets.semantickitti import SemanticKITTI, SemanticKITTIConfig
 
-    config = SemanticKITTIConfig(name="semantickitti", root=REAL / "semantickitti", split={"val": ["00"]})
+    config = SemanticKITTIConfig(
+        name="semantickitti", root=REAL / "semantickitti", split={"val": ["00"]}
+    )
     dataset = SemanticKITTI(config, "val")
     sensor, scan = Sensor.of(dataset), dataset.load(0, cameras=False)
     assert (sensor.beams, sensor.scale) == (64, 255.0)
@@ -235,6 +259,12 @@ def test_a_real_scan() -> None:
     elevation = np.arcsin(scan.points[:, 2] / np.linalg.norm(scan.points, axis=1))
     medians = [np.median(elevation[ring == r]) for r in range(64)]
     assert (np.diff(medians) < 0).all()
-    share = {c.name: (corrupt(scan, c, sensor).labels == 0).mean() for c in chosen("semantickitti-c", ["fog"])}
+    share = {
+        c.name: (corrupt(scan, c, sensor).labels == 0).mean()
+        for c in chosen("semantickitti-c", ["fog"])
+    }
     clean = (scan.labels == 0).mean()
-    assert share["fog_light"] == clean and clean < share["fog_moderate"] < 0.1 < share["fog_heavy"] < 0.5
+    assert (
+        share["fog_light"] == clean
+        and clean < share["fog_moderate"] < 0.1 < share["fog_heavy"] < 0.5
+    )

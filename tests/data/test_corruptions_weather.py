@@ -38,7 +38,9 @@ def line(distances: np.ndarray, intensity: float = 100.0) -> Sweep:
     ("alpha", "where", "power", "range_"),
     [(0.005, 4.702, 4.568e-9, 599), (0.06, 4.602, 3.816e-9, 49.9), (0.2, 4.502, 2.476e-9, 15.0)],
 )
-def test_soft_return_equals_the_published_tables(alpha: float, where: float, power: float, range_: float) -> None:
+def test_soft_return_equals_the_published_tables(
+    alpha: float, where: float, power: float, range_: float
+) -> None:
     table = fog_table(alpha)
     far = np.linspace(0, 200, 2000) >= 5
     assert table.where[far] == pytest.approx(where, abs=1e-3)
@@ -61,7 +63,9 @@ def test_fog_outshines_surfaces_beyond(alpha: float, beyond: float | None) -> No
 def test_no_fog_changes_nothing() -> None:
     clean = sweep_of(street())
     out = fog(clean, np.random.default_rng(0), alpha=0.0)
-    assert np.array_equal(out.points, clean.points) and np.array_equal(out.intensity, clean.intensity)
+    assert np.array_equal(out.points, clean.points) and np.array_equal(
+        out.intensity, clean.intensity
+    )
     assert not out.ignored.any()
 
 
@@ -85,7 +89,9 @@ def test_fog_equals_the_formulas(alpha: float, counts: bool) -> None:
     assert np.array_equal(out.points[~wins], clean.points[~wins])
     assert np.array_equal(out.source, np.arange(len(clean)))
     moved = np.linalg.norm(out.points[wins].astype(np.float64), axis=1)
-    assert np.cross(out.points[wins], points[wins]) == pytest.approx(0, abs=1e-3)  # along its own ray
+    assert np.cross(out.points[wins], points[wins]) == pytest.approx(
+        0, abs=1e-3
+    )  # along its own ray
     assert (moved <= distance[wins] + 1e-4).all()  # never behind the surface
     assert (moved >= table.where[-1] * distance[wins] / (distance[wins] + 10) - 1e-4).all()
 
@@ -95,7 +101,9 @@ def test_fog_equals_the_formulas(alpha: float, counts: bool) -> None:
     ("rate", "velocity", "rain", "occupancy"),
     [(0.5, 2.0, 2.24, 6.9e-7), (1.5, 0.6, 70.8, 6.9e-6), (2.5, 1.6, 35.0, 4.3e-6)],
 )
-def test_rain_and_occupancy_of_the_shipped_pairs(rate: float, velocity: float, rain: float, occupancy: float) -> None:
+def test_rain_and_occupancy_of_the_shipped_pairs(
+    rate: float, velocity: float, rain: float, occupancy: float
+) -> None:
     assert rain_rate(rate, velocity) == pytest.approx(rain, rel=2e-3)
     assert snow_occupancy(rate, velocity) == pytest.approx(occupancy, rel=1e-2)
 
@@ -107,13 +115,19 @@ def test_flakes_cover_what_the_rate_says() -> None:
     once = flakes.small[(flakes.small[:, 0] >= 0) & (flakes.small[:, 0] < 2 * math.pi)]
     every = np.concatenate([once, flakes.wide]).astype(np.float64)
     radius = every[:, 1] * np.sin(every[:, 2])
-    assert math.pi * (radius**2).sum() / PLANES == pytest.approx(4.34e-6 * math.pi * RADIUS**2, rel=5e-3)
+    assert math.pi * (radius**2).sum() / PLANES == pytest.approx(
+        4.34e-6 * math.pi * RADIUS**2, rel=5e-3
+    )
     # A disc cut at a random height of a ball has pi/4 of its diameter on average; Gunn-Marshall: 25.5 r^-0.48 per cm.
     assert 2 * radius.mean() == pytest.approx(math.pi / 4 * 0.01 / (25.5 * 34.97**-0.48), rel=5e-3)
-    assert (every[:, 1] ** 2).mean() == pytest.approx(RADIUS**2 / 2, rel=5e-3)  # evenly over the disc
+    assert (every[:, 1] ** 2).mean() == pytest.approx(
+        RADIUS**2 / 2, rel=5e-3
+    )  # evenly over the disc
 
 
-def reference_beam(azimuth: float, distance: float, intensity: float, flakes: np.ndarray) -> tuple[float, float]:
+def reference_beam(
+    azimuth: float, distance: float, intensity: float, flakes: np.ndarray
+) -> tuple[float, float]:
     """(range, power) of the strongest echo: the beam as 6000 thin rays, the waveform on 10 cm bins."""
     rays = (np.arange(6000) + 0.5) / 6000 * 2 * BEAM - BEAM
     owner, nearest = np.full(len(rays), -1), np.full(len(rays), distance)
@@ -168,7 +182,9 @@ def test_heavier_snow_takes_more_points() -> None:
     clean = sweep_of(street(columns=600))
     lost, moved = [], []
     for rate in (0.5, 1.5, 2.5):
-        outs = [snow(clean, np.random.default_rng(seed), rate=rate, velocity=1.6) for seed in range(3)]
+        outs = [
+            snow(clean, np.random.default_rng(seed), rate=rate, velocity=1.6) for seed in range(3)
+        ]
         moved.append(sum(int(out.ignored.sum()) for out in outs))
         lost.append(sum(len(clean) - int((~out.ignored).sum()) for out in outs))
     assert 0 < moved[0] < moved[1] < moved[2] and lost[0] < lost[1] < lost[2]
@@ -188,17 +204,23 @@ def test_moved_points_become_flakes_near_the_scanner() -> None:
 def test_no_snow_changes_nothing() -> None:
     clean = sweep_of(street())
     out = snow(clean, np.random.default_rng(0), rate=0.0, velocity=1.6)
-    assert np.array_equal(out.points, clean.points) and np.array_equal(out.intensity, clean.intensity)
+    assert np.array_equal(out.points, clean.points) and np.array_equal(
+        out.intensity, clean.intensity
+    )
 
 
 # --- ground ---------------------------------------------------------------------------------------------------------
 def test_ground_is_found_under_a_slope() -> None:
     scan = street()
-    tilt = np.array([[math.cos(0.1), 0, math.sin(0.1)], [0, 1, 0], [-math.sin(0.1), 0, math.cos(0.1)]])
+    tilt = np.array(
+        [[math.cos(0.1), 0, math.sin(0.1)], [0, 1, 0], [-math.sin(0.1), 0, math.cos(0.1)]]
+    )
     clean = sweep_of(scan)
     tilted = Sweep((clean.points @ tilt.T).astype(np.float32), clean.intensity, clean.vehicle, 64)
     ground = find_ground(tilted, np.random.default_rng(0))
-    assert ground.normal == pytest.approx(tilt[:, 2], abs=2e-3) and ground.offset == pytest.approx(-1.73, abs=0.02)
+    assert ground.normal == pytest.approx(tilt[:, 2], abs=2e-3) and ground.offset == pytest.approx(
+        -1.73, abs=0.02
+    )
     road = scan.labels == ROAD
     assert (ground.near[road]).mean() > 0.99 and ground.near[~road].mean() < 0.2
     # Intensities are uniform in 5 .. 99 %: the 5 % quantile is about 9.7 % at any range, of which 0.7 are detected.

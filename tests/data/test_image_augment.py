@@ -51,7 +51,12 @@ def test_crop_is_at_the_lower_edge_and_anywhere_along_it() -> None:
         assert image[-1, :, 0].tolist() == [HEIGHT - 1] * 7
         left = int(image[0, 0, 1])
         lefts.add(left)
-        inside = (at[:, 0] >= HEIGHT - 5) & (at[:, 1] >= left) & (at[:, 1] < left + 6) & (at[:, 0] < HEIGHT - 1)
+        inside = (
+            (at[:, 0] >= HEIGHT - 5)
+            & (at[:, 1] >= left)
+            & (at[:, 1] < left + 6)
+            & (at[:, 0] < HEIGHT - 1)
+        )
         np.testing.assert_array_equal(visible, inside)
         np.testing.assert_array_equal(looked_up(image, new)[inside], at[inside])
         assert (new[~inside] == 0).all() and np.abs(new).max() <= 1
@@ -61,14 +66,18 @@ def test_crop_is_at_the_lower_edge_and_anywhere_along_it() -> None:
 def test_crop_leaves_hidden_points_hidden_and_may_be_the_whole_image() -> None:
     pixels, at = every_pixel()
     hidden = np.arange(len(at)) % 2 == 0
-    image, new, visible = crop(numbered(), np.where(hidden[:, None], 0, pixels), ~hidden, rng(), (WIDTH, HEIGHT))
+    image, new, visible = crop(
+        numbered(), np.where(hidden[:, None], 0, pixels), ~hidden, rng(), (WIDTH, HEIGHT)
+    )
     np.testing.assert_array_equal(image, numbered())
     np.testing.assert_array_equal(visible, ~hidden)
     np.testing.assert_allclose(new[visible], pixels[visible], atol=1e-6)
 
 
 def test_crop_larger_than_the_image() -> None:
-    with pytest.raises(UserError, match=r"image_augment.crop: the images have 20x8 px, less than a crop of 30x5"):
+    with pytest.raises(
+        UserError, match=r"image_augment.crop: the images have 20x8 px, less than a crop of 30x5"
+    ):
         crop(numbered(), *every_pixel(), rng(), (30, 5))
 
 
@@ -83,7 +92,10 @@ def test_flip_has_its_chance() -> None:
     config, generator = ImageAugmentConfig(flip=0.3, jitter=None), rng()
     pixels, at = every_pixel()
     seen = np.ones(len(at), bool)
-    mirrored = [augment_image(numbered(), pixels, seen, generator, config)[0][0, 0, 1] > 0 for _ in range(1000)]
+    mirrored = [
+        augment_image(numbered(), pixels, seen, generator, config)[0][0, 0, 1] > 0
+        for _ in range(1000)
+    ]
     assert 250 < sum(mirrored) < 350  # standard deviation 14.5
 
 
@@ -91,8 +103,14 @@ def test_flip_has_its_chance() -> None:
     ("strength", "expected"),
     [
         ((0.5, 0, 0), lambda image, f: image * f),
-        ((0, 0.5, 0), lambda image, f: (image - grey(image).mean().round()) * f + grey(image).mean().round()),
-        ((0, 0, 0.5), lambda image, f: (image - grey(image)[..., None]) * f + grey(image)[..., None]),
+        (
+            (0, 0.5, 0),
+            lambda image, f: (image - grey(image).mean().round()) * f + grey(image).mean().round(),
+        ),
+        (
+            (0, 0, 0.5),
+            lambda image, f: (image - grey(image)[..., None]) * f + grey(image)[..., None],
+        ),
     ],
 )
 def test_jitter_is_a_blend(strength: tuple, expected: object) -> None:
@@ -100,7 +118,9 @@ def test_jitter_is_a_blend(strength: tuple, expected: object) -> None:
     factor = rng(2).uniform(1 - np.array(strength), 1 + np.array(strength))[np.argmax(strength)]
     changed = jitter(image, rng(2), strength)
     assert changed.dtype == np.uint8 and changed.shape == image.shape
-    np.testing.assert_allclose(changed, np.clip(expected(image.astype(float), factor), 0, 255), atol=1.6)
+    np.testing.assert_allclose(
+        changed, np.clip(expected(image.astype(float), factor), 0, 255), atol=1.6
+    )
     assert abs(factor - 1) > 0.05
 
 
@@ -111,7 +131,9 @@ def grey(image: np.ndarray) -> np.ndarray:
 def test_jitter_draws_strength_and_order() -> None:
     image = rng(3).integers(0, 256, (6, 9, 3)).astype(np.uint8)
     np.testing.assert_array_equal(jitter(image, rng(), (0, 0, 0)), image)
-    np.testing.assert_array_equal(jitter(image, rng(1), (0.4,) * 3), jitter(image, rng(1), (0.4,) * 3))
+    np.testing.assert_array_equal(
+        jitter(image, rng(1), (0.4,) * 3), jitter(image, rng(1), (0.4,) * 3)
+    )
     assert len({jitter(image, rng(seed), (0.4,) * 3).tobytes() for seed in range(10)}) == 10
 
 
@@ -134,7 +156,11 @@ def test_samples_keep_pixels_and_points_together() -> None:
     changed = make_sample(scan, 0, config, training=True, rng=rng(2))
     assert plain.images.shape == (1, 3, 11, 21) and changed.images.shape == (1, 3, 7, 9)
     kept = dict(zip(plain.voxel_to_point, range(len(plain.coords))))
-    both = [(i, kept[p]) for i, p in enumerate(changed.voxel_to_point) if changed.visible[0, i] and p in kept]
+    both = [
+        (i, kept[p])
+        for i, p in enumerate(changed.voxel_to_point)
+        if changed.visible[0, i] and p in kept
+    ]
     assert 5 < len(both) < len(kept)
     for new, old in both:
         u = (plain.pixels[0, old, 0] + 1) / 2 * 20
@@ -158,7 +184,11 @@ def test_evaluation_without_images() -> None:
             self.asked = cameras
             return scan_with_camera()
 
-    for training, eval_images, expected in ((True, False, True), (False, False, False), (False, True, True)):
+    for training, eval_images, expected in (
+        (True, False, True),
+        (False, False, False),
+        (False, True, True),
+    ):
         dataset = One()
         config = DataConfig(images=True, eval_images=eval_images)
         sample = ScanSamples(dataset, config, training=training)[SampleKey(0, 0)]
@@ -167,7 +197,14 @@ def test_evaluation_without_images() -> None:
 
 
 @pytest.mark.parametrize(
-    "option", [{"crop": [1, 5]}, {"flip": 1.5}, {"jitter": [0.4, 0.4]}, {"jitter": [-0.1, 0, 0]}, {"flp": 0.5}]
+    "option",
+    [
+        {"crop": [1, 5]},
+        {"flip": 1.5},
+        {"jitter": [0.4, 0.4]},
+        {"jitter": [-0.1, 0, 0]},
+        {"flp": 0.5},
+    ],
 )
 def test_faulty_options(option: dict) -> None:
     with pytest.raises(UserError, match=f"image_augment.{next(iter(option))}"):

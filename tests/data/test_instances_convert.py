@@ -116,7 +116,9 @@ def test_faults_of_records_are_named(config, built, old, tmp_path):
     with pytest.raises(UserError, match="not a multiple of 20"):
         convert_database(config, old, tmp_path / "db")
     first.unlink()
-    with pytest.raises(UserError, match=r"this file of the old database does not exist.*the whole folder"):
+    with pytest.raises(
+        UserError, match=r"this file of the old database does not exist.*the whole folder"
+    ):
         convert_database(config, old, tmp_path / "db")
     first.write_bytes(whole)
     rewrite(lambda index: index["car"].append("/a/../car/x_car_1.bin"))
@@ -134,5 +136,8 @@ def test_names_of_semantickitti(tiny_kitti):
     kitti = Config({"dataset": {"name": "semantickitti", "root": str(tiny_kitti)}})
     known = {training_scans(kitti).token(1): 1}
     assert known == {"00/000001": 1}
-    assert _named("00_000001_other-vehicle_12", "other-vehicle", known, Path("x")) == ("00/000001", 12)
+    assert _named("00_000001_other-vehicle_12", "other-vehicle", known, Path("x")) == (
+        "00/000001",
+        12,
+    )
     assert _named("08_000001_car_3", "car", known, Path("x")) == ("08_000001", 3)

@@ -29,7 +29,10 @@ from core.errors import UserError
 from core.labels import NUSCENES
 
 REPO = Path(__file__).resolve().parents[2]
-RULES = {CAR: ThingRule(min_points=2, ground=("sidewalk",)), PEDESTRIAN: ThingRule(min_points=3, ground=("sidewalk",))}
+RULES = {
+    CAR: ThingRule(min_points=2, ground=("sidewalk",)),
+    PEDESTRIAN: ThingRule(min_points=3, ground=("sidewalk",)),
+}
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +42,9 @@ def root(tiny_nuscenes, tmp_path_factory) -> Path:
 
 
 def config_of(root: Path, **dataset) -> Config:
-    return Config({"dataset": {"name": "nuscenes", "root": str(root), "version": "v1.0-mini", **dataset}})
+    return Config(
+        {"dataset": {"name": "nuscenes", "root": str(root), "version": "v1.0-mini", **dataset}}
+    )
 
 
 def digest(folder: Path) -> dict[str, bytes]:
@@ -61,7 +66,9 @@ def test_extract_exactly():
     assert (car["cls"], car["instance"], car["count"], car["token"]) == (CAR, 5, 2, b"a/b")
     assert (pedestrian["cls"], pedestrian["instance"], pedestrian["count"]) == (PEDESTRIAN, 5, 3)
     assert car["anchor"].tolist() == [4.5, 5.5, 2] and pedestrian["anchor"].tolist() == [13, 14, 8]
-    assert car["azimuth"] == pytest.approx(np.arctan2(5.5, 4.5)) and car["range"] == pytest.approx(np.hypot(5.5, 4.5))
+    assert car["azimuth"] == pytest.approx(np.arctan2(5.5, 4.5)) and car["range"] == pytest.approx(
+        np.hypot(5.5, 4.5)
+    )
 
 
 def test_extract_needs_instance_numbers():
@@ -84,12 +91,16 @@ def test_world_s_instances_are_all_there(root, built):
             for number in np.unique(scan.instances[(scan.labels == cls) & (scan.instances > 0)]):
                 own = (scan.labels == cls) & (scan.instances == number)
                 if own.sum() >= 10:
-                    wanted[scan.token, cls, int(number)] = np.column_stack([scan.points, scan.intensity])[own]
+                    wanted[scan.token, cls, int(number)] = np.column_stack(
+                        [scan.points, scan.intensity]
+                    )[own]
     index = built.index
     assert len(index) == len(wanted) > 20
     for row in range(len(index)):
         entry, points = index[row], built.points(row)
-        np.testing.assert_array_equal(points, wanted[entry["token"].decode(), entry["cls"], entry["instance"]])
+        np.testing.assert_array_equal(
+            points, wanted[entry["token"].decode(), entry["cls"], entry["instance"]]
+        )
         mean = points[:, :2].astype(np.float64).mean(0)
         np.testing.assert_allclose(entry["anchor"], [*mean, points[:, 2].min()], rtol=1e-6)
     assert np.all(np.diff(index["cls"].astype(int)) >= 0)
@@ -115,7 +126,11 @@ def test_sweeps_of_the_job_do_not_enter(root, built, tmp_path):
 def test_a_class_s_smallest_instance_can_be_chosen(root, tmp_path):
     config = config_of(root)
     rule = {"min_points": 60, "ground": ["sidewalk"]}
-    config.merge({"database": str(tmp_path / "db"), "things": {"car": rule, "bus": rule}}, "test", "data.paste")
+    config.merge(
+        {"database": str(tmp_path / "db"), "things": {"car": rule, "bus": rule}},
+        "test",
+        "data.paste",
+    )
     database = build_database(config)
     assert database.folder == tmp_path / "db"
     assert set(database.index["cls"]) <= {3, 4} and database.index["count"].min() >= 60
@@ -142,17 +157,25 @@ class ManyScans:
             stream.write(f"{index}\n")
         rng = np.random.default_rng(index)
         count = 20 + index
-        scan = make_scan(rng.normal(size=(count, 3)), labels=[CAR] * 12 + [PEDESTRIAN] * (count - 12), token=f"{index}")
+        scan = make_scan(
+            rng.normal(size=(count, 3)),
+            labels=[CAR] * 12 + [PEDESTRIAN] * (count - 12),
+            token=f"{index}",
+        )
         return replace(scan, instances=np.full(count, 1 + index, np.int32))
 
     @property
     def seen(self) -> list[int]:
-        return sorted(int(line) for line in self.log.read_text().split()) if self.log.exists() else []
+        return (
+            sorted(int(line) for line in self.log.read_text().split()) if self.log.exists() else []
+        )
 
 
 def write(folder: Path, dataset: ManyScans, workers: int = 1, name: str = "many") -> Database:
     tasks = [range(k, k + 8) for k in range(0, 40, 8)]
-    return write_database(folder, {"of": name}, NUSCENES, tuple(RULES), _Cutter(dataset, RULES), tasks, workers)
+    return write_database(
+        folder, {"of": name}, NUSCENES, tuple(RULES), _Cutter(dataset, RULES), tasks, workers
+    )
 
 
 @pytest.fixture
@@ -183,7 +206,9 @@ def test_goes_on_after_an_error_and_reads_no_finished_part_again(tmp_path, whole
 
 def test_survives_being_killed(tmp_path, whole):
     fork = multiprocessing.get_context("fork")
-    process = fork.Process(target=write, args=(tmp_path / "db", ManyScans(tmp_path / "log", deadly=30, killed=True)))
+    process = fork.Process(
+        target=write, args=(tmp_path / "db", ManyScans(tmp_path / "log", deadly=30, killed=True))
+    )
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
@@ -240,7 +265,9 @@ def test_database_travels_as_a_path(tmp_path):
 
 
 def test_class_files_have_safe_names():
-    assert class_file("other-vehicle") == "other-vehicle.bin" and class_file("../a b") == "___a_b.bin"
+    assert (
+        class_file("other-vehicle") == "other-vehicle.bin" and class_file("../a b") == "___a_b.bin"
+    )
 
 
 def test_sheet_shows_the_sensor_s_view(tmp_path):
@@ -259,9 +286,13 @@ def test_sheet_shows_the_sensor_s_view(tmp_path):
 def test_command(root, built, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(REPO)
     command = ["prepare_inst_database.py", "configs/synthetic/default.yaml", "--workers", "1"]
-    monkeypatch.setattr(sys, "argv", [*command, "--dataset.root", str(root), "--out", str(tmp_path / "db")])
+    monkeypatch.setattr(
+        sys, "argv", [*command, "--dataset.root", str(root), "--out", str(tmp_path / "db")]
+    )
     prepare_inst_database.main()
     printed = capsys.readouterr().out
-    assert printed.endswith(f"{len(built)} instances in {tmp_path / 'db'}\n") and "smallest" in printed
+    assert (
+        printed.endswith(f"{len(built)} instances in {tmp_path / 'db'}\n") and "smallest" in printed
+    )
     assert (tmp_path / "db" / "sheet.png").is_file()
     assert digest(tmp_path / "db").items() >= digest(built.folder).items()

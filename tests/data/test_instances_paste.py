@@ -26,7 +26,15 @@ from instance_fakes import (
 from loguru import logger
 
 from core.config import Config
-from core.data import DataConfig, PairedSamples, SampleKey, ScanSamples, build_loader, make_sample, teacher_voxels
+from core.data import (
+    DataConfig,
+    PairedSamples,
+    SampleKey,
+    ScanSamples,
+    build_loader,
+    make_sample,
+    teacher_voxels,
+)
 from core.data.config import PasteConfig, ThingRule
 from core.data.instances.build import build_database
 from core.data.instances.paste import Paster, class_weights
@@ -61,7 +69,9 @@ def expected(cloud: np.ndarray, target: np.ndarray) -> np.ndarray:
     anchor = np.array([points[:, 0].mean(), points[:, 1].mean(), points[:, 2].min()])
     turn = np.exp(1j * (np.angle(complex(*target[:2])) - np.angle(complex(*anchor[:2]))))
     flat = ((points[:, 0] - anchor[0]) + 1j * (points[:, 1] - anchor[1])) * turn
-    return np.column_stack([flat.real + target[0], flat.imag + target[1], points[:, 2] - anchor[2] + target[2]])
+    return np.column_stack(
+        [flat.real + target[0], flat.imag + target[1], points[:, 2] - anchor[2] + target[2]]
+    )
 
 
 def test_object_is_turned_to_the_place_and_stands_on_its_ground(folder):
@@ -81,10 +91,14 @@ def test_object_is_turned_to_the_place_and_stands_on_its_ground(folder):
 
 def test_places_nearest_in_distance_come_first():
     centres = [(12.5, 2.5, -1), (-32.5, 2.5, -1), (2.5, 22.5, -1)]
-    xyz = np.concatenate([np.repeat([centre], 20, 0) for centre in centres] + [[(52.5, 2.5, -1)] * 19])
+    xyz = np.concatenate(
+        [np.repeat([centre], 20, 0) for centre in centres] + [[(52.5, 2.5, -1)] * 19]
+    )
     ground = np.full(256, -1, np.int8)
     ground[ROAD] = 0
-    scene = Scene(xyz.astype(np.float32), np.full(len(xyz), ROAD, np.uint8), np.zeros(256, bool), ground)
+    scene = Scene(
+        xyz.astype(np.float32), np.full(len(xyz), ROAD, np.uint8), np.zeros(256, bool), ground
+    )
     nearest = scene.places(np.array([0]), 25.0, 9)  # 19 points are too few for a cell
     np.testing.assert_allclose(nearest, [centres[2], centres[1], centres[0]], atol=1e-6)
     assert len(scene.places(np.array([0]), 25.0, 2)) == 2
@@ -105,7 +119,8 @@ def test_too_little_ground_and_no_ground_paste_nothing(folder):
 
 
 @pytest.mark.parametrize(
-    ("label", "count", "fits"), [(MANMADE, 2, True), (MANMADE, 3, False), (CAR, 1, False), (0, 3, False)]
+    ("label", "count", "fits"),
+    [(MANMADE, 2, True), (MANMADE, 3, False), (CAR, 1, False), (0, 3, False)],
 )
 def test_box_test_counts_things_and_others(folder, label, count, fits):
     """40 points allow 2 others (5 %) and no thing (0.1 %)."""
@@ -143,12 +158,26 @@ def test_shifts_start_from_the_place_each_time():
     anchor = np.array([*CLOUD[:, :2].mean(0, dtype=np.float64), CLOUD[:, 2].min()])
     moved = place(scene, CLOUD[:, :3], anchor, CENTRE[None].copy(), shifts, np.zeros((0, 2, 3)))
     np.testing.assert_allclose(moved, expected(CLOUD, CENTRE + (-1.25, 0, 0.0625)), atol=2e-6)
-    assert place(scene, CLOUD[:, :3], anchor, CENTRE[None].copy(), shifts[:, :2].copy(), np.zeros((0, 2, 3))) is None
+    assert (
+        place(
+            scene,
+            CLOUD[:, :3],
+            anchor,
+            CENTRE[None].copy(),
+            shifts[:, :2].copy(),
+            np.zeros((0, 2, 3)),
+        )
+        is None
+    )
 
 
 def test_jitter_is_bounded(folder):
-    dropped = [paster(folder, count=1, jitter=(0.5, 0.05))(road_scan(), rng(seed)) for seed in range(20)]
-    anchors = np.array([[*p.points[24:, :2].mean(0, dtype=np.float64), p.points[24:, 2].min()] for p in dropped])
+    dropped = [
+        paster(folder, count=1, jitter=(0.5, 0.05))(road_scan(), rng(seed)) for seed in range(20)
+    ]
+    anchors = np.array(
+        [[*p.points[24:, :2].mean(0, dtype=np.float64), p.points[24:, 2].min()] for p in dropped]
+    )
     away = anchors - CENTRE
     assert np.abs(away[:, :2]).max() <= 0.5 + 1e-5 and np.abs(away[:, :2]).max() > 0.3
     assert away[:, 2].min() >= -1e-6 and 0.03 < away[:, 2].max() <= 0.05 + 1e-6
@@ -164,7 +193,9 @@ def test_budget_holds_for_all_classes_together(tmp_path):
 
 def test_keyframe_then_pasted_then_sweeps(folder):
     scan = RoadDataset().load(0)
-    scan = replace(scan, instances=np.where(np.arange(len(scan.points)) == 0, 4017, 0).astype(np.int32))
+    scan = replace(
+        scan, instances=np.where(np.arange(len(scan.points)) == 0, 4017, 0).astype(np.int32)
+    )
     augmented = paster(folder, count=20)(scan, rng())
     own, extra = 72, int(augmented.pasted.sum())
     assert extra == 120
@@ -187,7 +218,11 @@ def test_class_weights():
     assert class_weights("frequency", counts) == {"car": 90, "pedestrian": 10, "bus": 0}
     assert class_weights("sqrt", counts)["car"] == pytest.approx(90**0.5)
     assert class_weights("uniform", counts) == {"car": 1, "pedestrian": 1, "bus": 0}
-    assert class_weights({"bus": 3.0, "pedestrian": 2.0}, counts) == {"car": 0, "pedestrian": 2, "bus": 0}
+    assert class_weights({"bus": 3.0, "pedestrian": 2.0}, counts) == {
+        "car": 0,
+        "pedestrian": 2,
+        "bus": 0,
+    }
     with pytest.raises(UserError, match="'tree' is no thing class"):
         class_weights({"tree": 1.0}, counts)
 
@@ -213,7 +248,9 @@ def test_small_instances_are_not_drawn(tmp_path):
 
 
 def test_shadow():
-    wall = np.array([(10, y, z) for y in np.linspace(-0.5, 0.5, 21) for z in (-1, -0.5, 0, 0.5)], np.float32)
+    wall = np.array(
+        [(10, y, z) for y in np.linspace(-0.5, 0.5, 21) for z in (-1, -0.5, 0, 0.5)], np.float32
+    )
     wall_number = np.zeros(len(wall), int)
     points = {
         (20, 0, 0): True,  # behind
@@ -258,7 +295,9 @@ def test_no_camera_sees_pasted_points(folder):
     new = pasted.pasted[sample.voxel_to_point]
     assert new.sum() > 30 and not sample.visible[:, new].any() and not sample.pixels[:, new].any()
     assert sample.visible[0, ~new].all()
-    plain = make_sample(replace(pasted, pasted=None), 0, DataConfig(voxel_size=0.01, augment=None, images=True))
+    plain = make_sample(
+        replace(pasted, pasted=None), 0, DataConfig(voxel_size=0.01, augment=None, images=True)
+    )
     assert plain.visible[0, new].all()  # they do lie in the camera's view
 
 
@@ -296,14 +335,18 @@ def test_a_sample_is_a_function_of_seed_epoch_and_index(folder):
     config = VIEW.model_copy(update={"paste": paste_config(folder, count=2, jitter=(0.5, 0.05))})
 
     def feats(seed: int, epoch: int, index: int) -> bytes:
-        return ScanSamples(RoadDataset(), config, seed=seed, training=True)[SampleKey(epoch, index)].feats.tobytes()
+        return ScanSamples(RoadDataset(), config, seed=seed, training=True)[
+            SampleKey(epoch, index)
+        ].feats.tobytes()
 
     keys = [(1, 0, 0), (2, 0, 0), (1, 1, 0), (1, 0, 1)]
     assert len({feats(*key) for key in keys}) == 4
     assert [feats(*key) for key in keys] == [feats(*key) for key in keys]
     plain = ScanSamples(RoadDataset(), VIEW, seed=1, training=True)[SampleKey(0, 0)]
     with_objects = ScanSamples(RoadDataset(), config, seed=1, training=True)[SampleKey(0, 0)]
-    np.testing.assert_array_equal(with_objects.feats[:72], plain.feats[:72])  # the views' own stream is untouched
+    np.testing.assert_array_equal(
+        with_objects.feats[:72], plain.feats[:72]
+    )  # the views' own stream is untouched
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -342,7 +385,9 @@ def test_bad_input_is_named(folder):
     unlabelled = replace(road_scan(), labels=None)
     with pytest.raises(UserError, match=r"data\.paste: scan scan has no labels"):
         paster(folder)(unlabelled, rng())
-    with pytest.raises(UserError, match="classes of 'nuscenes', the scans those of 'semantickitti'"):
+    with pytest.raises(
+        UserError, match="classes of 'nuscenes', the scans those of 'semantickitti'"
+    ):
         Paster(paste_config(folder), SEMANTICKITTI)
     with pytest.raises(UserError, match=r"no finished instance database.*prepare_inst_database"):
         paster(folder / "nowhere")
@@ -352,9 +397,15 @@ def test_bad_input_is_named(folder):
         thing_rules(replace(NUSCENES, name="mine"))
 
 
-@pytest.mark.skipif(not (REAL / "semantickitti").is_dir(), reason="no real scans; set LIDISTILL_REALDATA")
+@pytest.mark.skipif(
+    not (REAL / "semantickitti").is_dir(), reason="no real scans; set LIDISTILL_REALDATA"
+)
 def test_real_objects_stand_on_the_real_road(tmp_path):
-    tree = {"name": "semantickitti", "root": str(REAL / "semantickitti"), "frames": {"train": {"00": [0, 1]}}}
+    tree = {
+        "name": "semantickitti",
+        "root": str(REAL / "semantickitti"),
+        "frames": {"train": {"00": [0, 1]}},
+    }
     database = build_database(Config({"dataset": tree}), tmp_path / "db")
     scan = build_dataset(Config({"dataset": tree}), "train").load(0)
     augmented = Paster(PasteConfig(database=database.folder), SEMANTICKITTI)(scan, rng())
@@ -369,11 +420,16 @@ def test_real_objects_stand_on_the_real_road(tmp_path):
 
 def test_tables_name_the_classes_of_the_specification():
     nuscenes, kitti = (thing_rules(space) for space in (NUSCENES, SEMANTICKITTI))
-    assert list(nuscenes) == list(range(1, 11)) and {rule.min_points for rule in nuscenes.values()} == {10}
+    assert list(nuscenes) == list(range(1, 11)) and {
+        rule.min_points for rule in nuscenes.values()
+    } == {10}
     assert list(kitti) == list(range(1, 9)) and {rule.min_points for rule in kitti.values()} == {40}
 
     def grounds(space, rules):
-        return {c: sorted(space.classes.index(name) for name in rule.ground) for c, rule in rules.items()}
+        return {
+            c: sorted(space.classes.index(name) for name in rule.ground)
+            for c, rule in rules.items()
+        }
 
     flat = grounds(NUSCENES, nuscenes)
     assert {c for c, on in flat.items() if on == [11, 12, 13]} == {7, 8}

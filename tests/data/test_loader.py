@@ -19,7 +19,9 @@ from core.errors import UserError
 CONFIG = DataConfig(voxel_size=0.5, augment=AugmentConfig(dropout=0.2), max_voxels=30)
 
 
-def loader(dataset: FakeDataset, config: DataConfig = CONFIG, *, training: bool = True, **options) -> BatchLoader:
+def loader(
+    dataset: FakeDataset, config: DataConfig = CONFIG, *, training: bool = True, **options
+) -> BatchLoader:
     samples = ScanSamples(dataset, config, seed=1, training=training)
     defaults = {"batch_size": 2, "workers": 0, "seed": 1}
     return build_loader(samples, training=training, **{**defaults, **options})
@@ -28,7 +30,9 @@ def loader(dataset: FakeDataset, config: DataConfig = CONFIG, *, training: bool 
 def assert_same(a: Batch, b: Batch) -> None:
     for field in fields(Batch):
         left, right = getattr(a, field.name), getattr(b, field.name)
-        assert torch.equal(left, right) if isinstance(left, torch.Tensor) else left == right, field.name
+        assert torch.equal(left, right) if isinstance(left, torch.Tensor) else left == right, (
+            field.name
+        )
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -81,8 +85,13 @@ def test_cameras_are_asked_for_only_with_images():
 
 
 def test_evaluation_pads_once():
-    ranks = [loader(FakeDataset(5), training=False, rank=rank, world=2, batch_size=2) for rank in range(2)]
-    seen = [(token, padded) for rank in ranks for b in rank for token, padded in zip(b.tokens, b.padded)]
+    ranks = [
+        loader(FakeDataset(5), training=False, rank=rank, world=2, batch_size=2)
+        for rank in range(2)
+    ]
+    seen = [
+        (token, padded) for rank in ranks for b in rank for token, padded in zip(b.tokens, b.padded)
+    ]
     assert sorted(token for token, padded in seen if not padded) == [f"scan{i}" for i in range(5)]
     assert sum(padded for _, padded in seen) == 1
 
@@ -102,7 +111,9 @@ def test_skip_replaces_in_training():
     again = list(loader(FakeDataset(5, bad=(3, 4)), config, batch_size=5, shuffle=False, workers=2))
     assert_same(batches[0], again[0])
     coords = batches[0].coords
-    assert coords[coords[:, 0] == 0, 1:].equal(coords[coords[:, 0] == 3, 1:])  # the replacement is that scan itself
+    assert coords[coords[:, 0] == 0, 1:].equal(
+        coords[coords[:, 0] == 3, 1:]
+    )  # the replacement is that scan itself
 
 
 def test_skip_never_scores_the_replacement():
@@ -121,7 +132,9 @@ def test_skip_gives_up_when_all_is_damaged():
         list(loader(FakeDataset(99, bad=tuple(range(60))), config, shuffle=False))
 
 
-@pytest.mark.parametrize(("killed", "words"), [(False, "ended without an error message"), (True, "signal: Killed")])
+@pytest.mark.parametrize(
+    ("killed", "words"), [(False, "ended without an error message"), (True, "signal: Killed")]
+)
 def test_dying_worker_is_one_paragraph(killed, words):
     with pytest.raises(UserError, match=words) as caught:
         list(loader(FakeDataset(6, deadly=4, killed=killed), workers=2, shuffle=False))
@@ -186,8 +199,12 @@ def test_pairs_are_one_reading_of_a_scan():
         assert t.images is None
         first_s, first_t = s.voxel_to_point[0], t.voxel_to_point[0]
         assert first_s == first_t == 0
-        assert not torch.allclose(s.feats[0, :2], t.feats[0, :2])  # two independent augmentations of one point
-    alone = ScanSamples(dataset, student, seed=1, training=True)[SampleKey(0, batches[0].student.indices[0])]
+        assert not torch.allclose(
+            s.feats[0, :2], t.feats[0, :2]
+        )  # two independent augmentations of one point
+    alone = ScanSamples(dataset, student, seed=1, training=True)[
+        SampleKey(0, batches[0].student.indices[0])
+    ]
     assert torch.equal(batches[0].student.feats[: len(alone.feats)], torch.from_numpy(alone.feats))
 
 

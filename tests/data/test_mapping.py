@@ -21,7 +21,9 @@ def ranged(high: float) -> DataConfig:
 
 
 def test_collate_offsets():
-    first = make_sample(make_scan([[0, 0, 0], [9, 0, 0], [2, 0, 0], [2, 0, 0]], labels=[1, 2, 3, 4]), 5, ranged(5))
+    first = make_sample(
+        make_scan([[0, 0, 0], [9, 0, 0], [2, 0, 0], [2, 0, 0]], labels=[1, 2, 3, 4]), 5, ranged(5)
+    )
     second = make_sample(make_scan([[1, 1, 1], [0, 0, 0]], labels=[5, 6], token="b"), 6, PLAIN)
     batch = collate([first, second])
     assert batch.coords.tolist() == [[0, 0, 0, 0], [0, 2, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0]]
@@ -42,7 +44,8 @@ def test_collate_images():
     camera = forward_camera((21, 11), colour=255)
     config = DataConfig(images=True, voxel_size=1.0)
     samples = [
-        make_sample(make_scan(p, cameras=(camera, camera)), 0, config) for p in ([[4, 0, 0]], [[4, 2, 0], [-4, 0, 0]])
+        make_sample(make_scan(p, cameras=(camera, camera)), 0, config)
+        for p in ([[4, 0, 0]], [[4, 2, 0], [-4, 0, 0]])
     ]
     batch = collate(samples)
     assert batch.images.shape == (2, 2, 3, 11, 21)
@@ -80,7 +83,9 @@ def test_gather_rows_of_any_shape():
 def test_pixels_follow_voxels():
     # The label is the cell of a chessboard the point is seen in; read back through pixels it must be the voxel's.
     rng = np.random.default_rng(0)
-    points = np.column_stack([np.full(300, 5.0), rng.uniform(-4.9, 4.9, 300), rng.uniform(-2.4, 2.4, 300)])
+    points = np.column_stack(
+        [np.full(300, 5.0), rng.uniform(-4.9, 4.9, 300), rng.uniform(-2.4, 2.4, 300)]
+    )
     camera = forward_camera()
     uv, _, _ = camera.project(points.astype(np.float32))
     labels = np.rint(uv[:, 0]).astype(int) + 1
@@ -109,7 +114,10 @@ def test_teacher_map_with_coincident_points():
 
 def test_teacher_map_of_dropped_points_and_student_sweeps():
     scan = make_scan([[0, 0, 0], [8, 0, 0], [3, 0, 0]], time_lag=[0, 0, 0.1])
-    student, teacher = collate([make_sample(scan, 0, PLAIN)]), collate([make_sample(scan, 0, ranged(5))])
+    student, teacher = (
+        collate([make_sample(scan, 0, PLAIN)]),
+        collate([make_sample(scan, 0, ranged(5))]),
+    )
     # Student voxels: point 0; point 1, outside the teacher's range; point 2, another sweep's.
     assert teacher_voxels(student, teacher).tolist() == [0, -1, -1]
 
@@ -120,20 +128,30 @@ def test_teacher_map_finds_the_same_point_under_independent_augmentation():
     views = ([], [])
     for index in (2, 7):
         for view, (samples, sweeps) in enumerate(zip(views, (False, True))):
-            settings, rng = config.model_copy(update={"sweeps": sweeps}), np.random.default_rng([index, view])
-            samples.append(make_sample(dataset.load(index), index, settings, training=True, rng=rng))
+            settings, rng = (
+                config.model_copy(update={"sweeps": sweeps}),
+                np.random.default_rng([index, view]),
+            )
+            samples.append(
+                make_sample(dataset.load(index), index, settings, training=True, rng=rng)
+            )
     student, teacher = map(collate, views)
     rows = teacher_voxels(student, teacher)
     assert rows.shape == (len(student.coords),)
     keyframe_points = teacher.keyframe.nonzero().squeeze(1)
-    expected = teacher.point_to_voxel[keyframe_points[student.voxel_to_point]]  # the student has keyframe points alone
+    expected = teacher.point_to_voxel[
+        keyframe_points[student.voxel_to_point]
+    ]  # the student has keyframe points alone
     assert rows.tolist() == expected.tolist()
     assert (rows >= 0).any()
     assert (rows < 0).any()
 
 
 def test_teacher_map_refuses_other_scans():
-    one, two = (collate([make_sample(make_scan(np.zeros((n, 3)), token=t), 0, PLAIN)]) for n, t in ((2, "a"), (3, "b")))
+    one, two = (
+        collate([make_sample(make_scan(np.zeros((n, 3)), token=t), 0, PLAIN)])
+        for n, t in ((2, "a"), (3, "b"))
+    )
     with pytest.raises(UserError, match="different scans"):
         teacher_voxels(one, two)
     longer = collate([make_sample(make_scan(np.zeros((3, 3)), token="a"), 0, PLAIN)])

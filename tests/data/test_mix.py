@@ -32,7 +32,12 @@ class Scans:
 
     def load(self, index: int, *, cameras: bool = True) -> Scan:
         points = [[10 * index + 3, j, 0] for j in range(6)]
-        scan = make_scan(points, labels=[1, 1, 1, 2, 2, 2], time_lag=[0, 0, 0, 0, 0, 0.1], token=self.token(index))
+        scan = make_scan(
+            points,
+            labels=[1, 1, 1, 2, 2, 2],
+            time_lag=[0, 0, 0, 0, 0, 0.1],
+            token=self.token(index),
+        )
         instances = None if self.bare else np.array([0, 0, 0, 7, 7, 7], np.int32)
         return replace(scan, instances=instances, cameras=(forward_camera(),) if cameras else ())
 
@@ -51,7 +56,10 @@ def test_instances_follow_the_keyframe() -> None:
     assert mixed.keyframe.tolist() == [True] * 7 + [False]
     assert mixed.pasted.tolist() == [False] * 5 + [True] * 2 + [False]
     assert mixed.cameras is scan.cameras and mixed.token == scan.token
-    kinds = {name: getattr(mixed, name).dtype for name in ("points", "intensity", "labels", "instances", "time_lag")}
+    kinds = {
+        name: getattr(mixed, name).dtype
+        for name in ("points", "intensity", "labels", "instances", "time_lag")
+    }
     assert kinds == {name: getattr(scan, name).dtype for name in kinds}
     without = replace(other, instances=np.zeros(6, np.int32))
     assert mix_scans(scan, without) is scan
@@ -76,23 +84,33 @@ def test_instances_turn_on_their_own() -> None:
 
 def test_orientations_are_independent() -> None:
     """Correlation of the two parts' directions over many samples."""
-    samples = ScanSamples(Scans(2), DataConfig(voxel_size=0.01, mix=1.0, augment=AugmentConfig()), training=True)
+    samples = ScanSamples(
+        Scans(2), DataConfig(voxel_size=0.01, mix=1.0, augment=AugmentConfig()), training=True
+    )
     angles = []
     for epoch in range(400):
         sample = samples[SampleKey(epoch, 0)]
         points = sample.feats[np.argsort(sample.voxel_to_point)]
-        angles.append([np.arctan2(points[0, 1], points[0, 0]), np.arctan2(points[5, 1], points[5, 0])])
+        angles.append(
+            [np.arctan2(points[0, 1], points[0, 0]), np.arctan2(points[5, 1], points[5, 0])]
+        )
     a, b = np.array(angles).T
     for difference in (a - b, a + b):
-        assert np.hypot(np.cos(difference).mean(), np.sin(difference).mean()) < 0.12  # expected 0.05 x 0.89
+        assert (
+            np.hypot(np.cos(difference).mean(), np.sin(difference).mean()) < 0.12
+        )  # expected 0.05 x 0.89
     assert np.hypot(np.cos(a).mean(), np.sin(a).mean()) < 0.12
 
 
 def test_images_know_nothing_of_them() -> None:
     """The scan's own links to its images are the same with and without."""
-    config = DataConfig(voxel_size=0.01, augment=None, images=True, image_augment=ImageAugmentConfig(crop=(15, 9)))
+    config = DataConfig(
+        voxel_size=0.01, augment=None, images=True, image_augment=ImageAugmentConfig(crop=(15, 9))
+    )
     plain = ScanSamples(Scans(3), config, training=True)[SampleKey(0, 0)]
-    mixed = ScanSamples(Scans(3), config.model_copy(update={"mix": 1.0}), training=True)[SampleKey(0, 0)]
+    mixed = ScanSamples(Scans(3), config.model_copy(update={"mix": 1.0}), training=True)[
+        SampleKey(0, 0)
+    ]
     own = np.flatnonzero((mixed.voxel_to_point < 5) | (mixed.voxel_to_point == 7))
     np.testing.assert_array_equal(mixed.images, plain.images)
     np.testing.assert_array_equal(mixed.pixels[:, own], plain.pixels)
@@ -106,14 +124,16 @@ def test_images_know_nothing_of_them() -> None:
 def test_training_only_and_the_same_in_both_views() -> None:
     config = DataConfig(voxel_size=0.01, mix=1.0, sweeps=False)
     assert len(ScanSamples(Scans(3), config)[SampleKey(0, 0)].point_labels) == 5
-    student, teacher = PairedSamples(Scans(3), config, config.model_copy(update={"sweeps": True}), training=True)[
-        SampleKey(0, 0)
-    ]
+    student, teacher = PairedSamples(
+        Scans(3), config, config.model_copy(update={"sweeps": True}), training=True
+    )[SampleKey(0, 0)]
     assert len(student.point_labels) == 7 and len(teacher.point_labels) == 8
     np.testing.assert_array_equal(student.distance, teacher.distance[:7])
 
 
 def test_instances_are_needed() -> None:
     samples = ScanSamples(Scans(3, bare=True), DataConfig(mix=1.0), training=True)
-    with pytest.raises(UserError, match=r"scan0 has no instance numbers.*data.mix.*dataset.instances: true"):
+    with pytest.raises(
+        UserError, match=r"scan0 has no instance numbers.*data.mix.*dataset.instances: true"
+    ):
         samples[SampleKey(0, 0)]

@@ -31,14 +31,25 @@ def test_golden_sample():
     assert sample.voxel_to_point.tolist() == [0, 1]
     assert sample.distance[:2].tolist() == [5, 2]
     assert sample.images is sample.pixels is sample.visible is None
-    kinds = {name: getattr(sample, name).dtype for name in ("coords", "feats", "labels", "point_labels", "distance")}
-    assert kinds == {"coords": "i4", "feats": "f4", "labels": "i8", "point_labels": "i8", "distance": "f4"}
+    kinds = {
+        name: getattr(sample, name).dtype
+        for name in ("coords", "feats", "labels", "point_labels", "distance")
+    }
+    assert kinds == {
+        "coords": "i4",
+        "feats": "f4",
+        "labels": "i8",
+        "point_labels": "i8",
+        "distance": "f4",
+    }
 
 
 def test_majority_vote():
     scan = make_scan(np.zeros((3, 3)), labels=[1, 2, 2])
     assert make_sample(scan, 0, PLAIN).labels.tolist() == [1]
-    assert make_sample(scan, 0, PLAIN.model_copy(update={"label_vote": "majority"})).labels.tolist() == [2]
+    assert make_sample(
+        scan, 0, PLAIN.model_copy(update={"label_vote": "majority"})
+    ).labels.tolist() == [2]
 
 
 def test_no_labels_are_ignore():
@@ -49,7 +60,11 @@ def test_no_labels_are_ignore():
 @pytest.mark.parametrize("vote", ["first", "majority"])
 def test_other_sweeps_never_enter_a_loss(vote):
     # Voxel 0 holds a keyframe point and two of a sweep, voxel 1 a sweep's alone; sweeps carry labels (SemanticKITTI).
-    scan = make_scan([[0, 0, 0], [0, 0, 0], [0, 0, 0], [5, 0, 0]], labels=[1, 2, 2, 3], time_lag=[0, 0.1, 0.1, 0.1])
+    scan = make_scan(
+        [[0, 0, 0], [0, 0, 0], [0, 0, 0], [5, 0, 0]],
+        labels=[1, 2, 2, 3],
+        time_lag=[0, 0.1, 0.1, 0.1],
+    )
     sample = make_sample(scan, 0, PLAIN.model_copy(update={"label_vote": vote}))
     assert sample.labels.tolist() == [1, 0]
     assert sample.point_labels.tolist() == [1, 2, 2, 3]
@@ -106,7 +121,9 @@ def test_dropout_only_in_training():
     assert 0 < dropped.sum() < len(dropped)
     assert not dropped[sample.voxel_to_point].any()
     kept = np.flatnonzero(~dropped)
-    np.testing.assert_array_equal(np.unique(sample.point_to_voxel[kept]), np.arange(len(sample.coords)))
+    np.testing.assert_array_equal(
+        np.unique(sample.point_to_voxel[kept]), np.arange(len(sample.coords))
+    )
 
 
 def test_evaluation_is_not_augmented():
@@ -120,16 +137,24 @@ def test_evaluation_is_not_augmented():
 
 def test_crop_keeps_the_nearest_voxels():
     scan = make_scan([[x, 0, 0] for x in range(20)], labels=range(1, 21))
-    sample = make_sample(scan, 0, PLAIN.model_copy(update={"max_voxels": 5}), training=True, rng=rng(1))
+    sample = make_sample(
+        scan, 0, PLAIN.model_copy(update={"max_voxels": 5}), training=True, rng=rng(1)
+    )
     x = sample.feats[:, 0]
     assert np.ptp(x) == 4  # five neighbours on a line
     assert sample.coords.tolist() == [[i, 0, 0] for i in range(5)]
     assert sample.labels.tolist() == (x + 1).tolist()
-    assert sample.point_to_voxel.tolist() == [int(i - x[0]) if x[0] <= i <= x[-1] else -1 for i in range(20)]
-    assert len(make_sample(scan, 0, PLAIN.model_copy(update={"max_voxels": 5})).coords) == 20  # evaluation
+    assert sample.point_to_voxel.tolist() == [
+        int(i - x[0]) if x[0] <= i <= x[-1] else -1 for i in range(20)
+    ]
+    assert (
+        len(make_sample(scan, 0, PLAIN.model_copy(update={"max_voxels": 5})).coords) == 20
+    )  # evaluation
 
 
-@pytest.mark.parametrize(("y", "z", "pixel"), [(0, 0, (0, 0)), (0.98, 0.48, (-0.98, -0.96)), (-0.5, 0.25, (0.5, -0.5))])
+@pytest.mark.parametrize(
+    ("y", "z", "pixel"), [(0, 0, (0, 0)), (0.98, 0.48, (-0.98, -0.96)), (-0.5, 0.25, (0.5, -0.5))]
+)
 def test_projection_is_normalised(y, z, pixel):
     # 21 x 11 px: u = 10 - 10 y, v = 5 - 10 z at 1 m (the camera wants more than 1 m: the ray is taken at 2 m).
     pixels, visible = project_points(np.array([[2, 2 * y, 2 * z]], np.float32), [forward_camera()])

@@ -53,8 +53,12 @@ def test_drop_last():
 @pytest.mark.parametrize("count", [1, 2, 7, 8, 9, 11, 12])
 @pytest.mark.parametrize(("world", "batch"), [(1, 1), (1, 4), (2, 1), (2, 2), (3, 2), (4, 3)])
 def test_evaluation_counts_each_scan_once(count, world, batch):
-    samplers = [EpochSampler(count, batch, rank=r, world=world, training=False) for r in range(world)]
-    assert len({len(list(sampler)) for sampler in samplers}) == 1  # all take the same number of steps
+    samplers = [
+        EpochSampler(count, batch, rank=r, world=world, training=False) for r in range(world)
+    ]
+    assert (
+        len({len(list(sampler)) for sampler in samplers}) == 1
+    )  # all take the same number of steps
     keys = [key for sampler in samplers for keys in sampler for key in keys]
     assert sorted(key.index for key in keys if not key.padded) == list(range(count))
     assert sum(key.padded for key in keys) < world
@@ -62,7 +66,11 @@ def test_evaluation_counts_each_scan_once(count, world, batch):
 
 
 def test_order_depends_on_seed_and_epoch_alone():
-    first, again, other = EpochSampler(50, 5, seed=3), EpochSampler(50, 5, seed=3), EpochSampler(50, 5, seed=4)
+    first, again, other = (
+        EpochSampler(50, 5, seed=3),
+        EpochSampler(50, 5, seed=3),
+        EpochSampler(50, 5, seed=4),
+    )
     start = indices(first)
     assert start == indices(first) == indices(again) != indices(other)
     first.set_epoch(1)

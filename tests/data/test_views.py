@@ -7,7 +7,14 @@ import pytest
 from data_fakes import ColourImage, FakeDataset, forward_camera, make_scan
 
 from core.config import Config
-from core.data import DataConfig, ViewPlan, VoteAugmentConfig, VoteSamples, build_loader, make_sample
+from core.data import (
+    DataConfig,
+    ViewPlan,
+    VoteAugmentConfig,
+    VoteSamples,
+    build_loader,
+    make_sample,
+)
 from core.data.augment import View, move
 from core.data.sampler import SampleKey
 from core.errors import UserError
@@ -28,7 +35,9 @@ def test_a_given_view_by_hand() -> None:
 def test_twelve_fixed_views_turn_by_thirty_degrees() -> None:
     views = ViewPlan(12).of(5)
     assert [view.degrees for view in views] == [30.0 * k for k in range(12)]
-    assert {(view.flip, view.scale, view.shift) for view in views} == {("none", (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))}
+    assert {(view.flip, view.scale, view.shift) for view in views} == {
+        ("none", (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
+    }
     assert views == ViewPlan(12, seed=3).of(7), "no draw enters"
     flipped = ViewPlan(4, flips=True).of(0)
     assert [(view.flip, view.degrees) for view in flipped] == [
@@ -52,21 +61,34 @@ def test_random_views_are_a_function_of_seed_and_scan() -> None:
     degrees, shifts = np.array([v.degrees for v in views]), np.array([v.shift for v in views])
     assert -180 <= degrees.min() < -170 and 170 < degrees.max() <= 180
     np.testing.assert_allclose(shifts.std(0), 0.1, rtol=0.2)
-    assert {(v.flip, v.scale) for v in views} == {("none", (1.0, 1.0, 1.0))}, "2DPASS neither mirrors nor scales"
+    assert {(v.flip, v.scale) for v in views} == {("none", (1.0, 1.0, 1.0))}, (
+        "2DPASS neither mirrors nor scales"
+    )
     drawn = VoteAugmentConfig(flip=True, scale=(0.9, 1.1))
     other = ViewPlan(50, "legacy_random", drawn=drawn).of(0)
-    assert {v.flip for v in other} == {"none", "x", "y", "xy"} and len({v.scale for v in other}) == 50
+    assert {v.flip for v in other} == {"none", "x", "y", "xy"} and len(
+        {v.scale for v in other}
+    ) == 50
     assert all(v.scale[0] == v.scale[1] and v.scale[2] == 1 for v in other), "height is not scaled"
 
 
 def test_no_view_leaves_points_out() -> None:
     with pytest.raises(UserError, match=r"eval\.vote_augment\.dropout"):
-        Config({"eval": {"vote_augment": {"dropout": 0.1}}}).parse(VoteAugmentConfig, "eval.vote_augment")
+        Config({"eval": {"vote_augment": {"dropout": 0.1}}}).parse(
+            VoteAugmentConfig, "eval.vote_augment"
+        )
 
 
 def test_a_training_sample_takes_no_view() -> None:
     with pytest.raises(ValueError, match="draws its view"):
-        make_sample(make_scan([[0, 0, 0]]), 0, CONFIG, training=True, rng=np.random.default_rng(0), view=View())
+        make_sample(
+            make_scan([[0, 0, 0]]),
+            0,
+            CONFIG,
+            training=True,
+            rng=np.random.default_rng(0),
+            view=View(),
+        )
 
 
 # --- the batches ----------------------------------------------------------------------------------------------------
@@ -80,14 +102,20 @@ def test_views_are_samples_of_the_moved_scan() -> None:
     for k, sample in enumerate(made):
         turned = scan.points * ([-1, 1, 1] if k % 2 else [1, 1, 1])
         angle = 2 * np.pi * k / 5
-        matrix = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+        matrix = np.array(
+            [[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]]
+        )
         turned = (turned @ matrix.T).astype(np.float32)
         np.testing.assert_allclose(sample.feats[:, :3], turned[sample.voxel_to_point], atol=1e-5)
         assert (sample.feats[:, 3] == scan.intensity[sample.voxel_to_point]).all()
-        assert (sample.keyframe == scan.keyframe).all() and (sample.point_labels == scan.labels).all()
+        assert (sample.keyframe == scan.keyframe).all() and (
+            sample.point_labels == scan.labels
+        ).all()
         np.testing.assert_allclose(sample.distance, np.linalg.norm(scan.points, axis=1), rtol=1e-5)
     assert (made[0].coords == make_sample(scan, 1, CONFIG).coords).all()
-    assert any(sample.coords.shape != made[0].coords.shape for sample in made), "turned scans have other voxels"
+    assert any(sample.coords.shape != made[0].coords.shape for sample in made), (
+        "turned scans have other voxels"
+    )
 
 
 def test_point_range_is_that_of_the_recorded_points() -> None:
@@ -113,7 +141,9 @@ class OneCamera(FakeDataset):
 
     def load(self, index: int, *, cameras: bool = True):
         points = np.random.default_rng(index).uniform((1, -1, -0.5), (9, 1, 0.5), (60, 3))
-        return make_scan(points, cameras=(forward_camera(load=Counted((21, 11), 51)),), token=self.token(index))
+        return make_scan(
+            points, cameras=(forward_camera(load=Counted((21, 11), 51)),), token=self.token(index)
+        )
 
 
 def test_pixels_are_those_of_the_recorded_points() -> None:
@@ -130,7 +160,10 @@ def test_pixels_are_those_of_the_recorded_points() -> None:
         assert (sample.images == made[0].images).all()
     rest, other = samples[SampleKey(0, 1, part=1)], samples[SampleKey(0, 0)]
     assert Counted.count == 2, "the scan is kept for its other batches, until the next scan comes"
-    assert rest[0].token == made[0].token != other[0].token and (rest[2].images == made[0].images).all()
+    assert (
+        rest[0].token == made[0].token != other[0].token
+        and (rest[2].images == made[0].images).all()
+    )
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -155,5 +188,10 @@ def test_processes_share_scans_and_not_views() -> None:
     assert seen[0] == [
         (("scan0",) * 2, plain), (("scan0",), plain[:1]), (("scan2",) * 2, plain), (("scan2",), plain[:1]),
     ]  # fmt: skip
-    assert [tokens for tokens, _ in seen[1]] == [("scan1",) * 2, ("scan1",), ("scan0",) * 2, ("scan0",)]
+    assert [tokens for tokens, _ in seen[1]] == [
+        ("scan1",) * 2,
+        ("scan1",),
+        ("scan0",) * 2,
+        ("scan0",),
+    ]
     assert [padded for _, padded in seen[1]] == [plain, plain[:1], pad, pad[:1]]

@@ -39,7 +39,9 @@ def test_matches_reference_on_random_points():
     coords, first, inverse = voxelize(points, 0.3)
     rounded = np.rint(points / np.float32(0.3)).astype(int)
     seen: dict[tuple[int, ...], int] = {}
-    expected = [seen.setdefault(tuple(row), len(seen)) for row in (rounded - rounded.min(0)).tolist()]
+    expected = [
+        seen.setdefault(tuple(row), len(seen)) for row in (rounded - rounded.min(0)).tolist()
+    ]
     assert inverse.tolist() == expected
     assert [tuple(row) for row in coords.tolist()] == list(seen)
     np.testing.assert_array_equal(inverse[first], np.arange(len(first)))

@@ -26,7 +26,9 @@ _DataFrame = _named("pandas.core.frame", "DataFrame", type("DataFrame", (), {}))
 _BaseIndex = _named("pandas.core.indexes.base", "Index", type("Index", (), {}))
 _RangeIndex = _named("pandas.core.indexes.range", "RangeIndex", type("RangeIndex", (), {}))
 _new_index = _named("pandas.core.indexes.base", "_new_Index", lambda cls, state: None)
-_unpickle_block = _named("pandas._libs.internals", "_unpickle_block", lambda values, placement, ndim: None)
+_unpickle_block = _named(
+    "pandas._libs.internals", "_unpickle_block", lambda values, placement, ndim: None
+)
 
 
 class _Call:
@@ -61,10 +63,15 @@ def _blocks(columns: dict[str, np.ndarray], order: str) -> list[tuple[np.ndarray
     for place, column in enumerate(columns.values()):
         kinds.setdefault(column.dtype, []).append(place)
     arrays = list(columns.values())
-    return [(np.asarray(np.stack([arrays[p] for p in places]), order=order), places) for places in kinds.values()]
+    return [
+        (np.asarray(np.stack([arrays[p] for p in places]), order=order), places)
+        for places in kinds.values()
+    ]
 
 
-def table_bytes(columns: dict[str, np.ndarray], *, modern: bool = False, protocol: int = 3, order: str = "C") -> bytes:
+def table_bytes(
+    columns: dict[str, np.ndarray], *, modern: bool = False, protocol: int = 3, order: str = "C"
+) -> bytes:
     """Pickle of a DataFrame of these columns; ``modern`` as pandas 1.3 and later write it."""
     count = len(next(iter(columns.values())))
     names = np.empty(len(columns), object)
@@ -76,7 +83,9 @@ def table_bytes(columns: dict[str, np.ndarray], *, modern: bool = False, protoco
     parts = []
     for values, places in _blocks(columns, order):
         run = places == list(range(places[0], places[0] + len(places)))
-        parts.append((values, slice(places[0], places[0] + len(places), 1) if run else np.array(places)))
+        parts.append(
+            (values, slice(places[0], places[0] + len(places), 1) if run else np.array(places))
+        )
     if modern:
         blocks = tuple(_Call(_unpickle_block, (*part, 2)) for part in parts)
         manager = _Manager((blocks, axes), call=True)

@@ -32,7 +32,9 @@ def root(tmp_path: Path) -> Path:
 
 
 def build(root: Path, **keys):
-    return build_dataset(Config({"dataset": {"name": "folder", "root": str(root), **keys}}), "train")
+    return build_dataset(
+        Config({"dataset": {"name": "folder", "root": str(root), **keys}}), "train"
+    )
 
 
 def test_example_of_the_documentation(root) -> None:
@@ -42,21 +44,34 @@ def test_example_of_the_documentation(root) -> None:
     scan = dataset.load(0)
     (camera,) = scan.cameras
     uv, depth, visible = camera.project(scan.points)
-    assert visible.tolist() == [True, False, True, False], "behind, and nearer than 1 m, nothing is visible"
+    assert visible.tolist() == [True, False, True, False], (
+        "behind, and nearer than 1 m, nothing is visible"
+    )
     np.testing.assert_allclose(depth, [9.5, -10.5, 9.5, 0.7], rtol=1e-6)
     np.testing.assert_allclose(uv[0], [816.3, 491.5 - 1266.4 * 0.3 / 9.5], rtol=1e-5)
     np.testing.assert_allclose(uv[2], [816.3 + 1266.4 / 9.5, 491.5 - 1266.4 * 1.3 / 9.5], rtol=1e-5)
     assert camera.load().mean() == 40 and abs(dataset.load(1).cameras[0].load().mean() - 200) < 2
-    assert dataset.load(0, cameras=False).cameras == () and build(root, cameras=[]).load(0).cameras == ()
+    assert (
+        dataset.load(0, cameras=False).cameras == ()
+        and build(root, cameras=[]).load(0).cameras == ()
+    )
 
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
         ("size: [1600, 900]", "size: [1600]", r"key 'cameras.front.size"),
-        ("size: [1600, 900]", "size: [800, 450]", r"s0.png: this image has 1600 x 900 px, but .* says 800 x 450"),
+        (
+            "size: [1600, 900]",
+            "size: [800, 450]",
+            r"s0.png: this image has 1600 x 900 px, but .* says 800 x 450",
+        ),
         ("- [0.0, 1.0, 0.0, -0.5]", "", r"key 'cameras.front.projection"),
-        ("min_depth", "mindepth", r"unknown key 'cameras.front.mindepth'; did you mean 'min_depth'"),
+        (
+            "min_depth",
+            "mindepth",
+            r"unknown key 'cameras.front.mindepth'; did you mean 'min_depth'",
+        ),
         ("cameras:", "cameras: [", r"not valid YAML"),
     ],
 )
@@ -67,7 +82,9 @@ def test_faulty_files(root, old, new, message) -> None:
 
 
 def test_camera_that_is_not_calibrated(root) -> None:
-    with pytest.raises(UserError, match=r"camera rear of dataset.cameras is not calibrated\. The file names front"):
+    with pytest.raises(
+        UserError, match=r"camera rear of dataset.cameras is not calibrated\. The file names front"
+    ):
         build(root, cameras=["front", "rear"])
 
 

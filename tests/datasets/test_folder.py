@@ -120,11 +120,18 @@ def test_two_scans_of_one_name(root):
 
 
 @pytest.mark.realdata
-@pytest.mark.skipif(not (REAL / "nuscenes_projected").is_dir(), reason="no real scans; set LIDISTILL_REALDATA")
+@pytest.mark.skipif(
+    not (REAL / "nuscenes_projected").is_dir(), reason="no real scans; set LIDISTILL_REALDATA"
+)
 def test_real_folder():
-    keys = {"scans": "samples/LIDAR_TOP/*.pcd.bin", "labels": "lidarseg/v1.0-trainval/{stem}_lidarseg.bin"}
+    keys = {
+        "scans": "samples/LIDAR_TOP/*.pcd.bin",
+        "labels": "lidarseg/v1.0-trainval/{stem}_lidarseg.bin",
+    }
     dataset = build(REAL / "nuscenes_projected", split={"train": [0, 9]}, **keys)
     assert len(dataset) == 10
     scan = dataset.load(0)
     ground = scan.points[scan.labels == 11]
-    assert len(ground) > 5000 and -2.5 < np.median(ground[:, 2]) < -1.4  # the sensor sits 1.84 m above the road
+    assert (
+        len(ground) > 5000 and -2.5 < np.median(ground[:, 2]) < -1.4
+    )  # the sensor sits 1.84 m above the road

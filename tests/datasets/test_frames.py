@@ -31,7 +31,9 @@ def columns() -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("modern", [False, True])
 @pytest.mark.parametrize("protocol", [3, 4, 5])
-def test_columns_come_back_as_they_were(tmp_path: Path, columns, modern: bool, protocol: int) -> None:
+def test_columns_come_back_as_they_were(
+    tmp_path: Path, columns, modern: bool, protocol: int
+) -> None:
     path = write_table(tmp_path / "t.pkl.gz", columns, modern=modern, protocol=protocol)
     found = read_frame(path, tuple(columns))
     assert list(found) == list(columns)
@@ -43,7 +45,9 @@ def test_columns_come_back_as_they_were(tmp_path: Path, columns, modern: bool, p
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("dtype", ["<f8", ">f8", ">i4"])
 @pytest.mark.parametrize("protocol", [3, 5])
-def test_orders_of_values_and_of_bytes(tmp_path: Path, order: str, dtype: str, protocol: int) -> None:
+def test_orders_of_values_and_of_bytes(
+    tmp_path: Path, order: str, dtype: str, protocol: int
+) -> None:
     columns = {"a": np.array([0, 1, 2]).astype(dtype), "b": np.array([3, 4, 5]).astype(dtype)}
     path = write_table(tmp_path / "t.pkl.gz", columns, order=order, protocol=protocol)
     found = read_frame(path, ("a", "b"))
@@ -61,7 +65,8 @@ class _Calls:
 
 
 @pytest.mark.parametrize(
-    ("function", "name"), [(os.system, "system"), (eval, "eval"), (getattr, "getattr"), (np.load, "load")]
+    ("function", "name"),
+    [(os.system, "system"), (eval, "eval"), (getattr, "getattr"), (np.load, "load")],
 )
 def test_nothing_of_a_hostile_file_is_run(tmp_path: Path, function, name: str) -> None:
     marker = tmp_path / "marker"
@@ -78,7 +83,9 @@ def _text(value: str) -> bytes:
     return b"X" + struct.pack("<I", len(value)) + value.encode()
 
 
-@pytest.mark.parametrize("named", [b"pandas.core.frame\nDataFrame", b"pandas.core.indexes.base\nIndex"])
+@pytest.mark.parametrize(
+    "named", [b"pandas.core.frame\nDataFrame", b"pandas.core.indexes.base\nIndex"]
+)
 def test_a_file_cannot_change_its_reader(tmp_path: Path, named: bytes) -> None:
     """The state of a pickled object may also be attributes, set on whatever was named: here on a class."""
     raw = b"\x80\x03c" + named + b"\nN}" + _text("__setstate__") + _text("x") + b"s\x86b."

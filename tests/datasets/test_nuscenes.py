@@ -57,11 +57,15 @@ def test_keyframes_are_those_of_the_official_split(root, devkit):
     for part in ("train", "val"):
         dataset = build(root, part)
         expected = [
-            s["token"] for s in devkit.sample if devkit.get("scene", s["scene_token"])["name"] in splits[f"mini_{part}"]
+            s["token"]
+            for s in devkit.sample
+            if devkit.get("scene", s["scene_token"])["name"] in splits[f"mini_{part}"]
         ]
         assert [dataset.sample_token(i) for i in range(len(dataset))] == expected
         assert {dataset.scene(i) for i in range(len(dataset))} <= set(splits[f"mini_{part}"])
-        assert [dataset.index_of(dataset.token(i)) for i in range(len(dataset))] == list(range(len(dataset)))
+        assert [dataset.index_of(dataset.token(i)) for i in range(len(dataset))] == list(
+            range(len(dataset))
+        )
         assert dataset.missing() == [] and dataset.expected is None
 
 
@@ -98,12 +102,20 @@ def test_projection_agrees_with_the_devkit(root, devkit):
     assert tuple(camera.name for camera in scan.cameras) == CAMERAS
     sample = devkit.get("sample", dataset.sample_token(1))
     for camera in scan.cameras:
-        pixels, depth, image = devkit.explorer.map_pointcloud_to_image(dataset.token(1), sample["data"][camera.name])
+        pixels, depth, image = devkit.explorer.map_pointcloud_to_image(
+            dataset.token(1), sample["data"][camera.name]
+        )
         uv, own_depth, visible = camera.project(scan.points)
         width, height = camera.size
         assert camera.size == image.size
         # The devkit leaves a margin of one pixel at the left and the top.
-        inner = visible & (uv[:, 0] > 1) & (uv[:, 1] > 1) & (uv[:, 0] < width - 1) & (uv[:, 1] < height - 1)
+        inner = (
+            visible
+            & (uv[:, 0] > 1)
+            & (uv[:, 1] > 1)
+            & (uv[:, 0] < width - 1)
+            & (uv[:, 1] < height - 1)
+        )
         assert inner.sum() == pixels.shape[1] > 0
         np.testing.assert_allclose(uv[inner], pixels[:2].T, atol=2e-2)
         np.testing.assert_allclose(own_depth[inner], depth, atol=1e-3)
@@ -130,8 +142,12 @@ def test_past_sweeps_agree_with_the_devkit(root, devkit):
     index = 1
     scan = dataset.load(index, cameras=False)
     sample = devkit.get("sample", dataset.sample_token(index))
-    cloud, lags = LidarPointCloud.from_file_multisweep(devkit, sample, "LIDAR_TOP", "LIDAR_TOP", nsweeps=3)
-    other = lags[0] > 0  # the devkit also takes the vehicle's returns out of the keyframe; we keep a keyframe whole
+    cloud, lags = LidarPointCloud.from_file_multisweep(
+        devkit, sample, "LIDAR_TOP", "LIDAR_TOP", nsweeps=3
+    )
+    other = (
+        lags[0] > 0
+    )  # the devkit also takes the vehicle's returns out of the keyframe; we keep a keyframe whole
     assert other.sum() == (~scan.keyframe).sum() > 0
     np.testing.assert_allclose(scan.points[~scan.keyframe], cloud.points[:3, other].T, atol=1e-3)
     np.testing.assert_array_equal(scan.intensity[~scan.keyframe], cloud.points[3, other])
@@ -157,7 +173,9 @@ def test_both_ways_future_fills_up_for_missing_past(root, devkit, num_sweeps):
         past = walk(devkit, dataset.token(index), "prev")[:num_sweeps]
         future = walk(devkit, dataset.token(index), "next")[: 2 * num_sweeps - len(past)]
         now = lidar_record(devkit, dataset, index)["timestamp"]
-        lags = [(now - devkit.get("sample_data", token)["timestamp"]) * 1e-6 for token in past + future]
+        lags = [
+            (now - devkit.get("sample_data", token)["timestamp"]) * 1e-6 for token in past + future
+        ]
         found = list(dict.fromkeys(scan.time_lag[~scan.keyframe].tolist()))
         np.testing.assert_allclose(found, lags, atol=1e-6)
 
@@ -166,7 +184,9 @@ def test_frames_by_scene_sample_and_scan(root):
     val = build(root, "val")
     picked = [val.scene(0), val.sample_token(len(val) - 1)]
     dataset = build(root, frames={"train": picked})
-    expected = [val.token(i) for i in range(len(val)) if val.scene(i) == val.scene(0) or i == len(val) - 1]
+    expected = [
+        val.token(i) for i in range(len(val)) if val.scene(i) == val.scene(0) or i == len(val) - 1
+    ]
     assert [dataset.token(i) for i in range(len(dataset))] == expected
     assert len(build(root, frames={"train": [val.token(1)]})) == 1
     with pytest.raises(UserError, match=r"names scene-9999, which v1\.0-mini does not have"):
@@ -217,7 +237,9 @@ def test_keyframes_without_files_are_left_out(spoilt):
     first.points.unlink()
     whole.files(1).images["CAM_BACK"].unlink()
     dataset = build(spoilt)
-    assert [dataset.token(i) for i in range(len(dataset))] == [whole.token(i) for i in range(1, len(whole))]
+    assert [dataset.token(i) for i in range(len(dataset))] == [
+        whole.token(i) for i in range(1, len(whole))
+    ]
     scans, images = dataset.gaps()
     assert (scans.needed_for, images.needed_for) == ("lidar", "cameras")
     assert scans.text.startswith(f"1 of {len(whole)} keyframes (1 scenes) have no scan")
@@ -262,7 +284,9 @@ def test_damaged_image_and_instances(spoilt, devkit):
         camera.load()
     panoptic = spoilt / devkit.get("panoptic", dataset.token(0))["filename"]
     panoptic.write_bytes(b"PK\x03\x04")
-    with pytest.raises(UserError, match=r"panoptic.npz: cannot read the instances.*nuScenes-panoptic"):
+    with pytest.raises(
+        UserError, match=r"panoptic.npz: cannot read the instances.*nuScenes-panoptic"
+    ):
         dataset.load(0)
 
 
@@ -274,13 +298,17 @@ def test_index_is_reused_until_a_table_changes(spoilt):
     second = open_index(spoilt, VERSION)
     assert second.folder != first.folder and not first.folder.exists()
     assert second.folder.parent == spoilt / ".lidistill"
-    np.testing.assert_array_equal(second.lidar_ego, np.load(second.folder / "lidar_ego.npy", allow_pickle=False))
+    np.testing.assert_array_equal(
+        second.lidar_ego, np.load(second.folder / "lidar_ego.npy", allow_pickle=False)
+    )
 
 
 def test_read_only_root_uses_the_cache_folder(spoilt, tmp_path, monkeypatch):
     shutil.rmtree(spoilt / ".lidistill")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(nuscenes_index.os, "access", lambda path, mode: False)  # tests may run as root
+    monkeypatch.setattr(
+        nuscenes_index.os, "access", lambda path, mode: False
+    )  # tests may run as root
     index = open_index(spoilt, VERSION)
     assert index.folder.is_relative_to(tmp_path / "cache" / "lidistill")
     assert not (spoilt / ".lidistill").exists()
@@ -335,7 +363,9 @@ def test_rows_across_chunks(tmp_path, monkeypatch):
     assert list(iterate_table(path)) == []
 
 
-@pytest.mark.parametrize("text", ['[{"a": 1}, {"a"', '[{"a": 1}', '{"a": 1}', "", '[{"a": 1}, oops]' + " " * 3000])
+@pytest.mark.parametrize(
+    "text", ['[{"a": 1}, {"a"', '[{"a": 1}', '{"a": 1}', "", '[{"a": 1}, oops]' + " " * 3000]
+)
 def test_damaged_tables(tmp_path, monkeypatch, text):
     monkeypatch.setattr(nuscenes_index, "_CHUNK", 512)
     path = tmp_path / "scene.json"
@@ -352,7 +382,9 @@ def test_tables_of_two_versions(spoilt):
 
 
 @pytest.mark.realdata
-@pytest.mark.skipif(not (REAL / "nuscenes").is_dir(), reason="no real keyframe; set LIDISTILL_REALDATA")
+@pytest.mark.skipif(
+    not (REAL / "nuscenes").is_dir(), reason="no real keyframe; set LIDISTILL_REALDATA"
+)
 def test_real_keyframe_agrees_with_the_devkit(tmp_path):
     for name in (VERSION, "samples", "lidarseg"):
         (tmp_path / name).symlink_to(REAL / "nuscenes" / name)
@@ -362,9 +394,15 @@ def test_real_keyframe_agrees_with_the_devkit(tmp_path):
     assert len(scan.points) == 34688
     sample = devkit.get("sample", dataset.sample_token(0))
     for camera in scan.cameras:
-        pixels, _, _ = devkit.explorer.map_pointcloud_to_image(dataset.token(0), sample["data"][camera.name])
+        pixels, _, _ = devkit.explorer.map_pointcloud_to_image(
+            dataset.token(0), sample["data"][camera.name]
+        )
         uv, _, visible = camera.project(scan.points)
         inner = visible & (uv[:, 0] > 1) & (uv[:, 1] > 1)
-        assert abs(int(inner.sum()) - pixels.shape[1]) <= 2  # the devkit rounds to float32 in global coordinates
-        seen = pixels[:2].T[np.abs(pixels[:2].T[:, None] - uv[inner][None, :200]).sum(2).min(1) < 0.2]
+        assert (
+            abs(int(inner.sum()) - pixels.shape[1]) <= 2
+        )  # the devkit rounds to float32 in global coordinates
+        seen = pixels[:2].T[
+            np.abs(pixels[:2].T[:, None] - uv[inner][None, :200]).sum(2).min(1) < 0.2
+        ]
         assert len(seen) >= 200

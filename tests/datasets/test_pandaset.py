@@ -24,7 +24,9 @@ from core.labels import PANDASET
 YAW = 0.6  # rad, of the vehicle in the world
 SPEED = np.array([0.0, 2.0, 0.0])  # m per frame in PandaSet's frame (x right, y forward)
 # In PandaSet's frame at frame 0: x right, y forward, z up; the fifth is a return of the vehicle itself.
-LOCAL = np.array([[1, 9, 0.5], [-3, 12, 1], [4, -6, 0], [2, 8, 2], [0.5, 0.5, 1], [-1, 7, 0.2]], np.float64)
+LOCAL = np.array(
+    [[1, 9, 0.5], [-3, 12, 1], [4, -6, 0], [2, 8, 2], [0.5, 0.5, 1], [-1, 7, 0.2]], np.float64
+)
 SENSOR = np.array([0, 1, 0, 1, 0, 0])
 RAW = np.array([13, 7, 11, 30, 1, 13])
 CENTRE, FOCAL = (40.0, 30.0), 50.0
@@ -56,7 +58,11 @@ def pose(frame: int, heading: tuple[float, ...]) -> dict:
 
 def cuboids(**columns) -> dict[str, np.ndarray]:
     """A car around point 0, seen by both LiDARs as two siblings, and a pedestrian around point 2 (sidewalk)."""
-    names = {"uuid": ["b-1", "a-2", "c-3"], "label": ["Car", "Car", "Pedestrian"], "sibling": ["a-2", "b-1", "-"]}
+    names = {
+        "uuid": ["b-1", "a-2", "c-3"],
+        "label": ["Car", "Car", "Pedestrian"],
+        "sibling": ["a-2", "b-1", "-"],
+    }
     objects = {key: np.array(values, object) for key, values in names.items()}
     centre = world(LOCAL[[0, 0, 2]])
     return {
@@ -68,26 +74,41 @@ def cuboids(**columns) -> dict[str, np.ndarray]:
     } | columns  # fmt: skip
 
 
-def write_sequence(root: Path, name: str, frames: int = 4, *, labels: bool = True, cameras=("front_camera",)) -> Path:
+def write_sequence(
+    root: Path, name: str, frames: int = 4, *, labels: bool = True, cameras=("front_camera",)
+) -> Path:
     folder = root / name
     half = np.sqrt(0.5)
     headings = (np.cos(YAW / 2), 0.0, 0.0, np.sin(YAW / 2))
     c, s = headings[0] * half, headings[3] * half
     for frame in range(frames):
-        points = world(LOCAL) + (0 if frame == 0 else 1e-3)  # the scene stands still; only the vehicle moves
-        table = {**dict(zip("xyz", points.T)), "i": np.arange(6.0) * 50, "t": np.zeros(6), "d": SENSOR}
+        points = world(LOCAL) + (
+            0 if frame == 0 else 1e-3
+        )  # the scene stands still; only the vehicle moves
+        table = {
+            **dict(zip("xyz", points.T)),
+            "i": np.arange(6.0) * 50,
+            "t": np.zeros(6),
+            "d": SENSOR,
+        }
         write_table(folder / "lidar" / f"{frame:02d}.pkl.gz", table)
         if labels:
             write_table(folder / "annotations" / "semseg" / f"{frame:02d}.pkl.gz", {"class": RAW})
             write_table(folder / "annotations" / "cuboids" / f"{frame:02d}.pkl.gz", cuboids())
         for camera in cameras:
             (folder / "camera" / camera).mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", (80, 60), (10 * frame, 20, 30)).save(folder / "camera" / camera / f"{frame:02d}.jpg")
+            Image.new("RGB", (80, 60), (10 * frame, 20, 30)).save(
+                folder / "camera" / camera / f"{frame:02d}.jpg"
+            )
     # The camera looks forward: its x is PandaSet's x, its y points down.
     sensors = {"lidar": headings} | {f"camera/{camera}": (c, -c, -s, s) for camera in cameras}
     for sensor, heading in sensors.items():
-        (folder / sensor / "poses.json").write_text(json.dumps([pose(f, heading) for f in range(frames)]))
-        (folder / sensor / "timestamps.json").write_text(json.dumps([1000.5 + 0.1 * f for f in range(frames)]))
+        (folder / sensor / "poses.json").write_text(
+            json.dumps([pose(f, heading) for f in range(frames)])
+        )
+        (folder / sensor / "timestamps.json").write_text(
+            json.dumps([1000.5 + 0.1 * f for f in range(frames)])
+        )
         if sensor != "lidar":
             intrinsic = {"fx": FOCAL, "fy": FOCAL, "cx": CENTRE[0], "cy": CENTRE[1]}
             (folder / sensor / "intrinsics.json").write_text(json.dumps(intrinsic))
@@ -108,7 +129,9 @@ def root(written: Path, tmp_path: Path) -> Path:
 
 
 def config(root: Path, **keys) -> Config:
-    return Config({"dataset": {"name": "pandaset", "root": str(root), "cameras": ["front_camera"], **keys}})
+    return Config(
+        {"dataset": {"name": "pandaset", "root": str(root), "cameras": ["front_camera"], **keys}}
+    )
 
 
 def build(root: Path, part: str = "train", /, **keys):
@@ -136,8 +159,12 @@ def test_pose_leads_back_into_the_world(written: Path) -> None:
     scan = build(written, sensors=["pandar64", "pandargt"]).load(3)
     assert scan.pose.dtype == np.float64
     np.testing.assert_allclose(scan.pose[:3, :3] @ scan.pose[:3, :3].T, np.eye(3), atol=1e-12)
-    np.testing.assert_allclose(scan.points @ scan.pose[:3, :3].T + scan.pose[:3, 3], world(LOCAL) + 1e-3, atol=1e-4)
-    np.testing.assert_allclose(scan.pose[:3, 0], rotation(YAW) @ [0, 1, 0], atol=1e-12)  # x is forward
+    np.testing.assert_allclose(
+        scan.points @ scan.pose[:3, :3].T + scan.pose[:3, 3], world(LOCAL) + 1e-3, atol=1e-4
+    )
+    np.testing.assert_allclose(
+        scan.pose[:3, 0], rotation(YAW) @ [0, 1, 0], atol=1e-12
+    )  # x is forward
 
 
 def test_a_point_falls_on_the_pixel_computed_by_hand(written: Path) -> None:
@@ -148,7 +175,14 @@ def test_a_point_falls_on_the_pixel_computed_by_hand(written: Path) -> None:
     assert depth[0] == pytest.approx(forward, abs=1e-4)
     expected = [CENTRE[0] + FOCAL * right / forward, CENTRE[1] - FOCAL * up / forward]
     np.testing.assert_allclose(uv[0], expected, atol=1e-3)
-    assert visible.tolist() == [True, True, False, True, False, True]  # one behind, one nearer than 1 m
+    assert visible.tolist() == [
+        True,
+        True,
+        False,
+        True,
+        False,
+        True,
+    ]  # one behind, one nearer than 1 m
     image = camera.load()
     assert image.shape == (60, 80, 3) and image.dtype == np.uint8
 
@@ -159,14 +193,18 @@ def test_camera_moves_by_its_own_pose(root: Path) -> None:
     poses = json.loads(path.read_text())
     path.write_text(json.dumps(poses[1:] + poses[-1:]))
     (camera,) = build(root).load(0).cameras
-    assert camera.project(ours(LOCAL).astype(np.float32))[1][0] == pytest.approx(LOCAL[0, 1] - SPEED[1], abs=1e-4)
+    assert camera.project(ours(LOCAL).astype(np.float32))[1][0] == pytest.approx(
+        LOCAL[0, 1] - SPEED[1], abs=1e-4
+    )
 
 
 # --- sweeps ---------------------------------------------------------------------------------------------------------
 def test_sweeps_of_a_standing_scene_coincide(written: Path) -> None:
     sweeps = {"num_sweeps": 1, "only_past": False}
     scan = build(written, multisweeps=sweeps, sensors=["pandar64", "pandargt"]).load(1)
-    assert scan.keyframe.sum() == 6 and len(scan.points) == 6 + 5 + 6, "the vehicle's own return leaves the sweeps"
+    assert scan.keyframe.sum() == 6 and len(scan.points) == 6 + 5 + 6, (
+        "the vehicle's own return leaves the sweeps"
+    )
     past, future = scan.points[6:11], scan.points[11:]
     np.testing.assert_allclose(past, scan.points[[0, 1, 2, 3, 5]], atol=2e-3)
     np.testing.assert_allclose(future, scan.points[:6], atol=2e-3)
@@ -189,12 +227,15 @@ def test_sweeps_come_from_frames_outside_the_split(written: Path) -> None:
 def test_instances_are_points_in_a_cuboid_of_their_class(written: Path) -> None:
     dataset = build(written, instances=True, sensors=["pandar64", "pandargt"])
     first, later = (dataset.load(i, cameras=False).instances for i in (0, 1))
-    assert first.dtype == np.int32 and (first[0] > 0) and not first[1:5].any(), "the sidewalk is no pedestrian"
+    assert first.dtype == np.int32 and (first[0] > 0) and not first[1:5].any(), (
+        "the sidewalk is no pedestrian"
+    )
     assert first.tolist() == later.tolist()
 
 
 @pytest.mark.parametrize(
-    ("offset", "inside"), [((0.9, 2.4, 0.7), True), ((1.1, 0, 0), False), ((0, 2.6, 0), False), ((0, 0, 0.8), False)]
+    ("offset", "inside"),
+    [((0.9, 2.4, 0.7), True), ((1.1, 0, 0), False), ((0, 2.6, 0), False), ((0, 0, 0.8), False)],
 )
 def test_cuboids_are_turned_by_their_yaw(root: Path, offset, inside: bool) -> None:
     """The cuboid is moved so that point 0 sits at ``offset`` in its own axes: 2 m wide (x), 5 m long (y)."""
@@ -206,7 +247,11 @@ def test_cuboids_are_turned_by_their_yaw(root: Path, offset, inside: bool) -> No
 
 def test_siblings_are_one_instance_seen_by_two_sensors(root: Path) -> None:
     write_table(root / "001" / "annotations" / "semseg" / "00.pkl.gz", {"class": np.full(6, 13)})
-    large = {"dimensions.x": np.full(3, 80.0), "dimensions.y": np.full(3, 80.0), "dimensions.z": np.full(3, 80.0)}
+    large = {
+        "dimensions.x": np.full(3, 80.0),
+        "dimensions.y": np.full(3, 80.0),
+        "dimensions.z": np.full(3, 80.0),
+    }
     path = root / "001" / "annotations" / "cuboids" / "00.pkl.gz"
     write_table(path, cuboids(**large))
     both = build(root, instances=True, sensors=["pandar64", "pandargt"])
@@ -215,7 +260,9 @@ def test_siblings_are_one_instance_seen_by_two_sensors(root: Path) -> None:
     write_table(path, cuboids(**large, **{"cuboids.sibling_id": apart}))
     found = both.load(0).instances
     assert (
-        len(np.unique(found)) == 2 and (found[SENSOR == 0] == found[0]).all() and (found[SENSOR == 1] != found[0]).all()
+        len(np.unique(found)) == 2
+        and (found[SENSOR == 0] == found[0]).all()
+        and (found[SENSOR == 1] != found[0]).all()
     )
 
 
@@ -227,7 +274,9 @@ def test_default_split_goes_by_the_number(tmp_path: Path) -> None:
     assert build(tmp_path, "val", cameras=[]).sequences == ("005", "010")
     unlabelled = build(tmp_path, cameras=[], use_labels=False)
     assert unlabelled.sequences == ("001", "004", "011") and unlabelled.load(1).labels is None
-    assert not build(tmp_path, cameras=[]).missing(), "a sequence published without labels is no gap"
+    assert not build(tmp_path, cameras=[]).missing(), (
+        "a sequence published without labels is no gap"
+    )
     with pytest.raises(UserError, match="the test split is empty: no sequence belongs to it"):
         build(tmp_path, "test")
     with pytest.raises(UserError, match="004/annotations/semseg: 1 of 1 label files"):
@@ -258,7 +307,10 @@ def _scan(**columns):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda f: (f / "lidar" / "00.pkl.gz").write_bytes(b"\x1f\x8b123"), "00.pkl.gz: cannot unpack"),
+        (
+            lambda f: (f / "lidar" / "00.pkl.gz").write_bytes(b"\x1f\x8b123"),
+            "00.pkl.gz: cannot unpack",
+        ),
         (_scan(x=np.array([0, 1, np.nan, 3, np.inf, 5])), "2 of 4 points have NaN"),
         (_scan(d=np.ones(6, int)), "no points of pandar64"),
         (
@@ -269,13 +321,19 @@ def _scan(**columns):
             lambda f: write_table(f / "annotations" / "semseg" / "00.pkl.gz", {"class": RAW - 2}),
             "label id 18446744073709551615",
         ),
-        (lambda f: write_table(f / "annotations" / "semseg" / "00.pkl.gz", {"x": RAW}), "no column class"),
+        (
+            lambda f: write_table(f / "annotations" / "semseg" / "00.pkl.gz", {"x": RAW}),
+            "no column class",
+        ),
         (lambda f: (f / "annotations" / "cuboids" / "00.pkl.gz").unlink(), "does not exist"),
         (_json("lidar/poses.json", "[]"), "poses.json"),
         (_json("lidar/poses.json", '[{"position": 1}]'), "no list of poses"),
         (_json("lidar/timestamps.json", "[1.0]"), "expected 4 numbers"),
         (_json("camera/front_camera/intrinsics.json", '{"fx": 1}'), "expected fx, fy, cx, cy"),
-        (lambda f: (f / "camera" / "front_camera" / "00.jpg").unlink(), "this image does not exist"),
+        (
+            lambda f: (f / "camera" / "front_camera" / "00.jpg").unlink(),
+            "this image does not exist",
+        ),
     ],
 )
 def test_damage_is_told_with_its_file(root: Path, damage, message: str) -> None:
@@ -314,7 +372,9 @@ def test_check_data_reads_and_compares(root: Path) -> None:
         "001/camera/front_camera: 1 of 4 images are not there; comes from the PandaSet archive"
     ] and not report.missing  # fmt: skip
     (root / "001" / "lidar" / "03.pkl.gz").write_bytes(b"")
-    assert any("03.pkl.gz" in line for line in inspect_split(config(root), "train", quick=True).damaged)
+    assert any(
+        "03.pkl.gz" in line for line in inspect_split(config(root), "train", quick=True).damaged
+    )
 
 
 def test_dataset_travels_to_workers(written: Path) -> None:
@@ -324,7 +384,9 @@ def test_dataset_travels_to_workers(written: Path) -> None:
 def test_label_space_covers_the_42_names() -> None:
     assert sorted(PANDASET.raw_to_train) == list(range(43)) and len(RAW_NAMES) == 42
     assert PANDASET.num_classes == 17 and len(set(map(tuple, PANDASET.colors))) == 17
-    by_name = {name: PANDASET.classes[PANDASET.raw_to_train[i + 1]] for i, name in enumerate(RAW_NAMES)}
+    by_name = {
+        name: PANDASET.classes[PANDASET.raw_to_train[i + 1]] for i, name in enumerate(RAW_NAMES)
+    }
     for raw, train in {
         "Pickup Truck": "truck", "Bus": "bus", "Tram / Subway": "other-vehicle", "Motorized Scooter": "motorcycle",
         "Personal Mobility Device": "bicycle", "Pedestrian with Object": "pedestrian", "Lane Line Marking": "road",
@@ -344,7 +406,9 @@ BOTH = ["pandar64", "pandargt"]
 
 def real_frames(part: str, **keys):
     frames = {"train": {"001": [0, 1], "002": [0, 1]}, "val": {"002": [2, 2]}}
-    return build_dataset(Config({"dataset": {"name": "pandaset", "root": str(REAL), "frames": frames, **keys}}), part)
+    return build_dataset(
+        Config({"dataset": {"name": "pandaset", "root": str(REAL), "frames": frames, **keys}}), part
+    )
 
 
 def class_rows(scan, name: str) -> np.ndarray:
@@ -354,7 +418,9 @@ def class_rows(scan, name: str) -> np.ndarray:
 @real
 def test_real_names_are_those_of_the_table() -> None:
     for path in REAL.glob("*/annotations/semseg/classes.json"):
-        assert json.loads(path.read_text()) == {str(i + 1): name for i, name in enumerate(RAW_NAMES)}
+        assert json.loads(path.read_text()) == {
+            str(i + 1): name for i, name in enumerate(RAW_NAMES)
+        }
 
 
 @real
@@ -377,7 +443,13 @@ def test_real_points_fall_into_the_cameras_that_look_at_them() -> None:
     scan = real_frames("val", sensors=BOTH).load(0)
     assert [camera.name for camera in scan.cameras] == list(CAMERAS)
     distance = np.linalg.norm(scan.points, axis=1)
-    bearings = {"front_camera": 0, "front_left_camera": 58, "left_camera": 92, "back_camera": 180, "right_camera": -88}
+    bearings = {
+        "front_camera": 0,
+        "front_left_camera": 58,
+        "left_camera": 92,
+        "back_camera": 180,
+        "right_camera": -88,
+    }
     for camera in scan.cameras:
         uv, _, visible = camera.project(scan.points)
         assert 15_000 < visible.sum() < 80_000
@@ -385,12 +457,16 @@ def test_real_points_fall_into_the_cameras_that_look_at_them() -> None:
         middle = visible & (np.abs(uv[:, 0] - 960) < 60) & (distance > 8)
         bearing = np.degrees(np.arctan2(scan.points[middle, 1], scan.points[middle, 0]))
         if camera.name in bearings:
-            turned = np.median(np.abs(bearing)) if camera.name == "back_camera" else np.median(bearing)
+            turned = (
+                np.median(np.abs(bearing)) if camera.name == "back_camera" else np.median(bearing)
+            )
             assert turned == pytest.approx(bearings[camera.name], abs=8)
         road = visible & (scan.labels == PANDASET.classes.index("road"))
         if road.sum() > 500:
             assert np.median(uv[road, 1]) > 540, "the road lies in the lower half"
-    ahead = (np.abs(np.arctan2(scan.points[:, 1], scan.points[:, 0])) < np.radians(20)) & (distance > 15)
+    ahead = (np.abs(np.arctan2(scan.points[:, 1], scan.points[:, 0])) < np.radians(20)) & (
+        distance > 15
+    )
     ahead &= np.abs(scan.points[:, 2]) < 3
     assert scan.cameras[1].project(scan.points[ahead])[2].mean() > 0.97
 
@@ -413,7 +489,10 @@ def test_real_sweeps_agree_with_the_keyframe_through_the_poses() -> None:
     assert 0.5 < moved < 1.2
 
     def agreement(points: np.ndarray) -> float:
-        cells = [np.floor(p / 0.3).astype(np.int64) @ [1 << 40, 1 << 20, 1] for p in (scans[0].points, points)]
+        cells = [
+            np.floor(p / 0.3).astype(np.int64) @ [1 << 40, 1 << 20, 1]
+            for p in (scans[0].points, points)
+        ]
         _, rows = np.unique(cells[0], return_index=True)
         found = np.searchsorted(cells[0][rows], cells[1]).clip(max=len(rows) - 1)
         hit = cells[0][rows][found] == cells[1]

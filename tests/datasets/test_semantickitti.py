@@ -40,13 +40,21 @@ def write_sequence(root: Path, name: str, frames: int = 5, *, images: bool = Tru
         (folder / part).mkdir(parents=True)
     for frame in range(frames):
         points_of(frame).tofile(folder / "velodyne" / f"{frame:06d}.bin")
-        (RAW | (np.arange(COUNT, dtype=np.uint32) << 16)).tofile(folder / "labels" / f"{frame:06d}.label")
+        (RAW | (np.arange(COUNT, dtype=np.uint32) << 16)).tofile(
+            folder / "labels" / f"{frame:06d}.label"
+        )
         if images:
-            Image.new("RGB", (40, 30), (frame, 20, 30)).save(folder / "image_2" / f"{frame:06d}.png")
-    (folder / "calib.txt").write_text("\n".join([line("P0", P2), "", line("P2", P2), line("Tr", TR), ""]))
+            Image.new("RGB", (40, 30), (frame, 20, 30)).save(
+                folder / "image_2" / f"{frame:06d}.png"
+            )
+    (folder / "calib.txt").write_text(
+        "\n".join([line("P0", P2), "", line("P2", P2), line("Tr", TR), ""])
+    )
     # The camera drives 2 m along its z axis per frame.
     poses = [np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 2.0 * k]]) for k in range(frames)]
-    (folder / "poses.txt").write_text("\n".join(" ".join(map(str, pose.ravel())) for pose in poses) + "\n")
+    (folder / "poses.txt").write_text(
+        "\n".join(" ".join(map(str, pose.ravel())) for pose in poses) + "\n"
+    )
     (folder / "times.txt").write_text("".join(f"{0.1 * k:e}\n" for k in range(frames)))
     return folder
 
@@ -58,12 +66,16 @@ def root(tmp_path):
 
 
 def build(root: Path, part: str = "train", /, **keys):
-    return build_dataset(Config({"dataset": {"name": "semantickitti", "root": str(root), **keys}}), part)
+    return build_dataset(
+        Config({"dataset": {"name": "semantickitti", "root": str(root), **keys}}), part
+    )
 
 
 def test_reads_points_labels_instances_and_camera(root):
     dataset = build(root)
-    assert len(dataset) == 5 and dataset.token(3) == "00/000003" and dataset.index_of("00/000003") == 3
+    assert (
+        len(dataset) == 5 and dataset.token(3) == "00/000003" and dataset.index_of("00/000003") == 3
+    )
     scan = dataset.load(3)
     np.testing.assert_array_equal(scan.points, points_of(3)[:, :3])
     np.testing.assert_array_equal(scan.intensity, points_of(3)[:, 3])
@@ -73,7 +85,11 @@ def test_reads_points_labels_instances_and_camera(root):
     (camera,) = scan.cameras
     assert (camera.name, camera.size) == ("image_2", (40, 30))
     image = camera.load()
-    assert image.shape == (30, 40, 3) and image.dtype == np.uint8 and image[0, 0].tolist() == [3, 20, 30]
+    assert (
+        image.shape == (30, 40, 3)
+        and image.dtype == np.uint8
+        and image[0, 0].tolist() == [3, 20, 30]
+    )
 
 
 def test_projection_is_p2_times_tr(root):
@@ -94,14 +110,20 @@ def test_pose_is_that_of_the_lidar(root):
 def test_sweeps_follow_the_poses(root):
     dataset = build(root, multisweeps={"num_sweeps": 1, "only_past": False})
     scan = dataset.load(2)
-    assert len(scan.points) == COUNT + 2 * (COUNT - 1)  # the vehicle's own return is dropped from sweeps only
+    assert len(scan.points) == COUNT + 2 * (
+        COUNT - 1
+    )  # the vehicle's own return is dropped from sweeps only
     np.testing.assert_array_equal(scan.points[:COUNT], points_of(2)[:, :3])
     past, future = scan.points[COUNT : COUNT + 5], scan.points[COUNT + 5 :]
     np.testing.assert_allclose(past, points_of(1)[:5, :3] - [2, 0, 0], atol=1e-5)
     np.testing.assert_allclose(future, points_of(3)[:5, :3] + [2, 0, 0], atol=1e-5)
     np.testing.assert_allclose(scan.time_lag, [0] * COUNT + [0.1] * 5 + [-0.1] * 5, atol=1e-6)
     assert scan.keyframe.sum() == COUNT
-    assert scan.labels[:COUNT].tolist() == TRAIN and not scan.labels[COUNT:].any() and not scan.instances[COUNT:].any()
+    assert (
+        scan.labels[:COUNT].tolist() == TRAIN
+        and not scan.labels[COUNT:].any()
+        and not scan.instances[COUNT:].any()
+    )
     np.testing.assert_array_equal(scan.intensity[COUNT : COUNT + 5], points_of(1)[:5, 3])
 
 
@@ -117,7 +139,10 @@ def test_sweeps_are_cut_at_both_ends(root, index, sweeps):
 
 
 def test_sweeps_stay_inside_the_split(root):
-    keys = {"frames": {"train": {"00": [0, 2]}, "val": {"00": [3, 4]}}, "multisweeps": {"num_sweeps": 2}}
+    keys = {
+        "frames": {"train": {"00": [0, 2]}, "val": {"00": [3, 4]}},
+        "multisweeps": {"num_sweeps": 2},
+    }
     assert len(build(root, **keys)) == 3
     val = build(root, "val", **keys)
     assert [val.token(i) for i in range(len(val))] == ["00/000003", "00/000004"]
@@ -158,7 +183,10 @@ def test_lidar_jobs_need_nothing_but_scans_and_labels(tmp_path):
     dataset = build(tmp_path)
     scan = dataset.load(0, cameras=False)
     assert scan.cameras == () and np.isnan(scan.pose).all()
-    assert {gap.needed_for for gap in dataset.gaps() if "sequences/00" in gap.text} == {"cameras", "sweeps"}
+    assert {gap.needed_for for gap in dataset.gaps() if "sequences/00" in gap.text} == {
+        "cameras",
+        "sweeps",
+    }
     with pytest.raises(UserError, match=r"data_odometry_calib\.zip"):
         dataset.load(0)
 
@@ -186,7 +214,9 @@ def test_calib_without_a_line_names_line_and_archive(tmp_path, key):
     path = tmp_path / "calib.txt"
     kept = [line(k, m) for k, m in (("P2", P2), ("Tr", TR)) if k != key]
     path.write_text("\n".join(kept))
-    with pytest.raises(UserError, match=rf"calib.txt: the line '{key}:' is missing.*data_odometry_calib.zip"):
+    with pytest.raises(
+        UserError, match=rf"calib.txt: the line '{key}:' is missing.*data_odometry_calib.zip"
+    ):
         read_calib(path)
 
 
@@ -204,7 +234,9 @@ def test_calib_tolerates_blank_lines_and_refuses_short_ones(tmp_path):
 def test_truncated_scan(root):
     path = root / "sequences/00/velodyne/000000.bin"
     path.write_bytes(path.read_bytes()[:-7])
-    with pytest.raises(UserError, match=r"000000.bin: the file has 89 bytes.*multiple of 16.*5 whole points and 9"):
+    with pytest.raises(
+        UserError, match=r"000000.bin: the file has 89 bytes.*multiple of 16.*5 whole points and 9"
+    ):
         build(root).load(0)
 
 
@@ -302,7 +334,9 @@ REAL = Path(os.environ.get("LIDISTILL_REALDATA", "realdata"))
 
 
 @pytest.mark.realdata
-@pytest.mark.skipif(not (REAL / "semantickitti").is_dir(), reason="no real scans; set LIDISTILL_REALDATA")
+@pytest.mark.skipif(
+    not (REAL / "semantickitti").is_dir(), reason="no real scans; set LIDISTILL_REALDATA"
+)
 def test_real_neighbours_agree_once_registered():
     """Half-metre cells seen by two scans carry the same class more often in one frame than in two."""
     sweeps = {"num_sweeps": 1, "only_past": True, "labelled": True}
@@ -310,7 +344,10 @@ def test_real_neighbours_agree_once_registered():
     scan = dataset.load(6, cameras=False)
     other = dataset.load(5, cameras=False)
     key = scan.keyframe
-    own = {tuple(c): label for c, label in zip(np.floor(scan.points[key] / 0.5).astype(int).tolist(), scan.labels[key])}
+    own = {
+        tuple(c): label
+        for c, label in zip(np.floor(scan.points[key] / 0.5).astype(int).tolist(), scan.labels[key])
+    }
 
     def agreement(points, labels):
         cells = [tuple(c) for c in np.floor(points / 0.5).astype(int).tolist()]

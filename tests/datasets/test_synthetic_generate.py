@@ -16,12 +16,22 @@ from core.datasets.synthetic.sensors import HDL64, KITTI_LIDAR, LIDAR32, NUSCENE
 from core.datasets.synthetic.things import discs
 from core.errors import UserError
 
-SMALL = WorldSpec(seed=5, scenes=2, keyframes=2, sweeps_per_keyframe=1, image_scale=0.03, lidar_scale=0.05, workers=1)
+SMALL = WorldSpec(
+    seed=5,
+    scenes=2,
+    keyframes=2,
+    sweeps_per_keyframe=1,
+    image_scale=0.03,
+    lidar_scale=0.05,
+    workers=1,
+)
 
 
 def digests(root: Path) -> dict[str, str]:
     paths = sorted(path for path in root.rglob("*") if path.is_file())
-    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+    return {
+        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths
+    }
 
 
 def test_same_bytes_from_any_number_of_workers_and_other_bytes_from_another_seed(tmp_path):

@@ -14,7 +14,34 @@ from core.datasets.synthetic.kitti_format import image_camera
 from core.datasets.synthetic.render import render
 from core.datasets.synthetic.sensors import KITTI_LIDAR
 
-RAW = {0, 1, 10, 11, 13, 15, 16, 18, 20, 30, 31, 32, 40, 44, 48, 49, 50, 51, 52, 60, 70, 71, 72, 80, 81, 99}
+RAW = {
+    0,
+    1,
+    10,
+    11,
+    13,
+    15,
+    16,
+    18,
+    20,
+    30,
+    31,
+    32,
+    40,
+    44,
+    48,
+    49,
+    50,
+    51,
+    52,
+    60,
+    70,
+    71,
+    72,
+    80,
+    81,
+    99,
+}
 RAW |= set(range(252, 260))
 
 
@@ -29,7 +56,10 @@ def scan(folder: Path, frame: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def calibration(folder: Path) -> dict[str, np.ndarray]:
     lines = (folder / "calib.txt").read_text().splitlines()
     entries = (line.split(":") for line in lines)
-    return {key: np.vstack([np.array(text.split(), float).reshape(3, 4), [0, 0, 0, 1]]) for key, text in entries}
+    return {
+        key: np.vstack([np.array(text.split(), float).reshape(3, 4), [0, 0, 0, 1]])
+        for key, text in entries
+    }
 
 
 def poses(folder: Path) -> np.ndarray:
@@ -92,7 +122,10 @@ def test_moving_ids_only_on_what_moves(tiny_kitti, tiny_spec):
     seen = set()
     for index, name in enumerate(spec.names):
         scene = _scene(spec, index)
-        way = {t.number: np.hypot(*np.subtract(t.motion.at(0.1)[:2], t.motion.at(0.0)[:2])) for t in scene.things}
+        way = {
+            t.number: np.hypot(*np.subtract(t.motion.at(0.1)[:2], t.motion.at(0.0)[:2]))
+            for t in scene.things
+        }
         for frame in range(2):
             _, raw, instance = scan(tiny_kitti / "sequences" / name, frame)
             moving = raw >= 252
@@ -112,7 +145,11 @@ def test_points_fall_on_their_object_in_image_2(tiny_kitti, tiny_spec):
         points, _, instance = scan(folder, 1)
         calib = calibration(folder)
         local = np.c_[points[:, :3], np.ones(len(points))] @ (calib["P2"] @ calib["Tr"]).T
-        local, instance, points = local[local[:, 2] > 1], instance[local[:, 2] > 1], points[local[:, 2] > 1]
+        local, instance, points = (
+            local[local[:, 2] > 1],
+            instance[local[:, 2] > 1],
+            points[local[:, 2] > 1],
+        )
         column, row = np.round(local[:, :2] / local[:, 2:3] * scale / 0.06).astype(int).T
         mount, matrix, (width, height) = image_camera(scale)
         now = _scene(spec, index).snapshot(0.1, body=False)
@@ -123,5 +160,8 @@ def test_points_fall_on_their_object_in_image_2(tiny_kitti, tiny_spec):
         assert plain.mean() > 0.7
         own = instance[inside]
         both = plain & (own > 0)
-        agreed, total = agreed + (things[row[inside], column[inside]][both] == own[both]).sum(), total + both.sum()
+        agreed, total = (
+            agreed + (things[row[inside], column[inside]][both] == own[both]).sum(),
+            total + both.sum(),
+        )
     assert total > 150 and agreed / total > 0.9

@@ -74,7 +74,12 @@ def test_every_reference_leads_somewhere(nusc):
                     nusc.get(target, row[key])
             if row.get("next"):
                 assert nusc.get(table, row["next"])["prev"] == row["token"]
-    tokens = [row["token"] for name in nusc.table_names for row in getattr(nusc, name) if name != "visibility"]
+    tokens = [
+        row["token"]
+        for name in nusc.table_names
+        for row in getattr(nusc, name)
+        if name != "visibility"
+    ]
     assert all(len(token) == 32 and int(token, 16) >= 0 for token in tokens)
     for row in nusc.sample_data:
         assert (Path(nusc.dataroot) / row["filename"]).is_file()
@@ -94,7 +99,9 @@ def test_images_have_the_recorded_size(nusc):
         with Image.open(Path(nusc.dataroot) / row["filename"]) as image:
             assert image.size == (row["width"], row["height"]) == (96, 54)
             assert np.asarray(image).std() > 10
-    times = {nusc.get("sample", row["sample_token"])["timestamp"] - row["timestamp"] for row in cameras}
+    times = {
+        nusc.get("sample", row["sample_token"])["timestamp"] - row["timestamp"] for row in cameras
+    }
     assert min(times) > 0 and max(times) < 60_000 and len(times) > 1
 
 
@@ -167,19 +174,27 @@ def test_lidar_points_fall_on_their_object_in_the_images(nusc, tiny_spec):
         )
         names = np.zeros(len(scene.things) + 1, int)
         for thing in scene.things:
-            names[thing.number] = int(NUSCENES_RAW[thing.cls]) * 1000 + instance_numbers(scene)[thing.number]
+            names[thing.number] = (
+                int(NUSCENES_RAW[thing.cls]) * 1000 + instance_numbers(scene)[thing.number]
+            )
         for camera in NUSCENES_CAMERAS:
             record = nusc.get("sample_data", sample["data"][camera.name])
             mount = nusc.get("calibrated_sensor", record["calibrated_sensor_token"])
-            from_world = np.linalg.inv(matrix(nusc.get("ego_pose", record["ego_pose_token"])) @ matrix(mount))
+            from_world = np.linalg.inv(
+                matrix(nusc.get("ego_pose", record["ego_pose_token"])) @ matrix(mount)
+            )
             local = (from_world @ to_world @ np.vstack([cloud, np.ones(cloud.shape[1])]))[:3]
             front = local[2] > 1
-            intrinsic = np.array(mount["camera_intrinsic"]) * np.array([[scale / 0.06], [scale / 0.06], [1]])
+            intrinsic = np.array(mount["camera_intrinsic"]) * np.array(
+                [[scale / 0.06], [scale / 0.06], [1]]
+            )
             column, row = np.round(view_points(local[:, front], intrinsic, True)[:2]).astype(int)
             width, height = camera.size(scale)
             inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
             now = scene.snapshot(frame * PERIOD - camera.lag, body=False)
-            _, things, distance = render(now, now.ego @ camera.mount, camera.matrix(scale), (width, height))
+            _, things, distance = render(
+                now, now.ego @ camera.mount, camera.matrix(scale), (width, height)
+            )
             column, row = column[inside], row[inside]
             range_ = np.linalg.norm(local[:, front][:, inside], axis=0)
             plain = np.abs(distance[row, column] - range_) < 0.04 * range_
@@ -235,7 +250,9 @@ def test_map_covers_the_road_under_the_car(nusc):
         log = nusc.get("log", scene["log_token"])
         mask = nusc.get("map", log["map_token"])["mask"]
         sample = nusc.get("sample", scene["first_sample_token"])
-        pose = nusc.get("ego_pose", nusc.get("sample_data", sample["data"]["LIDAR_TOP"])["ego_pose_token"])
+        pose = nusc.get(
+            "ego_pose", nusc.get("sample_data", sample["data"]["LIDAR_TOP"])["ego_pose_token"]
+        )
         x, y, _ = pose["translation"]
         assert bool(mask.is_on_mask(x, y)[0])
     assert 0.2 < (mask.mask() > 0).mean() < 0.9
@@ -244,4 +261,7 @@ def test_map_covers_the_road_under_the_car(nusc):
 def test_tables_are_json_lists(tiny_nuscenes):
     tables = sorted(path.stem for path in (tiny_nuscenes / "v1.0-mini").iterdir())
     assert len(tables) == 15
-    assert all(isinstance(json.loads((tiny_nuscenes / "v1.0-mini" / f"{t}.json").read_text()), list) for t in tables)
+    assert all(
+        isinstance(json.loads((tiny_nuscenes / "v1.0-mini" / f"{t}.json").read_text()), list)
+        for t in tables
+    )

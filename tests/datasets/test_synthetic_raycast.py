@@ -20,7 +20,9 @@ ROAD = np.full((400, 400), Ground.ASPHALT, np.uint8)  # 80 m x 80 m
 def shoot(solids, origin, directions, ground=ROAD, reach=200.0):
     directions = np.atleast_2d(np.asarray(directions, float))
     directions = directions / np.linalg.norm(directions, axis=1, keepdims=True)
-    return cast(geometry(solids, ground), np.asarray(origin, float), directions, reach, len(solids.kind))
+    return cast(
+        geometry(solids, ground), np.asarray(origin, float), directions, reach, len(solids.kind)
+    )
 
 
 def box(centre, size, **kwargs):
@@ -30,7 +32,9 @@ def box(centre, size, **kwargs):
 
 
 def test_box_distance_and_incidence():
-    distance, what, cosine, _ = shoot(box((30, 20, 1), (4, 2, 2)), (20, 20, 1), [[1, 0, 0], [-1, 0, 0]])
+    distance, what, cosine, _ = shoot(
+        box((30, 20, 1), (4, 2, 2)), (20, 20, 1), [[1, 0, 0], [-1, 0, 0]]
+    )
     assert what.tolist() == [0, NOTHING]
     assert distance[0] == pytest.approx(8.0, abs=1e-9) and np.isinf(distance[1])
     assert cosine[0] == pytest.approx(1.0)
@@ -44,7 +48,9 @@ def test_turned_box_shows_its_corner():
 
 
 def test_tapered_box_recedes_with_height():
-    solids = box((30, 20, 1), (4, 4, 2), taper=(0.5, 0.5))  # half size 2 at the bottom, 1 at the top, 1.5 in the middle
+    solids = box(
+        (30, 20, 1), (4, 4, 2), taper=(0.5, 0.5)
+    )  # half size 2 at the bottom, 1 at the top, 1.5 in the middle
     assert shoot(solids, (20, 20, 1), [[1, 0, 0]])[0][0] == pytest.approx(8.5, abs=1e-9)
     assert shoot(solids, (20, 20, 1.999), [[1, 0, 0]])[0][0] == pytest.approx(9.0, abs=1e-3)
 
@@ -55,16 +61,22 @@ def test_cylinder_cone_and_ellipsoid():
     model.cylinder((20, 30, 2), 1.0, 4.0, Mat.METAL, GREY, taper=1.0)
     model.ellipsoid((10, 20, 2), (2.0, 1.0, 1.0), Mat.FOLIAGE, GREY)
     origin = (20, 20, 2)
-    distance, what, _, _ = shoot(model.solids(), origin, [[1, 0, 0], [0, 1, 0], [-1, 0, 0], [0, 0, 1]])
+    distance, what, _, _ = shoot(
+        model.solids(), origin, [[1, 0, 0], [0, 1, 0], [-1, 0, 0], [0, 0, 1]]
+    )
     assert what.tolist() == [0, 1, 2, NOTHING]
-    assert distance[:3] == pytest.approx([9.5, 9.5, 8.0], abs=1e-9)  # the cone's radius half-way up is 0.5
+    assert distance[:3] == pytest.approx(
+        [9.5, 9.5, 8.0], abs=1e-9
+    )  # the cone's radius half-way up is 0.5
 
 
 def test_ground_kerb_and_raised_level():
     ground = ROAD.copy()
     ground[:, 200:] = Ground.SIDEWALK  # raised by 0.15 m from x = 40 on
     solids = box((5, 75, 1), (1, 1, 1))
-    distance, what, _, material = shoot(solids, (30, 20, 1.5), [[0, 0, -1], [11, 0, -1.35], [10, 0, -1.4]], ground)
+    distance, what, _, material = shoot(
+        solids, (30, 20, 1.5), [[0, 0, -1], [11, 0, -1.35], [10, 0, -1.4]], ground
+    )
     assert what.tolist() == [GROUND, GROUND, KERB]
     assert material.tolist()[:2] == [Ground.ASPHALT, Ground.SIDEWALK]
     assert distance[0] == pytest.approx(1.5)
@@ -104,7 +116,10 @@ def test_extent_covers_turned_solids():
     low, high = extent(solids)
     unit = rng.uniform(-1, 1, (20000, 3))
     cube = unit * solids.half[0] @ solids.axes[0].T + solids.centre[0]
-    tube = unit[np.hypot(unit[:, 0], unit[:, 1]) <= 1] * solids.half[1] @ solids.axes[1].T + solids.centre[1]
+    tube = (
+        unit[np.hypot(unit[:, 0], unit[:, 1]) <= 1] * solids.half[1] @ solids.axes[1].T
+        + solids.centre[1]
+    )
     for k, points in enumerate((cube, tube)):
         assert (points >= low[k]).all() and (points <= high[k]).all()
         assert (points.max(0) > high[k] - 0.35).all()

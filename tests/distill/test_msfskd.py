@@ -86,7 +86,9 @@ def test_small_model_in_training() -> None:
         (128, 17, 720_605, 11_462_673, 37_265_262),
     ],
 )
-def test_six_scales_in_training(width: int, classes: int, fusion: int, student: int, total: int) -> None:
+def test_six_scales_in_training(
+    width: int, classes: int, fusion: int, student: int, total: int
+) -> None:
     method = make_method(Wide(width, (2, 4, 8, 16, 16, 16), classes), image={})
     assert count(method.heads, method.fusions, method.classifier) == fusion
     assert student + fusion + count(method.image) == total
@@ -94,9 +96,26 @@ def test_six_scales_in_training(width: int, classes: int, fusion: int, student: 
 
 
 def test_class_weights_of_semantickitti() -> None:
-    experiment = Experiment.from_config(load_config(str(REPO / "configs/semantickitti/2dpass/small.yaml"), []))
+    experiment = Experiment.from_config(
+        load_config(str(REPO / "configs/semantickitti/2dpass/small.yaml"), [])
+    )
     published = [
-        *(0, 2.0484, 11.4097, 9.5813, 5.6957, 5.2598, 9.5177, 13.7308, 18.2139, 1.2552, 3.0203, 1.4083, 4.2135, 1.2740),
+        *(
+            0,
+            2.0484,
+            11.4097,
+            9.5813,
+            5.6957,
+            5.2598,
+            9.5177,
+            13.7308,
+            18.2139,
+            1.2552,
+            3.0203,
+            1.4083,
+            4.2135,
+            1.2740,
+        ),
         *(1.6765, 1.0, 3.6458, 1.5434, 4.7286, 7.4162),
     ]
     criterion = experiment.criterion_for(20)
@@ -150,13 +169,17 @@ def segmentation(logits: Tensor, labels: Tensor) -> tuple[float, float]:
     ],
 )
 def test_every_term_is_its_formula(options: dict) -> None:
-    method = make_method(criterion=CrossEntropyLovasz(1.0, 0.1), **options).eval()  # batch statistics stay put
+    method = make_method(
+        criterion=CrossEntropyLovasz(1.0, 0.1), **options
+    ).eval()  # batch statistics stay put
     with torch.no_grad():
         for parameter in (*method.heads.parameters(), *method.fusions.parameters()):
             parameter.mul_(3)  # predictions that differ
     batch = camera_batch(0, 1, cameras=1)
     losses = {name: float(value.detach()) for name, value in method(batch).items()}
-    w_scale, w_seg2d, w_kl = (options.get(*pair) for pair in (("w_scale", 1.0), ("w_seg2d", 1.0), ("w_kl", 0.05)))
+    w_scale, w_seg2d, w_kl = (
+        options.get(*pair) for pair in (("w_scale", 1.0), ("w_seg2d", 1.0), ("w_kl", 0.05))
+    )
     expected = dict.fromkeys(("scale_ce", "scale_lovasz", "fused_ce", "fused_lovasz", "kl"), 0.0)
     with torch.no_grad():
         output = method.student(batch)
@@ -165,16 +188,28 @@ def test_every_term_is_its_formula(options: dict) -> None:
         points = batch.visible[0].nonzero()[:, 0]
         labels = batch.labels[points]
         height, width = batch.images.shape[-2:]
-        pixel = (batch.pixels[0, points].double() + 1) / 2 * torch.tensor([width - 1.0, height - 1.0]).double()
+        pixel = (
+            (batch.pixels[0, points].double() + 1)
+            / 2
+            * torch.tensor([width - 1.0, height - 1.0]).double()
+        )
         column, row = pixel.floor().long().unbind(1)
         scan = batch.coords[points, 0].long()
         maps = method.image(batch.images[:, 0])
         joint = []
-        for i, (scale, fusion) in enumerate(zip(scales_of(method.student, output, batch), method.fusions)):
+        for i, (scale, fusion) in enumerate(
+            zip(scales_of(method.student, output, batch), method.fusions)
+        ):
             features = scale.features
-            learned = torch.relu(F.linear(features, fusion.learner[0].weight, fusion.learner[0].bias))
-            own = method.heads[i](features + learned if options.get("learner_residual") else features)
-            ce, lovasz = segmentation(own, majority_of_cells(batch.labels, scale.rows, len(own), CLASSES))
+            learned = torch.relu(
+                F.linear(features, fusion.learner[0].weight, fusion.learner[0].bias)
+            )
+            own = method.heads[i](
+                features + learned if options.get("learner_residual") else features
+            )
+            ce, lovasz = segmentation(
+                own, majority_of_cells(batch.labels, scale.rows, len(own), CLASSES)
+            )
             expected["scale_ce"] += w_scale * ce
             expected["scale_lovasz"] += w_scale * lovasz
             full = F.interpolate(maps[i], scale_factor=(2, 4, 4, 4)[i], mode="nearest")
@@ -250,7 +285,14 @@ def test_single_labelled_pixel_and_no_label_at_all() -> None:
     labels = torch.zeros_like(batch.labels)
     assert whole(make_method(), replace(batch, visible=visible, labels=labels))["ce"] == 0
     labels[5] = 3
-    assert float(whole(make_method(), replace(batch, visible=visible, labels=labels))["joint_ce"].detach()) > 0
+    assert (
+        float(
+            whole(make_method(), replace(batch, visible=visible, labels=labels))[
+                "joint_ce"
+            ].detach()
+        )
+        > 0
+    )
 
 
 def test_one_voxel() -> None:
@@ -258,16 +300,22 @@ def test_one_voxel() -> None:
 
 
 # --- students and ablations -----------------------------------------------------------------------------------------
-@pytest.mark.parametrize(("name", "scales"), [("minkunet", 4), ("spvcnn", 4), ("spvcnn_spformer", 4)])
+@pytest.mark.parametrize(
+    ("name", "scales"), [("minkunet", 4), ("spvcnn", 4), ("spvcnn_spformer", 4)]
+)
 def test_other_students(name: str, scales: int) -> None:
     method = make_method(make_student(name))
     assert method.image_stages == (0, 1, 2, 3)
     batch = camera_batch(0, 1)
     output = method.student.eval()(batch)
     found = scales_of(method.student, output, batch)
-    assert [len(s.features) for s in found] == sorted({len(s.features) for s in found}, reverse=True)
+    assert [len(s.features) for s in found] == sorted(
+        {len(s.features) for s in found}, reverse=True
+    )
     for stage, scale in zip(output.stages, found):
-        cells = torch.div(batch.coords[:, 1:], stage.stride[0], rounding_mode="floor") * stage.stride[0]
+        cells = (
+            torch.div(batch.coords[:, 1:], stage.stride[0], rounding_mode="floor") * stage.stride[0]
+        )
         assert torch.equal(stage.coords[scale.rows][:, 1:], cells)
     whole(method.train(), batch)
 
@@ -278,7 +326,9 @@ def test_ablations() -> None:
     assert whole(aux, replace(batch, images=None, pixels=None, visible=None)).keys() == {
         *("ce", "lovasz", "scale_ce", "scale_lovasz")
     }
-    assert not any(key.startswith(("image.", "fusions.", "classifier.")) for key in aux.state_dict())
+    assert not any(
+        key.startswith(("image.", "fusions.", "classifier.")) for key in aux.state_dict()
+    )
     assert whole(baseline, batch).keys() == {"ce", "lovasz"}
     assert all(key.startswith("student.") for key in baseline.state_dict())
     assert not MSFSKD.needs_teacher and not baseline.config.needs_teacher
@@ -294,7 +344,9 @@ def test_refusals() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", sorted(str(p.relative_to(REPO)) for p in (REPO / "configs").glob("*/2dpass/*.yaml")), ids=str
+    "path",
+    sorted(str(p.relative_to(REPO)) for p in (REPO / "configs").glob("*/2dpass/*.yaml")),
+    ids=str,
 )
 def test_configurations(path: str) -> None:
     config = load_config(str(REPO / path), [])

@@ -28,13 +28,21 @@ class Student(nn.Module):
         super().__init__()
         torch.manual_seed(5)
         self.images = images
-        self.logits, self.pixels, self.points = nn.Linear(4, CLASSES), nn.Linear(4, CLASSES), nn.Linear(4, STUDENT)
+        self.logits, self.pixels, self.points = (
+            nn.Linear(4, CLASSES),
+            nn.Linear(4, CLASSES),
+            nn.Linear(4, STUDENT),
+        )
         self.real, self.imputed = nn.Linear(4, IMAGE), nn.Linear(4, IMAGE)
 
     def forward(self, batch: Batch) -> Output:
         extras = {"stage4_points": self.points(batch.feats)}
         if self.images:
-            in_view = torch.zeros(len(batch.feats), dtype=torch.bool) if batch.visible is None else batch.visible.any(0)
+            in_view = (
+                torch.zeros(len(batch.feats), dtype=torch.bool)
+                if batch.visible is None
+                else batch.visible.any(0)
+            )
             extras |= {
                 "in_view": in_view,
                 "pixel_logits": torch.where(in_view[:, None], self.pixels(batch.feats), 0.0),
@@ -54,7 +62,9 @@ class Teacher(nn.Module):
         return Output(torch.zeros(len(batch.coords), CLASSES), (stage,))
 
 
-def make_batch(labels: list[int], visible: list[bool] | None, point_to_voxel: list[int] | None = None) -> Batch:
+def make_batch(
+    labels: list[int], visible: list[bool] | None, point_to_voxel: list[int] | None = None
+) -> Batch:
     """Voxels in a row, 1 apart; one point each unless told."""
     count = len(labels)
     rng = np.random.default_rng(count)
@@ -91,7 +101,9 @@ def make_knowledge(links: list[int], voxels: int) -> Knowledge:
     coords[:, 1] = torch.arange(voxels)
     cache = MapCache(coords)
     cells = cache.level((16, 16, 16)).coords
-    stage = SparseTensor(torch.rand(len(cells), TEACHER, generator=generator), cells, (16, 16, 16), cache)
+    stage = SparseTensor(
+        torch.rand(len(cells), TEACHER, generator=generator), cells, (16, 16, 16), cache
+    )
     logits = torch.randn(voxels, CLASSES, generator=generator)
     return Knowledge(("scan",), coords, torch.tensor(links), logits, (stage,))
 
@@ -114,13 +126,20 @@ def mean_cross_entropy(logits: Tensor, labels: list[int], rows: list[int]) -> fl
 
 
 def mean_square(a: Tensor, b: Tensor, rows: list[int]) -> float:
-    squares = [(x - y) ** 2 for i in rows for x, y in zip(a[i].double().tolist(), b[i].double().tolist())]
+    squares = [
+        (x - y) ** 2 for i in rows for x, y in zip(a[i].double().tolist(), b[i].double().tolist())
+    ]
     return sum(squares) / len(squares)
 
 
 @pytest.mark.parametrize(
     ("mask", "temperature", "kl_mean"),
-    [("all", 1.0, "voxels"), ("labelled", 1.0, "voxels"), ("right", 1.0, "voxels"), ("all", 2.5, "classes")],
+    [
+        ("all", 1.0, "voxels"),
+        ("labelled", 1.0, "voxels"),
+        ("right", 1.0, "voxels"),
+        ("all", 2.5, "classes"),
+    ],
 )
 def test_every_term_is_its_formula(mask: str, temperature: float, kl_mean: str) -> None:
     options = {"mask": mask, "temperature": temperature, "kl_mean": kl_mean}
@@ -128,23 +147,33 @@ def test_every_term_is_its_formula(mask: str, temperature: float, kl_mean: str) 
     batch, links = make_batch(LABELS, SEEN), [3, 2, 1, -1, 0, 0]
     knowledge = make_knowledge(links, 5)
     knowledge.logits[links[0], LABELS[0]] += 9  # the teacher is right about this voxel …
-    knowledge.logits[links[1], (LABELS[1] + 1) % knowledge.logits.shape[1]] += 9  # … and wrong about this one
+    knowledge.logits[links[1], (LABELS[1] + 1) % knowledge.logits.shape[1]] += (
+        9  # … and wrong about this one
+    )
     losses = {name: float(value.detach()) for name, value in method(batch, knowledge).items()}
     output = method.student(batch)
     extras = output.extras
     every, seen = range(6), [i for i in range(6) if SEEN[i]]
     known = [i for i in every if links[i] >= 0 and (mask == "all" or LABELS[i] != 0)]
-    said = {i: max(enumerate(knowledge.logits[links[i]].tolist()), key=lambda pair: pair[1])[0] for i in known}
+    said = {
+        i: max(enumerate(knowledge.logits[links[i]].tolist()), key=lambda pair: pair[1])[0]
+        for i in known
+    }
     if mask == "right":
         known = [i for i in known if said[i] == LABELS[i]]
         assert 0 in known and 1 not in known
     kl, alike = 0.0, Counter(said[i] for i in known)
-    share = {i: 1 / len(known) if kl_mean == "voxels" else 1 / (len(alike) * alike[said[i]]) for i in known}
+    share = {
+        i: 1 / len(known) if kl_mean == "voxels" else 1 / (len(alike) * alike[said[i]])
+        for i in known
+    }
     for i in known:
         p = softmax(knowledge.logits[links[i]].double().tolist(), temperature)
         q = softmax(output.logits[i].double().tolist(), temperature)
         kl += sum(a * math.log(a / b) for a, b in zip(p, q)) * share[i]
-    single_cell = knowledge.stages[0].feats[0]  # one cell: interpolation returns its features everywhere
+    single_cell = knowledge.stages[0].feats[
+        0
+    ]  # one cell: interpolation returns its features everywhere
     with torch.no_grad():
         adapted = method.adapt_layer(extras["stage4_points"])
     expected = {
@@ -166,7 +195,10 @@ def test_features_are_scaled_to_their_range_on_both_sides() -> None:
     with torch.no_grad():
         a = method.adapt_layer(method.student(batch).extras["stage4_points"]).double()
     b = knowledge.stages[0].feats[0].double().expand(6, -1)
-    scaled = [(x - x.amin(1, keepdim=True)) / (x.amax(1, keepdim=True) - x.amin(1, keepdim=True)) for x in (a, b)]
+    scaled = [
+        (x - x.amin(1, keepdim=True)) / (x.amax(1, keepdim=True) - x.amin(1, keepdim=True))
+        for x in (a, b)
+    ]
     assert loss == pytest.approx(float((scaled[0] - scaled[1]).square().mean()), rel=1e-4)
 
 
@@ -218,7 +250,9 @@ def test_coincident_points_share_the_teachers_voxel() -> None:
 
 def test_other_scans_are_refused() -> None:
     knowledge = make_knowledge([0, 1], 2)
-    other = Knowledge(("other",), knowledge.coords, knowledge.keyframe_voxels, knowledge.logits, knowledge.stages)
+    other = Knowledge(
+        ("other",), knowledge.coords, knowledge.keyframe_voxels, knowledge.logits, knowledge.stages
+    )
     with pytest.raises(UserError, match="different scans"):
         other.rows_for(make_batch([1, 2], None))
 
@@ -227,7 +261,9 @@ def test_lidar_only_student_and_terms_switched_off() -> None:
     method = make_method(Student(images=False), w_kl=0, w_feat=0)
     assert not method.needs_teacher and method.adapt_layer is None
     assert method(make_batch(LABELS, None), None).keys() == {"ce"}
-    assert make_method(w_pixel=0, w_align=0, w_kl=0, w_feat=0)(make_batch(LABELS, SEEN), None).keys() == {"ce"}
+    assert make_method(w_pixel=0, w_align=0, w_kl=0, w_feat=0)(
+        make_batch(LABELS, SEEN), None
+    ).keys() == {"ce"}
 
 
 def test_adapt_layer_belongs_to_training_only() -> None:

@@ -103,13 +103,18 @@ class Maker:
         self.norm_conv("pix_branch.pool.last", 254, 128)
         skips = (64, 128, 256) if back else (256, 128, 64)
         for i, skip in enumerate(skips):
-            blocks = [(f"pix_branch.up.{i}.lateral", skip, 128, 1), (f"pix_branch.up.{i}.out", 128, 128, 3)]
+            blocks = [
+                (f"pix_branch.up.{i}.lateral", skip, 128, 1),
+                (f"pix_branch.up.{i}.out", 128, 128, 3),
+            ]
             for path, cin, cout, kernel in reversed(blocks) if swapped else blocks:
                 self.norm_conv(path, cin, cout, kernel)
 
     def fusion(self, i: int, ic: int, pc: int) -> None:
         gate = f"c2l_fusion_blocks.{i}.ai_layer"
-        self.dense(f"{gate}.conv1.0", ic, pc, 1)  # a convolution over points is the linear layer it is
+        self.dense(
+            f"{gate}.conv1.0", ic, pc, 1
+        )  # a convolution over points is the linear layer it is
         self.norm(f"{gate}.conv1.1", pc)
         self.norm(f"{gate}.fc1.0", ic)
         self.dense(f"{gate}.fc1.2", ic, pc // 4)

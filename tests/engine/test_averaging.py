@@ -154,7 +154,9 @@ def test_a_run_begins_with_another_ones_weights(config, checkpoint, tmp_path) ->
 
 def test_a_run_goes_on_from_its_own_checkpoint(config, checkpoint, tmp_path) -> None:
     (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "manifest.json").write_text('{"step-00000001.pt": {"sha256": "0", "step": 1}}')
+    (tmp_path / "checkpoints" / "manifest.json").write_text(
+        '{"step-00000001.pt": {"sha256": "0", "step": 1}}'
+    )
     tuned = make(config, tmp_path, "--train.init_from", str(checkpoint)).model.state_dict()
     first = torch.load(checkpoint, weights_only=True)["model"]
     assert not torch.equal(tuned["classifier_vox.0.weight"], first["classifier_vox.0.weight"])
@@ -163,7 +165,10 @@ def test_a_run_goes_on_from_its_own_checkpoint(config, checkpoint, tmp_path) -> 
 @pytest.mark.parametrize(
     ("overrides", "what"),
     [
-        (["--train.init_skip", "[haed.]"], r"train.init_skip: no weight's name begins with 'haed.'.*classifier_vox"),
+        (
+            ["--train.init_skip", "[haed.]"],
+            r"train.init_skip: no weight's name begins with 'haed.'.*classifier_vox",
+        ),
         (["--model.cr", "0.5"], r"another model: .* of another shape"),
     ],
 )
@@ -180,26 +185,35 @@ class Student(nn.Linear):
 
 def test_a_method_takes_what_learned_beside_the_student(tmp_path) -> None:
     def method() -> MSFSKD:
-        made = MSFSKD(MSFSKD.Config(name="2dpass", mode="baseline"), Student(2, 3), None, CrossEntropyLovasz())
+        made = MSFSKD(
+            MSFSKD.Config(name="2dpass", mode="baseline"), Student(2, 3), None, CrossEntropyLovasz()
+        )
         made.image = nn.Linear(2, 2)
         return made
 
     first, path = method(), tmp_path / "checkpoint.pt"
-    torch.save({"model": first.student.state_dict(), "training_only": {"image.weight": torch.ones(2, 2)}}, path)
+    torch.save(
+        {"model": first.student.state_dict(), "training_only": {"image.weight": torch.ones(2, 2)}},
+        path,
+    )
     with pytest.raises(UserError, match=r"1 missing \(image.bias\)"):
         start_from(method(), path)
     beside = {key: value for key, value in first.state_dict().items() if key.startswith("image.")}
     torch.save({"model": first.student.state_dict(), "training_only": beside}, path)
     second = method()
     start_from(second, path)
-    assert all(torch.equal(value, first.state_dict()[key]) for key, value in second.state_dict().items())
+    assert all(
+        torch.equal(value, first.state_dict()[key]) for key, value in second.state_dict().items()
+    )
     third = method()
     before = copy.deepcopy(third.state_dict())
     start_from(third, path, ["image.", "bias"])
     assert torch.equal(third.student.weight, first.student.weight)
     for key in ("image.weight", "image.bias", "student.bias"):
         assert torch.equal(third.state_dict()[key], before[key])
-    torch.save({"model": first.student.state_dict(), "training_only": {}}, path)  # of a run with labels alone
+    torch.save(
+        {"model": first.student.state_dict(), "training_only": {}}, path
+    )  # of a run with labels alone
     fourth = method()
     start_from(fourth, path)
     assert torch.equal(fourth.student.weight, first.student.weight)

@@ -77,16 +77,27 @@ def test_command_prints_one_paragraph_and_exits_with_2(config, tmp_path):
 
 
 def test_bad_scan_of_a_silent_rank_is_shown(config, tmp_path):
-    damage(config, "009.bin", b"\0" * 5)  # of the three scans of the val split, the one that rank 1 reads first
+    damage(
+        config, "009.bin", b"\0" * 5
+    )  # of the three scans of the val split, the one that rank 1 reads first
     folder = Path(sys.executable).parent
-    job = [sys.executable, "train_teacher.py", str(config), "--run-dir", str(tmp_path), "--num_epochs", "1"]
+    job = [
+        sys.executable,
+        "train_teacher.py",
+        str(config),
+        "--run-dir",
+        str(tmp_path),
+        "--num_epochs",
+        "1",
+    ]
     result = subprocess.run(
         [folder / "torchpack", "dist-run", "-np", "2", *job, "--batch_size", "1"],
         cwd=REPO,
         capture_output=True,
         text=True,
         timeout=120,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"},
+        env=os.environ
+        | {"OMP_NUM_THREADS": "1", "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"},
     )
     assert result.returncode == 2, result.stdout + result.stderr
     assert "[rank 1]" in result.stdout and "009.bin" in result.stdout
@@ -96,12 +107,17 @@ def test_checkpoint_of_another_model(config, tmp_path):
     run(config, tmp_path / "run")
     best = tmp_path / "run" / "checkpoints" / "max-iou-val-vox.pt"
     with pytest.raises(UserError, match=r"another model: .*vox_downs.*model.cr|config.yaml"):
-        evaluate_checkpoint(World(), load_config(config, ["--model.cr", "0.5"]), best, tmp_path / "other")
+        evaluate_checkpoint(
+            World(), load_config(config, ["--model.cr", "0.5"]), best, tmp_path / "other"
+        )
     labels = tmp_path / "labels.yaml"
     labels.write_text("classes: [ignore, road, car, wall]\nmap: {0: 0, 40: 1, 10: 2, 50: 3}\n")
     with pytest.raises(UserError, match="other classes"):
         evaluate_checkpoint(
-            World(), load_config(config, ["--dataset.label_space", str(labels)]), best, tmp_path / "other"
+            World(),
+            load_config(config, ["--dataset.label_space", str(labels)]),
+            best,
+            tmp_path / "other",
         )
 
 
@@ -113,10 +129,21 @@ def test_other_configuration_in_the_same_run_folder(config, tmp_path):
 
 def test_nan_loss_stops_and_writes_the_tokens(config, tmp_path):
     with pytest.raises(UserError, match="not finite"):
-        run(config, tmp_path / "run", "--optimizer.lr", "1e30", "--optimizer.name", "sgd", "--train.grad_clip", "1e30")
+        run(
+            config,
+            tmp_path / "run",
+            "--optimizer.lr",
+            "1e30",
+            "--optimizer.name",
+            "sgd",
+            "--train.grad_clip",
+            "1e30",
+        )
     record = json.loads((tmp_path / "run" / "nonfinite.json").read_text())
     assert len(record["tokens_by_rank"][0]) == 2
-    step = max(e["step"] for e in CheckpointStore(tmp_path / "run" / "checkpoints").manifest().values())
+    step = max(
+        e["step"] for e in CheckpointStore(tmp_path / "run" / "checkpoints").manifest().values()
+    )
     assert step < record["step"]
 
 

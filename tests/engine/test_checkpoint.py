@@ -80,8 +80,19 @@ def test_manifest_names_every_file_with_its_hash_and_step(store: CheckpointStore
 def test_the_two_newest_states_and_the_best_are_kept(store: CheckpointStore) -> None:
     for step in range(1, 6):
         store.save(state(step), best="max-iou" if step == 2 else None)
-    assert files(store) == ["last.pt", "manifest.json", "max-iou.pt", "step-00000004.pt", "step-00000005.pt"]
-    assert sorted(store.manifest()) == ["last.pt", "max-iou.pt", "step-00000004.pt", "step-00000005.pt"]
+    assert files(store) == [
+        "last.pt",
+        "manifest.json",
+        "max-iou.pt",
+        "step-00000004.pt",
+        "step-00000005.pt",
+    ]
+    assert sorted(store.manifest()) == [
+        "last.pt",
+        "max-iou.pt",
+        "step-00000004.pt",
+        "step-00000005.pt",
+    ]
     assert read_checkpoint(store.folder / "max-iou.pt")["global_step"] == 2
     assert read_checkpoint(store.folder / "last.pt")["global_step"] == 5
 
@@ -89,10 +100,14 @@ def test_the_two_newest_states_and_the_best_are_kept(store: CheckpointStore) -> 
 def test_links_cost_no_disk_and_a_better_best_replaces_the_old(store: CheckpointStore) -> None:
     store.save(state(1), best="max-iou")
     path = store.save(state(2), best="max-iou")
-    assert (store.folder / "last.pt").samefile(path) and (store.folder / "max-iou.pt").samefile(path)
+    assert (store.folder / "last.pt").samefile(path) and (store.folder / "max-iou.pt").samefile(
+        path
+    )
 
 
-def test_file_system_without_hard_links(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_system_without_hard_links(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_: object) -> None:
         raise OSError("no links here")
 
@@ -140,7 +155,9 @@ def test_whole_newest_says_nothing(store: CheckpointStore, warnings: list[str]) 
 def test_all_damaged(store: CheckpointStore) -> None:
     truncate(store.save(state(1)))
     truncate(store.save(state(2)))
-    with pytest.raises(UserError, match=r"step-00000002\.pt is damaged.*step-00000001\.pt is damaged") as caught:
+    with pytest.raises(
+        UserError, match=r"step-00000002\.pt is damaged.*step-00000001\.pt is damaged"
+    ) as caught:
         store.newest()
     assert "--run-dir" in caught.value.cure
 
@@ -157,7 +174,9 @@ def test_training_goes_on_after_damage(store: CheckpointStore) -> None:
 # --- kills ----------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("call", [1, 2, 3, 4])  # step file, last.pt, best, manifest
-def test_kill_at_any_rename_leaves_a_state_to_load(store, monkeypatch, call: int, after: bool) -> None:
+def test_kill_at_any_rename_leaves_a_state_to_load(
+    store, monkeypatch, call: int, after: bool
+) -> None:
     store.save(state(1))
     store.save(state(2))
     replace, count = os.replace, [0]
@@ -221,7 +240,9 @@ class Trap:
 def test_untrusted_pickle_never_runs(tmp_path: Path, zipped: bool) -> None:
     path, marker = tmp_path / "evil.pt", tmp_path / "marker"
     torch.save({"model": {}, "x": Trap(marker)}, path, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(UserError, match=r"evil\.pt: this checkpoint is damaged, cut short, or not made by"):
+    with pytest.raises(
+        UserError, match=r"evil\.pt: this checkpoint is damaged, cut short, or not made by"
+    ):
         read_checkpoint(path)
     assert not marker.exists()
     torch.load(path, weights_only=False)
@@ -242,7 +263,9 @@ def test_file_that_is_no_checkpoint(tmp_path: Path, content: bytes) -> None:
 def test_random_damage_is_always_a_user_error_or_harmless(tmp_path: Path) -> None:
     path = tmp_path / "odd.pt"
     plain = {"model": {"w": [1.5, 2]}, "best": ("a", None, True), "step": 70000}
-    torch.save(plain, path, _use_new_zipfile_serialization=False)  # no checksums: the unpickler sees the damage
+    torch.save(
+        plain, path, _use_new_zipfile_serialization=False
+    )  # no checksums: the unpickler sees the damage
     good, rng = path.read_bytes(), random.Random(0)
     refused = 0
     for _ in range(150):
@@ -272,8 +295,13 @@ def net(width: int = 3) -> nn.Module:
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_load_weights(prefix: str) -> None:
     source, target = net(), net()
-    load_weights(target, {prefix + key: value for key, value in source.state_dict().items()}, "somewhere")
-    assert all(torch.equal(a, b) for a, b in zip(source.state_dict().values(), target.state_dict().values()))
+    load_weights(
+        target, {prefix + key: value for key, value in source.state_dict().items()}, "somewhere"
+    )
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(source.state_dict().values(), target.state_dict().values())
+    )
 
 
 def test_load_weights_names_what_does_not_fit_and_changes_nothing() -> None:
@@ -293,13 +321,21 @@ def test_load_weights_names_what_does_not_fit_and_changes_nothing() -> None:
 
 
 def test_long_lists_of_keys_are_cut() -> None:
-    with pytest.raises(UserError, match=re.escape("7 missing (0.bias, 0.weight, 1.bias and 4 more)")):
+    with pytest.raises(
+        UserError, match=re.escape("7 missing (0.bias, 0.weight, 1.bias and 4 more)")
+    ):
         load_weights(net(), {}, "empty.pt")
 
 
 # --- random generators ----------------------------------------------------------------------------------------------
 def draw() -> tuple:
-    return random.random(), random.gauss(0, 1), np.random.rand(), np.random.randn(), torch.rand(2).tolist()
+    return (
+        random.random(),
+        random.gauss(0, 1),
+        np.random.rand(),
+        np.random.randn(),
+        torch.rand(2).tolist(),
+    )
 
 
 def test_random_state_round_trip_through_a_file(store: CheckpointStore) -> None:

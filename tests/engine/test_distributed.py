@@ -51,9 +51,16 @@ SLURM = {
         {"PATH": "/bin"},
         {"OMPI_COMM_WORLD_SIZE": "1"},
         TORCHRUN | {"WORLD_SIZE": "1", "RANK": "0"},
-        {"RANK": "1", "WORLD_SIZE": "2"},  # half of torchrun's variables, as some shells leave behind
+        {
+            "RANK": "1",
+            "WORLD_SIZE": "2",
+        },  # half of torchrun's variables, as some shells leave behind
         SLURM | {"SLURM_STEP_NUM_TASKS": "1"},
-        {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8", "SLURM_PROCID": "0"},  # in sbatch's script, outside any srun
+        {
+            "SLURM_JOB_ID": "7",
+            "SLURM_NTASKS": "8",
+            "SLURM_PROCID": "0",
+        },  # in sbatch's script, outside any srun
     ],
 )
 def test_one_process(environment: dict[str, str]) -> None:
@@ -74,12 +81,17 @@ def test_srun_over_several_nodes() -> None:
 
 
 def test_srun_with_a_meeting_point_of_ones_own() -> None:
-    assert detect(SLURM | {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "4000"}).init_method == "tcp://10.0.0.1:4000"
+    assert (
+        detect(SLURM | {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "4000"}).init_method
+        == "tcp://10.0.0.1:4000"
+    )
 
 
 def test_srun_with_the_job_variables_only() -> None:
     old = {"SLURM_NTASKS": "4", "SLURM_NNODES": "1", "SLURM_NODELIST": "n1", "SLURM_JOB_ID": "1"}
-    environment = {key: SLURM[key] for key in ("SLURM_STEP_ID", "SLURM_PROCID", "SLURM_LOCALID")} | old
+    environment = {
+        key: SLURM[key] for key in ("SLURM_STEP_ID", "SLURM_PROCID", "SLURM_LOCALID")
+    } | old
     assert detect(environment) == World(6, 4, 1, 4, "slurm", "tcp://n1:20001")
 
 
@@ -139,7 +151,9 @@ def _worker(rank: int, address: str, folder: str) -> None:
     received: list = []
     relay = ErrorRelay(world, lambda text, code: received.append([text, code]))
     dist.barrier()
-    result["taken"] = relay.send("scan 7 is damaged\nsecond line", 2) if rank == 1 else relay.send("own", 2)
+    result["taken"] = (
+        relay.send("scan 7 is damaged\nsecond line", 2) if rank == 1 else relay.send("own", 2)
+    )
     if rank == 0:
         deadline = time.monotonic() + 10
         while not received and time.monotonic() < deadline:
@@ -159,7 +173,9 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
-    mp.start_processes(_worker, (address, str(folder)), nprocs=2, start_method="fork")  # spawning imports torch anew
+    mp.start_processes(
+        _worker, (address, str(folder)), nprocs=2, start_method="fork"
+    )  # spawning imports torch anew
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 

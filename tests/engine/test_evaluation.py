@@ -142,7 +142,12 @@ def test_score_by_hand(on_cpu: World) -> None:
     network = Fixed([one_hot([1]), one_hot([2, 1])]).train()
     seen = []
     score, totals, skipped = score_network(
-        network, loader, 4, on_cpu, contextlib.nullcontext, lambda batch, predicted: seen.append(predicted.tolist())
+        network,
+        loader,
+        4,
+        on_cpu,
+        contextlib.nullcontext,
+        lambda batch, predicted: seen.append(predicted.tolist()),
     )
     assert totals["scans"] == 2 and totals["points"] == 5 and totals["seconds"] >= 0
     assert skipped == ["scan1x: cut short"] and loader.epoch == (1, 0)

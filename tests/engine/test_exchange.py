@@ -10,7 +10,15 @@ import pytest
 import torch
 import yaml
 from loguru import logger
-from published_weights import IMAGE, Maker, Weights, prefixed, student_weights, teacher_weights, widths
+from published_weights import (
+    IMAGE,
+    Maker,
+    Weights,
+    prefixed,
+    student_weights,
+    teacher_weights,
+    widths,
+)
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -30,7 +38,11 @@ TEACHER = {"name": "spvcnn_spformer", "cr": CR, "legacy_quant": True, "window_or
 STUDENT = {
     "name": "lidar_camera",
     "lidar": TEACHER,
-    "image": {"encoder": "resnet18", "normalize": "none", "weights": "/nowhere/someone/resnet18.pth"},
+    "image": {
+        "encoder": "resnet18",
+        "normalize": "none",
+        "weights": "/nowhere/someone/resnet18.pth",
+    },
 }
 
 
@@ -46,7 +58,16 @@ def tree(model: dict, **more) -> dict:
 
 def save(weights: Weights, path: Path) -> Path:
     """A checkpoint with what else the original trainer writes."""
-    torch.save({"model": weights, "scaler": {}, "optimizer": {"state": {}}, "epoch_num": 25, "global_step": 7}, path)
+    torch.save(
+        {
+            "model": weights,
+            "scaler": {},
+            "optimizer": {"state": {}},
+            "epoch_num": 25,
+            "global_step": 7,
+        },
+        path,
+    )
     return path
 
 
@@ -60,7 +81,9 @@ def logits(config: dict, weights: Weights) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def stage1(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Weights]:
     weights = teacher_weights(CR)
-    return save(prefixed(weights, "module."), tmp_path_factory.mktemp("stage1") / "max-iou-val-vox.pt"), weights
+    return save(
+        prefixed(weights, "module."), tmp_path_factory.mktemp("stage1") / "max-iou-val-vox.pt"
+    ), weights
 
 
 @pytest.fixture(scope="module")
@@ -83,13 +106,19 @@ def test_teacher_of_a_stage_1_file(stage1, tmp_path, warnings) -> None:
     source, weights = stage1
     import_weights(source, Config(tree(TEACHER)), tmp_path / "teacher.pt")
     state = read_checkpoint(tmp_path / "teacher.pt")
-    assert state["model"].keys() == weights.keys() and state["training_only"] == {} and warnings == []
+    assert (
+        state["model"].keys() == weights.keys() and state["training_only"] == {} and warnings == []
+    )
     assert all(torch.equal(state["model"][key], value) for key, value in weights.items())
     assert state["identity"]["fingerprint"] == NUSCENES.fingerprint
     teacher = load_teacher(
-        Config(tree(TEACHER, teacher_pretrain=str(tmp_path / "teacher.pt"))), NUSCENES, torch.device("cpu")
+        Config(tree(TEACHER, teacher_pretrain=str(tmp_path / "teacher.pt"))),
+        NUSCENES,
+        torch.device("cpu"),
     )
-    assert teacher.data.voxel_size == 0.1 and not any(p.requires_grad for p in teacher.network.parameters())
+    assert teacher.data.voxel_size == 0.1 and not any(
+        p.requires_grad for p in teacher.network.parameters()
+    )
 
 
 def test_teacher_of_a_stage_2_file(stage2, tmp_path) -> None:
@@ -135,7 +164,9 @@ def test_student_of_a_stage_2_file(stage2, tmp_path, warnings) -> None:
     assert all(torch.equal(state["training_only"][key], value) for key, value in adapter.items())
     assert len(state["model"]) == len(weights) - 7 and warnings == []
     values = sum(value.double().sum() for value in state["model"].values())
-    assert torch.isclose(values, sum(v.double().sum() for k, v in weights.items() if k not in adapter))
+    assert torch.isclose(
+        values, sum(v.double().sum() for k, v in weights.items() if k not in adapter)
+    )
 
 
 def test_gates_whose_two_sides_are_equally_wide() -> None:
@@ -149,11 +180,18 @@ def test_gates_whose_two_sides_are_equally_wide() -> None:
     renamed = rename(weights, network)
     for i in range(4):
         path = f"c2l_fusion_blocks.{i}.ai_layer"
-        for ours, theirs in (("norm", "fc1.0"), ("fc1", "fc1.2"), ("fc2", "fc2"), ("conv1.1", "conv1.1")):
+        for ours, theirs in (
+            ("norm", "fc1.0"),
+            ("fc1", "fc1.2"),
+            ("fc2", "fc2"),
+            ("conv1.1", "conv1.1"),
+        ):
             assert torch.equal(renamed[f"{path}.{ours}.weight"], weights[f"{path}.{theirs}.weight"])
 
 
-@pytest.mark.parametrize("order", [{"swapped": True}, {"back": True}, {"swapped": True, "back": True}])
+@pytest.mark.parametrize(
+    "order", [{"swapped": True}, {"back": True}, {"swapped": True, "back": True}]
+)
 def test_decoder_in_another_order(order, tmp_path) -> None:
     weights = student_weights(CR, 1.0, **order)
     source = save(prefixed(weights, "model_s."), tmp_path / "student.pth")
@@ -165,7 +203,10 @@ def test_decoder_in_another_order(order, tmp_path) -> None:
 
 
 def test_settings_tensors_cannot_show_are_named(stage2, tmp_path, warnings) -> None:
-    plain = STUDENT | {"lidar": {"name": "spvcnn_spformer", "cr": CR}, "image": {"encoder": "resnet18"}}
+    plain = STUDENT | {
+        "lidar": {"name": "spvcnn_spformer", "cr": CR},
+        "image": {"encoder": "resnet18"},
+    }
     import_weights(stage2[0], Config(tree(plain)), tmp_path / "student.pt")
     assert len(warnings) == 1
     for setting in (
@@ -192,7 +233,10 @@ def faulty(weights: Weights, fault: str) -> Weights:
 @pytest.mark.parametrize(
     ("fault", "named"),
     [
-        ("missing", r"2 missing \(c2l_fusion_blocks.1.ai_layer.fc3.bias, lidar.vox_downs.1.0.net.0.kernel\)"),
+        (
+            "missing",
+            r"2 missing \(c2l_fusion_blocks.1.ai_layer.fc3.bias, lidar.vox_downs.1.0.net.0.kernel\)",
+        ),
         ("left over", r"1 unknown \(extra_head.0.weight\)"),
         ("left over in the gate", r"1 unknown \(c2l_fusion_blocks.1.ai_layer.fc9.weight\)"),
         ("decoder", r"missing \(pix_branch.decoder.*unknown \(pix_branch"),
@@ -206,13 +250,17 @@ def test_nothing_may_be_missing_or_left_over(fault, named, stage2, tmp_path) -> 
 
 
 def test_another_width_is_refused(stage1, tmp_path) -> None:
-    with pytest.raises(UserError, match=r"of another shape \(classifier_vox.0.weight is \(17, 48\)"):
+    with pytest.raises(
+        UserError, match=r"of another shape \(classifier_vox.0.weight is \(17, 48\)"
+    ):
         import_weights(stage1[0], Config(tree(TEACHER | {"cr": 1.0})), tmp_path / "out.pt")
 
 
 def test_other_classes_are_refused(stage1, tmp_path) -> None:
     kitti = tree(TEACHER) | {"dataset": {"name": "semantickitti", "root": "/nowhere"}}
-    with pytest.raises(UserError, match=r"classifier_vox.0.bias is \(17,\) in the file and \(20,\)"):
+    with pytest.raises(
+        UserError, match=r"classifier_vox.0.bias is \(17,\) in the file and \(20,\)"
+    ):
         import_weights(stage1[0], Config(kitti), tmp_path / "out.pt")
 
 
@@ -254,7 +302,11 @@ def trained(stage2, tmp_path_factory) -> Path:
     run = tmp_path_factory.mktemp("run")
     path = run / "checkpoints" / "max-iou-val-vox.pt"
     state = import_weights(stage2[0], Config(config), path)
-    state["identity"]["teacher"] = {"sha256": "ab" * 32, "checkpoint": "/nowhere/someone/teacher.pt", "config": {}}
+    state["identity"]["teacher"] = {
+        "sha256": "ab" * 32,
+        "checkpoint": "/nowhere/someone/teacher.pt",
+        "config": {},
+    }
     torch.save(state, path)
     return run
 
@@ -269,7 +321,10 @@ def test_round_trip_of_a_student(trained, tmp_path, warnings) -> None:
     assert names == before["model"].keys(), "the deployed network alone"
     assert about["fingerprint"] == NUSCENES.fingerprint and about["classes"][4] == "car"
     assert about["teacher_sha256"] == "ab" * 32 and len(about["source_sha256"]) == 64
-    assert about["config"]["dataset"]["root"] == "nuscenes" and about["config"]["model"]["lidar"] == TEACHER
+    assert (
+        about["config"]["dataset"]["root"] == "nuscenes"
+        and about["config"]["model"]["lidar"] == TEACHER
+    )
     assert b"/nowhere" not in out.read_bytes()
 
     state = import_weights(out, Config(tree(STUDENT)), tmp_path / "back.pt")
@@ -289,11 +344,17 @@ def test_lidar_network_of_a_student(trained, tmp_path) -> None:
         export_weights(trained, tmp_path / "lidar.safetensors", lidar_only=True)
     apart = STUDENT | {"lidar": {"name": "minkunet", "cr": 0.25}, "c2l": False}
     student = build_model(Config({"model": apart}), 17, pretrained=False)
-    identity = {"config": tree(apart), "classes": list(NUSCENES.classes), "fingerprint": NUSCENES.fingerprint}
+    identity = {
+        "config": tree(apart),
+        "classes": list(NUSCENES.classes),
+        "fingerprint": NUSCENES.fingerprint,
+    }
     torch.save({"model": student.state_dict(), "identity": identity}, tmp_path / "apart.pt")
     about = export_weights(tmp_path / "apart.pt", tmp_path / "lidar.safetensors", lidar_only=True)
     assert about["config"]["model"] == apart["lidar"] and about["config"]["data"]["images"] is False
-    alone = import_weights(tmp_path / "lidar.safetensors", Config(tree(apart["lidar"])), tmp_path / "lidar.pt")
+    alone = import_weights(
+        tmp_path / "lidar.safetensors", Config(tree(apart["lidar"])), tmp_path / "lidar.pt"
+    )
     assert torch.equal(logits(apart["lidar"], alone["model"]), logits(apart, student.state_dict()))
 
 
@@ -302,7 +363,10 @@ def test_options_that_shapes_do_not_show_are_compared(trained, tmp_path, warning
     config = Config(tree(STUDENT | {"overlap": "mean"}, data={"voxel_size": 0.05, "augment": None}))
     import_weights(tmp_path / "s.safetensors", config, tmp_path / "back.pt")
     assert len(warnings) == 1 and "augment" not in warnings[0]
-    assert "data.voxel_size was 0.1 and is 0.05" in warnings[0] and "model.overlap was 'not set'" in warnings[0]
+    assert (
+        "data.voxel_size was 0.1 and is 0.05" in warnings[0]
+        and "model.overlap was 'not set'" in warnings[0]
+    )
 
 
 def exported(path: Path, **about) -> Path:
@@ -312,7 +376,11 @@ def exported(path: Path, **about) -> Path:
 
 
 def test_refused_files(tmp_path) -> None:
-    kitti = {"config": tree(TEACHER), "classes": list(SEMANTICKITTI.classes), "fingerprint": SEMANTICKITTI.fingerprint}
+    kitti = {
+        "config": tree(TEACHER),
+        "classes": list(SEMANTICKITTI.classes),
+        "fingerprint": SEMANTICKITTI.fingerprint,
+    }
     cut = exported(tmp_path / "cut.safetensors", **kitti)
     cut.write_bytes(cut.read_bytes()[:-3])
     cases = [

@@ -8,7 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from core.engine.run.optim import OptimizerConfig, SchedulerConfig, build_optimizer, build_scheduler, lr_factor
+from core.engine.run.optim import (
+    OptimizerConfig,
+    SchedulerConfig,
+    build_optimizer,
+    build_scheduler,
+    lr_factor,
+)
 from core.errors import UserError
 
 
@@ -42,7 +48,11 @@ class Net(nn.Module):
         ({"name": "cosine_warmup", "warmup_steps": 10}, 9, 1.0),
         ({"name": "cosine_warmup", "warmup_steps": 10}, 10, 1.0),
         ({"name": "cosine_warmup", "warmup_steps": 10}, 60, 0.5),  # half a period after the warm-up
-        ({"name": "cosine_warmup", "warmup_steps": 10}, 100, 0.5 * (1 + cos(pi * 0.9))),  # the period stays T
+        (
+            {"name": "cosine_warmup", "warmup_steps": 10},
+            100,
+            0.5 * (1 + cos(pi * 0.9)),
+        ),  # the period stays T
         ({"name": "poly"}, 0, 1.0),
         ({"name": "poly", "power": 0.9}, 50, (51 / 101) ** 0.9),
         ({"name": "poly", "power": 2.0}, 100, (1 / 101) ** 2),
@@ -86,15 +96,21 @@ def test_scheduler_continues_from_its_state() -> None:
 @pytest.mark.parametrize("steps", [5, 4])
 def test_warmup_must_end_before_the_training(steps: int) -> None:
     optimizer = build_optimizer(OptimizerConfig(), Net())
-    with pytest.raises(UserError, match=rf"warmup_steps is 5, but the training has {steps} optimiser steps"):
+    with pytest.raises(
+        UserError, match=rf"warmup_steps is 5, but the training has {steps} optimiser steps"
+    ):
         build_scheduler(SchedulerConfig(warmup_steps=5), optimizer, steps)
-    build_scheduler(SchedulerConfig(name="poly", warmup_steps=5), optimizer, steps)  # has no warm-up
+    build_scheduler(
+        SchedulerConfig(name="poly", warmup_steps=5), optimizer, steps
+    )  # has no warm-up
 
 
 # --- optimisers -----------------------------------------------------------------------------------------------------
 def test_lr_scale_groups() -> None:
     net = Net()
-    optimizer = build_optimizer(OptimizerConfig(lr=0.5, lr_scale={"block": 0.1, "head.bias": 2.0}), net)
+    optimizer = build_optimizer(
+        OptimizerConfig(lr=0.5, lr_scale={"block": 0.1, "head.bias": 2.0}), net
+    )
     groups = {group["lr"]: {id(p) for p in group["params"]} for group in optimizer.param_groups}
     assert groups == {
         0.5: {id(p) for p in (*net.stem.parameters(), net.head.weight)},
@@ -104,12 +120,16 @@ def test_lr_scale_groups() -> None:
 
 
 def test_first_matching_pattern_counts() -> None:
-    optimizer = build_optimizer(OptimizerConfig(lr=1.0, lr_scale={"head": 0.5, "head.bias": 0.1}), Net())
+    optimizer = build_optimizer(
+        OptimizerConfig(lr=1.0, lr_scale={"head": 0.5, "head.bias": 0.1}), Net()
+    )
     assert sorted(group["lr"] for group in optimizer.param_groups) == [0.5, 1.0]
 
 
 def test_pattern_without_a_parameter() -> None:
-    with pytest.raises(UserError, match=r"optimizer\.lr_scale: no trainable parameter's name contains 'blokc'"):
+    with pytest.raises(
+        UserError, match=r"optimizer\.lr_scale: no trainable parameter's name contains 'blokc'"
+    ):
         build_optimizer(OptimizerConfig(lr_scale={"blokc": 0.1}), Net())
 
 
@@ -140,7 +160,10 @@ def test_frozen_parameters_are_left_out() -> None:
 def test_steps_equal_torch(config: dict, make) -> None:
     """Two steps, so that momenta count."""
     ours, theirs = Net(), Net()
-    optimizers = build_optimizer(OptimizerConfig(lr=0.1, weight_decay=0.01, **config), ours), make(theirs.parameters())
+    optimizers = (
+        build_optimizer(OptimizerConfig(lr=0.1, weight_decay=0.01, **config), ours),
+        make(theirs.parameters()),
+    )
     x = torch.randn(8, 3, generator=torch.Generator().manual_seed(1))
     start = ours.stem.weight.detach().clone()
     for net, optimizer in zip((ours, theirs), optimizers):
@@ -153,7 +176,9 @@ def test_steps_equal_torch(config: dict, make) -> None:
         torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("values", [{"lr": 0}, {"momentum": 1.0}, {"weight_decay": -1}, {"name": "lion"}])
+@pytest.mark.parametrize(
+    "values", [{"lr": 0}, {"momentum": 1.0}, {"weight_decay": -1}, {"name": "lion"}]
+)
 def test_impossible_values_are_refused(values: dict) -> None:
     with pytest.raises(ValueError, match="validation error"):
         OptimizerConfig(**values)

@@ -55,7 +55,9 @@ def test_birds_eye_higher_points_cover_lower_ones(order: tuple[int, int]) -> Non
 def test_birds_eye_leaves_out_what_is_outside_or_not_finite() -> None:
     points = scene((50.5, 0, 0), (0, -51, 0), (np.nan, 1, 0), (np.inf, 0, 0))
     image = birds_eye(points, np.array([RED] * 4, np.uint8), extent=50, size=100)
-    np.testing.assert_array_equal(image, birds_eye(scene().reshape(0, 3), np.zeros((0, 3), np.uint8), 50, 100))
+    np.testing.assert_array_equal(
+        image, birds_eye(scene().reshape(0, 3), np.zeros((0, 3), np.uint8), 50, 100)
+    )
 
 
 def test_dots_shrink_with_density() -> None:
@@ -74,19 +76,30 @@ def test_error_colors() -> None:
 def test_camera_overlay_paints_visible_points_in_the_resized_image() -> None:
     image = np.full((200, 800, 3), 100, np.uint8)
     uv = np.array([[400.0, 100.0], [40.0, 40.0]], np.float32)
-    overlay = camera_overlay(image, uv, np.array([True, False]), np.array([RED, BLUE], np.uint8), width=400)
+    overlay = camera_overlay(
+        image, uv, np.array([True, False]), np.array([RED, BLUE], np.uint8), width=400
+    )
     assert overlay.shape == (100, 400, 3)
     rows, columns = where(overlay, RED)
     assert 50 in rows and 200 in columns and np.ptp(rows) < 5 and np.ptp(columns) < 5
-    assert where(overlay, (75, 75, 75))[0].size == 100 * 400 - len(rows)  # the photo, darkened; nothing blue
-    assert camera_overlay(image, uv, np.array([False, False]), np.zeros((2, 3), np.uint8), 5000).shape == (200, 800, 3)
+    assert where(overlay, (75, 75, 75))[0].size == 100 * 400 - len(
+        rows
+    )  # the photo, darkened; nothing blue
+    assert camera_overlay(
+        image, uv, np.array([False, False]), np.zeros((2, 3), np.uint8), 5000
+    ).shape == (200, 800, 3)
 
 
 def test_mismatched_lengths_are_refused() -> None:
     with pytest.raises(ValueError, match="2 points but 1 colours"):
         birds_eye(scene((0, 0, 0), (1, 1, 1)), np.zeros((1, 3), np.uint8))
     with pytest.raises(ValueError, match="expected one per point"):
-        camera_overlay(np.zeros((4, 4, 3), np.uint8), np.zeros((2, 2)), np.zeros(3, bool), np.zeros((2, 3), np.uint8))
+        camera_overlay(
+            np.zeros((4, 4, 3), np.uint8),
+            np.zeros((2, 2)),
+            np.zeros(3, bool),
+            np.zeros((2, 3), np.uint8),
+        )
 
 
 @pytest.mark.parametrize("colors", [5, 1000])
@@ -117,7 +130,10 @@ def test_legible_colors_stand_out_from_the_background(colors: np.ndarray) -> Non
 
 
 def test_side_by_side_holds_every_panel_and_legend_color() -> None:
-    panels = [("Truth", np.full((40, 150, 3), 90, np.uint8)), ("Prediction", np.full((40, 150, 3), 91, np.uint8))]
+    panels = [
+        ("Truth", np.full((40, 150, 3), 90, np.uint8)),
+        ("Prediction", np.full((40, 150, 3), 91, np.uint8)),
+    ]
     sheet = side_by_side(panels, [("car", RED), ("road", BLUE)])
     assert sheet.shape[1] == 2 * 150 + 3 * 12
     for value in (90, 91):

@@ -43,7 +43,11 @@ def checkpoint_of(config: Config, labels: LabelSpace, path: Path) -> Path:
     """Random weights whose normalisations have seen something, so that predictions vary."""
     torch.manual_seed(0)
     network = build_model(config, labels.num_classes, pretrained=False)
-    identity = {"fingerprint": labels.fingerprint, "classes": list(labels.classes), "config": config.tree}
+    identity = {
+        "fingerprint": labels.fingerprint,
+        "classes": list(labels.classes),
+        "config": config.tree,
+    }
     torch.save({"model": network.state_dict(), "training_only": {}, "identity": identity}, path)
     return path
 
@@ -73,8 +77,12 @@ def own(tmp_path: Path) -> Path:
     return folder
 
 
-def predict(world: Path, checkpoint: Path, source: object, out: Path, *overrides: str, **options) -> None:
-    predict_checkpoint(World(), load_config(world, overrides), checkpoint, str(source), out, **options)
+def predict(
+    world: Path, checkpoint: Path, source: object, out: Path, *overrides: str, **options
+) -> None:
+    predict_checkpoint(
+        World(), load_config(world, overrides), checkpoint, str(source), out, **options
+    )
 
 
 def scored(config: Config, checkpoint: Path, split: str) -> dict[str, np.ndarray]:
@@ -89,7 +97,12 @@ def scored(config: Config, checkpoint: Path, split: str) -> dict[str, np.ndarray
 
     network = trained_network(context, scans.labels, checkpoint)
     score_network(
-        network, context.loader(scans, training=False), scans.labels.num_classes, World(), context.autocast, keep
+        network,
+        context.loader(scans, training=False),
+        scans.labels.num_classes,
+        World(),
+        context.autocast,
+        keep,
     )
     return found
 
@@ -106,9 +119,13 @@ def test_split_of_a_folder_equals_the_evaluation(world, checkpoint, tmp_path, ca
     for token, classes in expected.items():
         raw = np.fromfile(tmp_path / "out" / f"{token}.label", "<u4")
         assert raw.tolist() == [SEMANTICKITTI.train_to_raw[c] for c in classes] and len(raw) == 699
-    assert len({int(c) for classes in expected.values() for c in classes}) > 1, "the network says more than one thing"
+    assert len({int(c) for classes in expected.values() for c in classes}) > 1, (
+        "the network says more than one thing"
+    )
     line = capsys.readouterr().out
-    assert line.startswith("3 scans predicted, ") and line.endswith(f" points/s, in {tmp_path / 'out'}\n")
+    assert line.startswith("3 scans predicted, ") and line.endswith(
+        f" points/s, in {tmp_path / 'out'}\n"
+    )
     about = json.loads((tmp_path / "out" / "classes.json").read_text())
     assert about["format"] == "semantickitti" and about["classes"][1] == {
         "name": "car", "color": [100, 150, 245], "id": 10,
@@ -118,7 +135,17 @@ def test_split_of_a_folder_equals_the_evaluation(world, checkpoint, tmp_path, ca
 def test_folder_of_scans(world, checkpoint, own, tmp_path) -> None:
     predict(world, checkpoint, own, tmp_path / "out", format="npy")
     expected = scored(
-        load_config(world, ["--dataset.root", str(own), "--dataset.labels", "null", "--dataset.split.val", "[0, 4]"]),
+        load_config(
+            world,
+            [
+                "--dataset.root",
+                str(own),
+                "--dataset.labels",
+                "null",
+                "--dataset.split.val",
+                "[0, 4]",
+            ],
+        ),
         checkpoint,
         "val",
     )
@@ -128,7 +155,9 @@ def test_folder_of_scans(world, checkpoint, own, tmp_path) -> None:
         assert written.dtype == np.uint8 and written.tolist() == classes.tolist()
         assert len(written) == len(read_points(own / f"{token}.bin", 4)) and written.min() > 0
     classes = json.loads((tmp_path / "out" / "classes.json").read_text())["classes"]
-    assert [c["id"] for c in classes] == list(range(20)), "train ids are written, and so they are listed"
+    assert [c["id"] for c in classes] == list(range(20)), (
+        "train ids are written, and so they are listed"
+    )
 
 
 def test_npy_scans_give_the_same_as_bin(world, checkpoint, own, tmp_path) -> None:
@@ -140,7 +169,9 @@ def test_npy_scans_give_the_same_as_bin(world, checkpoint, own, tmp_path) -> Non
         predict(world, checkpoint, source, tmp_path / out)
     names = files_in(tmp_path / "a")
     assert len(names) == 6 and names == files_in(tmp_path / "b")
-    assert all((tmp_path / "a" / n).read_bytes() == (tmp_path / "b" / n).read_bytes() for n in names)
+    assert all(
+        (tmp_path / "a" / n).read_bytes() == (tmp_path / "b" / n).read_bytes() for n in names
+    )
 
 
 @pytest.mark.parametrize("form", prediction.FORMATS)
@@ -156,7 +187,11 @@ def test_formats_read_back(form, tmp_path) -> None:
         folder.write(token, classes)
         assert folder.path(token) == tmp_path / name
         assert folder.read(token).tolist() == classes.tolist()
-    assert (tmp_path / names[1]).stat().st_size == {"semantickitti": 80, "nuscenes": 20, "npy": 148}[form]
+    assert (tmp_path / names[1]).stat().st_size == {
+        "semantickitti": 80,
+        "nuscenes": 20,
+        "npy": 148,
+    }[form]
 
 
 def test_preview(world, checkpoint, own, tmp_path) -> None:
@@ -186,7 +221,10 @@ def test_killed_half_way_goes_on(world, checkpoint, own, tmp_path, monkeypatch, 
     assert capsys.readouterr().out.startswith("3 scans predicted (2 were there before), ")
     assert all((out / name).stat().st_mtime_ns == time for name, time in times.items())
     assert files_in(out) == files_in(tmp_path / "whole")
-    assert all((out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes() for name in files_in(out))
+    assert all(
+        (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+        for name in files_in(out)
+    )
     predict(world, checkpoint, own, out)
     assert capsys.readouterr().out.startswith("0 scans predicted (5 were there before), 0 points/s")
 
@@ -203,7 +241,9 @@ def test_predictions_of_two_kinds_do_not_mix(change, world, checkpoint, own, tmp
         options = {"format": "npy"}
     else:
         overrides = ("--data.voxel_size", "0.3")
-    with pytest.raises(UserError, match="predictions of another checkpoint, format or configuration"):
+    with pytest.raises(
+        UserError, match="predictions of another checkpoint, format or configuration"
+    ):
         predict(world, checkpoint, own, tmp_path / "out", *overrides, **options)
 
 
@@ -225,7 +265,12 @@ def rings(points: int, fields: int) -> np.ndarray:
     """A room as a scanner sees it, point by point: f32 [points, fields]."""
     angle = np.linspace(0, 8 * np.pi, points)
     reach = 10 / np.maximum(np.abs(np.cos(angle)), np.abs(np.sin(angle)))
-    columns = [reach * np.cos(angle), reach * np.sin(angle), np.linspace(-2, 2, points), 30 + 20 * np.cos(5 * angle)]
+    columns = [
+        reach * np.cos(angle),
+        reach * np.sin(angle),
+        np.linspace(-2, 2, points),
+        30 + 20 * np.cos(5 * angle),
+    ]
     extra = [np.full(points, float(i)) for i in range(fields - 4)]
     return np.stack([*columns, *extra], 1).astype(np.float32)
 
@@ -233,7 +278,12 @@ def rings(points: int, fields: int) -> np.ndarray:
 @pytest.mark.parametrize(
     ("points", "fields", "given", "message"),
     [
-        (403, 5, 4, r"does not have 4 float32 values per point: its size is no multiple of 16 bytes; 5 would fit"),
+        (
+            403,
+            5,
+            4,
+            r"does not have 4 float32 values per point: its size is no multiple of 16 bytes; 5 would fit",
+        ),
         (400, 5, 4, r"does not have 4 float32 .*: read so, neighbours lie anywhere; 5 would fit"),
         (400, 4, 5, r"does not have 5 float32 .*: read so, neighbours lie anywhere; 4 would fit"),
         (400, 4, 2, r"point_fields.*greater than or equal to 4"),
@@ -256,7 +306,9 @@ def test_wrong_point_fields(points, fields, given, message, world, checkpoint, t
 def test_array_of_another_shape(world, checkpoint, tmp_path) -> None:
     (tmp_path / "own").mkdir()
     np.save(tmp_path / "own" / "a.npy", np.zeros((7, 3), np.float32))
-    with pytest.raises(UserError, match=r"the array is float32 \[7, 3\]; expected numbers \[points, 4\]"):
+    with pytest.raises(
+        UserError, match=r"the array is float32 \[7, 3\]; expected numbers \[points, 4\]"
+    ):
         predict(world, checkpoint, tmp_path / "own", tmp_path / "out")
 
 
@@ -287,17 +339,30 @@ def test_damaged_scan(world, checkpoint, own, tmp_path) -> None:
 def test_damaged_scan_is_left_out_on_request(world, checkpoint, own, tmp_path) -> None:
     np.full((10, 4), np.nan, np.float32).tofile(own / "022.bin")
     predict(world, checkpoint, own, tmp_path / "out", "--data.on_bad_sample", "skip")
-    assert files_in(tmp_path / "out") == ["020.label", "021.label", "023.label", "024.label", "classes.json"]
+    assert files_in(tmp_path / "out") == [
+        "020.label",
+        "021.label",
+        "023.label",
+        "024.label",
+        "classes.json",
+    ]
 
 
 # --- nuScenes, cameras ----------------------------------------------------------------------------------------------
 @pytest.fixture
 def nuscenes(tiny_nuscenes: Path, tmp_path: Path) -> Path:
     """A student with cameras on the tiny world; one sweep is joined."""
-    dataset = {"name": "nuscenes", "version": "v1.0-mini", "root": str(tiny_nuscenes), "multisweeps": {"num_sweeps": 1}}
+    dataset = {
+        "name": "nuscenes",
+        "version": "v1.0-mini",
+        "root": str(tiny_nuscenes),
+        "multisweeps": {"num_sweeps": 1},
+    }
     data = {"voxel_size": 0.4, "images": True, "image_size": [64, 36]}
     path = tmp_path / "student.yaml"
-    path.write_text(yaml.safe_dump(SETTINGS | {"dataset": dataset, "data": data, "model": CAMERA_MODEL}))
+    path.write_text(
+        yaml.safe_dump(SETTINGS | {"dataset": dataset, "data": data, "model": CAMERA_MODEL})
+    )
     return path
 
 
@@ -330,12 +395,16 @@ def test_nuscenes_split_with_cameras(nuscenes, student, tmp_path, tiny_nuscenes)
         assert written.tolist() == classes.tolist()
     sizes = [len(classes) for classes in expected.values()]
     scans = Context.open(load_config(nuscenes), World()).dataset("val")
-    assert sizes == [len(read_points(scans.files(i).points, 5)) for i in range(4)], "the keyframe's points, no sweep's"
+    assert sizes == [len(read_points(scans.files(i).points, 5)) for i in range(4)], (
+        "the keyframe's points, no sweep's"
+    )
 
 
 def sensor_folder(nuscenes: Path, folder: Path, cameras: int) -> None:
     """The first validation scans as a person would lay them out, with the first cameras."""
-    scans = Context.open(load_config(nuscenes, ["--dataset.multisweeps.num_sweeps", "0"]), World()).dataset("val")
+    scans = Context.open(
+        load_config(nuscenes, ["--dataset.multisweeps.num_sweeps", "0"]), World()
+    ).dataset("val")
     calibration = {}
     for index in range(2):
         files, scan = scans.files(index), scans.load(index)
@@ -345,12 +414,19 @@ def sensor_folder(nuscenes: Path, folder: Path, cameras: int) -> None:
             target = folder / "images" / camera.name / f"s{index}.jpg"
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(files.images[camera.name].read_bytes())
-            calibration[camera.name] = {"size": list(camera.size), "projection": camera.projection.tolist()}
+            calibration[camera.name] = {
+                "size": list(camera.size),
+                "projection": camera.projection.tolist(),
+            }
     if cameras:
-        (folder / "calibration.yaml").write_text(yaml.safe_dump({"cameras": calibration}, sort_keys=False))
+        (folder / "calibration.yaml").write_text(
+            yaml.safe_dump({"cameras": calibration}, sort_keys=False)
+        )
 
 
-def test_sensor_with_cameras_equals_the_data_set(nuscenes, student, tmp_path, tiny_nuscenes, said) -> None:
+def test_sensor_with_cameras_equals_the_data_set(
+    nuscenes, student, tmp_path, tiny_nuscenes, said
+) -> None:
     """The tiny world's cameras move between its scans, so the calibration is that of the last: its scan must agree."""
     sensor_folder(nuscenes, tmp_path / "own", cameras=6)
     predict(nuscenes, student, tmp_path / "own", tmp_path / "out")
@@ -365,7 +441,9 @@ def test_student_without_cameras(nuscenes, student, tmp_path, said) -> None:
     sensor_folder(nuscenes, tmp_path / "own", cameras=0)
     predict(nuscenes, student, tmp_path / "own", tmp_path / "out")
     assert len(said) == 1 and "has no calibration.yaml): the network runs without images" in said[0]
-    config = load_config(nuscenes, ["--dataset.multisweeps.num_sweeps", "0", "--data.images", "false"])
+    config = load_config(
+        nuscenes, ["--dataset.multisweeps.num_sweeps", "0", "--data.images", "false"]
+    )
     expected = scored(config, student, "val")
     scans = Context.open(config, World()).dataset("val")
     for index in range(2):
@@ -381,8 +459,12 @@ def test_image_missing_or_of_another_size(nuscenes, student, tmp_path) -> None:
         predict(nuscenes, student, tmp_path / "own", tmp_path / "out")
     path = tmp_path / "own" / "calibration.yaml"
     path.write_text(path.read_text().replace("size:\n    - ", "size:\n    - 1"))
-    with pytest.raises(UserError, match=r"s0.jpg: this image has .* px, but calibration.yaml says 1"):
+    with pytest.raises(
+        UserError, match=r"s0.jpg: this image has .* px, but calibration.yaml says 1"
+    ):
         predict(nuscenes, student, tmp_path / "own", tmp_path / "out")
     path.write_text("cameras: {front: {size: [10, 10], projektion: []}}")
-    with pytest.raises(UserError, match=r"calibration.yaml: unknown key 'cameras.front.projektion'"):
+    with pytest.raises(
+        UserError, match=r"calibration.yaml: unknown key 'cameras.front.projektion'"
+    ):
         predict(nuscenes, student, tmp_path / "own", tmp_path / "out")

@@ -35,7 +35,9 @@ def measured(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "scalars.jsonl").write_text("{}\n")
     tree = load_config(config, ["--model.name", "spvcnn_spformer", "--model.cr", "0.5"])
     train_teacher(World(), tree, folder, profile=2)
-    assert sorted(p.name for p in folder.iterdir()) == ["profile", "scalars.jsonl"], "no checkpoint, no log, no scores"
+    assert sorted(p.name for p in folder.iterdir()) == ["profile", "scalars.jsonl"], (
+        "no checkpoint, no log, no scores"
+    )
     assert (folder / "scalars.jsonl").read_text() == "{}\n"
     return folder / "profile"
 
@@ -57,11 +59,15 @@ def test_parts_add_up_to_the_step(measured: Path) -> None:
     assert sum(float(r[2]) for r in rows.values()) == pytest.approx(step, rel=2e-3)
     assert sum(float(r[3]) for r in rows.values()) == pytest.approx(100, abs=0.6)
     trace = json.loads((measured / "trace.json").read_text())
-    steps = [e["dur"] for e in trace["traceEvents"] if e.get("name") == "lidistill::step" and "dur" in e]
+    steps = [
+        e["dur"] for e in trace["traceEvents"] if e.get("name") == "lidistill::step" and "dur" in e
+    ]
     assert len(steps) == 2 and sum(steps) / 2000 == pytest.approx(step, rel=2e-3)
 
 
-@pytest.mark.parametrize("part", ["kernel maps", "convolution", "attention", "batch norm", "loss", "optimiser"])
+@pytest.mark.parametrize(
+    "part", ["kernel maps", "convolution", "attention", "batch norm", "loss", "optimiser"]
+)
 def test_each_part_takes_time(measured: Path, part: str) -> None:
     forward, backward, both, _ = table(measured)[part]
     assert float(forward) > 0 and float(both) > 0
@@ -70,7 +76,9 @@ def test_each_part_takes_time(measured: Path, part: str) -> None:
 
 
 def test_trace_shows_operators_by_their_names(measured: Path) -> None:
-    names = {e.get("name") for e in json.loads((measured / "trace.json").read_text())["traceEvents"]}
+    names = {
+        e.get("name") for e in json.loads((measured / "trace.json").read_text())["traceEvents"]
+    }
     assert {
         "lidistill::kernel_map",
         "lidistill::sparse_conv",
@@ -84,10 +92,14 @@ def test_sample_cost_is_told(measured: Path) -> None:
     text = (measured / "table.txt").read_text()
     pattern = r"a sample takes ([\d.]+) ms of .*: ([\d.]+) reading, ([\d.]+) augmentation.*; ([\d.]+) ms per step"
     whole, reading, making, step = map(float, re.search(pattern, text).groups())
-    assert whole == pytest.approx(reading + making, abs=0.11) and step == pytest.approx(2 * whole, abs=0.15)
+    assert whole == pytest.approx(reading + making, abs=0.11) and step == pytest.approx(
+        2 * whole, abs=0.15
+    )
 
 
-def test_commands_profile_training_distillation_and_evaluation(config, tmp_path, monkeypatch, capsys) -> None:
+def test_commands_profile_training_distillation_and_evaluation(
+    config, tmp_path, monkeypatch, capsys
+) -> None:
     """The folder may exist; an evaluation replaces what a training wrote."""
     import evaluate
     import train_student
@@ -102,12 +114,23 @@ def test_commands_profile_training_distillation_and_evaluation(config, tmp_path,
     command(train_teacher.main)
     before = (tmp_path / "evaluation-val.json").read_bytes()
     assert "optimiser" in command(train_teacher.main, "--profile", "1")
-    student = ["--distill.name", "u2mkd", "--distill.w_feat", "0", "--teacher_pretrain", str(tmp_path)]
+    student = [
+        "--distill.name",
+        "u2mkd",
+        "--distill.w_feat",
+        "0",
+        "--teacher_pretrain",
+        str(tmp_path),
+    ]
     command(train_student.main, "--profile", "1", *student)
     rows = table(tmp_path / "profile")
-    assert float(rows["teacher"][0]) > 0 and rows["teacher"][1] == "-" and float(rows["loss"][1]) > 0
+    assert (
+        float(rows["teacher"][0]) > 0 and rows["teacher"][1] == "-" and float(rows["loss"][1]) > 0
+    )
     checkpoint = str(tmp_path / "checkpoints" / "last.pt")
-    out = command(evaluate.main, "--checkpoint", checkpoint, "--profile", "4")  # three scans: more than an epoch
+    out = command(
+        evaluate.main, "--checkpoint", checkpoint, "--profile", "4"
+    )  # three scans: more than an epoch
     assert "4 steps of 1 scans" in out and "optimiser" not in out and "mIoU" not in out
     rows = table(tmp_path / "profile")
     assert float(rows["convolution"][0]) > 0 and rows["convolution"][1] == "-"
@@ -156,7 +179,9 @@ def test_sample_cost_parts() -> None:
 
     cost = SampleCost.of(Samples())
     assert cost.reading == pytest.approx(10, abs=5) and cost.making == pytest.approx(20, abs=8)
-    assert "4.0 ms per step with 2" in SampleCost(1, 1).line(4, 2) and "8.0 ms per step" in SampleCost(1, 1).line(4, 0)
+    assert "4.0 ms per step with 2" in SampleCost(1, 1).line(
+        4, 2
+    ) and "8.0 ms per step" in SampleCost(1, 1).line(4, 0)
 
 
 # --- dividing a step ------------------------------------------------------------------------------------------------
@@ -239,7 +264,9 @@ def test_kernels_of_a_gpu_count_by_their_own_time() -> None:
         event("lidistill::network", 100, 300),
         event("_Convolution", 110, 120, seq=3, kernels=[kernel(200), kernel(50)]),
         event("lidistill::backward", 300, 900),
-        event("autograd::engine::evaluate_function: _ConvolutionBackward", 310, 330, seq=3, thread=9),
+        event(
+            "autograd::engine::evaluate_function: _ConvolutionBackward", 310, 330, seq=3, thread=9
+        ),
         event("aten::mm", 320, 325, thread=9, kernels=[kernel(300)]),
         event("aten::add", 326, 329, thread=9, kernels=[kernel(40, "ncclDevKernel_AllReduce")]),
     ]

@@ -57,7 +57,9 @@ class Page(HTMLParser):
         return " ".join("".join(self.words).split())
 
 
-def a_result(classes: tuple[str, ...] = NUSCENES.classes, quality: float = 0.7, **about) -> EvaluationResult:
+def a_result(
+    classes: tuple[str, ...] = NUSCENES.classes, quality: float = 0.7, **about
+) -> EvaluationResult:
     rng = np.random.default_rng(0)
     truth = rng.integers(0, len(classes) - 1, 4000)  # the last class never occurs
     noise = rng.integers(1, len(classes), 4000)
@@ -87,8 +89,14 @@ def a_scene(token: str = "scene-1", count: int = 500) -> ScenePicture:
     return ScenePicture(token, points, truth, prediction, [camera], [("Teacher", truth)])
 
 
-def written(folder: Path, result: EvaluationResult, scenes: list[ScenePicture] = (), **about) -> str:
-    known = {"title": "A run", "command": "python train_teacher.py x.yaml", "config_text": "train:\n  seed: 41\n"}
+def written(
+    folder: Path, result: EvaluationResult, scenes: list[ScenePicture] = (), **about
+) -> str:
+    known = {
+        "title": "A run",
+        "command": "python train_teacher.py x.yaml",
+        "config_text": "train:\n  seed: 41\n",
+    }
     path = write_report(folder, result, scenes, **(known | about))
     assert path == folder / "report.html"
     return path.read_text(encoding="utf-8")
@@ -101,13 +109,22 @@ def images(page: Page) -> list[Image.Image]:
 
 def test_whole_page(tmp_path: Path) -> None:
     result = a_result()
-    history = [{"global_step": i, "epoch_num": 1, "loss/total": 3 / i, "lr": 0.01} for i in range(1, 40)]
+    history = [
+        {"global_step": i, "epoch_num": 1, "loss/total": 3 / i, "lr": 0.01} for i in range(1, 40)
+    ]
     html = written(tmp_path, result, [a_scene()], history=history)
     page = Page(html)
     assert {"html", "head", "body", "main"} <= {tag for tag, _ in page.elements}
     for name in NUSCENES.classes:
         assert name in page.text
-    for fact in (f"{100 * result.miou:.2f}", "20 scans", "no test-time augmentation", "last.pt", "ab" * 32, "Seed41"):
+    for fact in (
+        f"{100 * result.miou:.2f}",
+        "20 scans",
+        "no test-time augmentation",
+        "last.pt",
+        "ab" * 32,
+        "Seed41",
+    ):
         assert fact in page.text
     assert "the 15 of 16 classes that occur in it" in page.text
     assert "Not in this split, and not in the mean: vegetation." in page.text
@@ -118,7 +135,9 @@ def test_whole_page(tmp_path: Path) -> None:
 
 
 def test_nothing_comes_from_outside(tmp_path: Path) -> None:
-    page = Page(written(tmp_path, a_result(), [a_scene()], config_text="url: https://example.org/x"))
+    page = Page(
+        written(tmp_path, a_result(), [a_scene()], config_text="url: https://example.org/x")
+    )
     for tag, attributes in page.elements:
         assert tag not in {"script", "link", "iframe", "object"}
         for key in ("src", "href", "srcset", "xlink:href", "action", "poster"):
@@ -138,9 +157,14 @@ def test_everything_is_escaped(tmp_path: Path) -> None:
     points, ids = np.zeros((4, 3), np.float32), np.arange(4, dtype=np.uint8)
     camera = (EVIL, np.zeros((8, 8, 3), np.uint8), np.zeros((4, 2), np.float32), np.ones(4, bool))
     scene = ScenePicture(EVIL, points, ids, ids, [camera], [(EVIL, ids)])
-    history = [{"global_step": 1, f"loss/{EVIL}": 1.0}, {"global_step": 2, f"loss/{EVIL}": 2.0, "loss/b": 1.0}]
+    history = [
+        {"global_step": 1, f"loss/{EVIL}": 1.0},
+        {"global_step": 2, f"loss/{EVIL}": 2.0, "loss/b": 1.0},
+    ]
     about = dict.fromkeys(("title", "command", "config_text", "name"), EVIL)
-    html = written(tmp_path, result, [scene], history=history, extra_results=[(EVIL, result)], **about)
+    html = written(
+        tmp_path, result, [scene], history=history, extra_results=[(EVIL, result)], **about
+    )
     assert "<script" not in html and 'alert("x")' not in html
     assert Page(html).text.count('<script>alert("x")</script> & co') >= 15
 
@@ -185,9 +209,13 @@ def test_empty_evaluation_still_makes_a_page(tmp_path: Path) -> None:
     assert "12 augmented passes" in page.text
 
 
-def test_scenes_over_the_budget_are_left_out_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scenes_over_the_budget_are_left_out_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = written(tmp_path, a_result(), [a_scene(f"scene-{i}") for i in range(3)])
-    one = len(written(tmp_path, a_result(), [a_scene("scene-0")])) - len(written(tmp_path, a_result()))
+    one = len(written(tmp_path, a_result(), [a_scene("scene-0")])) - len(
+        written(tmp_path, a_result())
+    )
     monkeypatch.setattr(report, "PICTURE_BUDGET", int(1.5 * one))
     html = written(tmp_path, a_result(), [a_scene(f"scene-{i}") for i in range(3)])
     assert len(html) < len(whole) - one
@@ -197,7 +225,11 @@ def test_scenes_over_the_budget_are_left_out_and_counted(tmp_path: Path, monkeyp
 def test_provenance_comes_from_the_run_folder(tmp_path: Path) -> None:
     write_json(tmp_path / "git.json", {"commit": "c0ffee" * 6, "dirty": True, "torch": "9.9.9"})
     text = Page(written(tmp_path, a_result(), config_text="not: [yaml")).text
-    assert "c0ffee" * 6 + " with local changes" in text and "9.9.9" in text and "Seed0 (default)" in text
+    assert (
+        "c0ffee" * 6 + " with local changes" in text
+        and "9.9.9" in text
+        and "Seed0 (default)" in text
+    )
 
 
 def test_unwritable_folder_is_one_clear_error(tmp_path: Path) -> None:
@@ -217,7 +249,9 @@ def test_line_chart_scales_to_its_frame() -> None:
     ((x0, y0), (x1, y1)) = ([float(v) for v in p.split(",")] for p in points)
     # frame 46..428 across, 12..214 down; y runs from 0.9 to 3.1 (5 % margins), so 1.0 sits at 1/22 of 202 px
     assert (x0, x1) == (46.0, 428.0)
-    assert y0 == pytest.approx(214 - 202 / 22, abs=0.06) and y1 == pytest.approx(12 + 202 / 22, abs=0.06)
+    assert y0 == pytest.approx(214 - 202 / 22, abs=0.06) and y1 == pytest.approx(
+        12 + 202 / 22, abs=0.06
+    )
 
 
 def test_long_histories_are_averaged_and_spread_is_kept() -> None:
@@ -233,7 +267,13 @@ def test_long_histories_are_averaged_and_spread_is_kept() -> None:
 def test_curves_choose_scores_and_leave_out_what_is_not_finite() -> None:
     history = [
         {"global_step": 1, "epoch_num": 1, "loss/total": math.nan, "loss/ce": 1.0, "lr": 0.1},
-        {"global_step": 2, "epoch_num": 1, "loss/total": 2.0, "iou/val/vox": 40.0, "iou/val/vox/car": 80.0},
+        {
+            "global_step": 2,
+            "epoch_num": 1,
+            "loss/total": 2.0,
+            "iou/val/vox": 40.0,
+            "iou/val/vox/car": 80.0,
+        },
         {"global_step": 3, "epoch_num": 2, "loss/total": "?", "iou/val/vox": 50.0},
     ]
     figures = curves(history)
@@ -252,6 +292,8 @@ def test_confusion_chart_divides_rows_by_their_sum() -> None:
     chart = confusion_chart(counts, ("ignore", "car", "road"))
     assert re.findall(r'class="share[^"]*"[^>]*>(\d+)<', chart) == ["75", "25"]
     assert re.findall(r"<title>([^<]*)", chart) == ["car → car: 75.00 %", "car → road: 25.00 %"]
-    assert chart.count(">ignore<") == 0 and "faded" in chart  # nothing predicted so; road has no truth
+    assert (
+        chart.count(">ignore<") == 0 and "faded" in chart
+    )  # nothing predicted so; road has no truth
     counts[1, 0] = 4
     assert confusion_chart(counts, ("ignore", "car", "road")).count(">ignore<") == 1

@@ -17,7 +17,11 @@ from folder_world import write_world
 
 REPO = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
-ENV = os.environ | {"OMP_NUM_THREADS": "1", "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(REPO)}
+ENV = os.environ | {
+    "OMP_NUM_THREADS": "1",
+    "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+    "PYTHONPATH": str(REPO),
+}
 
 
 @pytest.fixture(scope="module")
@@ -26,21 +30,42 @@ def config(tmp_path_factory) -> Path:
 
 
 def command(processes: int, config: Path, run: Path, *overrides: str) -> list[str]:
-    train = [sys.executable, str(REPO / "train_teacher.py"), str(config), "--run-dir", str(run), *overrides]
-    return train if processes == 1 else [str(BIN / "torchpack"), "dist-run", "-np", str(processes), *train]
+    train = [
+        sys.executable,
+        str(REPO / "train_teacher.py"),
+        str(config),
+        "--run-dir",
+        str(run),
+        *overrides,
+    ]
+    return (
+        train
+        if processes == 1
+        else [str(BIN / "torchpack"), "dist-run", "-np", str(processes), *train]
+    )
 
 
 def train(processes: int, config: Path, run: Path, *overrides: str) -> str:
     result = subprocess.run(
-        command(processes, config, run, *overrides), env=ENV, capture_output=True, text=True, timeout=240
+        command(processes, config, run, *overrides),
+        env=ENV,
+        capture_output=True,
+        text=True,
+        timeout=240,
     )
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
 
 
 def steps(run: Path) -> list[dict]:
-    lines = (run / "scalars.jsonl").read_text().splitlines() if (run / "scalars.jsonl").exists() else []
-    return [record for line in lines if line.endswith("}") and "loss/total" in (record := json.loads(line))]
+    lines = (
+        (run / "scalars.jsonl").read_text().splitlines() if (run / "scalars.jsonl").exists() else []
+    )
+    return [
+        record
+        for line in lines
+        if line.endswith("}") and "loss/total" in (record := json.loads(line))
+    ]
 
 
 def kill_in_the_middle(processes: int, config: Path, run: Path, after: int) -> None:
@@ -54,10 +79,16 @@ def kill_in_the_middle(processes: int, config: Path, run: Path, after: int) -> N
     )
     deadline = time.monotonic() + 120
     while len(steps(run)) < after:
-        assert job.poll() is None and time.monotonic() < deadline, "the run ended before it could be killed"
+        assert job.poll() is None and time.monotonic() < deadline, (
+            "the run ended before it could be killed"
+        )
         time.sleep(0.005)
     family = [psutil.Process(job.pid), *psutil.Process(job.pid).children(recursive=True)]
-    victims = [p for p in family if p.name().startswith("python") and str(REPO / "train_teacher.py") in p.cmdline()]
+    victims = [
+        p
+        for p in family
+        if p.name().startswith("python") and str(REPO / "train_teacher.py") in p.cmdline()
+    ]
     victims[-1].send_signal(signal.SIGKILL)
     job.wait(60)
     assert job.returncode != 0
@@ -82,7 +113,9 @@ def test_killed_run_ends_bit_identical(processes, config, tmp_path):
     assert not (broken / "evaluation-val.json").exists()
     train(processes, path, broken)
     assert final(straight) == final(broken)
-    losses = [[(r["global_step"], r["loss/total"]) for r in steps(run)] for run in (straight, broken)]
+    losses = [
+        [(r["global_step"], r["loss/total"]) for r in steps(run)] for run in (straight, broken)
+    ]
     assert losses[0] == losses[1] and [step for step, _ in losses[0]] == list(range(1, 13))
 
 
@@ -94,10 +127,16 @@ def test_two_processes_equal_one(config, tmp_path):
     train(2, config, tmp_path / "two", *common, "--batch_size", "1")
     one, two = (steps(tmp_path / name) for name in ("one", "two"))
     assert len(one) == len(two) == 8
-    for a, b in zip(one[:4], two[:4]):  # later, rounding has been through too many small batch norms
+    for a, b in zip(
+        one[:4], two[:4]
+    ):  # later, rounding has been through too many small batch norms
         assert abs(a["loss/total"] - b["loss/total"]) < 1e-5, (a, b)
-    scores = [json.loads((tmp_path / name / "evaluation-val.json").read_text()) for name in ("one", "two")]
-    assert scores[0]["num_scans"] == scores[1]["num_scans"] == 3  # two ranks share three scans: one is padded
+    scores = [
+        json.loads((tmp_path / name / "evaluation-val.json").read_text()) for name in ("one", "two")
+    ]
+    assert (
+        scores[0]["num_scans"] == scores[1]["num_scans"] == 3
+    )  # two ranks share three scans: one is padded
     assert scores[0]["num_points"] == scores[1]["num_points"]
 
 
@@ -107,7 +146,9 @@ def test_torchrun_and_a_finished_run(config, tmp_path):
     torchrun = [str(BIN / "torchrun"), "--standalone", "--nproc-per-node", "2", *train_command]
     result = subprocess.run(torchrun, env=ENV, capture_output=True, text=True, timeout=240)
     assert result.returncode == 0, result.stderr
-    assert "mIoU" in result.stdout.splitlines()[-1] and "report.html" in result.stdout.splitlines()[-1]
+    assert (
+        "mIoU" in result.stdout.splitlines()[-1] and "report.html" in result.stdout.splitlines()[-1]
+    )
     before = final(run)
     again = subprocess.run(torchrun, env=ENV, capture_output=True, text=True, timeout=240)
     assert again.returncode == 0 and final(run) == before and "already trained" in again.stderr
@@ -115,12 +156,17 @@ def test_torchrun_and_a_finished_run(config, tmp_path):
 
 def test_sigterm_saves_and_leaves_with_its_own_code(config, tmp_path):
     run = tmp_path / "run"
-    job = subprocess.Popen(command(1, config, run, "--num_epochs", "200"), env=ENV, stderr=subprocess.PIPE, text=True)
+    job = subprocess.Popen(
+        command(1, config, run, "--num_epochs", "200"), env=ENV, stderr=subprocess.PIPE, text=True
+    )
     while len(steps(run)) < 2:
         assert job.poll() is None
         time.sleep(0.01)
     job.send_signal(signal.SIGTERM)
     _, messages = job.communicate(timeout=60)
     assert job.returncode == 75 and "start the same command" in messages
-    newest = max(entry["step"] for entry in json.loads((run / "checkpoints" / "manifest.json").read_text()).values())
+    newest = max(
+        entry["step"]
+        for entry in json.loads((run / "checkpoints" / "manifest.json").read_text()).values()
+    )
     assert newest == steps(run)[-1]["global_step"]

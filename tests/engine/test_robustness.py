@@ -28,18 +28,210 @@ from core.models import build_model
 TYPES = ("fog", "snowfall", "global", "local", "32beam", "16beam")
 # clean, RmIoU, mR, then mIoU and R of the types above: Yan et al., table of the benchmark's models.
 TABLE = {
-    "SalsaNext": (55.8, 42.7, 76.5, 27.3, 48.9, 43.6, 78.1, 49.5, 88.7, 53.6, 96.1, 51.1, 91.6, 31.0, 55.6),
-    "PolarNet": (58.2, 43.3, 74.5, 31.7, 54.5, 47.4, 81.5, 52.4, 90.0, 48.7, 83.7, 46.3, 79.5, 33.5, 57.6),
-    "CENet": (62.3, 47.7, 76.6, 31.5, 50.5, 51.3, 82.4, 57.2, 91.7, 58.6, 94.0, 54.5, 87.5, 33.4, 53.7),
-    "GFNet": (63.0, 46.4, 73.6, 31.1, 49.4, 41.8, 66.3, 61.4, 97.5, 56.0, 88.9, 52.5, 83.4, 35.6, 56.5),
-    "KPConv": (63.5, 51.6, 81.3, 59.6, 93.9, 54.8, 86.4, 61.9, 97.4, 31.8, 50.1, 58.3, 91.7, 43.4, 68.3),
-    "RandLA-Net": (59.2, 47.6, 80.4, 56.4, 95.4, 50.0, 84.4, 57.8, 97.8, 26.4, 44.7, 53.3, 90.1, 41.7, 70.5),
-    "Point Transformer": (63.3, 40.5, 64.0, 45.5, 71.9, 44.2, 69.9, 38.8, 61.4, 39.3, 62.2, 47.2, 74.6, 27.9, 44.2),
-    "MinkowskiNet": (66.3, 53.6, 80.9, 56.3, 84.9, 50.4, 76.1, 65.3, 98.5, 37.0, 55.9, 62.2, 93.9, 50.4, 76.0),
-    "SPVCNN": (67.4, 53.2, 78.9, 53.7, 79.7, 50.5, 75.0, 65.8, 97.7, 39.6, 58.8, 61.7, 91.5, 47.7, 70.8),
-    "Cylinder3D": (66.9, 46.5, 69.5, 44.2, 66.1, 45.7, 68.3, 63.3, 94.6, 39.7, 59.4, 51.2, 76.5, 34.7, 51.9),
-    "2DPASS": (70.1, 51.1, 72.9, 40.4, 57.6, 53.6, 76.5, 69.8, 99.6, 43.9, 62.7, 61.3, 87.4, 37.7, 53.7),
-    "RLSeg": (73.5, 62.5, 85.0, 57.6, 78.4, 66.2, 90.1, 73.4, 99.9, 71.9, 97.8, 62.3, 84.7, 43.6, 59.3),
+    "SalsaNext": (
+        55.8,
+        42.7,
+        76.5,
+        27.3,
+        48.9,
+        43.6,
+        78.1,
+        49.5,
+        88.7,
+        53.6,
+        96.1,
+        51.1,
+        91.6,
+        31.0,
+        55.6,
+    ),
+    "PolarNet": (
+        58.2,
+        43.3,
+        74.5,
+        31.7,
+        54.5,
+        47.4,
+        81.5,
+        52.4,
+        90.0,
+        48.7,
+        83.7,
+        46.3,
+        79.5,
+        33.5,
+        57.6,
+    ),
+    "CENet": (
+        62.3,
+        47.7,
+        76.6,
+        31.5,
+        50.5,
+        51.3,
+        82.4,
+        57.2,
+        91.7,
+        58.6,
+        94.0,
+        54.5,
+        87.5,
+        33.4,
+        53.7,
+    ),
+    "GFNet": (
+        63.0,
+        46.4,
+        73.6,
+        31.1,
+        49.4,
+        41.8,
+        66.3,
+        61.4,
+        97.5,
+        56.0,
+        88.9,
+        52.5,
+        83.4,
+        35.6,
+        56.5,
+    ),
+    "KPConv": (
+        63.5,
+        51.6,
+        81.3,
+        59.6,
+        93.9,
+        54.8,
+        86.4,
+        61.9,
+        97.4,
+        31.8,
+        50.1,
+        58.3,
+        91.7,
+        43.4,
+        68.3,
+    ),
+    "RandLA-Net": (
+        59.2,
+        47.6,
+        80.4,
+        56.4,
+        95.4,
+        50.0,
+        84.4,
+        57.8,
+        97.8,
+        26.4,
+        44.7,
+        53.3,
+        90.1,
+        41.7,
+        70.5,
+    ),
+    "Point Transformer": (
+        63.3,
+        40.5,
+        64.0,
+        45.5,
+        71.9,
+        44.2,
+        69.9,
+        38.8,
+        61.4,
+        39.3,
+        62.2,
+        47.2,
+        74.6,
+        27.9,
+        44.2,
+    ),
+    "MinkowskiNet": (
+        66.3,
+        53.6,
+        80.9,
+        56.3,
+        84.9,
+        50.4,
+        76.1,
+        65.3,
+        98.5,
+        37.0,
+        55.9,
+        62.2,
+        93.9,
+        50.4,
+        76.0,
+    ),
+    "SPVCNN": (
+        67.4,
+        53.2,
+        78.9,
+        53.7,
+        79.7,
+        50.5,
+        75.0,
+        65.8,
+        97.7,
+        39.6,
+        58.8,
+        61.7,
+        91.5,
+        47.7,
+        70.8,
+    ),
+    "Cylinder3D": (
+        66.9,
+        46.5,
+        69.5,
+        44.2,
+        66.1,
+        45.7,
+        68.3,
+        63.3,
+        94.6,
+        39.7,
+        59.4,
+        51.2,
+        76.5,
+        34.7,
+        51.9,
+    ),
+    "2DPASS": (
+        70.1,
+        51.1,
+        72.9,
+        40.4,
+        57.6,
+        53.6,
+        76.5,
+        69.8,
+        99.6,
+        43.9,
+        62.7,
+        61.3,
+        87.4,
+        37.7,
+        53.7,
+    ),
+    "RLSeg": (
+        73.5,
+        62.5,
+        85.0,
+        57.6,
+        78.4,
+        66.2,
+        90.1,
+        73.4,
+        99.9,
+        71.9,
+        97.8,
+        62.3,
+        84.7,
+        43.6,
+        59.3,
+    ),
 }
 
 
@@ -82,18 +274,26 @@ def test_robo3d_row_of_2dpass() -> None:
 
 
 def test_the_baseline_scores_100() -> None:
-    scores = {c.name: ROBO3D_BASELINE[c.kind][SEVERITIES.index(c.level)] for c in PROFILES["robo3d"]}
+    scores = {
+        c.name: ROBO3D_BASELINE[c.kind][SEVERITIES.index(c.level)] for c in PROFILES["robo3d"]
+    }
     summary = summarise("robo3d", 62.76, scores)
-    assert summary.mean_error == pytest.approx(100) and summary.mean_resilience == pytest.approx(81.90, abs=0.01)
+    assert summary.mean_error == pytest.approx(100) and summary.mean_resilience == pytest.approx(
+        81.90, abs=0.01
+    )
 
 
 def test_no_mean_over_a_part() -> None:
     names = [c.name for c in chosen("semantickitti-c", ["fog", "32beam"])]
     scores = dict.fromkeys(names, 50.0)
     summary = summarise("semantickitti-c", 80.0, scores)
-    assert set(summary.types) == {"fog", "32beam"} and summary.types["fog"].resilience == pytest.approx(62.5)
+    assert set(summary.types) == {"fog", "32beam"} and summary.types[
+        "fog"
+    ].resilience == pytest.approx(62.5)
     assert summary.mean_miou is summary.mean_resilience is None
-    assert set(summarise("semantickitti-c", 80.0, scores | {"fog_heavy": math.nan}).types) == {"32beam"}
+    assert set(summarise("semantickitti-c", 80.0, scores | {"fog_heavy": math.nan}).types) == {
+        "32beam"
+    }
 
 
 # --- the job --------------------------------------------------------------------------------------------------------
@@ -116,13 +316,29 @@ def checkpoint(world: Path, tmp_path: Path) -> Path:
     config = load_config(world)
     network = build_model(config, SEMANTICKITTI.num_classes, pretrained=False)
     identity = {"fingerprint": SEMANTICKITTI.fingerprint, "classes": list(SEMANTICKITTI.classes)}
-    torch.save({"model": network.state_dict(), "training_only": {}, "identity": identity}, tmp_path / "net.pt")
+    torch.save(
+        {"model": network.state_dict(), "training_only": {}, "identity": identity},
+        tmp_path / "net.pt",
+    )
     return tmp_path / "net.pt"
 
 
-def study(world: Path, checkpoint: Path, out: Path, *kinds: str, profile: str = "semantickitti-c", **options):
+def study(
+    world: Path,
+    checkpoint: Path,
+    out: Path,
+    *kinds: str,
+    profile: str = "semantickitti-c",
+    **options,
+):
     return evaluate_robustness(
-        World(), load_config(world), checkpoint, out, profile=profile, kinds=kinds or None, **options
+        World(),
+        load_config(world),
+        checkpoint,
+        out,
+        profile=profile,
+        kinds=kinds or None,
+        **options,
     )
 
 
@@ -132,19 +348,30 @@ def test_every_corruption_is_scored(world: Path, checkpoint: Path, tmp_path: Pat
     assert len(summary.types) == 6 and len(summary.corruptions) == 16
     line = capsys.readouterr().out
     assert f"RmIoU {summary.mean_miou:.2f}" in line and f"mR {summary.mean_resilience:.2f}" in line
-    assert json.loads((tmp_path / "summary.json").read_text()) == json.loads((folder / "summary.json").read_text())
+    assert json.loads((tmp_path / "summary.json").read_text()) == json.loads(
+        (folder / "summary.json").read_text()
+    )
     rows = list(csv.DictReader((folder / "scores.csv").open()))
-    assert [row["corruption"] for row in rows] == ["clean", *(c.name for c in PROFILES["semantickitti-c"])]
+    assert [row["corruption"] for row in rows] == [
+        "clean",
+        *(c.name for c in PROFILES["semantickitti-c"]),
+    ]
     points = {row["corruption"]: int(row["points"]) for row in rows}
-    assert points["clean"] == points["fog_heavy"] == 3 * 699 and points["global_heavy"] == 3 * (699 + 350)
+    assert points["clean"] == points["fog_heavy"] == 3 * 699 and points["global_heavy"] == 3 * (
+        699 + 350
+    )
     page = (folder / "index.html").read_text()
     assert page.count("data:image/png;base64") == 17 and page.count("<rect") == 16
-    assert "http" not in page.split("</head>")[1] and f"{summary.mean_miou:.1f}<small>% RmIoU" in page
+    assert (
+        "http" not in page.split("</head>")[1] and f"{summary.mean_miou:.1f}<small>% RmIoU" in page
+    )
     plain = evaluate_checkpoint(World(), load_config(world), checkpoint, tmp_path / "plain")
     assert summary.clean == pytest.approx(100 * plain.miou)
 
 
-def test_a_killed_job_goes_on(world: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_job_goes_on(
+    world: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = study(world, checkpoint, tmp_path / "whole", "32beam")
     calls = []
 
@@ -175,11 +402,15 @@ def test_batches_do_not_change_a_score(world: Path, checkpoint: Path, tmp_path: 
     assert study(world, checkpoint, tmp_path / "b", "local_heavy").corruptions == single.corruptions
 
 
-def test_labels_of_distorted_points_may_count(world: Path, checkpoint: Path, tmp_path: Path) -> None:
+def test_labels_of_distorted_points_may_count(
+    world: Path, checkpoint: Path, tmp_path: Path
+) -> None:
     labelled = []
     for keep in (False, True):
         study(world, checkpoint, tmp_path / "run", "local_heavy", keep_labels=keep)
-        saved = json.loads((tmp_path / "run/robustness-semantickitti-c/local_heavy.json").read_text())
+        saved = json.loads(
+            (tmp_path / "run/robustness-semantickitti-c/local_heavy.json").read_text()
+        )
         labelled.append(sum(map(sum, saved["confusion"][1:])))
     assert labelled[0] == pytest.approx(0.8 * labelled[1], rel=1e-3)
 
@@ -197,7 +428,9 @@ def test_published_scans_are_read(world: Path, checkpoint: Path, tmp_path: Path)
     config = load_config(world)
     write_corrupted(build_dataset(config, "val"), chosen("robo3d", ["crosstalk"]), tmp_path / "c")
     made = study(world, checkpoint, tmp_path / "made", "crosstalk", profile="robo3d")
-    read = study(world, checkpoint, tmp_path / "read", "crosstalk", profile="robo3d", root=tmp_path / "c")
+    read = study(
+        world, checkpoint, tmp_path / "read", "crosstalk", profile="robo3d", root=tmp_path / "c"
+    )
     assert read.corruptions == made.corruptions
     assert read.types["crosstalk"].error is None  # not the scans of the published baseline
     with pytest.raises(UserError, match="--robustness-root"):

@@ -85,7 +85,9 @@ def test_other_configuration_is_refused_by_key(started: RunDir) -> None:
     assert "num_epochs was 3 and is 'not set'" in message
     assert "criterion.w_ce was 'not set' and is 2" in message
     assert caught.value.where == str(started.path) and "--run-dir" in caught.value.cure
-    assert yaml.safe_load((started.path / "config.yaml").read_text()) == TREE, "the refused one is not written"
+    assert yaml.safe_load((started.path / "config.yaml").read_text()) == TREE, (
+        "the refused one is not written"
+    )
 
 
 def test_every_rank_refuses(started: RunDir) -> None:
@@ -167,7 +169,9 @@ def test_history_of_a_run_that_never_stepped(tmp_path: Path) -> None:
     assert not run.scalars.exists()
 
 
-@pytest.mark.parametrize("tail", ["", '{"global_st', '{"global_step": 3, "loss/total": 0.', "{", '{"a": 1}}\n'])
+@pytest.mark.parametrize(
+    "tail", ["", '{"global_st', '{"global_step": 3, "loss/total": 0.', "{", '{"a": 1}}\n']
+)
 def test_line_cut_short_by_a_kill_is_left_out(tmp_path: Path, tail: str) -> None:
     run = RunDir(tmp_path)
     write_lines(run, [1, 2], tail)
@@ -185,7 +189,9 @@ def test_rewind_drops_what_comes_after_the_checkpoint_and_the_cut_off_line(tmp_p
     assert [record["global_step"] for record in run.history()] == [1, 2, 2, 3]
 
 
-def test_run_killed_before_its_first_checkpoint_starts_its_scalars_over(tmp_path: Path, monkeypatch) -> None:
+def test_run_killed_before_its_first_checkpoint_starts_its_scalars_over(
+    tmp_path: Path, monkeypatch
+) -> None:
     class Started(Exception):
         """The training would begin now."""
 
@@ -204,4 +210,7 @@ def test_scores_that_are_not_finite_survive(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     run.scalars.write_text('{"global_step": 1, "iou/val-vox": NaN}\n')
     run.rewind(1)
-    assert len(run.history()) == 1 and run.history()[0]["iou/val-vox"] != run.history()[0]["iou/val-vox"]
+    assert (
+        len(run.history()) == 1
+        and run.history()[0]["iou/val-vox"] != run.history()[0]["iou/val-vox"]
+    )

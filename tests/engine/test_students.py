@@ -32,7 +32,11 @@ from core.errors import UserError
 
 REPO = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
-ENV = os.environ | {"OMP_NUM_THREADS": "1", "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(REPO)}
+ENV = os.environ | {
+    "OMP_NUM_THREADS": "1",
+    "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+    "PYTHONPATH": str(REPO),
+}
 
 TEACHER = """
 num_epochs: 1
@@ -74,11 +78,17 @@ eval: {{every: 4, pictures: 0}}
 
 def command(script: str, config: Path, run: Path, processes: int = 1, *overrides: str) -> list[str]:
     train = [sys.executable, str(REPO / script), str(config), "--run-dir", str(run), *overrides]
-    return train if processes == 1 else [str(BIN / "torchpack"), "dist-run", "-np", str(processes), *train]
+    return (
+        train
+        if processes == 1
+        else [str(BIN / "torchpack"), "dist-run", "-np", str(processes), *train]
+    )
 
 
 def run_command(*arguments: object) -> None:
-    result = subprocess.run(command(*arguments), env=ENV, capture_output=True, text=True, timeout=240)
+    result = subprocess.run(
+        command(*arguments), env=ENV, capture_output=True, text=True, timeout=240
+    )
     assert result.returncode == 0, result.stdout + result.stderr
 
 
@@ -87,7 +97,9 @@ def folder(tiny_nuscenes: Path, tmp_path_factory) -> Path:
     """A trained teacher in ``teacher`` and the student's configuration in ``student.yaml``."""
     folder = tmp_path_factory.mktemp("stage2")
     (folder / "teacher.yaml").write_text(TEACHER.format(root=tiny_nuscenes))
-    (folder / "student.yaml").write_text(STUDENT.format(root=tiny_nuscenes, teacher=folder / "teacher"))
+    (folder / "student.yaml").write_text(
+        STUDENT.format(root=tiny_nuscenes, teacher=folder / "teacher")
+    )
     run_command("train_teacher.py", folder / "teacher.yaml", folder / "teacher")
     return folder
 
@@ -98,7 +110,9 @@ def config(folder: Path) -> Config:
 
 
 def losses(run: Path) -> list[tuple[int, float]]:
-    lines = (run / "scalars.jsonl").read_text().splitlines() if (run / "scalars.jsonl").exists() else []
+    lines = (
+        (run / "scalars.jsonl").read_text().splitlines() if (run / "scalars.jsonl").exists() else []
+    )
     records = [json.loads(line) for line in lines if line.endswith("}")]
     return [(r["global_step"], r["loss/total"]) for r in records if "loss/total" in r]
 
@@ -106,7 +120,9 @@ def losses(run: Path) -> list[tuple[int, float]]:
 def trainer_of(config: Config, path: Path):
     context = Context.open(config, World())
     train_set = context.dataset("train")
-    return student_trainer(context, train_set, RunDir(path), load_teacher(config, train_set.labels, World().device))
+    return student_trainer(
+        context, train_set, RunDir(path), load_teacher(config, train_set.labels, World().device)
+    )
 
 
 # --- the teacher ----------------------------------------------------------------------------------------------------
@@ -114,8 +130,14 @@ def trainer_of(config: Config, path: Path):
     ("overrides", "message"),
     [
         (["teacher_pretrain=null"], "key 'teacher_pretrain' is missing"),
-        (["teacher_pretrain=nowhere/run"], "no such file or folder.*|nowhere/run, key 'teacher_pretrain'"),
-        (["teacher.model.cr=2.0"], "key 'teacher.model.cr' is 2.0, but the teacher was trained with 0.25"),
+        (
+            ["teacher_pretrain=nowhere/run"],
+            "no such file or folder.*|nowhere/run, key 'teacher_pretrain'",
+        ),
+        (
+            ["teacher.model.cr=2.0"],
+            "key 'teacher.model.cr' is 2.0, but the teacher was trained with 0.25",
+        ),
         (["teacher.model.name=minkunet"], "key 'teacher.model.name' is 'minkunet'"),
         (["teacher.data.voxel_size=0.1"], "key 'teacher.data.voxel_size' is 0.1 m, but .* 0.4 m"),
         (["teacher.dat.voxel_size=0.1"], "did you mean 'data'"),
@@ -124,7 +146,9 @@ def trainer_of(config: Config, path: Path):
         (["teacher.cache=cache"], "augmented anew in every epoch"),
     ],
 )
-def test_what_is_wrong_with_the_teacher_is_said_with_its_key(folder, tmp_path, overrides, message) -> None:
+def test_what_is_wrong_with_the_teacher_is_said_with_its_key(
+    folder, tmp_path, overrides, message
+) -> None:
     config = load_config(folder / "student.yaml", overrides)
     with pytest.raises(UserError, match=message):
         train_student(World(), config, tmp_path / "run")
@@ -150,14 +174,18 @@ def test_a_students_configuration_needs_its_own_command(config, tmp_path) -> Non
 def test_teacher_stays_out_of_training_and_checkpoint(config, tmp_path) -> None:
     trainer = trainer_of(config, tmp_path)
     teacher = trainer.objective.source
-    assert not teacher.network.training and not any(p.requires_grad for p in teacher.network.parameters())
+    assert not teacher.network.training and not any(
+        p.requires_grad for p in teacher.network.parameters()
+    )
     trained = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
     assert trained == {id(p) for p in trainer.model.parameters()}
     assert trained.isdisjoint(id(p) for p in teacher.network.parameters())
     before = {key: value.clone() for key, value in teacher.network.state_dict().items()}
     pair = next(iter(trainer.steps.loader))
     sum(trainer.objective(trainer.network.train(), pair).values()).backward()
-    assert all(torch.equal(before[key], value) for key, value in teacher.network.state_dict().items())
+    assert all(
+        torch.equal(before[key], value) for key, value in teacher.network.state_dict().items()
+    )
     state = trainer._state_dict()
     assert state["model"].keys() == trainer.model.student.state_dict().keys()
     assert all(key.startswith("adapt_layer.") for key in state["training_only"])
@@ -165,7 +193,9 @@ def test_teacher_stays_out_of_training_and_checkpoint(config, tmp_path) -> None:
 
 
 def test_student_without_teacher_terms_needs_no_teacher(folder, tmp_path) -> None:
-    config = load_config(folder / "student.yaml", ["distill.w_kl=0", "distill.w_feat=0", "teacher_pretrain=null"])
+    config = load_config(
+        folder / "student.yaml", ["distill.w_kl=0", "distill.w_feat=0", "teacher_pretrain=null"]
+    )
     context = Context.open(config, World())
     trainer = student_trainer(context, context.dataset("train"), RunDir(tmp_path), None)
     batch = next(iter(trainer.steps.loader))
@@ -183,7 +213,9 @@ def test_cache_says_what_the_teacher_says(folder, tmp_path) -> None:
     for trainer in (live, kept):
         batch = next(iter(trainer.steps.loader))
         torch.manual_seed(0)
-        results.append({k: float(v.detach()) for k, v in trainer.objective(trainer.network, batch).items()})
+        results.append(
+            {k: float(v.detach()) for k, v in trainer.objective(trainer.network, batch).items()}
+        )
     assert results[0].keys() == results[1].keys()
     for name, value in results[0].items():
         assert results[1][name] == pytest.approx(value, rel=2e-3), name  # fp16 on disk
@@ -191,7 +223,9 @@ def test_cache_says_what_the_teacher_says(folder, tmp_path) -> None:
     assert len(files) == 2
     stamp = files[0].stat().st_mtime_ns
     files[1].unlink()
-    trainer_of(load_config(folder / "student.yaml", still), tmp_path / "c")  # asks about the missing scan alone
+    trainer_of(
+        load_config(folder / "student.yaml", still), tmp_path / "c"
+    )  # asks about the missing scan alone
     assert files[1].is_file() and files[0].stat().st_mtime_ns == stamp
 
 
@@ -206,22 +240,41 @@ def test_damaged_cache_is_named(folder, tmp_path) -> None:
 
 # --- processes and restarts -----------------------------------------------------------------------------------------
 def test_two_processes_equal_one(folder, tmp_path) -> None:
-    run_command("train_student.py", folder / "student.yaml", tmp_path / "one", 1, "--num_epochs", "1")
-    run_command("train_student.py", folder / "student.yaml", tmp_path / "two", 2, "--num_epochs", "1", "--batch_size=1")
+    run_command(
+        "train_student.py", folder / "student.yaml", tmp_path / "one", 1, "--num_epochs", "1"
+    )
+    run_command(
+        "train_student.py",
+        folder / "student.yaml",
+        tmp_path / "two",
+        2,
+        "--num_epochs",
+        "1",
+        "--batch_size=1",
+    )
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert len(one) == len(two) == 1 and abs(one[0][1] - two[0][1]) < 1e-5
 
 
 def gradients_of(world: World, folder: Path, batch_size: int) -> dict[str, torch.Tensor]:
     """Of one step in float64: the maps of a tiny image hold so few pixels that fp32 says little about gradients."""
-    config = load_config(folder / "student.yaml", [f"batch_size={batch_size}", "train.sync_bn=true"])
+    config = load_config(
+        folder / "student.yaml", [f"batch_size={batch_size}", "train.sync_bn=true"]
+    )
     context = Context.open(config, world)
     train_set = context.dataset("train")
-    trainer = student_trainer(context, train_set, RunDir(folder), load_teacher(config, train_set.labels, world.device))
+    trainer = student_trainer(
+        context, train_set, RunDir(folder), load_teacher(config, train_set.labels, world.device)
+    )
     trainer.network.double()
     trainer.objective.source.network.double()
     pair = next(iter(trainer.steps.loader))
-    pair = Pair(*(b._apply(lambda t: t.double() if t.is_floating_point() else t) for b in (pair.student, pair.teacher)))
+    pair = Pair(
+        *(
+            b._apply(lambda t: t.double() if t.is_floating_point() else t)
+            for b in (pair.student, pair.teacher)
+        )
+    )
     torch.stack(list(trainer.objective(trainer.network, pair).values())).sum().backward()
     return {name: parameter.grad for name, parameter in trainer.model.named_parameters()}
 
@@ -262,7 +315,9 @@ def test_killed_run_ends_bit_identical_and_with_its_own_teacher(folder, tmp_path
     )  # fmt: skip
     after, deadline = random.Random(7).randint(1, 2), time.monotonic() + 120
     while len(losses(broken)) < after:
-        assert job.poll() is None and time.monotonic() < deadline, "the run ended before it could be killed"
+        assert job.poll() is None and time.monotonic() < deadline, (
+            "the run ended before it could be killed"
+        )
         time.sleep(0.005)
     psutil.Process(job.pid).send_signal(signal.SIGKILL)
     job.wait(60)
@@ -274,5 +329,8 @@ def test_killed_run_ends_bit_identical_and_with_its_own_teacher(folder, tmp_path
         train_student(World(), other, broken)
     run_command("train_student.py", config, broken)
     assert losses(straight) == losses(broken)
-    manifests = [json.loads((run / "checkpoints" / "manifest.json").read_text()) for run in (straight, broken)]
+    manifests = [
+        json.loads((run / "checkpoints" / "manifest.json").read_text())
+        for run in (straight, broken)
+    ]
     assert manifests[0] == manifests[1]

@@ -25,7 +25,10 @@ from core.errors import UserError
 from core.labels import NUSCENES, SEMANTICKITTI
 from core.models import build_model
 
-META = {"meta": dict.fromkeys(("use_camera", "use_radar", "use_map", "use_external"), False) | {"use_lidar": True}}
+META = {
+    "meta": dict.fromkeys(("use_camera", "use_radar", "use_map", "use_external"), False)
+    | {"use_lidar": True}
+}
 
 
 @pytest.fixture(autouse=True)
@@ -35,27 +38,50 @@ def on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def job(folder: Path, name: str, root: Path, **data) -> tuple[Path, Path]:
     """A configuration of a tiny world, and random weights."""
-    dataset = {"name": name, "root": str(root)} | ({"version": "v1.0-mini"} if name == "nuscenes" else {})
-    settings = {"num_epochs": 1, "batch_size": 1, "workers_per_gpu": 0, "dataset": dataset, "data": data}
+    dataset = {"name": name, "root": str(root)} | (
+        {"version": "v1.0-mini"} if name == "nuscenes" else {}
+    )
+    settings = {
+        "num_epochs": 1,
+        "batch_size": 1,
+        "workers_per_gpu": 0,
+        "dataset": dataset,
+        "data": data,
+    }
     folder.mkdir(exist_ok=True)
     path = folder / "config.yaml"
-    path.write_text(yaml.safe_dump(settings | {"model": {"name": "minkunet", "cr": 0.25}, "eval": {"pictures": 0}}))
+    path.write_text(
+        yaml.safe_dump(
+            settings | {"model": {"name": "minkunet", "cr": 0.25}, "eval": {"pictures": 0}}
+        )
+    )
     labels = NUSCENES if name == "nuscenes" else SEMANTICKITTI
     torch.manual_seed(0)
     network = build_model(load_config(path), labels.num_classes, pretrained=False)
     identity = {"fingerprint": labels.fingerprint, "classes": list(labels.classes), "config": {}}
-    torch.save({"model": network.state_dict(), "training_only": {}, "identity": identity}, folder / "net.pt")
+    torch.save(
+        {"model": network.state_dict(), "training_only": {}, "identity": identity},
+        folder / "net.pt",
+    )
     return path, folder / "net.pt"
 
 
 def submit(paths: tuple[Path, Path], out: Path, *overrides: str, **options) -> None:
-    submit_checkpoint(World(), load_config(paths[0], overrides), paths[1], out, split="val", **options)
+    submit_checkpoint(
+        World(), load_config(paths[0], overrides), paths[1], out, split="val", **options
+    )
 
 
 @pytest.fixture
 def kitti(tiny_kitti: Path, tmp_path: Path) -> tuple[Path, Path]:
     """Points of a scan lie outside the range."""
-    return job(tmp_path / "job", "semantickitti", tiny_kitti, voxel_size=0.4, point_range=[-12, -12, -5, 12, 12, 5])
+    return job(
+        tmp_path / "job",
+        "semantickitti",
+        tiny_kitti,
+        voxel_size=0.4,
+        point_range=[-12, -12, -5, 12, 12, 5],
+    )
 
 
 @pytest.fixture
@@ -92,7 +118,9 @@ def test_semantickitti_is_whole_and_ready(kitti, kitti_scans, tmp_path, capsys) 
         ]  # fmt: skip
         for name, points in zip(archive.namelist()[-2:], sizes(kitti_scans)):
             ids = np.frombuffer(archive.read(name), "<u4")
-            assert len(ids) == points and set(ids.tolist()) <= set(SEMANTICKITTI.train_to_raw[1:]), "no point left out"
+            assert len(ids) == points and set(ids.tolist()) <= set(
+                SEMANTICKITTI.train_to_raw[1:]
+            ), "no point left out"
             assert archive.read(name) == (out / name).read_bytes()
     assert list(check_submission(out, kitti_scans)) == [], "the folder passes as well"
 
@@ -105,12 +133,18 @@ def test_a_killed_submission_goes_on_to_the_same_bytes(kitti, tmp_path, capsys) 
     capsys.readouterr()
     submit(kitti, tmp_path / "b")
     assert capsys.readouterr().out.startswith("1 scans predicted (1 were there before)")
-    assert (tmp_path / "a/submission.zip").read_bytes() == (tmp_path / "b/submission.zip").read_bytes()
-    with pytest.raises(UserError, match="predictions of another checkpoint, format or configuration"):
+    assert (tmp_path / "a/submission.zip").read_bytes() == (
+        tmp_path / "b/submission.zip"
+    ).read_bytes()
+    with pytest.raises(
+        UserError, match="predictions of another checkpoint, format or configuration"
+    ):
         submit(kitti, tmp_path / "b", votes=Votes(2))
 
 
-def test_nuscenes_passes_the_devkit_and_scores_the_same(nuscenes, nuscenes_scans, tmp_path, tiny_nuscenes) -> None:
+def test_nuscenes_passes_the_devkit_and_scores_the_same(
+    nuscenes, nuscenes_scans, tmp_path, tiny_nuscenes
+) -> None:
     official = pytest.importorskip("nuscenes.eval.lidarseg.validate_submission")
     from nuscenes import NuScenes
     from nuscenes.eval.lidarseg.evaluate import LidarSegEval
@@ -125,17 +159,25 @@ def test_nuscenes_passes_the_devkit_and_scores_the_same(nuscenes, nuscenes_scans
         classes = np.fromfile(out / f"lidarseg/mini_val/{token}_lidarseg.bin", np.uint8)
         assert len(classes) == points and classes.min() >= 1 and classes.max() <= 16
     with zipfile.ZipFile(out / "submission.zip") as archive:
-        assert {"lidarseg/mini_val/", "mini_val/", "mini_val/submission.json"} <= set(archive.namelist())
+        assert {"lidarseg/mini_val/", "mini_val/", "mini_val/submission.json"} <= set(
+            archive.namelist()
+        )
     result = evaluate_checkpoint(World(), load_config(nuscenes[0]), nuscenes[1], tmp_path)
     scored = LidarSegEval(tables, str(out), "mini_val").evaluate()
     assert result.overall.miou("nanmean") == pytest.approx(scored["miou"], abs=1e-9)
-    (out / "mini_val/submission.json").write_text(json.dumps({"meta": META["meta"] | {"use_camera": True}}))
+    (out / "mini_val/submission.json").write_text(
+        json.dumps({"meta": META["meta"] | {"use_camera": True}})
+    )
     submit(nuscenes, out)
-    assert json.loads((out / "mini_val/submission.json").read_text())["meta"]["use_camera"], "what a person wrote stays"
+    assert json.loads((out / "mini_val/submission.json").read_text())["meta"]["use_camera"], (
+        "what a person wrote stays"
+    )
 
 
 def test_camera_input_is_declared() -> None:
-    assert submission._meta(True) == {"use_camera": True} | {k: v for k, v in META["meta"].items() if k != "use_camera"}
+    assert submission._meta(True) == {"use_camera": True} | {
+        k: v for k, v in META["meta"].items() if k != "use_camera"
+    }
 
 
 def test_gaps_take_the_nearest_class() -> None:
@@ -159,7 +201,12 @@ def test_zip_is_the_same_bytes_every_time(tmp_path) -> None:
         target = tmp_path / copy / "sequences/11/predictions/000000.label"
         target.parent.mkdir(parents=True)
         target.write_bytes(np.array([10, 0, 81], "<u4").tobytes())
-        assert pack(tmp_path / copy, ["sequences/11/predictions/000000.label"], tmp_path / f"{copy}.zip") == []
+        assert (
+            pack(
+                tmp_path / copy, ["sequences/11/predictions/000000.label"], tmp_path / f"{copy}.zip"
+            )
+            == []
+        )
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
     with zipfile.ZipFile(tmp_path / "a.zip") as archive:
         entries = archive.infolist()
@@ -169,7 +216,9 @@ def test_zip_is_the_same_bytes_every_time(tmp_path) -> None:
             ("sequences/11/predictions/000000.label", 12, 1980, 0o100644),
         ]  # fmt: skip
         assert archive.read(entries[-1]).hex() == "0a0000000000000051000000"
-    assert pack(tmp_path / "a", ["b.label"], tmp_path / "c.zip") == ["b.label: this file is missing"]
+    assert pack(tmp_path / "a", ["b.label"], tmp_path / "c.zip") == [
+        "b.label: this file is missing"
+    ]
     assert not (tmp_path / "c.zip").exists()
 
 
@@ -189,7 +238,9 @@ def nuscenes_folder(scans: ScanDataset, root: Path) -> Path:
     (root / "mini_val").mkdir()
     (root / "mini_val/submission.json").write_text(json.dumps(META))
     for index, points in enumerate(sizes(scans)):
-        np.full(points, 4, np.uint8).tofile(root / f"lidarseg/mini_val/{scans.token(index)}_lidarseg.bin")
+        np.full(points, 4, np.uint8).tofile(
+            root / f"lidarseg/mini_val/{scans.token(index)}_lidarseg.bin"
+        )
     return root
 
 
@@ -218,7 +269,10 @@ FIRST = "sequences/08/predictions/000000.label"
             "id 252 (2 points), 253 (1 points); ids of a submission are 0, 10, 11, 15, 18, 20, 30, 31, 32, 40, 44, 48, "
             "49, 50, 51, 70, 71, 72, 80, 81",
         ),
-        (lambda path, n: (np.full(n, 7, "<u4") << 16 | 40).tofile(path), None),  # instance numbers are no fault
+        (
+            lambda path, n: (np.full(n, 7, "<u4") << 16 | 40).tofile(path),
+            None,
+        ),  # instance numbers are no fault
     ],
 )
 def test_faulty_semantickitti_file(spoil, message, kitti_scans, tmp_path) -> None:
@@ -242,11 +296,17 @@ def zipped(root: Path, target: Path, folders: bool = True, extra: tuple[str, ...
 def test_faulty_zips(kitti_scans, tmp_path) -> None:
     root = kitti_folder(kitti_scans, tmp_path / "out")
     assert list(check_submission(zipped(root, tmp_path / "good.zip"), kitti_scans)) == []
-    assert list(check_submission(zipped(root, tmp_path / "flat.zip", folders=False), kitti_scans)) == [
+    assert list(
+        check_submission(zipped(root, tmp_path / "flat.zip", folders=False), kitti_scans)
+    ) == [
         f"{folder}: the zip has no entry for this folder"
         for folder in ("sequences/", "sequences/08/", "sequences/08/predictions/")
     ]
-    more = zipped(root, tmp_path / "more.zip", extra=("sequences/08/predictions/000000.txt", "description.txt"))
+    more = zipped(
+        root,
+        tmp_path / "more.zip",
+        extra=("sequences/08/predictions/000000.txt", "description.txt"),
+    )
     assert list(check_submission(more, kitti_scans)) == [
         "sequences/08/predictions/000000.txt: this file does not belong to a submission"
     ]
@@ -278,22 +338,34 @@ def devkit_refuses(root: Path, tiny_nuscenes: Path) -> str | None:
     from nuscenes import NuScenes
 
     try:
-        official.validate_submission(NuScenes("v1.0-mini", str(tiny_nuscenes), verbose=False), str(root), "mini_val")
+        official.validate_submission(
+            NuScenes("v1.0-mini", str(tiny_nuscenes), verbose=False), str(root), "mini_val"
+        )
     except (AssertionError, KeyError, ValueError) as error:
         return str(error)
     return None
 
 
-def test_faulty_nuscenes_files_as_the_devkit_sees_them(nuscenes_scans, tiny_nuscenes, tmp_path) -> None:
+def test_faulty_nuscenes_files_as_the_devkit_sees_them(
+    nuscenes_scans, tiny_nuscenes, tmp_path
+) -> None:
     good = nuscenes_folder(nuscenes_scans, tmp_path / "good")
-    assert list(check_submission(good, nuscenes_scans)) == [] and devkit_refuses(good, tiny_nuscenes) is None
+    assert (
+        list(check_submission(good, nuscenes_scans)) == []
+        and devkit_refuses(good, tiny_nuscenes) is None
+    )
     points, token = sizes(nuscenes_scans)[0], nuscenes_scans.token(0)
     name, meta = f"lidarseg/mini_val/{token}_lidarseg.bin", "mini_val/submission.json"
-    about = "'meta' must hold true or false for use_camera, use_lidar, use_radar, use_map, use_external"
+    about = (
+        "'meta' must hold true or false for use_camera, use_lidar, use_radar, use_map, use_external"
+    )
     cases = {
         name: [
             (None, "this file is missing"),
-            (np.full(points + 1, 4, np.uint8), f"{points + 1} bytes; expected {points}, for {points} points one uint8"),
+            (
+                np.full(points + 1, 4, np.uint8),
+                f"{points + 1} bytes; expected {points}, for {points} points one uint8",
+            ),
             (np.full(points, 4, "<u2"), "one uint8 each; 2 bytes per point are another type"),
             (
                 np.r_[np.full(points - 2, 4), 0, 0].astype(np.uint8),
@@ -305,9 +377,18 @@ def test_faulty_nuscenes_files_as_the_devkit_sees_them(nuscenes_scans, tiny_nusc
             (None, "this file is missing"),
             (b"{", "this is not JSON with an object 'meta'"),
             (b"{}", "this is not JSON with an object 'meta' ('meta')"),
-            (json.dumps({"meta": {"use_lidar": True}}).encode(), f"{about} and nothing else; use_camera is missing"),
-            (json.dumps({"meta": META["meta"] | {"use_map": 1}}).encode(), f"{about} and nothing else; use_map is 1"),
-            (json.dumps({"meta": META["meta"] | {"a": False}}).encode(), f"{about} and nothing else; a is False"),
+            (
+                json.dumps({"meta": {"use_lidar": True}}).encode(),
+                f"{about} and nothing else; use_camera is missing",
+            ),
+            (
+                json.dumps({"meta": META["meta"] | {"use_map": 1}}).encode(),
+                f"{about} and nothing else; use_map is 1",
+            ),
+            (
+                json.dumps({"meta": META["meta"] | {"a": False}}).encode(),
+                f"{about} and nothing else; a is False",
+            ),
         ],
     }
     for file, spoils in cases.items():
@@ -316,22 +397,37 @@ def test_faulty_nuscenes_files_as_the_devkit_sees_them(nuscenes_scans, tiny_nusc
             shutil.copytree(good, root)
             (root / file).unlink()
             if content is not None:
-                (root / file).write_bytes(content if isinstance(content, bytes) else content.tobytes())
+                (root / file).write_bytes(
+                    content if isinstance(content, bytes) else content.tobytes()
+                )
             (fault,) = check_submission(root, nuscenes_scans)
             assert fault.startswith(f"{file}: ") and message in fault
-            assert devkit_refuses(root, tiny_nuscenes) is not None, f"we refuse what the devkit takes: {fault}"
+            assert devkit_refuses(root, tiny_nuscenes) is not None, (
+                f"we refuse what the devkit takes: {fault}"
+            )
 
 
 def test_scans_that_are_not_on_disk_are_said(tiny_kitti, tmp_path) -> None:
     shutil.copytree(tiny_kitti / "sequences/08", tmp_path / "sequences/11")
     scans = open_split("semantickitti", tmp_path, "test", "")
     faults = list(check_submission(kitti_folder(scans, tmp_path / "out"), scans))
-    assert len(faults) == 10 and faults[0].startswith("data set: sequences/12/velodyne: no scans; comes from")
+    assert len(faults) == 10 and faults[0].startswith(
+        "data set: sequences/12/velodyne: no scans; comes from"
+    )
 
 
 def test_check_command(kitti_scans, tiny_kitti, tmp_path, capsys) -> None:
     root = kitti_folder(kitti_scans, tmp_path / "out")
-    arguments = ["check", str(root), "--dataset", "semantickitti", "--root", str(tiny_kitti), "--split", "val"]
+    arguments = [
+        "check",
+        str(root),
+        "--dataset",
+        "semantickitti",
+        "--root",
+        str(tiny_kitti),
+        "--split",
+        "val",
+    ]
     submission.main(arguments)
     assert capsys.readouterr().out == f"{root} is ready to be submitted\n"
     (root / FIRST).unlink()
@@ -350,12 +446,16 @@ def test_predictions_of_ranks_that_skipped_a_scan(kitti, tiny_kitti, tmp_path, c
     np.full((5, 4), np.nan, "<f4").tofile(root / "sequences/08/velodyne/000001.bin")
     with pytest.raises(UserError, match="1 fault, listed above"):
         submit(kitti, tmp_path / "out", "--dataset.root", str(root), "--data.on_bad_sample", "skip")
-    assert "sequences/08/predictions/000001.label: this file is missing\n" in capsys.readouterr().out
+    assert (
+        "sequences/08/predictions/000001.label: this file is missing\n" in capsys.readouterr().out
+    )
     assert not (tmp_path / "out/submission.zip").exists()
 
 
 # --- remapping ------------------------------------------------------------------------------------------------------
-def labels_in(folder: Path, ids: list[int], name: str = "sequences/11/predictions/000000.label") -> Path:
+def labels_in(
+    folder: Path, ids: list[int], name: str = "sequences/11/predictions/000000.label"
+) -> Path:
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
     np.array(ids, "<u4").tofile(folder / name)
     return folder / name
@@ -399,7 +499,9 @@ def test_remap_refuses_before_it_writes(tmp_path) -> None:
 def test_workshop_reads_test_splits_without_labels(kitti, tiny_kitti, tmp_path) -> None:
     """The official test sequences come without label files."""
     root = tmp_path / "unlabelled"
-    shutil.copytree(tiny_kitti / "sequences/08", root / "sequences/11", ignore=shutil.ignore_patterns("labels"))
+    shutil.copytree(
+        tiny_kitti / "sequences/08", root / "sequences/11", ignore=shutil.ignore_patterns("labels")
+    )
     config = load_config(kitti[0], ["--dataset.root", str(root), "--dataset.split.test", '["11"]'])
     submit_checkpoint(World(), config, kitti[1], tmp_path / "out")
     assert (tmp_path / "out/sequences/11/predictions/000001.label").is_file()

@@ -23,7 +23,11 @@ def config(tmp_path_factory) -> Path:
 
 
 def run(config: Path, folder: Path, *overrides: str) -> list[dict]:
-    train_teacher(World(), load_config(config, ["--num_epochs", "2", "--eval.pictures", "0", *overrides]), folder)
+    train_teacher(
+        World(),
+        load_config(config, ["--num_epochs", "2", "--eval.pictures", "0", *overrides]),
+        folder,
+    )
     return [json.loads(line) for line in (folder / "scalars.jsonl").read_text().splitlines()]
 
 
@@ -44,14 +48,20 @@ def test_a_run_learns_and_leaves_what_it_promises(config, tmp_path, capsys):
     assert (tmp_path / "checkpoints" / "max-iou-val-vox.pt").exists()
     result = json.loads((tmp_path / "evaluation-val.json").read_text())
     best = max(r["iou/val/vox"] for r in records if "iou/val/vox" in r)
-    assert result["miou"] == pytest.approx(best, abs=1e-9)  # the report scores the best checkpoint, anew
+    assert result["miou"] == pytest.approx(
+        best, abs=1e-9
+    )  # the report scores the best checkpoint, anew
     assert result["num_scans"] == 3 and result["num_points"] == 3 * 699
     last = capsys.readouterr().out.splitlines()[-1]
     assert last == f"mIoU {best:.2f} on 3 val scans  report: {tmp_path / 'report.html'}"
 
 
 def test_accumulation_is_one_step_of_several_batches(config, tmp_path):
-    records = [r for r in run(config, tmp_path, "--train.accumulate", "3", "--batch_size", "1") if "loss/total" in r]
+    records = [
+        r
+        for r in run(config, tmp_path, "--train.accumulate", "3", "--batch_size", "1")
+        if "loss/total" in r
+    ]
     assert [r["local_step"] for r in records] == [1, 2, 3, 1, 2, 3]  # 8 scans: 3 + 3 + 2
     assert read_checkpoint(tmp_path / "checkpoints" / "last.pt")["scheduler"]["last_epoch"] == 6
 
@@ -64,14 +74,30 @@ def test_accumulated_gradient_is_the_mean_of_the_batches(config, tmp_path):
     from core.engine.train.trainer import DistillTrainer, Supervised
 
     tree = load_config(
-        config, ["--batch_size", "1", "--train.accumulate", "8", "--optimizer.name", "sgd", "--model.dropout", "0"]
+        config,
+        [
+            "--batch_size",
+            "1",
+            "--train.accumulate",
+            "8",
+            "--optimizer.name",
+            "sgd",
+            "--model.dropout",
+            "0",
+        ],
     )
     context = Context.open(tree, World())
     dataset = context.dataset("train")
     criterion = Experiment.from_config(tree).criterion_for(dataset.labels.num_classes)
     model = context.model(dataset.labels.num_classes)
     trainer = DistillTrainer(
-        context.experiment, model, Supervised(criterion), context.loader(dataset, True), World(), RunDir(tmp_path), {}
+        context.experiment,
+        model,
+        Supervised(criterion),
+        context.loader(dataset, True),
+        World(),
+        RunDir(tmp_path),
+        {},
     )
     model.eval()
     (group,) = list(trainer.steps)
@@ -104,18 +130,27 @@ def test_evaluate_command_writes_json(config, tmp_path, monkeypatch):
     run(config, tmp_path / "run")
     import evaluate
 
-    arguments = ["--checkpoint", str(tmp_path / "run/checkpoints/last.pt"), "--json", str(tmp_path / "scores.json")]
+    arguments = [
+        "--checkpoint",
+        str(tmp_path / "run/checkpoints/last.pt"),
+        "--json",
+        str(tmp_path / "scores.json"),
+    ]
     monkeypatch.setattr(sys, "argv", ["evaluate.py", str(config), *arguments, "--split", "train"])
     evaluate.main()
     scores = json.loads((tmp_path / "scores.json").read_text())
-    assert scores["split"] == "train" and scores["num_scans"] == 8 and scores["iou"]["bicycle"] is None
+    assert (
+        scores["split"] == "train" and scores["num_scans"] == 8 and scores["iou"]["bicycle"] is None
+    )
 
 
 def test_score_does_not_depend_on_the_batch_size(config, tmp_path):
     run(config, tmp_path / "run")
     best = tmp_path / "run" / "checkpoints" / "last.pt"
     results = [
-        evaluate_checkpoint(World(), load_config(config, ["--eval.batch_size", size]), best, tmp_path / size)
+        evaluate_checkpoint(
+            World(), load_config(config, ["--eval.batch_size", size]), best, tmp_path / size
+        )
         for size in ("1", "3")
     ]
     assert results[0].confusion == results[1].confusion

@@ -44,7 +44,19 @@ def view(to_voxel: list[int], token: str = "a", index: int = 0, padded: bool = F
     coords = np.c_[np.arange(voxels), np.zeros((voxels, 2))].astype(np.int32)
     feats, truth = np.zeros((voxels, 4), np.float32), np.arange(len(rows)) % 3
     keyframe, distance = np.ones(len(rows), bool), np.full(len(rows), 5.0, np.float32)
-    return Sample(token, index, coords, feats, truth[firsts], rows, firsts, truth, keyframe, distance, padded=padded)
+    return Sample(
+        token,
+        index,
+        coords,
+        feats,
+        truth[firsts],
+        rows,
+        firsts,
+        truth,
+        keyframe,
+        distance,
+        padded=padded,
+    )
 
 
 class Fixed(nn.Module):
@@ -62,7 +74,9 @@ class Fixed(nn.Module):
 
 
 def vote(network: nn.Module, batches: list[Batch], votes: Votes) -> list[tuple[Batch, Tensor]]:
-    return list(voted_predictions(network, batches, CPU, contextlib.nullcontext, "voting", votes=votes))
+    return list(
+        voted_predictions(network, batches, CPU, contextlib.nullcontext, "voting", votes=votes)
+    )
 
 
 @pytest.mark.parametrize(("how", "winner"), [("logits", 1), ("softmax", 2)])
@@ -81,7 +95,11 @@ def test_points_take_the_scores_of_their_own_voxel_in_each_view() -> None:
     ((batch, predicted),) = vote(Fixed([*first, *second]), batches, Votes(2, sum="logits"))
     # sums of classes 1 and 2: point 0: 1, 2.5; point 1: 5, 0; point 3: 3, 1.5
     assert predicted.tolist() == [2, 1, 0, 1]
-    assert batch.point_to_voxel.tolist() == [0, 1, -1, 0] and len(batch.coords) == 2 and len(batch) == 1
+    assert (
+        batch.point_to_voxel.tolist() == [0, 1, -1, 0]
+        and len(batch.coords) == 2
+        and len(batch) == 1
+    )
     assert batch.voxel_offsets.tolist() == [0, 2] and batch.point_offsets.tolist() == [0, 4]
 
 
@@ -129,12 +147,21 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = load_config(path)
     torch.manual_seed(0)
     network = build_model(config, 20, pretrained=False)
-    identity = {"fingerprint": SEMANTICKITTI.fingerprint, "classes": list(SEMANTICKITTI.classes), "config": config.tree}
-    torch.save({"model": network.state_dict(), "training_only": {}, "identity": identity}, path.parent / "net.pt")
+    identity = {
+        "fingerprint": SEMANTICKITTI.fingerprint,
+        "classes": list(SEMANTICKITTI.classes),
+        "config": config.tree,
+    }
+    torch.save(
+        {"model": network.state_dict(), "training_only": {}, "identity": identity},
+        path.parent / "net.pt",
+    )
     return path
 
 
-def voted(world: Path, votes: Votes, indices: list[int] | None = None, rank: int = 0, size: int = 1) -> dict:
+def voted(
+    world: Path, votes: Votes, indices: list[int] | None = None, rank: int = 0, size: int = 1
+) -> dict:
     """Token -> train ids of the validation scans."""
     context = Context.open(load_config(world), World())
     scans = context.dataset("val")
@@ -150,7 +177,9 @@ def same(one: dict, other: dict) -> bool:
 
 def test_one_vote_is_the_plain_score(world, tmp_path) -> None:
     results = [
-        evaluate_checkpoint(World(), load_config(world), world.parent / "net.pt", tmp_path / str(i), votes=votes)
+        evaluate_checkpoint(
+            World(), load_config(world), world.parent / "net.pt", tmp_path / str(i), votes=votes
+        )
         for i, votes in enumerate((PLAIN, Votes(1, "legacy_random", "logits", 3)))
     ]
     assert results[0].confusion == results[1].confusion and results[1].votes == 1
@@ -167,7 +196,10 @@ def test_identity_view_through_the_vote_equals_the_plain_prediction(world) -> No
         predict = partial(voted_predictions, votes=Votes(1, sum=how))
         expected = score_network(network, plain, 20, World(), context.autocast)[0]
         score = score_network(network, views, 20, World(), context.autocast, None, predict)[0]
-        assert torch.equal(score.counts, expected.counts) and int(expected.overall.counts.sum()) == 3 * 699
+        assert (
+            torch.equal(score.counts, expected.counts)
+            and int(expected.overall.counts.sum()) == 3 * 699
+        )
 
 
 def test_votes_equal_a_dense_sum_in_float64(world) -> None:
@@ -188,7 +220,9 @@ def test_votes_equal_a_dense_sum_in_float64(world) -> None:
     sure = (margin > 1e-4) | (sample.point_to_voxel < 0)
     found = voted(world, Votes(5), [0])["008"]
     assert sure.mean() > 0.95 and (found[sure] == best[sure]).all()
-    assert 0 < (found == 0).sum() < len(found), "points outside the range have no class, all others one"
+    assert 0 < (found == 0).sum() < len(found), (
+        "points outside the range have no class, all others one"
+    )
     assert (found != voted(world, PLAIN, [0])["008"]).any(), "the votes change something"
 
 
@@ -238,19 +272,32 @@ def test_score_says_how_it_was_voted(world, tmp_path, capsys) -> None:
     saved = json.loads((tmp_path / "evaluation-val-votes3.json").read_text())
     assert saved["votes"] == 3 and saved["extra"]["votes"]["mode"] == "legacy_random"
     assert saved["extra"]["votes"]["augment"]["translate_std"] == [0.1, 0.1, 0.1]
-    assert not (tmp_path / "evaluation-val.json").exists(), "the run's own score is that of one plain pass"
+    assert not (tmp_path / "evaluation-val.json").exists(), (
+        "the run's own score is that of one plain pass"
+    )
     evaluate_checkpoint(World(), load_config(world), world.parent / "net.pt", tmp_path)
     assert "legacy" not in capsys.readouterr().out and (tmp_path / "evaluation-val.json").is_file()
 
 
 def test_voted_and_plain_predictions_do_not_mix(world, tmp_path) -> None:
-    predict = partial(predict_checkpoint, World(), load_config(world), world.parent / "net.pt", "split:val", tmp_path)
+    predict = partial(
+        predict_checkpoint,
+        World(),
+        load_config(world),
+        world.parent / "net.pt",
+        "split:val",
+        tmp_path,
+    )
     predict(votes=Votes(3))
     written = np.fromfile(tmp_path / "009.label", "<u4")
     assert written.tolist() == SEMANTICKITTI.to_raw(voted(world, Votes(3), [1])["009"]).tolist()
-    predict(votes=Votes(3, chunk=1))  # nothing to do, and no complaint: a chunk is no setting of the prediction
+    predict(
+        votes=Votes(3, chunk=1)
+    )  # nothing to do, and no complaint: a chunk is no setting of the prediction
     for votes in (PLAIN, Votes(4), Votes(3, sum="logits")):
-        with pytest.raises(UserError, match="predictions of another checkpoint, format or configuration"):
+        with pytest.raises(
+            UserError, match="predictions of another checkpoint, format or configuration"
+        ):
             predict(votes=votes)
 
 
@@ -274,14 +321,25 @@ def test_student_with_cameras_votes(tiny_nuscenes: Path, tmp_path: Path) -> None
     config = load_config(tmp_path / "student.yaml")
     torch.manual_seed(0)
     network = build_model(config, 17, pretrained=False)
-    identity = {"fingerprint": NUSCENES.fingerprint, "classes": list(NUSCENES.classes), "config": config.tree}
-    torch.save({"model": network.state_dict(), "training_only": {}, "identity": identity}, tmp_path / "net.pt")
+    identity = {
+        "fingerprint": NUSCENES.fingerprint,
+        "classes": list(NUSCENES.classes),
+        "config": config.tree,
+    }
+    torch.save(
+        {"model": network.state_dict(), "training_only": {}, "identity": identity},
+        tmp_path / "net.pt",
+    )
     results = [
         evaluate_checkpoint(World(), config, tmp_path / "net.pt", tmp_path, votes=votes)
         for votes in (PLAIN, Votes(3, chunk=2))
     ]
     plain, voted = ({name: np.sum(counts) for name, counts in r.views.items()} for r in results)
-    assert plain == voted and min(plain.values()) > 0 and results[0].num_points == results[1].num_points
+    assert (
+        plain == voted
+        and min(plain.values()) > 0
+        and results[0].num_points == results[1].num_points
+    )
     first, second = (np.sum(r.confusion, 1).tolist() for r in results)
     assert first == second
     assert results[0].confusion != results[1].confusion

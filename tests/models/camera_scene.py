@@ -23,7 +23,9 @@ def camera_sample(seed: int, cameras: int = 3, voxels: int = 300, seen: float = 
     feats = np.column_stack([coords * 0.1, rng.random(count)]).astype(np.float32)
     labels = rng.integers(0, 17, count)
     visible = rng.random((cameras, count)) < seen
-    pixels = np.where(visible[..., None], rng.uniform(-0.999, 0.999, (cameras, count, 2)), 0).astype(np.float32)
+    pixels = np.where(
+        visible[..., None], rng.uniform(-0.999, 0.999, (cameras, count, 2)), 0
+    ).astype(np.float32)
     images = rng.random((cameras, 3, *SIZE)).astype(np.float32)
     return Sample(
         f"s{seed}", seed, coords, feats, labels, rows, rows, labels, np.ones(count, bool), np.zeros(count, np.float32),
@@ -38,4 +40,8 @@ def camera_batch(*seeds: int, **options) -> Batch:
 
 def double(batch: Batch) -> Batch:
     """Features and images in float64."""
-    return replace(batch, feats=batch.feats.double(), images=None if batch.images is None else batch.images.double())
+    return replace(
+        batch,
+        feats=batch.feats.double(),
+        images=None if batch.images is None else batch.images.double(),
+    )

@@ -12,7 +12,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from core.config import Config
 from core.models import build_model
 from core.models.probe import random_batch
-from core.sparse import Conv3d, SparseBatchNorm, SparseReLU, SparseTensor, convolve, fold_batch_norm, kernel_map
+from core.sparse import (
+    Conv3d,
+    SparseBatchNorm,
+    SparseReLU,
+    SparseTensor,
+    convolve,
+    fold_batch_norm,
+    kernel_map,
+)
 from core.sparse.backends import native
 
 NETWORKS = {
@@ -67,7 +75,9 @@ def test_same_logits(name: str, backend: str, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("name", NETWORKS)
 def test_no_less_exact_in_bfloat16(name: str) -> None:
     network, batch = trained(name).eval(), random_batch(500)
-    exact = network.double()(batch.__class__(**{**batch.__dict__, "feats": batch.feats.double()})).logits
+    exact = network.double()(
+        batch.__class__(**{**batch.__dict__, "feats": batch.feats.double()})
+    ).logits
     network.float()
     folded = fold_batch_norm(network)
     with torch.autocast("cpu", torch.bfloat16):
@@ -82,7 +92,9 @@ def tensor(channels: int, dtype: torch.dtype = torch.float32) -> SparseTensor:
     return SparseTensor.from_batch(torch.randn(len(batch.coords), channels).to(dtype), batch.coords)
 
 
-@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 1e-2), (torch.float16, 2e-3)])
+@pytest.mark.parametrize(
+    "dtype, tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 1e-2), (torch.float16, 2e-3)]
+)
 @pytest.mark.parametrize("channels", [5, 32, 70])
 def test_fused_residual_and_rectifier(dtype: torch.dtype, tolerance: float, channels: int) -> None:
     x = tensor(8, dtype)
@@ -113,7 +125,9 @@ def test_rectifier_keeps_nan() -> None:
 def test_what_stays() -> None:
     torch.manual_seed(0)
     conv = Conv3d(4, 4)
-    shared = nn.Sequential(nn.Sequential(conv, SparseBatchNorm(4)), nn.Sequential(conv, SparseBatchNorm(4)))
+    shared = nn.Sequential(
+        nn.Sequential(conv, SparseBatchNorm(4)), nn.Sequential(conv, SparseBatchNorm(4))
+    )
     hooked = nn.Sequential(Conv3d(4, 4), SparseBatchNorm(4), SparseReLU())
     hooked[0].register_forward_hook(lambda *_: None)
     rectified = nn.Sequential(Conv3d(4, 4, relu=True), SparseBatchNorm(4))

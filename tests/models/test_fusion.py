@@ -30,7 +30,9 @@ def features(*shape: int, seed: int = 0) -> Tensor:
 
 
 # --- points drawn into images ---------------------------------------------------------------------------------------
-def drawn_by_loops(p: Tensor, batch: Batch, size: tuple[int, int], scales: tuple[int, ...]) -> Tensor:
+def drawn_by_loops(
+    p: Tensor, batch: Batch, size: tuple[int, int], scales: tuple[int, ...]
+) -> Tensor:
     """Section 4.8, step 4, one cell at a time."""
     maps = []
     for scan in range(len(batch)):
@@ -57,7 +59,10 @@ def test_drawing_equals_loops(scales: tuple[int, ...]) -> None:
     batch.visible[1, batch.coords[:, 0] == 0] = False  # a camera without a point
     p = features(len(batch.coords), 5).requires_grad_()
     q = p.detach().clone().requires_grad_()
-    found, expected = draw_points(p, View.of(batch, "last"), SIZE, scales), drawn_by_loops(q, batch, SIZE, scales)
+    found, expected = (
+        draw_points(p, View.of(batch, "last"), SIZE, scales),
+        drawn_by_loops(q, batch, SIZE, scales),
+    )
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
     assert found[1].abs().max() == 0 and found[0].abs().max() > 0
     weight = features(*found.shape, seed=1)
@@ -82,7 +87,9 @@ def read_by_loops(maps: Tensor, batch: Batch, overlap: str) -> Tensor:
             rows = rows_of(batch, scan, camera)
             image = maps[scan * cameras + camera][None]
             grid = batch.pixels[camera, rows][None, None].to(maps.dtype)
-            values = F.grid_sample(image, grid, mode="bilinear", padding_mode="zeros", align_corners=True)[0, :, 0].T
+            values = F.grid_sample(
+                image, grid, mode="bilinear", padding_mode="zeros", align_corners=True
+            )[0, :, 0].T
             if overlap == "last":
                 total, times = total.index_copy(0, rows, values), times.index_fill(0, rows, 1)
             else:
@@ -115,7 +122,9 @@ def test_pixels_on_the_outermost_centres() -> None:
     batch.pixels[0, :4] = torch.tensor([[-1.0, -1], [1, -1], [-1, 1], [1, 1]])
     maps = features(1, 3, *SIZE)
     found = sample_image(maps, View.of(batch, "last"))[:4]
-    torch.testing.assert_close(found, torch.stack([maps[0, :, y, x] for y in (0, -1) for x in (0, -1)]))
+    torch.testing.assert_close(
+        found, torch.stack([maps[0, :, y, x] for y in (0, -1) for x in (0, -1)])
+    )
     drawn = draw_points(features(len(batch.coords), 2), View.of(batch, "last"), SIZE, (1,))
     assert drawn.isfinite().all()
 
@@ -127,10 +136,15 @@ def test_order_of_cameras() -> None:
 
     def read(batch: Batch, overlap: str) -> tuple[Tensor, Tensor]:
         shuffled = replace(
-            batch, visible=batch.visible[order], pixels=batch.pixels[order], images=batch.images[:, order]
+            batch,
+            visible=batch.visible[order],
+            pixels=batch.pixels[order],
+            images=batch.images[:, order],
         )
         views = (View.of(b, overlap) for b in (batch, shuffled))
-        return tuple(sample_image(m.flatten(0, 1), v) for m, v in zip((maps, maps[:, order]), views))
+        return tuple(
+            sample_image(m.flatten(0, 1), v) for m, v in zip((maps, maps[:, order]), views)
+        )
 
     torch.testing.assert_close(*read(batch, "mean"), rtol=1e-6, atol=1e-7)
     assert not torch.allclose(*read(batch, "last"))
@@ -142,7 +156,12 @@ def test_order_of_cameras() -> None:
 def unsettle(module: nn.Module) -> nn.Module:
     generator = torch.Generator().manual_seed(1)
     for norm in (m for m in module.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)):
-        for tensor, low in ((norm.running_mean, -0.3), (norm.running_var, 0.5), (norm.weight, 0.5), (norm.bias, -0.3)):
+        for tensor, low in (
+            (norm.running_mean, -0.3),
+            (norm.running_var, 0.5),
+            (norm.weight, 0.5),
+            (norm.bias, -0.3),
+        ):
             tensor.data.uniform_(low, low + 0.8, generator=generator)
     return module.double().eval()
 
@@ -174,7 +193,9 @@ def test_lidar_to_camera_formula() -> None:
     last = lambda x: x.permute(0, 2, 3, 1)  # noqa: E731
     gate = linear((linear(last(f), a.fc1) + linear(last(m), a.fc2)).tanh(), a.fc3).sigmoid()
     g = norm(linear(last(m), a.conv1[0]), a.conv1[1]).relu()
-    expected = norm(linear(torch.cat([last(f), gate * g], 3), block.conv1), block.bn1).permute(0, 3, 1, 2)
+    expected = norm(linear(torch.cat([last(f), gate * g], 3), block.conv1), block.bn1).permute(
+        0, 3, 1, 2
+    )
     activated, raw = block(f, m)
     torch.testing.assert_close(raw, expected)
     torch.testing.assert_close(activated, expected.relu())

@@ -21,9 +21,16 @@ SMALL = {"encoder": "resnet18", "stem_stride": 2, "decoder_channels": 24}
 CLASSES = 5
 
 
-def student(lidar: str = "spvcnn", cr: float = 0.25, image: dict | None = None, **options) -> LidarCamera:
+def student(
+    lidar: str = "spvcnn", cr: float = 0.25, image: dict | None = None, **options
+) -> LidarCamera:
     torch.manual_seed(0)
-    section = {"name": "lidar_camera", "lidar": {"name": lidar, "cr": cr}, "image": SMALL | (image or {}), **options}
+    section = {
+        "name": "lidar_camera",
+        "lidar": {"name": lidar, "cr": cr},
+        "image": SMALL | (image or {}),
+        **options,
+    }
     return build_model(Config({"model": section}), CLASSES)
 
 
@@ -31,7 +38,12 @@ def exact(**options) -> LidarCamera:
     """Float64, evaluation, normalisations that are not the identity."""
     net, generator = student(**options).double().eval(), torch.Generator().manual_seed(1)
     for bn in (m for m in net.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)):
-        for tensor, low in ((bn.running_mean, -0.3), (bn.running_var, 0.5), (bn.weight, 0.5), (bn.bias, -0.3)):
+        for tensor, low in (
+            (bn.running_mean, -0.3),
+            (bn.running_var, 0.5),
+            (bn.weight, 0.5),
+            (bn.bias, -0.3),
+        ):
             tensor.data.uniform_(low, low + 0.8, generator=generator)
     return net
 
@@ -49,7 +61,10 @@ def close(a: Tensor, b: Tensor) -> None:
 def test_size_of_the_published_student(cr: float, total: float) -> None:
     """Parts as the layer lists of test_swiftnet and test_fusion give them; the adapter is the method's."""
     teacher = {1.0: 23.0, 2.0: 91.7}[cr]
-    net = build_model(Config({"model": {"name": "lidar_camera", "lidar": {"name": "spvcnn_spformer", "cr": cr}}}), 17)
+    net = build_model(
+        Config({"model": {"name": "lidar_camera", "lidar": {"name": "spvcnn_spformer", "cr": cr}}}),
+        17,
+    )
     parts = {name: sum(p.numel() for p in part.parameters()) for name, part in net.named_children()}
     head = 2 * 128 + 128 * 17 + 17
     assert round(parts["lidar"] / 1e6, 1) == teacher
@@ -65,27 +80,41 @@ def test_any_number_of_cameras(cameras: int) -> None:
     for training in (True, False):
         net.train(training)
         output = net(batch)
-        assert output.logits.shape == (len(batch.coords), CLASSES) and output.logits.isfinite().all()
+        assert (
+            output.logits.shape == (len(batch.coords), CLASSES) and output.logits.isfinite().all()
+        )
         assert output.extras["in_view"].tolist() == batch.visible.any(0).tolist()
         assert ("pixel_logits" in output.extras) == (training and cameras > 0)
 
 
-@pytest.mark.parametrize("lidar, cr", [("minkunet", 0.25), ("spvcnn", 0.25), ("spvcnn_spformer", 0.5)])
+@pytest.mark.parametrize(
+    "lidar, cr", [("minkunet", 0.25), ("spvcnn", 0.25), ("spvcnn_spformer", 0.5)]
+)
 def test_every_backbone_learns(lidar: str, cr: float) -> None:
     net, batch = student(lidar, cr).train(), camera_batch(0, 1)
     output = net(batch)
     extras, count = output.extras, len(batch.coords)
     widths = (64, 128, 256, 24)
     for i, width in enumerate(widths):
-        assert extras[f"image_features/{i}"].shape == extras[f"learned_features/{i}"].shape == (count, width)
-    assert extras["stage4_points"].shape == (count, int(256 * cr)) and extras["pixel_logits"].shape == (count, CLASSES)
+        assert (
+            extras[f"image_features/{i}"].shape
+            == extras[f"learned_features/{i}"].shape
+            == (count, width)
+        )
+    assert extras["stage4_points"].shape == (count, int(256 * cr)) and extras[
+        "pixel_logits"
+    ].shape == (count, CLASSES)
     assert [s.stride[0] for s in output.stages] == [2, 4, 8, 16, 8, 4, 2, 1]
     align = sum(
-        (extras[f"learned_features/{i}"] - extras[f"image_features/{i}"])[extras["in_view"]].square().mean()
+        (extras[f"learned_features/{i}"] - extras[f"image_features/{i}"])[extras["in_view"]]
+        .square()
+        .mean()
         for i in range(4)
     )
     (output.logits.square().mean() + extras["pixel_logits"].square().mean() + align).backward()
-    missing = [name for name, p in net.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    missing = [
+        name for name, p in net.named_parameters() if p.grad is None or not p.grad.isfinite().all()
+    ]
     assert not missing
 
 
@@ -95,7 +124,10 @@ def test_mixed_precision(images: bool) -> None:
     exactly = net.eval()(batch).logits
     with torch.autocast("cpu", torch.bfloat16):
         output = net.train()(batch if images else without_images(batch))
-        (output.logits.float().square().mean() + sum(v.float().mean() for v in output.extras.values())).backward()
+        (
+            output.logits.float().square().mean()
+            + sum(v.float().mean() for v in output.extras.values())
+        ).backward()
         assert output.logits.dtype == torch.bfloat16
     assert all(p.grad.isfinite().all() for p in net.parameters() if p.grad is not None)
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
@@ -107,7 +139,10 @@ def test_nothing_in_view() -> None:
     net, batch = student().train(), camera_batch(0, 1)
     output = net(replace(batch, visible=torch.zeros_like(batch.visible)))
     assert output.logits.isfinite().all() and not output.extras["in_view"].any()
-    assert output.extras["pixel_logits"].abs().max() == 0 and output.extras["image_features/2"].abs().max() == 0
+    assert (
+        output.extras["pixel_logits"].abs().max() == 0
+        and output.extras["image_features/2"].abs().max() == 0
+    )
     (output.logits.square().mean() + output.extras["pixel_logits"].square().mean()).backward()
     assert all(p.grad.isfinite().all() for p in net.parameters() if p.grad is not None)
 
@@ -115,7 +150,11 @@ def test_nothing_in_view() -> None:
 def test_single_voxel() -> None:
     batch = camera_batch(0)
     one = replace(
-        batch, coords=batch.coords[:1], feats=batch.feats[:1], pixels=batch.pixels[:, :1], visible=batch.visible[:, :1]
+        batch,
+        coords=batch.coords[:1],
+        feats=batch.feats[:1],
+        pixels=batch.pixels[:, :1],
+        visible=batch.visible[:, :1],
     )
     net = student().eval()
     with torch.no_grad():
@@ -138,7 +177,9 @@ def test_points_out_of_view_do_not_read_images() -> None:
     net, batch = exact(c2l=True, l2c=False), double(camera_batch(0))
     extras = exchange_features(net, batch)
     for i in range(4):
-        image, learned, used = (extras[f"{name}/{i}"] for name in ("image_features", "learned_features", "used"))
+        image, learned, used = (
+            extras[f"{name}/{i}"] for name in ("image_features", "learned_features", "used")
+        )
         seen = batch.visible.any(0)
         assert torch.equal(used[seen], image[seen]) and torch.equal(used[~seen], learned[~seen])
 
@@ -147,7 +188,9 @@ def exchange_features(net: LidarCamera, batch: Batch) -> dict[str, Tensor]:
     """The student's extras and, as ``used/i``, what each camera-to-LiDAR block was given."""
     used = {}
     for i, block in enumerate(net.c2l_fusion_blocks):
-        block.register_forward_pre_hook(lambda _, inputs, i=i: used.update({f"used/{i}": inputs[1]}))
+        block.register_forward_pre_hook(
+            lambda _, inputs, i=i: used.update({f"used/{i}": inputs[1]})
+        )
     return {**net(batch).extras, **used}
 
 
@@ -170,7 +213,12 @@ def test_order_of_cameras_does_not_matter(overlap: str) -> None:
     net, batch, order = exact(overlap=overlap), double(camera_batch(0, 1)), torch.tensor([2, 0, 1])
     if overlap == "last":  # then only where no two cameras see the same
         batch = replace(batch, visible=batch.visible & (batch.visible.cumsum(0) == 1))
-    shuffled = replace(batch, images=batch.images[:, order], pixels=batch.pixels[order], visible=batch.visible[order])
+    shuffled = replace(
+        batch,
+        images=batch.images[:, order],
+        pixels=batch.pixels[order],
+        visible=batch.visible[order],
+    )
     close(net(shuffled).logits, net(batch).logits)
 
 
@@ -181,8 +229,12 @@ def test_fused_points_reach_encoder_and_decoder() -> None:
     net, batch, seen = exact(), double(camera_batch(0)), {}
     lidar = net.lidar
     for i in range(4):
-        net.c2l_fusion_blocks[i].register_forward_hook(lambda _, inp, out, i=i: seen.update({f"fused{i}": (inp, out)}))
-        lidar.vox_downs[i].register_forward_hook(lambda _, inp, out, i=i: seen.update({f"down{i}": (inp[0], out)}))
+        net.c2l_fusion_blocks[i].register_forward_hook(
+            lambda _, inp, out, i=i: seen.update({f"fused{i}": (inp, out)})
+        )
+        lidar.vox_downs[i].register_forward_hook(
+            lambda _, inp, out, i=i: seen.update({f"down{i}": (inp[0], out)})
+        )
     lidar.vox_ups[0].register_forward_hook(lambda _, inp, out: seen.update(up=inp[0]))
     lidar.stem.register_forward_hook(lambda _, inp, out: seen.update(stem=out))
     output = net(batch)
@@ -207,7 +259,9 @@ def test_fused_images_reach_encoder_and_pooling() -> None:
     encoder = net.pix_branch.encoder
     for i in range(4):
         layer = getattr(encoder, f"layer{i + 1}")
-        layer[0].register_forward_hook(lambda _, inp, out, i=i: seen.update({f"layer{i}": inp[0].clone()}))
+        layer[0].register_forward_hook(
+            lambda _, inp, out, i=i: seen.update({f"layer{i}": inp[0].clone()})
+        )
     net.pix_branch.spp.register_forward_hook(lambda _, inp, out: seen.update(spp=out))
     skips = []
     decode = net.pix_branch.decode
@@ -229,7 +283,11 @@ def test_which_loss_reaches_which_branch(l2c: bool, c2l: bool) -> None:
     def touched(value: Tensor) -> set[str]:
         net.zero_grad(set_to_none=True)
         value.square().mean().backward()
-        return {name.partition(".")[0] for name, p in net.named_parameters() if p.grad is not None and p.grad.any()}
+        return {
+            name.partition(".")[0]
+            for name, p in net.named_parameters()
+            if p.grad is not None and p.grad.any()
+        }
 
     assert ("pix_branch" in touched(net(batch).logits)) == c2l
     assert ("lidar" in touched(net(batch).extras["pixel_logits"])) == l2c
@@ -243,22 +301,53 @@ def test_switches() -> None:
     lidar_only = plain.lidar(batch)
     close(plain(batch).logits, lidar_only.logits)  # the image branch is auxiliary
     assert len(plain.c2l_fusion_blocks) == len(plain.learner) == 0
-    assert not any(key.startswith(("image_features", "learned_features")) for key in plain(batch).extras)
+    assert not any(
+        key.startswith(("image_features", "learned_features")) for key in plain(batch).extras
+    )
     no_learner = exact(learner=False)
     extras = exchange_features(no_learner, batch)
-    assert extras["used/1"][~batch.visible.any(0)].abs().max() == 0 and "learned_features/1" not in extras
+    assert (
+        extras["used/1"][~batch.visible.any(0)].abs().max() == 0
+        and "learned_features/1" not in extras
+    )
     assert no_learner(without_images(batch)).logits.isfinite().all()
     assert len(exact(l2c=False).l2c_fusion_blocks) == 0
 
 
 def test_wrong_sections() -> None:
-    with pytest.raises(UserError, match=r"unknown key 'model\.lidar\.dropuot'; did you mean 'dropout'"):
-        build_model(Config({"model": {"name": "lidar_camera", "lidar": {"name": "spvcnn", "dropuot": 0.1}}}), 5)
-    with pytest.raises(UserError, match=r"unknown key 'model\.image\.encodr'; did you mean 'encoder'"):
-        build_model(Config({"model": {"name": "lidar_camera", "lidar": {"name": "spvcnn"}, "image": {"encodr": 1}}}), 5)
+    with pytest.raises(
+        UserError, match=r"unknown key 'model\.lidar\.dropuot'; did you mean 'dropout'"
+    ):
+        build_model(
+            Config(
+                {"model": {"name": "lidar_camera", "lidar": {"name": "spvcnn", "dropuot": 0.1}}}
+            ),
+            5,
+        )
+    with pytest.raises(
+        UserError, match=r"unknown key 'model\.image\.encodr'; did you mean 'encoder'"
+    ):
+        build_model(
+            Config(
+                {
+                    "model": {
+                        "name": "lidar_camera",
+                        "lidar": {"name": "spvcnn"},
+                        "image": {"encodr": 1},
+                    }
+                }
+            ),
+            5,
+        )
     with pytest.raises(UserError, match=r"model\.lidar.*sphereformer"):
-        build_model(Config({"model": {"name": "lidar_camera", "lidar": {"name": "sphereformer"}}}), 5)
+        build_model(
+            Config({"model": {"name": "lidar_camera", "lidar": {"name": "sphereformer"}}}), 5
+        )
     with pytest.raises(UserError, match="does not exist"):
         student(image={"weights": "/nowhere/resnet18.pth"})
-    section = {"name": "lidar_camera", "lidar": {"name": "spvcnn"}, "image": {"weights": "/nowhere/resnet18.pth"}}
+    section = {
+        "name": "lidar_camera",
+        "lidar": {"name": "spvcnn"},
+        "image": {"weights": "/nowhere/resnet18.pth"},
+    }
     build_model(Config({"model": section}), 5, pretrained=False)

@@ -24,10 +24,14 @@ def make_view(uv: list, image: list[int]) -> View:
     uv, count = torch.tensor(uv, dtype=torch.float32).view(-1, 2), len(image)
     point = torch.arange(count)
     ones = torch.ones(count)
-    return View(point, torch.tensor(image), uv, ones, torch.arange(count + 1), 2, ones.bool(), point, point)
+    return View(
+        point, torch.tensor(image), uv, ones, torch.arange(count + 1), 2, ones.bool(), point, point
+    )
 
 
-@pytest.mark.parametrize(("width", "decoders"), [(64, 3_121_344), (128, 3_797_312), (256, 5_149_248)])
+@pytest.mark.parametrize(
+    ("width", "decoders"), [(64, 3_121_344), (128, 3_797_312), (256, 5_149_248)]
+)
 def test_parameter_counts(width: int, decoders: int) -> None:
     with torch.device("meta"):
         model = ResNetFCN(FCNConfig(), width)
@@ -42,16 +46,26 @@ def test_shapes_of_a_published_crop() -> None:
         for decoder in model.decoders:
             decoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[1:]))
         for i in range(4):
-            getattr(model.encoder, f"layer{i + 1}").register_forward_hook(lambda *call: seen.append(call[2].shape[1:]))
+            getattr(model.encoder, f"layer{i + 1}").register_forward_hook(
+                lambda *call: seen.append(call[2].shape[1:])
+            )
         maps = model(torch.empty(2, 3, 320, 480))
-    assert [tuple(shape) for shape in seen] == [(64, 160, 240), (128, 80, 120), (256, 40, 60), (512, 20, 30)]
+    assert [tuple(shape) for shape in seen] == [
+        (64, 160, 240),
+        (128, 80, 120),
+        (256, 40, 60),
+        (512, 20, 30),
+    ]
     assert [tuple(m.shape) for m in maps] == [(2, 64, 160, 240), *[(2, 64, 80, 120)] * 3]
 
 
 def test_a_map_reads_its_layers_in_order() -> None:
     """Convolution, then the transposed ones, each rectified."""
     model = make().eval()
-    kinds = [[type(layer) for layer in decoder if not isinstance(layer, nn.ReLU)] for decoder in model.decoders]
+    kinds = [
+        [type(layer) for layer in decoder if not isinstance(layer, nn.ReLU)]
+        for decoder in model.decoders
+    ]
     conv, up = nn.Conv2d, nn.ConvTranspose2d
     assert kinds == [[conv], [conv], [conv, up], [conv, up, up]]
     with torch.no_grad():
@@ -67,7 +81,10 @@ def test_a_map_reads_its_layers_in_order() -> None:
 def test_pixels_before_the_enlargement_are_those_after(size: tuple[int, int]) -> None:
     model = make().eval()
     height, width = size
-    rows, columns = (g.flatten() for g in torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij"))
+    rows, columns = (
+        g.flatten()
+        for g in torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    )
     fraction = torch.rand(len(rows), 2, generator=torch.Generator().manual_seed(0)) * 0.98 + 0.01
     u = torch.minimum(columns + fraction[:, 0], torch.tensor(width - 1.0))
     v = torch.minimum(rows + fraction[:, 1], torch.tensor(height - 1.0))
@@ -97,7 +114,10 @@ def test_pixels_of_a_batch_and_their_gradient() -> None:
 
 
 def test_weights_from_a_file(tmp_path: Path) -> None:
-    source = make().encoder.state_dict() | {"fc.weight": torch.zeros(2, 2), "fc.bias": torch.zeros(2)}
+    source = make().encoder.state_dict() | {
+        "fc.weight": torch.zeros(2, 2),
+        "fc.bias": torch.zeros(2),
+    }
     torch.save({key: value + 1 for key, value in source.items()}, tmp_path / "r18.pth")
     model = make(weights=tmp_path / "r18.pth")
     model.load_pretrained()

@@ -33,7 +33,11 @@ def test_sizes_of_the_published_teacher(cr, total, attention):
 def test_published_key_names():
     keys = model("spvcnn_spformer").state_dict().keys()
     block = "transformer_blocks.3."
-    tables = [f"attn.relative_pos_{k}_table{s}" for k in ("query", "key", "value") for s in ("", "_sphere")]
+    tables = [
+        f"attn.relative_pos_{k}_table{s}"
+        for k in ("query", "key", "value")
+        for s in ("", "_sphere")
+    ]
     layers = [
         f"{n}.{w}"
         for n in ("norm1", "norm2", "attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
@@ -46,8 +50,15 @@ def test_window_geometry_per_stage():
     """Table of the teacher's blocks: edge 0.3-2.4 m, cones 2-16 degrees, bins = window / 24, drop path 0.05-0.2."""
     blocks = model("spvcnn_spformer").transformer_blocks
     assert [round(b.cubic_window, 6) for b in blocks] == [0.3, 0.6, 1.2, 2.4]
-    assert [b.sphere_window for b in blocks] == [(2, 2, 120), (4, 4, 120), (8, 8, 120), (16, 16, 120)]
-    assert [round(b.sphere_quant[0], 6) for b in blocks] == [round(x, 6) for x in (1 / 12, 1 / 6, 1 / 3, 2 / 3)]
+    assert [b.sphere_window for b in blocks] == [
+        (2, 2, 120),
+        (4, 4, 120),
+        (8, 8, 120),
+        (16, 16, 120),
+    ]
+    assert [round(b.sphere_quant[0], 6) for b in blocks] == [
+        round(x, 6) for x in (1 / 12, 1 / 6, 1 / 3, 2 / 3)
+    ]
     assert [round(b.drop_path.p, 6) for b in blocks] == [0.05, 0.1, 0.15, 0.2]
     legacy = model("spvcnn_spformer", legacy_quant=True).transformer_blocks
     assert {b.sphere_quant for b in legacy} == {(4 / 3, 4 / 3, 5.0)}
@@ -61,14 +72,20 @@ def test_every_parameter_gets_a_gradient(name, checkpointing):
     output = net(random_batch(300))
     assert output.logits.shape == (len(random_batch(300).coords), 17)
     output.logits.square().mean().backward()
-    missing = [key for key, p in net.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()]
+    missing = [
+        key
+        for key, p in net.named_parameters()
+        if p.grad is None or not torch.isfinite(p.grad).all()
+    ]
     assert not missing
 
 
 def join(a: Batch, b: Batch) -> Batch:
     """Two scans in one batch, the second moved far away so that a shared window origin would show."""
     coords = torch.cat([a.coords, b.coords + torch.tensor([1, 0, 0, 0], dtype=torch.int32)])
-    return replace(a, coords=coords, feats=torch.cat([a.feats, b.feats + torch.tensor([7.3, -4.1, 0.7, 0.0])]))
+    return replace(
+        a, coords=coords, feats=torch.cat([a.feats, b.feats + torch.tensor([7.3, -4.1, 0.7, 0.0])])
+    )
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -100,7 +117,13 @@ def test_a_block_gives_a_scan_the_same_bits_alone_and_in_a_batch_of_four(stage, 
     feats = torch.randn(len(batch), *block.norm1.normalized_shape, generator=generator)
 
     def run(rows, samples):
-        coords = torch.cat([samples[:, None], torch.arange(len(samples), dtype=torch.int32)[:, None].expand(-1, 3)], 1)
+        coords = torch.cat(
+            [
+                samples[:, None],
+                torch.arange(len(samples), dtype=torch.int32)[:, None].expand(-1, 3),
+            ],
+            1,
+        )
         x = feats[rows].clone().requires_grad_()
         out = block(SparseTensor.from_batch(x, coords), xyz[rows]).feats
         out.square().sum().backward()

@@ -61,7 +61,9 @@ def resnet_size(name: str) -> int:
     return total
 
 
-@pytest.mark.parametrize("name, millions", [("resnet18", 11.18), ("resnet34", 21.28), ("resnet50", 23.51)])
+@pytest.mark.parametrize(
+    "name, millions", [("resnet18", 11.18), ("resnet34", 21.28), ("resnet50", 23.51)]
+)
 def test_encoder_size(name: str, millions: float) -> None:
     net = ResNet(name)
     assert count(net) == resnet_size(name) and round(count(net) / 1e6, 2) == millions
@@ -69,7 +71,9 @@ def test_encoder_size(name: str, millions: float) -> None:
 
 def test_pooling_and_decoder_size() -> None:
     net, width, level = branch(), 128, 42
-    pooling = norm_conv(512, width) + 3 * norm_conv(width, level) + norm_conv(width + 3 * level, width)
+    pooling = (
+        norm_conv(512, width) + 3 * norm_conv(width, level) + norm_conv(width + 3 * level, width)
+    )
     decoder = sum(norm_conv(skip, width) + norm_conv(width, width, 3) for skip in (256, 128, 64))
     assert count(net.spp) == pooling and round(pooling / 1e6, 2) == 0.12
     assert count(net.decoder) == decoder and round(decoder / 1e6, 2) == 0.50
@@ -88,7 +92,9 @@ def test_strides_and_channels(stem_stride: int, stride: int) -> None:
 
 # --- values ---------------------------------------------------------------------------------------------------------
 def plain_norm(x: Tensor, norm: torch.nn.BatchNorm2d) -> Tensor:
-    columns = [t[:, None, None] for t in (norm.running_mean, norm.running_var, norm.weight, norm.bias)]
+    columns = [
+        t[:, None, None] for t in (norm.running_mean, norm.running_var, norm.weight, norm.bias)
+    ]
     return (x - columns[0]) / (columns[1] + norm.eps).sqrt() * columns[2] + columns[3]
 
 
@@ -104,13 +110,19 @@ def test_pyramid_pooling_and_decoder_step_by_step() -> None:
     features = torch.randn(1, 512, 5, 8, dtype=torch.float64)
     reduced = plain_norm_conv(features, net.spp.reduce)
     maps = [reduced]
-    for grid, columns, level in ((4, 6, net.spp.levels[0]), (2, 3, net.spp.levels[1])):  # round(8 / 5 * 4), ...
+    for grid, columns, level in (
+        (4, 6, net.spp.levels[0]),
+        (2, 3, net.spp.levels[1]),
+    ):  # round(8 / 5 * 4), ...
         pooled = plain_norm_conv(F.adaptive_avg_pool2d(reduced, (grid, columns)), level)
         maps.append(F.interpolate(pooled, (5, 8), mode="bilinear", align_corners=True))
     expected = plain_norm_conv(torch.cat(maps, 1), net.spp.fuse)
     torch.testing.assert_close(net.spp(features), expected)
 
-    skips = [torch.randn(1, c, 40 >> i, 64 >> i, dtype=torch.float64) for i, c in enumerate((64, 128, 256))]
+    skips = [
+        torch.randn(1, c, 40 >> i, 64 >> i, dtype=torch.float64)
+        for i, c in enumerate((64, 128, 256))
+    ]
     x = expected
     for unit, skip in zip(net.decoder, reversed(skips)):
         up = F.interpolate(x, skip.shape[2:], mode="bilinear", align_corners=True)
@@ -125,7 +137,9 @@ def test_encoder_equals_torchvision() -> None:
         torch.manual_seed(0)
         theirs = getattr(torchvision.models, name)().eval()
         ours = ResNet(name, stem_stride=2).eval()
-        ours.load_state_dict({k: v for k, v in theirs.state_dict().items() if not k.startswith("fc.")})
+        ours.load_state_dict(
+            {k: v for k, v in theirs.state_dict().items() if not k.startswith("fc.")}
+        )
         images = torch.rand(1, 3, 64, 64)
         x = ours.stem(images)
         for i in range(4):
@@ -191,7 +205,9 @@ def test_decoder_at_points(overlap: str, training: bool) -> None:
     expected, found = sample_image(x, view)[view.rows], net.decode_at(skips, view)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
     inputs = [*skips, *net.decoder.parameters()]
-    torch.testing.assert_close(gradients(found, inputs), gradients(expected, inputs), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(
+        gradients(found, inputs), gradients(expected, inputs), rtol=1e-9, atol=1e-9
+    )
 
 
 def test_decoder_without_a_point_and_with_many() -> None:
@@ -242,7 +258,10 @@ def test_weights_are_read(tmp_path: Path, suffix: str) -> None:
     [
         ({"layer2__0__conv1__weight": None}, r"missing: layer2\.0\.conv1\.weight"),
         ({"layer5__weight": torch.zeros(1)}, r"unexpected: layer5\.weight"),
-        ({"conv1__weight": torch.zeros(64, 1, 7, 7)}, r"conv1\.weight \(64, 1, 7, 7\) instead of \(64, 3, 7, 7\)"),
+        (
+            {"conv1__weight": torch.zeros(64, 1, 7, 7)},
+            r"conv1\.weight \(64, 1, 7, 7\) instead of \(64, 3, 7, 7\)",
+        ),
         ({"epoch": 3}, "expected tensors by layer name"),
     ],
 )

@@ -21,9 +21,16 @@ from core.sparse import fold_batch_norm, gather_sum, kernel_offsets
 
 LARGE = {"hidden": 256, "scales": [2, 4, 8, 16, 16, 16]}
 NUSCENES = {"high": [50.0, 50.0, 3.0], "shape": [1000, 1000, 70]}
-REAL = Path(os.environ.get("LIDISTILL_REALDATA", "realdata")) / "semantickitti/sequences/08/velodyne/000000.bin"
+REAL = (
+    Path(os.environ.get("LIDISTILL_REALDATA", "realdata"))
+    / "semantickitti/sequences/08/velodyne/000000.bin"
+)
 CLOSE = {"rtol": 1e-5, "atol": 2e-6}  # the weights of means are kept in fp32
-BOX = {"low": [0.0, 0.0, 0.0], "high": [1.6, 1.6, 1.2], "shape": [16, 16, 12]}  # half of camera_scene's points
+BOX = {
+    "low": [0.0, 0.0, 0.0],
+    "high": [1.6, 1.6, 1.2],
+    "shape": [16, 16, 12],
+}  # half of camera_scene's points
 
 
 def make(num_classes: int = 20, **options: object) -> TwoDPass:
@@ -42,7 +49,9 @@ def make_exact(**options: object) -> TwoDPass:
             module.weight.data.uniform_(0.5, 1.5, generator=generator)
             module.bias.data.uniform_(-0.3, 0.3, generator=generator)
     for parameter in model.parameters():
-        parameter.data *= 3.0 if parameter.dim() > 1 else 1.0  # so that outputs differ from point to point
+        parameter.data *= (
+            3.0 if parameter.dim() > 1 else 1.0
+        )  # so that outputs differ from point to point
     return model
 
 
@@ -59,7 +68,9 @@ def count(module: nn.Module) -> int:
         (17, LARGE | NUSCENES | {"hidden": 128}, 17_920, 1_890_688, 100_625, 11_462_673),
     ],
 )
-def test_parameter_counts(num_classes: int, options: dict, mlp: int, block: int, head: int, total: int) -> None:
+def test_parameter_counts(
+    num_classes: int, options: dict, mlp: int, block: int, head: int, total: int
+) -> None:
     with torch.device("meta"):
         model = make(num_classes, **options)
     assert count(model.voxel_mlp) == mlp
@@ -72,7 +83,11 @@ def test_parameter_counts(num_classes: int, options: dict, mlp: int, block: int,
     ("options", "grids", "heights"),
     [
         ({}, [(1000, 60), (500, 30), (250, 15), (125, 8), (63, 4)], [0.1, 0.2, 0.4, 0.75, 1.5]),
-        (NUSCENES, [(1000, 70), (500, 35), (250, 18), (125, 9), (63, 5)], [0.1, 0.2, 0.3889, 0.7778, 1.4]),
+        (
+            NUSCENES,
+            [(1000, 70), (500, 35), (250, 18), (125, 9), (63, 5)],
+            [0.1, 0.2, 0.3889, 0.7778, 1.4],
+        ),
     ],
 )
 def test_cell_sizes(options: dict, grids: list, heights: list) -> None:
@@ -119,9 +134,13 @@ def test_grid_means_and_back() -> None:
         torch.testing.assert_close(of_fine[row], points[inside].mean(0), **CLOSE)
     of_points = gather_sum(of_fine, fine.spread)
     torch.testing.assert_close(of_points, of_fine[fine.rows])
-    torch.testing.assert_close(gather_sum(of_points, coarse.pool), gather_sum(of_fine, coarse.pool_from(fine)))
+    torch.testing.assert_close(
+        gather_sum(of_points, coarse.pool), gather_sum(of_fine, coarse.pool_from(fine))
+    )
     pool, back = fine.halves
-    halved = torch.cat([fine.coords[:, :1], torch.div(fine.coords[:, 1:], 2, rounding_mode="floor")], 1)
+    halved = torch.cat(
+        [fine.coords[:, :1], torch.div(fine.coords[:, 1:], 2, rounding_mode="floor")], 1
+    )
     context = gather_sum(gather_sum(of_fine, pool), back)
     for row, cell in enumerate(halved[:20]):
         together = (halved == cell).all(1)
@@ -139,8 +158,13 @@ def test_points_that_share_all_cells_share_a_place() -> None:
     rows = [torch.randint(0, 3, (500,), generator=generator) for _ in range(4)]
     places, place = distinct_places(rows)
     table = torch.stack(rows, 1)
-    assert len(places) == len(torch.unique(table, dim=0)) and torch.equal(table[places[place]], table)
-    assert [len(part) for part in distinct_places([torch.zeros(0, dtype=torch.int64)] * 2)] == [0, 0]
+    assert len(places) == len(torch.unique(table, dim=0)) and torch.equal(
+        table[places[place]], table
+    )
+    assert [len(part) for part in distinct_places([torch.zeros(0, dtype=torch.int64)] * 2)] == [
+        0,
+        0,
+    ]
 
 
 # --- the whole network, spelt out -----------------------------------------------------------------------------------
@@ -166,7 +190,9 @@ def dense_conv(kernel: Tensor, x: Tensor, coords: Tensor) -> Tensor:
 
 def reference(model: TwoDPass, batch: Batch) -> tuple[Tensor, list[Tensor]]:
     def norm(layer: nn.BatchNorm1d, x: Tensor) -> Tensor:
-        return (x - layer.running_mean) / (layer.running_var + layer.eps).sqrt() * layer.weight + layer.bias
+        return (x - layer.running_mean) / (
+            layer.running_var + layer.eps
+        ).sqrt() * layer.weight + layer.bias
 
     def leaky(x: Tensor) -> Tensor:
         return torch.where(x > 0, x, 0.1 * x)
@@ -186,7 +212,9 @@ def reference(model: TwoDPass, batch: Batch) -> tuple[Tensor, list[Tensor]]:
 
     coords, rows = group(1)
     corner = coords[rows, 1:] * (high - low) / shape + low
-    inputs = torch.cat([batch.feats, points - mean_by(points, rows, len(coords))[rows], points - corner], 1)
+    inputs = torch.cat(
+        [batch.feats, points - mean_by(points, rows, len(coords))[rows], points - corner], 1
+    )
     x = mean_by(model.voxel_mlp(inputs), rows, len(coords))
     heads, features = [], []
     for scale, encoder in zip(model.scales, model.encoders):
@@ -228,7 +256,9 @@ def test_company_and_order_do_not_matter() -> None:
     alone = torch.cat([model(double(camera_batch(seed))).logits for seed in (0, 1)])
     torch.testing.assert_close(model(batch).logits, alone, **CLOSE)
     order = torch.randperm(len(batch.coords), generator=torch.Generator().manual_seed(2))
-    shuffled = batch.__class__(**{**batch.__dict__, "coords": batch.coords[order], "feats": batch.feats[order]})
+    shuffled = batch.__class__(
+        **{**batch.__dict__, "coords": batch.coords[order], "feats": batch.feats[order]}
+    )
     torch.testing.assert_close(model(shuffled).logits, alone[order], **CLOSE)
 
 
@@ -258,7 +288,8 @@ def test_hardly_any_points(voxels: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "key"), [({"scales": [2, 0]}, "scales"), ({"low": [0, 0, 2.0]}, "low"), ({"hiden_size": 64}, "hidden")]
+    ("options", "key"),
+    [({"scales": [2, 0]}, "scales"), ({"low": [0, 0, 2.0]}, "low"), ({"hiden_size": 64}, "hidden")],
 )
 def test_faulty_options(options: dict, key: str) -> None:
     with pytest.raises(UserError, match=key):

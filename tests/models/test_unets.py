@@ -53,7 +53,18 @@ def scan(seed: int, voxels: int = 400, edge: int = 24) -> Sample:
     feats = rng.normal(size=(count, 4)).astype(np.float32)
     labels = rng.integers(0, 17, count)
     everywhere = np.ones(count, bool)
-    return Sample(f"s{seed}", seed, coords, feats, labels, rows, rows, labels, everywhere, np.zeros(count, np.float32))
+    return Sample(
+        f"s{seed}",
+        seed,
+        coords,
+        feats,
+        labels,
+        rows,
+        rows,
+        labels,
+        everywhere,
+        np.zeros(count, np.float32),
+    )
 
 
 def double(batch: Batch) -> Batch:
@@ -77,11 +88,15 @@ def test_forward_and_backward(name: str) -> None:
 def test_order_of_voxels_does_not_matter(name: str) -> None:
     model, batch = make_exact(name), double(collate([scan(0)]))
     order = torch.randperm(len(batch.coords), generator=torch.Generator().manual_seed(2))
-    shuffled = batch.__class__(**{**batch.__dict__, "coords": batch.coords[order], "feats": batch.feats[order]})
+    shuffled = batch.__class__(
+        **{**batch.__dict__, "coords": batch.coords[order], "feats": batch.feats[order]}
+    )
     with torch.no_grad():
         logits, other = model(batch).logits, model(shuffled).logits
     assert logits.std(0).min() > 1e-3
-    torch.testing.assert_close(other, logits[order], rtol=1e-6, atol=1e-7)  # point weights are stored in fp32
+    torch.testing.assert_close(
+        other, logits[order], rtol=1e-6, atol=1e-7
+    )  # point weights are stored in fp32
 
 
 @pytest.mark.parametrize("name", UNETS)
@@ -98,7 +113,9 @@ def test_company_in_the_batch_does_not_matter(name: str) -> None:
 @pytest.mark.parametrize("name", UNETS)
 def test_shift_by_the_coarsest_stride_does_not_matter(name: str) -> None:
     model, batch = make_exact(name), double(collate([scan(0)]))
-    shifted = batch.__class__(**{**batch.__dict__, "coords": batch.coords + torch.tensor([0, 16, -32, 160]).int()})
+    shifted = batch.__class__(
+        **{**batch.__dict__, "coords": batch.coords + torch.tensor([0, 16, -32, 160]).int()}
+    )
     with torch.no_grad():
         torch.testing.assert_close(model(shifted).logits, model(batch).logits, rtol=1e-6, atol=1e-7)
 
@@ -131,7 +148,9 @@ def test_width_factor(name: str, cr: float, widths: tuple[int, ...]) -> None:
     assert [down[1].net[0].out_channels for down in model.vox_downs] == list(widths[1:5])
     assert [up[0].net[0].out_channels for up in model.vox_ups] == list(widths[5:])
     skips = (widths[3], widths[2], widths[1], widths[0])
-    assert [up[1][0].net[0].in_channels for up in model.vox_ups] == [a + b for a, b in zip(widths[5:], skips)]
+    assert [up[1][0].net[0].in_channels for up in model.vox_ups] == [
+        a + b for a, b in zip(widths[5:], skips)
+    ]
     assert model.classifier_vox[0].weight.shape == (17, widths[8])
 
 
@@ -167,8 +186,12 @@ def test_state_dict_has_the_published_names(name: str) -> None:
         weights = make(name, 20).state_dict()
     expected = PUBLISHED | (PUBLISHED_POINTS if name == "spvcnn" else {})
     assert {key: tuple(weights[key].shape) for key in expected if key in weights} == expected
-    assert not any("downsample" in key for key in weights if key.startswith("vox_downs.0.")), "32 -> 32 needs none"
-    roots = {"stem", "vox_downs", "vox_ups", "classifier_vox"} | ({"point_transforms"} if name == "spvcnn" else set())
+    assert not any("downsample" in key for key in weights if key.startswith("vox_downs.0.")), (
+        "32 -> 32 needs none"
+    )
+    roots = {"stem", "vox_downs", "vox_ups", "classifier_vox"} | (
+        {"point_transforms"} if name == "spvcnn" else set()
+    )
     assert {key.partition(".")[0] for key in weights} == roots
 
 
@@ -283,7 +306,12 @@ def test_command_lists_modules_parameters_and_macs(folder_config, monkeypatch, c
     text = capsys.readouterr().out
     with torch.device("meta"):
         count = sum(p.numel() for p in make("minkunet", 20, cr=0.5).parameters())
-    assert "MinkUNet" in text and "vox_ups.3" in text and f"{count:,}" in text and "a random scan" in text
+    assert (
+        "MinkUNet" in text
+        and "vox_ups.3" in text
+        and f"{count:,}" in text
+        and "a random scan" in text
+    )
 
 
 def test_command_explains_itself_in_one_paragraph(folder_config, monkeypatch, capsys) -> None:
@@ -291,4 +319,6 @@ def test_command_explains_itself_in_one_paragraph(folder_config, monkeypatch, ca
     with pytest.raises(SystemExit) as caught:
         command.main()
     assert caught.value.code == 2
-    assert capsys.readouterr().err.startswith("error: command line, key 'model.name': unknown model 'minkunett'")
+    assert capsys.readouterr().err.startswith(
+        "error: command line, key 'model.name': unknown model 'minkunett'"
+    )

@@ -25,7 +25,9 @@ def scene(
     return SparseTensor.from_batch(feats, coords)
 
 
-def densify(feats: torch.Tensor, coords: torch.Tensor, low: int, size: int, batch: int) -> torch.Tensor:
+def densify(
+    feats: torch.Tensor, coords: torch.Tensor, low: int, size: int, batch: int
+) -> torch.Tensor:
     """[B, C, size, size, size] with zeros at empty cells; differentiable in feats."""
     b, x, y, z = coords.long().unbind(1)
     dense = feats.new_zeros(batch, size, size, size, feats.shape[1])

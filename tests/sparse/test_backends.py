@@ -16,7 +16,16 @@ from loguru import logger
 from sparse_scene import scene
 
 from core.errors import UserError
-from core.sparse import Conv3d, SparseTensor, convolve, devoxelize, get_backend, kernel_map, library_status, set_backend
+from core.sparse import (
+    Conv3d,
+    SparseTensor,
+    convolve,
+    devoxelize,
+    get_backend,
+    kernel_map,
+    library_status,
+    set_backend,
+)
 from core.sparse import build as building
 from core.sparse import library as loading
 from core.sparse.backends import native, torch_ref
@@ -61,7 +70,9 @@ def threads():
 def problem(dtype=torch.float32):
     """Features [60, 5], kernel [27, 5, 4] and map of a small convolution."""
     x = scene(60, 5, size=6, dtype=dtype)
-    kernel = torch.randn(27, 5, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype)
+    kernel = torch.randn(
+        27, 5, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    ).to(dtype)
     return x.feats, kernel, kernel_map(x.cache, (1, 1, 1), (3, 3, 3), (1, 1, 1), (1, 1, 1))
 
 
@@ -98,7 +109,10 @@ def test_set_backend_goes_before_the_environment_and_a_layer_before_both(monkeyp
 
 def test_unknown_name_in_the_environment(monkeypatch):
     monkeypatch.setenv(VARIABLE, "nativ")
-    with pytest.raises(UserError, match=rf"{VARIABLE}.*unknown sparse backend 'nativ'; known: native, torch, spconv"):
+    with pytest.raises(
+        UserError,
+        match=rf"{VARIABLE}.*unknown sparse backend 'nativ'; known: native, torch, spconv",
+    ):
         get_backend()
 
 
@@ -116,7 +130,9 @@ def test_spconv_missing(monkeypatch, threads):
     monkeypatch.setitem(sys.modules, "spconv", None)
     monkeypatch.setitem(sys.modules, "spconv.pytorch", None)
     x, kernel, kmap = problem()
-    with pytest.raises(UserError, match=r"not installed.*requirements-gpu\.txt.*LIDISTILL_SPARSE_BACKEND"):
+    with pytest.raises(
+        UserError, match=r"not installed.*requirements-gpu\.txt.*LIDISTILL_SPARSE_BACKEND"
+    ):
         convolve(x, kernel, None, kmap, "spconv")
 
 
@@ -161,7 +177,10 @@ def test_spconv_gets_pairs_and_filters_in_its_layout(monkeypatch):
     monkeypatch.setattr(spconv_backend, "_ops", lambda: ops)
     x, kernel, kmap = problem(torch.float64)
     results = []
-    for function in (spconv_backend._Convolution.apply, lambda f, w, m: torch_ref.convolve(f, w, None, m)):
+    for function in (
+        spconv_backend._Convolution.apply,
+        lambda f, w, m: torch_ref.convolve(f, w, None, m),
+    ):
         leaves = [x.clone().requires_grad_(), kernel.clone().requires_grad_()]
         y = function(*leaves, kmap)
         results.append([y, *torch.autograd.grad(y.square().sum(), leaves)])
@@ -175,7 +194,10 @@ def test_spconv_itself(threads):
     x, kernel, kmap = problem()
     bias = torch.arange(4.0)
     torch.testing.assert_close(
-        convolve(x, kernel, bias, kmap, "spconv"), convolve(x, kernel, bias, kmap, "torch"), rtol=1e-5, atol=1e-5
+        convolve(x, kernel, bias, kmap, "spconv"),
+        convolve(x, kernel, bias, kmap, "torch"),
+        rtol=1e-5,
+        atol=1e-5,
     )
 
 
@@ -237,7 +259,9 @@ def test_status_names_the_library_the_instruction_set_and_the_threads(threads):
         usable, line = library_status()
     finally:
         loading.set_isa("best")
-    assert usable and line == f"{building.library_path().name}, generic, bf16 through fp32, 1 threads"
+    assert (
+        usable and line == f"{building.library_path().name}, generic, bf16 through fp32, 1 threads"
+    )
 
 
 def test_unknown_instruction_set():
@@ -252,7 +276,9 @@ def tree(monkeypatch, tmp_path) -> SimpleNamespace:
     """A source folder of two units, and where their library goes."""
     places = SimpleNamespace(sources=tmp_path / "csrc", target=tmp_path / "lib")
     places.sources.mkdir()
-    (places.sources / "answer.cpp").write_text('#include "n.h"\nextern "C" int answer() { return kNumber; }\n')
+    (places.sources / "answer.cpp").write_text(
+        '#include "n.h"\nextern "C" int answer() { return kNumber; }\n'
+    )
     (places.sources / "n.h").write_text("constexpr int kNumber = 42;\n")
     monkeypatch.setattr(building, "SOURCES", places.sources)
     monkeypatch.setattr(building, "TARGET", places.target)
@@ -301,7 +327,11 @@ def test_no_compiler(tree, monkeypatch):
 
 
 def test_cxx_comes_first(monkeypatch):
-    monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}" if name in ("my-c++", "clang++", "c++") else None)
+    monkeypatch.setattr(
+        shutil,
+        "which",
+        lambda name: f"/bin/{name}" if name in ("my-c++", "clang++", "c++") else None,
+    )
     monkeypatch.setenv("CXX", "my-c++")
     assert building.compiler() == "/bin/my-c++"
     monkeypatch.setenv("CXX", "absent")
@@ -319,7 +349,9 @@ def test_a_compile_error_is_quoted_and_leaves_nothing(tree):
 
 
 def test_a_failed_link_leaves_no_half_written_library(tree, tmp_path, monkeypatch):
-    fake_compiler(tmp_path, monkeypatch, link='echo half > "$last"; echo "no space to link" >&2; exit 1')
+    fake_compiler(
+        tmp_path, monkeypatch, link='echo half > "$last"; echo "no space to link" >&2; exit 1'
+    )
     with pytest.raises(UserError, match="no space to link"):
         building.build()
     assert left_in(tree.target) == []
@@ -332,9 +364,18 @@ def test_each_unit_has_its_own_instruction_set(tree, tmp_path, monkeypatch):
     log = fake_compiler(tmp_path, monkeypatch, link='echo linked > "$last"')
     assert building.build().read_text() == "linked\n"
     calls = {
-        Path(line.split(" -c ")[1].split()[0]).stem: line for line in log.read_text().splitlines() if " -c " in line
+        Path(line.split(" -c ")[1].split()[0]).stem: line
+        for line in log.read_text().splitlines()
+        if " -c " in line
     }
-    assert calls.keys() == {"answer", "api", "conv_avx2", "conv_avx512", "conv_avx512bf16", "conv_generic"}
+    assert calls.keys() == {
+        "answer",
+        "api",
+        "conv_avx2",
+        "conv_avx512",
+        "conv_avx512bf16",
+        "conv_generic",
+    }
     for unit in ("answer", "api", "conv_generic"):
         assert " -m" not in calls[unit]
     assert "-mavx2" in calls["conv_avx2"] and "-mavx512f" not in calls["conv_avx2"]

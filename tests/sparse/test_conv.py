@@ -10,7 +10,15 @@ import torch.nn.functional as F
 from sparse_scene import densify, scene
 
 from core.errors import UserError
-from core.sparse import Conv3d, SparseTensor, convolve, kernel_map, kernel_offsets, set_backend, set_isa
+from core.sparse import (
+    Conv3d,
+    SparseTensor,
+    convolve,
+    kernel_map,
+    kernel_offsets,
+    set_backend,
+    set_isa,
+)
 from core.sparse.library import library
 
 LOW, SIZE, BATCH = -4, 12, 2
@@ -27,7 +35,9 @@ def dense_weight(conv: Conv3d, dtype) -> torch.Tensor:
     return weight.permute(4, 3, 0, 1, 2)
 
 
-def dense_conv(x: torch.Tensor, weight: torch.Tensor, coords, kernel, stride, dilation) -> torch.Tensor:
+def dense_conv(
+    x: torch.Tensor, weight: torch.Tensor, coords, kernel, stride, dilation
+) -> torch.Tensor:
     """Correlate at every cell of the padded grid, then read the output coordinates."""
     left = [(k // 2) * d if k % 2 else 0 for k, d in zip(kernel, dilation)]
     right = [(k - 1) * d - a for k, d, a in zip(kernel, dilation, left)]
@@ -51,15 +61,20 @@ def test_agrees_with_dense_conv3d_in_float64(kernel, stride, dilation):
     x.feats.requires_grad_()
     conv = Conv3d(5, 7, kernel, stride, dilation).double()
     y = conv(x)
-    cells = torch.div(x.coords, torch.tensor([1, *conv.stride]), rounding_mode="floor") * torch.tensor(
-        [1, *conv.stride]
-    )
+    cells = torch.div(
+        x.coords, torch.tensor([1, *conv.stride]), rounding_mode="floor"
+    ) * torch.tensor([1, *conv.stride])
     expected_coords = torch.unique(cells, dim=0)
     if conv.stride != (1, 1, 1):
         assert torch.equal(y.coords.long(), expected_coords.long())
     weight = dense_weight(conv, torch.float64)
     expected = dense_conv(
-        densify(x.feats, x.coords, LOW, SIZE, BATCH), weight, y.coords, conv.kernel_size, stride, conv.dilation
+        densify(x.feats, x.coords, LOW, SIZE, BATCH),
+        weight,
+        y.coords,
+        conv.kernel_size,
+        stride,
+        conv.dilation,
     )
     torch.testing.assert_close(y.feats, expected, rtol=1e-10, atol=1e-10)
     probe = torch.randn_like(expected)
@@ -100,7 +115,9 @@ def test_transposed_without_partner_is_refused():
 
 
 @pytest.mark.parametrize("isa", ["generic", "avx2", "avx512", "avx512bf16"])
-@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 2e-5), (torch.bfloat16, 2e-2), (torch.float16, 3e-3)])
+@pytest.mark.parametrize(
+    "dtype, tolerance", [(torch.float32, 2e-5), (torch.bfloat16, 2e-2), (torch.float16, 3e-3)]
+)
 @pytest.mark.parametrize("cin, cout", [(4, 32), (33, 19), (64, 96), (7, 1), (20, 130)])
 @pytest.mark.parametrize("kernel, stride", [(3, 1), (2, 2)])
 def test_native_equals_float64_reference(isa, dtype, tolerance, cin, cout, kernel, stride):
@@ -132,7 +149,9 @@ def test_gradcheck(backend):
     x = scene(30, 3, size=4)
     kmap = kernel_map(x.cache, (1, 1, 1), (3, 3, 3), (1, 1, 1), (1, 1, 1))
     kernel = torch.randn(27, 3, 2, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda f, w: convolve(f, w, None, kmap), (x.feats.requires_grad_(), kernel))
+    assert torch.autograd.gradcheck(
+        lambda f, w: convolve(f, w, None, kmap), (x.feats.requires_grad_(), kernel)
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -145,7 +164,9 @@ def test_same_bits_for_any_number_of_threads(dtype):
             torch.set_num_threads(threads)
             fresh = SparseTensor.from_batch(x.feats.clone().requires_grad_(), x.coords)
             y = conv(fresh).feats
-            results.append([y, *torch.autograd.grad((y * y.detach()).sum(), [fresh.feats, conv.kernel])])
+            results.append(
+                [y, *torch.autograd.grad((y * y.detach()).sum(), [fresh.feats, conv.kernel])]
+            )
     finally:
         torch.set_num_threads(before)
     for other in results[1:]:
@@ -154,9 +175,23 @@ def test_same_bits_for_any_number_of_threads(dtype):
 
 def test_offset_order_is_torchsparse_order():
     odd = kernel_offsets((3, 3, 3)).tolist()
-    assert odd[0] == [-1, -1, -1] and odd[1] == [0, -1, -1] and odd[3] == [-1, 0, -1] and odd[9] == [-1, -1, 0]
+    assert (
+        odd[0] == [-1, -1, -1]
+        and odd[1] == [0, -1, -1]
+        and odd[3] == [-1, 0, -1]
+        and odd[9] == [-1, -1, 0]
+    )
     even = kernel_offsets((2, 2, 2)).tolist()
-    assert even == [[0, 0, 0], [0, 0, 1], [0, 1, 0], [0, 1, 1], [1, 0, 0], [1, 0, 1], [1, 1, 0], [1, 1, 1]]
+    assert even == [
+        [0, 0, 0],
+        [0, 0, 1],
+        [0, 1, 0],
+        [0, 1, 1],
+        [1, 0, 0],
+        [1, 0, 1],
+        [1, 1, 0],
+        [1, 1, 1],
+    ]
 
 
 def test_initialisation_bound_and_pointwise_kernel():
@@ -211,7 +246,9 @@ def test_autocast_runs_in_its_dtype():
 
 
 def test_library_is_built():
-    assert library() is not None, "run `make setup`: the tests are meant to cover the compiled kernels"
+    assert library() is not None, (
+        "run `make setup`: the tests are meant to cover the compiled kernels"
+    )
 
 
 def test_unknown_backend():
@@ -225,5 +262,9 @@ def test_operators_have_fake_kernels():
     with FakeTensorMode():
         x, w = torch.empty(10, 4), torch.empty(27, 4, 6)
         ptr, rows = torch.empty(28, dtype=torch.int64), torch.empty(5, dtype=torch.int32)
-        assert torch.ops.lidistill.sparse_conv(x, w, None, ptr, rows, rows, 9, False, False).shape == (9, 6)
-        assert torch.ops.lidistill.sparse_conv_weight_grad(x, torch.empty(9, 6), ptr, rows, rows).shape == (27, 4, 6)
+        assert torch.ops.lidistill.sparse_conv(
+            x, w, None, ptr, rows, rows, 9, False, False
+        ).shape == (9, 6)
+        assert torch.ops.lidistill.sparse_conv_weight_grad(
+            x, torch.empty(9, 6), ptr, rows, rows
+        ).shape == (27, 4, 6)

@@ -18,15 +18,35 @@ from torch import Tensor
 
 from core import doctor
 from core.errors import UserError
-from core.sparse import Conv3d, MapCache, SparseTensor, build, build_cuda, convolve, device_maps, kernel_map, maps
+from core.sparse import (
+    Conv3d,
+    MapCache,
+    SparseTensor,
+    build,
+    build_cuda,
+    convolve,
+    device_maps,
+    kernel_map,
+    maps,
+)
 from core.sparse import library as loading
 from core.sparse.backends import cuda
 
 STRIDE_1 = (1, 1, 1)
 NO_COMPILER, NO_NVCC = "no C++ compiler", "no nvcc"
 EMULATION = Path(__file__).parent / "emulation"
-TOLERANCE = {"fp32": 2e-6, "tf32": 3e-3, "fp16": 2e-3, "bf16": 1e-2}  # greatest error / greatest value
-DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+TOLERANCE = {
+    "fp32": 2e-6,
+    "tf32": 3e-3,
+    "fp16": 2e-3,
+    "bf16": 1e-2,
+}  # greatest error / greatest value
+DTYPES = {
+    "fp32": torch.float32,
+    "tf32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+}
 
 
 @pytest.fixture
@@ -57,7 +77,10 @@ def errors(kmap, tensors: list[Tensor]) -> list[float]:
     ours = results(lambda x, w, b: cuda.convolve(x, w, b, kmap), tensors)
     exact = [t.detach().double().requires_grad_() for t in tensors]
     theirs = results(lambda x, w, b: convolve(x, w, b, kmap, "torch"), exact)
-    return [float((a.double() - b).abs().max() / b.abs().max().clamp_min(1e-9)) for a, b in zip(ours, theirs)]
+    return [
+        float((a.double() - b).abs().max() / b.abs().max().clamp_min(1e-9))
+        for a, b in zip(ours, theirs)
+    ]
 
 
 def map_of(x: SparseTensor, kernel=(3, 3, 3), step=STRIDE_1):
@@ -117,7 +140,9 @@ def gpu(emulated_library, monkeypatch):
 def test_emulated_kernels_equal_float64(gpu, arithmetic, cin, cout, kernel, step, few_blocks):
     gpu.emulation_configure(3, 0, few_blocks)
     kmap = map_of(scene(150, 1), kernel, step)
-    assert max(errors(kmap, parameters(kmap, cin, cout, DTYPES[arithmetic]))) < TOLERANCE[arithmetic]
+    assert (
+        max(errors(kmap, parameters(kmap, cin, cout, DTYPES[arithmetic]))) < TOLERANCE[arithmetic]
+    )
 
 
 @pytest.mark.parametrize("arithmetic", ["fp32", "bf16"], indirect=True)
@@ -126,7 +151,10 @@ def test_order_of_threads_and_of_copies_changes_no_bit(gpu, arithmetic):
     for seed, eager in ((0, 0), (1, 1), (2, 0)):
         gpu.emulation_configure(seed, eager, 256)
         outcomes.append(
-            results(lambda x, w, b: cuda.convolve(x, w, b, kmap), parameters(kmap, 40, 33, DTYPES[arithmetic]))
+            results(
+                lambda x, w, b: cuda.convolve(x, w, b, kmap),
+                parameters(kmap, 40, 33, DTYPES[arithmetic]),
+            )
         )
     for other in outcomes[1:]:
         assert all(torch.equal(a, b) for a, b in zip(outcomes[0], other))
@@ -144,7 +172,9 @@ def test_bias_sum_and_rectifier_are_fused(gpu, arithmetic, cout):
     kmap, dtype = map_of(scene(80, 1), (1, 1, 3)), DTYPES[arithmetic]
     x, kernel, bias = (p.detach() for p in parameters(kmap, 8, cout, dtype))
     residual = torch.randn(kmap.n_out, cout, generator=torch.Generator().manual_seed(3)).to(dtype)
-    expected = convolve(x.double(), kernel.double(), bias.double(), kmap, "torch") + residual.double()
+    expected = (
+        convolve(x.double(), kernel.double(), bias.double(), kmap, "torch") + residual.double()
+    )
     y = convolve(x, kernel, bias, kmap, "native", residual=residual, relu=True)
     assert (y.double() - expected.relu()).abs().max() < TOLERANCE[arithmetic] * expected.abs().max()
     assert 0.2 < (y == 0).double().mean() < 0.8
@@ -159,7 +189,9 @@ def test_operators_keep_to_their_schemas_and_fake_kernels(gpu):
     conv = (x, kernel, bias, t.rows, t.table, t.present, grad, True)
     torch.library.opcheck(torch.ops.lidistill.table_conv.default, conv, test_utils=checks)
     weight_grad = (x, grad, p.rows_in, p.rows_out, p.count)
-    torch.library.opcheck(torch.ops.lidistill.table_conv_weight_grad.default, weight_grad, test_utils=checks)
+    torch.library.opcheck(
+        torch.ops.lidistill.table_conv_weight_grad.default, weight_grad, test_utils=checks
+    )
 
 
 def test_what_does_not_fit_is_refused(gpu):
@@ -180,7 +212,9 @@ def test_odd_views_are_read_right(gpu):
     storage = torch.randn(8 * kmap.n_in + 1, generator=torch.Generator().manual_seed(0))
     for x in (storage[1:].view(-1, 8), storage[1:].view(8, -1).T):
         expected = convolve(x.double(), kernel, None, kmap, "torch")
-        torch.testing.assert_close(cuda.convolve(x, kernel, None, kmap).double(), expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            cuda.convolve(x, kernel, None, kmap).double(), expected, rtol=1e-5, atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("voxels", [0, 1, 64, 65])
@@ -196,7 +230,10 @@ def test_emulated_network_down_and_up(gpu, voxels):
             layer.to(dtype).backend = backend
             y = layer(y)
         kernels = [layer.kernel for layer in layers]
-        return [y.feats, *torch.autograd.grad(y.feats.square().sum(), [feats, *kernels], allow_unused=True)]
+        return [
+            y.feats,
+            *torch.autograd.grad(y.feats.square().sum(), [feats, *kernels], allow_unused=True),
+        ]
 
     ours = run(x.feats.clone().requires_grad_(), x.cache, "native", torch.float32)
     theirs = run(x.feats.double().requires_grad_(), x.cache, "torch", torch.float64)
@@ -206,7 +243,8 @@ def test_emulated_network_down_and_up(gpu, voxels):
 
 
 @pytest.mark.parametrize(
-    "kernel, step", [((3, 3, 3), STRIDE_1), ((2, 2, 2), (2, 2, 2)), ((2, 1, 2), STRIDE_1), ((5, 5, 5), (5, 5, 5))]
+    "kernel, step",
+    [((3, 3, 3), STRIDE_1), ((2, 2, 2), (2, 2, 2)), ((2, 1, 2), STRIDE_1), ((5, 5, 5), (5, 5, 5))],
 )
 def test_emulated_maps_equal_the_cpu_maps(emulated_library, gpu, monkeypatch, kernel, step):
     """Tables, transposed tables, tiles and pairs; 5x5x5 has more offsets than one launch takes."""
@@ -248,7 +286,9 @@ def test_rows_with_the_same_neighbours_stand_together(gpu):
 
 
 def test_a_failed_launch_is_raised(gpu, monkeypatch):
-    broken = SimpleNamespace(lidistill_cuda_masks=lambda *a: 719, lidistill_cuda_error=lambda code: b"launch failure")
+    broken = SimpleNamespace(
+        lidistill_cuda_masks=lambda *a: 719, lidistill_cuda_error=lambda code: b"launch failure"
+    )
     monkeypatch.setattr(loading, "cuda_library", lambda: broken)
     with pytest.raises(RuntimeError, match="lidistill_cuda_masks failed: launch failure"):
         device_maps.row_tiles(torch.zeros(1, 3, dtype=torch.int32))
@@ -271,7 +311,9 @@ def cuda_path(tmp_path_factory) -> Path:
 def test_nvcc_compiles_what_loads_without_a_driver(cuda_path):
     handle = loading.load(str(cuda_path), loading._CUDA_SIGNATURES)  # every function is there
     assert handle.lidistill_cuda_error(2) == b"out of memory"
-    linked = subprocess.run(["ldd", str(cuda_path)], capture_output=True, text=True, check=True).stdout
+    linked = subprocess.run(
+        ["ldd", str(cuda_path)], capture_output=True, text=True, check=True
+    ).stdout
     assert "cudart" not in linked and "torch" not in linked
 
 
@@ -338,7 +380,12 @@ def test_no_nvcc_is_no_error(sources, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "nvcc, gpus, built, status",
-    [(None, 0, False, "ok"), ("nvcc", 0, False, "warn"), (None, 1, False, "warn"), (None, 1, True, "ok")],
+    [
+        (None, 0, False, "ok"),
+        ("nvcc", 0, False, "warn"),
+        (None, 1, False, "warn"),
+        (None, 1, True, "ok"),
+    ],
 )
 def test_doctor_tells_of_the_gpu_kernels(tmp_path, monkeypatch, nvcc, gpus, built, status):
     path = tmp_path / "liblidistill_cuda-0.so"
@@ -355,9 +402,20 @@ def test_operators_have_fake_kernels():
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     with FakeTensorMode():
-        x, kernel, rows = torch.empty(10, 4), torch.empty(27, 4, 6), torch.empty(9, dtype=torch.int32)
-        table, present = torch.empty(27, 9, dtype=torch.int32), torch.empty(27, 1, dtype=torch.uint8)
+        x, kernel, rows = (
+            torch.empty(10, 4),
+            torch.empty(27, 4, 6),
+            torch.empty(9, dtype=torch.int32),
+        )
+        table, present = (
+            torch.empty(27, 9, dtype=torch.int32),
+            torch.empty(27, 1, dtype=torch.uint8),
+        )
         ops = torch.ops.lidistill
         assert ops.table_conv(x, kernel, None, rows, table, present).shape == (9, 6)
         count = torch.empty(27, dtype=torch.int32)
-        assert ops.table_conv_weight_grad(x, torch.empty(9, 6), table, table, count).shape == (27, 4, 6)
+        assert ops.table_conv_weight_grad(x, torch.empty(9, 6), table, table, count).shape == (
+            27,
+            4,
+            6,
+        )

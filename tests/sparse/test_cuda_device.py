@@ -15,8 +15,18 @@ from core.sparse.backends import cuda
 pytestmark = pytest.mark.gpu
 
 STRIDE_1 = (1, 1, 1)
-TOLERANCE = {"fp32": 1e-5, "tf32": 3e-3, "fp16": 2e-3, "bf16": 1e-2}  # greatest error / greatest value
-DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+TOLERANCE = {
+    "fp32": 1e-5,
+    "tf32": 3e-3,
+    "fp16": 2e-3,
+    "bf16": 1e-2,
+}  # greatest error / greatest value
+DTYPES = {
+    "fp32": torch.float32,
+    "tf32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -45,8 +55,12 @@ def results(function, tensors: list[Tensor]) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("arithmetic", ["fp32", "tf32", "fp16", "bf16"])
-@pytest.mark.parametrize("cin, cout", [(4, 32), (33, 19), (96, 96), (64, 128), (256, 256), (7, 1), (20, 130)])
-@pytest.mark.parametrize("kernel, step", [((3, 3, 3), STRIDE_1), ((2, 2, 2), (2, 2, 2)), ((5, 5, 5), STRIDE_1)])
+@pytest.mark.parametrize(
+    "cin, cout", [(4, 32), (33, 19), (96, 96), (64, 128), (256, 256), (7, 1), (20, 130)]
+)
+@pytest.mark.parametrize(
+    "kernel, step", [((3, 3, 3), STRIDE_1), ((2, 2, 2), (2, 2, 2)), ((5, 5, 5), STRIDE_1)]
+)
 @pytest.mark.parametrize("voxels", [700, 40_000])
 def test_equals_float64(arithmetic, cin, cout, kernel, step, voxels):
     if arithmetic == "tf32":
@@ -57,7 +71,9 @@ def test_equals_float64(arithmetic, cin, cout, kernel, step, voxels):
     exact = [t.detach().double().requires_grad_() for t in tensors]
     for both in (kmap, kmap.transposed) if step != STRIDE_1 else (kmap,):
         if both is not kmap:
-            tensors[0] = torch.randn(both.n_in, cin, device="cuda").to(tensors[0].dtype).requires_grad_()
+            tensors[0] = (
+                torch.randn(both.n_in, cin, device="cuda").to(tensors[0].dtype).requires_grad_()
+            )
             exact[0] = tensors[0].detach().double().requires_grad_()
         ours = results(lambda x, w, b, m=both: convolve(x, w, b, m, "native"), tensors)
         theirs = results(lambda x, w, b, m=both: convolve(x, w, b, m, "torch"), exact)
@@ -66,11 +82,14 @@ def test_equals_float64(arithmetic, cin, cout, kernel, step, voxels):
 
 
 @pytest.mark.parametrize(
-    "kernel, step", [((3, 3, 3), STRIDE_1), ((2, 2, 2), (2, 2, 2)), ((2, 1, 2), STRIDE_1), ((5, 5, 5), (5, 5, 5))]
+    "kernel, step",
+    [((3, 3, 3), STRIDE_1), ((2, 2, 2), (2, 2, 2)), ((2, 1, 2), STRIDE_1), ((5, 5, 5), (5, 5, 5))],
 )
 def test_maps_equal_the_cpu_maps(kernel, step):
     coords = scene(5000, 1, size=30).coords
-    ours, theirs = (kernel_map(MapCache(c), STRIDE_1, kernel, step, STRIDE_1) for c in (coords.cuda(), coords))
+    ours, theirs = (
+        kernel_map(MapCache(c), STRIDE_1, kernel, step, STRIDE_1) for c in (coords.cuda(), coords)
+    )
     assert torch.equal(ours.table.cpu(), theirs.table)
     assert torch.equal(ours.transposed.table.cpu(), theirs.transposed.table)
     packed = ours.packed_pairs
@@ -104,7 +123,15 @@ def test_bias_sum_and_rectifier_are_fused(dtype):
     x, kernel, bias = (t.detach() for t in leaves(kmap, 32, 48, dtype))
     residual = torch.randn(kmap.n_out, 48, device="cuda").to(dtype)
     y = convolve(x, kernel, bias, kmap, "native", residual=residual, relu=True)
-    exact = convolve(x.double(), kernel.double(), bias.double(), kmap, "torch", residual=residual.double(), relu=True)
+    exact = convolve(
+        x.double(),
+        kernel.double(),
+        bias.double(),
+        kmap,
+        "torch",
+        residual=residual.double(),
+        relu=True,
+    )
     assert (y.double() - exact).abs().max() < 1e-2 * exact.abs().max()
 
 
@@ -126,7 +153,9 @@ def test_another_stream():
 def test_same_bits_in_every_run():
     kmap = map_on_gpu(40_000)
     tensors = leaves(kmap, 96, 96, torch.bfloat16)
-    first, second = (results(lambda x, w, b: convolve(x, w, b, kmap, "native"), tensors) for _ in range(2))
+    first, second = (
+        results(lambda x, w, b: convolve(x, w, b, kmap, "native"), tensors) for _ in range(2)
+    )
     assert all(torch.equal(a, b) for a, b in zip(first, second))
 
 
@@ -156,7 +185,9 @@ def test_minkunet_equals_the_cpu():
     single = x.replace(x.feats.float())
     ours = train_step(network().cuda(), batch_of(single, "cuda"), labels.cuda())
     assert (ours[0].cpu() - expected[0]).abs().max() / expected[0].abs().max() < 1e-4
-    a, b = (torch.cat([g.flatten().cpu().double() for g in grads]) for grads in (ours[1], expected[1]))
+    a, b = (
+        torch.cat([g.flatten().cpu().double() for g in grads]) for grads in (ours[1], expected[1])
+    )
     assert (a - b).norm() < 5e-3 * b.norm()
 
 
@@ -169,7 +200,9 @@ def test_minkunet_under_autocast(dtype):
         with torch.autocast("cuda", dtype):
             logits = model(batch).logits
     assert logits.dtype == dtype
-    assert (logits.float() - exact).norm() / exact.norm() < (0.01 if dtype == torch.float16 else 0.08)
+    assert (logits.float() - exact).norm() / exact.norm() < (
+        0.01 if dtype == torch.float16 else 0.08
+    )
 
 
 def test_a_training_step_never_waits_for_the_gpu(monkeypatch):
@@ -178,7 +211,9 @@ def test_a_training_step_never_waits_for_the_gpu(monkeypatch):
     labels = torch.randint(0, 17, (4000,), device="cuda")
     cache = MapCache(batch.coords)
     monkeypatch.setattr(
-        SparseTensor, "from_batch", classmethod(lambda cls, feats, coords: cls(feats, coords, STRIDE_1, cache))
+        SparseTensor,
+        "from_batch",
+        classmethod(lambda cls, feats, coords: cls(feats, coords, STRIDE_1, cache)),
     )
     with torch.autocast("cuda", torch.bfloat16):
         train_step(model, batch, labels)  # builds the maps

@@ -24,7 +24,10 @@ from core.sparse.points import GatherTable
 
 STRIDES = [(1, 1, 1), (2, 2, 2), (4, 4, 4), (16, 16, 16), (2, 2, 1), (1, 4, 2)]
 LOW, SIZE, BATCH = -4, 12, 2
-DTYPES = [(torch.float64, 1e-6), (torch.float32, 2e-6)]  # float64 takes the PyTorch path; table weights are float32
+DTYPES = [
+    (torch.float64, 1e-6),
+    (torch.float32, 2e-6),
+]  # float64 takes the PyTorch path; table weights are float32
 
 
 def level(stride, channels=5, dtype=torch.float64, voxels=200) -> SparseTensor:
@@ -102,7 +105,9 @@ def path(request, monkeypatch):
         for module in ("maps", "points", "tensor"):
             monkeypatch.setattr(f"core.sparse.{module}.library", lambda: None)
     else:
-        assert library_status()[0], "run `make setup`: the tests are meant to cover the compiled kernels"
+        assert library_status()[0], (
+            "run `make setup`: the tests are meant to cover the compiled kernels"
+        )
     return request.param
 
 
@@ -111,7 +116,9 @@ def path(request, monkeypatch):
 @pytest.mark.parametrize("stride", STRIDES)
 def test_voxel_mean_averages_the_points_of_each_cell(path, stride, kind, dtype, tolerance):
     x, points = level(stride, dtype=dtype), cloud(kind)
-    feats = torch.randn(len(points), 3, generator=torch.Generator().manual_seed(4), dtype=torch.float64).to(dtype)
+    feats = torch.randn(
+        len(points), 3, generator=torch.Generator().manual_seed(4), dtype=torch.float64
+    ).to(dtype)
     expected = averaging(x, points)
     assert (expected.sum(1) == 0).any() or stride == (16, 16, 16)  # some voxels have no point
     assert (expected.sum(0) == 0).any()  # some points have no voxel
@@ -134,9 +141,9 @@ def test_devoxelize_is_trilinear_over_the_present_corners(path, stride, kind, dt
 def test_devoxelize_at_points_that_all_lie_in_voxels(path, stride):
     """Then the corners are found once per voxel; the outcome must be that of the search per point."""
     x, fine = level(stride), scene(200, 5, SIZE, BATCH, LOW)
-    inside = fine.coords.float() + torch.rand(200, 4, generator=torch.Generator().manual_seed(5)) * torch.tensor(
-        [0, 0.999, 0.999, 0.999]
-    )
+    inside = fine.coords.float() + torch.rand(
+        200, 4, generator=torch.Generator().manual_seed(5)
+    ) * torch.tensor([0, 0.999, 0.999, 0.999])
     matrix = trilinear(x, inside)
     assert (matrix.sum(1) > 0.99).all()
     assert_linear(lambda f: devoxelize(x.replace(f), inside), matrix, x.feats, 1e-6)
@@ -156,7 +163,9 @@ def test_devoxelize_by_hand():
             [1, -1.5, -2.0, -2.0],  # another scan
         ]
     )
-    torch.testing.assert_close(devoxelize(x, points)[:, 0], torch.tensor([2.0, 4.0, 0.0, 8.0, 0.0, 0.0]))
+    torch.testing.assert_close(
+        devoxelize(x, points)[:, 0], torch.tensor([2.0, 4.0, 0.0, 8.0, 0.0, 0.0])
+    )
 
 
 def test_identity_at_stride_one(path):
@@ -167,7 +176,9 @@ def test_identity_at_stride_one(path):
     points = x.coords[shuffled]
     torch.testing.assert_close(devoxelize(x, points), x.feats[shuffled], rtol=1e-6, atol=0)
     torch.testing.assert_close(devoxelize(x, points.float()), x.feats[shuffled], rtol=1e-6, atol=0)
-    torch.testing.assert_close(voxel_mean(x, x.feats[shuffled], points).feats, x.feats, rtol=0, atol=0)
+    torch.testing.assert_close(
+        voxel_mean(x, x.feats[shuffled], points).feats, x.feats, rtol=0, atol=0
+    )
 
 
 def test_tables_are_kept_per_point_set_and_stride():
@@ -186,16 +197,25 @@ def random_table(rows=9, columns=7, entries=40) -> tuple[GatherTable, torch.Tens
     """A table with empty rows and repeated entries, and the same as a dense matrix f64 [rows, columns]."""
     g = torch.Generator().manual_seed(6)
     row = torch.randint(0, rows - 2, (entries,), generator=g) + 1  # first and last row stay empty
-    index, weight = torch.randint(0, columns, (entries,), generator=g), torch.randn(entries, generator=g)
-    dense = torch.zeros(rows, columns, dtype=torch.float64).index_put((row, index), weight.double(), accumulate=True)
+    index, weight = (
+        torch.randint(0, columns, (entries,), generator=g),
+        torch.randn(entries, generator=g),
+    )
+    dense = torch.zeros(rows, columns, dtype=torch.float64).index_put(
+        (row, index), weight.double(), accumulate=True
+    )
     return GatherTable.from_entries(row, index, weight, rows, columns), dense
 
 
-@pytest.mark.parametrize("dtype, tolerance", [*DTYPES, (torch.bfloat16, 2e-2), (torch.float16, 3e-3)])
+@pytest.mark.parametrize(
+    "dtype, tolerance", [*DTYPES, (torch.bfloat16, 2e-2), (torch.float16, 3e-3)]
+)
 @pytest.mark.parametrize("channels", [1, 19, 64])
 def test_gather_sum_is_a_matrix_product(path, channels, dtype, tolerance):
     table, dense = random_table()
-    feats = torch.randn(7, channels, generator=torch.Generator().manual_seed(7), dtype=torch.float64).to(dtype)
+    feats = torch.randn(
+        7, channels, generator=torch.Generator().manual_seed(7), dtype=torch.float64
+    ).to(dtype)
     assert_linear(lambda f: gather_sum(f, table), dense, feats, tolerance)
 
 
@@ -228,7 +248,10 @@ def test_gather_sum_of_bf16_is_the_fp32_sum_rounded(isa):
 @pytest.mark.parametrize("threads", [1, 3])
 def test_gather_sum_same_bits_for_any_number_of_threads(threads):
     g = torch.Generator().manual_seed(9)
-    rows, index = torch.randint(0, 3000, (20000,), generator=g), torch.randint(0, 500, (20000,), generator=g)
+    rows, index = (
+        torch.randint(0, 3000, (20000,), generator=g),
+        torch.randint(0, 500, (20000,), generator=g),
+    )
     table = GatherTable.from_entries(rows, index, torch.rand(20000, generator=g), 3000, 500)
     x = torch.randn(500, 8, generator=g)
     before = torch.get_num_threads()
@@ -249,7 +272,9 @@ def test_gradcheck():
     of_points = torch.randn(12, 2, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda f: voxel_mean(x, f, points).feats, of_points)
     for reduce in ("mean", "max"):
-        assert torch.autograd.gradcheck(lambda f, how=reduce: local_pool(x.replace(f), 2, 2, how).feats, feats)
+        assert torch.autograd.gradcheck(
+            lambda f, how=reduce: local_pool(x.replace(f), 2, 2, how).feats, feats
+        )
     for reduce in ("mean", "max", "sum"):
         assert torch.autograd.gradcheck(lambda f, how=reduce: global_pool(x.replace(f), how), feats)
 
@@ -264,7 +289,10 @@ def pooled_rows(x: SparseTensor, kernel, stride) -> tuple[list[tuple[int, ...]],
     rows = rows_of(x)
     under = []
     for batch, *cell in cells:
-        near = [tuple(c + d * t for c, d, t in zip(cell, offset, x.stride)) for offset in itertools.product(*reach)]
+        near = [
+            tuple(c + d * t for c, d, t in zip(cell, offset, x.stride))
+            for offset in itertools.product(*reach)
+        ]
         under.append([rows[(batch, *c)] for c in near if (batch, *c) in rows])
     return cells, under
 
@@ -294,7 +322,9 @@ def test_local_pool(path, tensor_stride, kernel, stride, reduce, dtype):
     pool = {"mean": lambda f: f.mean(0), "max": lambda f: f.amax(0)}[reduce]
     expected = torch.stack([pool(feats[rows]) if rows else zero for rows in under])
     torch.testing.assert_close(y.feats.double(), expected, rtol=1e-6, atol=1e-6)
-    probe = torch.randn(expected.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    probe = torch.randn(
+        expected.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64
+    )
     (ours,) = torch.autograd.grad(y.feats, x.feats, probe.to(dtype))
     (theirs,) = torch.autograd.grad(expected, feats, probe)
     torch.testing.assert_close(ours.double(), theirs, rtol=2e-6, atol=2e-6)
@@ -308,7 +338,9 @@ def test_global_pool_with_a_scan_without_voxels(path, reduce, dtype):
     x = SparseTensor.from_batch(x.feats[kept].requires_grad_(), x.coords[kept])
     y = global_pool(x, reduce, batch_size=5)  # scan 1 is empty, and scan 4 is not there either
     feats = x.feats.detach().double().requires_grad_()
-    pool = {"mean": lambda f: f.mean(0), "max": lambda f: f.amax(0), "sum": lambda f: f.sum(0)}[reduce]
+    pool = {"mean": lambda f: f.mean(0), "max": lambda f: f.amax(0), "sum": lambda f: f.sum(0)}[
+        reduce
+    ]
     scans = [feats[x.coords[:, 0] == b] for b in range(5)]
     expected = torch.stack([pool(f) if len(f) else feats.new_zeros(5) for f in scans])
     assert not y[1].any() and not y[4].any()

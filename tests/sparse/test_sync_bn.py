@@ -62,7 +62,9 @@ CASES = {
     "empty rank": Case((0, 8)),
     "sparse, empty rank": Case((8, 0), sparse=True),
     "one row each": Case((1, 1), tolerance=1e-4),  # two rows: badly conditioned
-    "far from zero": Case((40, 24), offset=1000.0, tolerance=1e-3),  # sum of squares - square of sums would fail
+    "far from zero": Case(
+        (40, 24), offset=1000.0, tolerance=1e-3
+    ),  # sum of squares - square of sums would fail
     "no weights": Case((6, 5), affine=False),
 }
 TOO_FEW = {"one row": (1, 0), "no row": (0, 0), "one pixel": (0, 1)}
@@ -117,7 +119,9 @@ def ranks(tmp_path_factory) -> list[dict[str, dict[str, Tensor]]]:
 
 def reference(case: Case) -> tuple[nn.Module, Tensor, Tensor]:
     """nn.BatchNorm on the joined batch in float64, with gradients: layer, output, input gradient."""
-    norm = case.norm({0: nn.BatchNorm1d, 1: nn.BatchNorm1d, 2: nn.BatchNorm2d}[len(case.shape)]).double()
+    norm = case.norm(
+        {0: nn.BatchNorm1d, 1: nn.BatchNorm1d, 2: nn.BatchNorm2d}[len(case.shape)]
+    ).double()
     for step in range(STEPS):
         x = torch.cat(case.inputs(step)).double().requires_grad_()
         y = norm(x)
@@ -132,14 +136,18 @@ def test_equals_batch_norm_on_the_joined_batch(ranks, name):
     close = {"rtol": case.tolerance, "atol": case.tolerance}
     assert first["y"].dtype == case.dtype and first["x.grad"].dtype == case.dtype
     torch.testing.assert_close(torch.cat([first["y"], second["y"]]).double(), y, **close)
-    torch.testing.assert_close(torch.cat([first["x.grad"], second["x.grad"]]).double(), grad, **close)
+    torch.testing.assert_close(
+        torch.cat([first["x.grad"], second["x.grad"]]).double(), grad, **close
+    )
     for statistic in ("running_mean", "running_var"):
         assert torch.equal(first[statistic], second[statistic])
         torch.testing.assert_close(first[statistic].double(), getattr(norm, statistic), **close)
     assert first["num_batches_tracked"] == second["num_batches_tracked"] == STEPS
     for parameter, value in norm.named_parameters():
         summed = first[f"{parameter}.grad"].double() + second[f"{parameter}.grad"].double()
-        torch.testing.assert_close(summed, value.grad, rtol=case.tolerance, atol=10 * case.tolerance)
+        torch.testing.assert_close(
+            summed, value.grad, rtol=case.tolerance, atol=10 * case.tolerance
+        )
 
 
 @pytest.mark.parametrize("name", TOO_FEW)
@@ -164,7 +172,9 @@ def test_one_process_a_batch_without_variance(kind, rows):
     x = torch.full((rows, CHANNELS), 3.0)
     y = norm(sparse_tensor(x)).feats if kind is SparseBatchNorm else norm(x)
     deviation = (before["running_var"] + norm.eps).sqrt()
-    torch.testing.assert_close(y, (x - before["running_mean"]) / deviation * before["weight"] + before["bias"])
+    torch.testing.assert_close(
+        y, (x - before["running_mean"]) / deviation * before["weight"] + before["bias"]
+    )
     assert all(torch.equal(value, before[key]) for key, value in norm.state_dict().items())
 
 
@@ -189,7 +199,9 @@ def test_conversion_keeps_weights_statistics_and_their_names(kind):
     model[1].weight.requires_grad_(False)  # a frozen layer stays frozen
     parameters, state = list(model.parameters()), copy.deepcopy(model.state_dict())
     converted = convert_sync_batchnorm(model)
-    assert converted is model and all(a is b for a, b in zip(model.parameters(), parameters, strict=True))
+    assert converted is model and all(
+        a is b for a, b in zip(model.parameters(), parameters, strict=True)
+    )
     assert list(model.state_dict()) == list(state)
     torch.testing.assert_close(model.state_dict(), state, rtol=0, atol=0)
     assert not model[1].training and model[1].momentum == 0.3
@@ -205,10 +217,14 @@ def test_conversion_of_a_bare_layer():
 
 
 def test_conversion_of_a_whole_network():
-    from core.models.lidar.minkunet import MinkUNet  # here, as the two processes import this file too
+    from core.models.lidar.minkunet import (
+        MinkUNet,
+    )  # here, as the two processes import this file too
 
     model = MinkUNet(MinkUNet.Config(name="minkunet", cr=0.25), 5)
-    model.head = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
+    model.head = nn.Sequential(
+        nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+    )
     keys = list(model.state_dict())
     norms = [m for m in model.modules() if isinstance(m, SparseBatchNorm)]
     assert len(norms) > 30 and not any(m.sync for m in norms)

@@ -55,5 +55,13 @@ def emulated_window_attention(query, key, value, index, *tables) -> Tensor:
     absent = torch.zeros(index.table_length, 3, *query.shape[1:])
     tables = [absent if table is None else table for table in tables or (None,) * 3]
     return _Attention.apply(
-        query, key, value, *tables, index.order, index.ptr, index.positions, index.levels, index.kind == "radial"
+        query,
+        key,
+        value,
+        *tables,
+        index.order,
+        index.ptr,
+        index.positions,
+        index.levels,
+        index.kind == "radial",
     )

@@ -20,19 +20,26 @@ class Case:
     tables: list[Tensor | None]
     grad: Tensor
 
-    def run(self, attention, dtype: torch.dtype = torch.float32) -> tuple[Tensor, list[Tensor | None]]:
+    def run(
+        self, attention, dtype: torch.dtype = torch.float32
+    ) -> tuple[Tensor, list[Tensor | None]]:
         """Output, and gradients of the six inputs (None for an absent table)."""
         leaves = [
             None if x is None else x.detach().to(dtype, copy=True).requires_grad_()
             for x in (*self.features, *self.tables)
         ]
         out = attention(*leaves[:3], self.index, *leaves[3:])
-        (out * self.grad.to(out.dtype)).sum().backward()  # an explicit gradient would make torch import sympy, 2 s
+        (
+            out * self.grad.to(out.dtype)
+        ).sum().backward()  # an explicit gradient would make torch import sympy, 2 s
         return out.detach(), [None if x is None else x.grad for x in leaves]
 
     def rounded(self, dtype: torch.dtype) -> Case:
         """The same numbers as ``dtype`` can hold them, in float32."""
-        lists = {name: [x.to(dtype).float() for x in getattr(self, name)] for name in ("features", "tables")}
+        lists = {
+            name: [x.to(dtype).float() for x in getattr(self, name)]
+            for name in ("features", "tables")
+        }
         return replace(self, grad=self.grad.to(dtype).float(), **lists)
 
 
@@ -45,13 +52,17 @@ def dense_answer(case: Case) -> tuple[Tensor, list[Tensor | None]]:
 
     index, digest = case.index, hashlib.sha256(f"{case.index.kind} {case.index.levels}".encode())
     for x in (*case.features, *case.tables, case.grad, index.order, index.ptr, index.positions):
-        digest.update(b"none" if x is None else str(list(x.shape)).encode() + x.contiguous().numpy().tobytes())
+        digest.update(
+            b"none" if x is None else str(list(x.shape)).encode() + x.contiguous().numpy().tobytes()
+        )
     if digest.hexdigest() not in _ANSWERS:
         _ANSWERS[digest.hexdigest()] = case.run(dense_window_attention, torch.float64)
     return _ANSWERS[digest.hexdigest()]
 
 
-def some_rows(case: Case, tokens: Tensor, lse: Tensor, delta: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def some_rows(
+    case: Case, tokens: Tensor, lse: Tensor, delta: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Rows ``tokens`` of out, grad_q, grad_k and grad_v of one window that holds everything, float64.
 
     A row of out needs no other; the weights that other queries give to a key follow from their ``lse`` and ``delta``.
@@ -94,7 +105,9 @@ def make_index(counts: list[int], kind: str, levels: int, generator: torch.Gener
     return WindowIndex(torch.randperm(n, generator=generator), ptr, positions, kind, levels)
 
 
-def make_case(counts: list[int], heads: int, dim: int, kind: str = "cubic", levels: int = 6, seed: int = 0) -> Case:
+def make_case(
+    counts: list[int], heads: int, dim: int, kind: str = "cubic", levels: int = 6, seed: int = 0
+) -> Case:
     """Random features, tables and positions."""
     generator = torch.Generator().manual_seed(seed)
     index = make_index(counts, kind, levels, generator)

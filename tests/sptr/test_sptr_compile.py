@@ -45,7 +45,9 @@ def layer_results(layer, forward, sizes: list[int], autocast: bool) -> list[torc
     return results
 
 
-@pytest.mark.parametrize(("backend", "autocast"), [("eager", False), ("aot_eager", False), ("aot_eager", True)])
+@pytest.mark.parametrize(
+    ("backend", "autocast"), [("eager", False), ("aot_eager", False), ("aot_eager", True)]
+)
 def test_a_layer_compiles_into_one_graph(backend, autocast):
     """The attention of a SphereFormer block, two numbers of tokens: values and gradients are those of eager mode."""
     from core.models.lidar.sphereformer import Attention
@@ -68,7 +70,9 @@ def test_autocast_keeps_tables_in_fp32():
     torch.manual_seed(0)
     layer, seen = Attention(32), []
     operator = torch.ops.sptr.window_attention
-    with mock.patch.object(torch.ops.sptr, "window_attention", lambda *x: seen.append(x) or operator(*x)):
+    with mock.patch.object(
+        torch.ops.sptr, "window_attention", lambda *x: seen.append(x) or operator(*x)
+    ):
         layer_results(layer, layer, [30], True)
     assert len(seen) == 2
     for inputs in seen:
@@ -78,7 +82,10 @@ def test_autocast_keeps_tables_in_fp32():
 
 def test_a_compiled_graph_names_missing_kernels():
     inputs = operator_inputs(make_case([4], 1, 8))
-    with mock.patch("sptr.fused.library", return_value=None), pytest.raises(RuntimeError, match=r"sptr\.build"):
+    with (
+        mock.patch("sptr.fused.library", return_value=None),
+        pytest.raises(RuntimeError, match=r"sptr\.build"),
+    ):
         torch.ops.sptr.window_attention(*inputs)
 
 
@@ -103,5 +110,7 @@ q, k, v = (torch.ones(3, 1, 8, requires_grad=True) for _ in range(3))
 sptr.fused_window_attention(q, k, v, index, *torch.zeros(3, 1, 3, 1, 8, requires_grad=True)).sum().backward()
 print(q.grad is not None, *(name for name in ("torch._dynamo", "sympy") if name in sys.modules))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
     assert done.stdout.split() == ["True"]

@@ -40,7 +40,9 @@ class Device:
         self.library = library
         self.set()
 
-    def set(self, shared: int = 227 * 1024, processors: int = FEW, descending: bool = False) -> None:
+    def set(
+        self, shared: int = 227 * 1024, processors: int = FEW, descending: bool = False
+    ) -> None:
         self.library.sptr_emulation_device(shared, processors)
         self.library.sptr_emulation_order(int(descending))
 
@@ -158,9 +160,14 @@ def test_emulated_results_do_not_depend_on_tiles_or_neighbours(kind, device):
     begin, end = case.index.ptr[2:4].tolist()  # the window of 100 tokens alone
     rows = case.index.order[begin:end]
     index = replace(
-        case.index, order=torch.arange(100), ptr=torch.tensor([0, 100]), positions=case.index.positions[rows]
+        case.index,
+        order=torch.arange(100),
+        ptr=torch.tensor([0, 100]),
+        positions=case.index.positions[rows],
     )
-    alone = replace(case, index=index, features=[x[rows] for x in case.features], grad=case.grad[rows])
+    alone = replace(
+        case, index=index, features=[x[rows] for x in case.features], grad=case.grad[rows]
+    )
     out, grads = alone.run(emulated_window_attention)
     assert all(torch.equal(a, b[rows]) for a, b in zip([out, *grads[:3]], results[0]))
 
@@ -170,7 +177,9 @@ def test_emulated_deterministic_table_gradients(device):
     device.set(processors=MANY)
     case = make_case(RAGGED, 2, 16, "radial")
     atomic = case.run(emulated_window_attention)
-    two_tiles = mock.patch("sptr.cuda._PARTIAL_BYTES", 2 * 4 * 2 * 3 * 12 * 16)  # of 2 heads, 12 rows, 16 channels
+    two_tiles = mock.patch(
+        "sptr.cuda._PARTIAL_BYTES", 2 * 4 * 2 * 3 * 12 * 16
+    )  # of 2 heads, 12 rows, 16 channels
     # The real switch imports torch._inductor, seconds
     with two_tiles, mock.patch("torch.are_deterministic_algorithms_enabled", return_value=True):
         first, second = (case.run(emulated_window_attention) for _ in range(2))
@@ -241,7 +250,10 @@ def test_without_the_library_one_warning(monkeypatch, tmp_path):
         assert cuda.cuda_library() is None and cuda.cuda_library() is None
     cuda.cuda_library.cache_clear()
     assert len(caught) == 1 and not cuda.cuda_library_status()[0]
-    with mock.patch("sptr.cuda.cuda_library", return_value=None), pytest.raises(RuntimeError, match="are missing"):
+    with (
+        mock.patch("sptr.cuda.cuda_library", return_value=None),
+        pytest.raises(RuntimeError, match="are missing"),
+    ):
         make_case([3], 1, 16).run(emulated_window_attention)
 
 

@@ -9,7 +9,16 @@ import pytest
 import torch
 from sptr_cases import assert_close, dense_answer, make_case
 
-RAGGED = [1, 5, 40, 1, 17, 33, 2, 70]  # both the pair-by-pair and the blocked kernels, partial blocks, single tokens
+RAGGED = [
+    1,
+    5,
+    40,
+    1,
+    17,
+    33,
+    2,
+    70,
+]  # both the pair-by-pair and the blocked kernels, partial blocks, single tokens
 
 
 def compare(case, tolerance=3e-6, dtype=torch.float32):
@@ -117,7 +126,9 @@ def test_batch_of_four_equals_four_batches_of_one(kind):
 
     generator = torch.Generator().manual_seed(0)
     sizes = [150, 80, 1, 220]
-    xyz = torch.cat([torch.randn(n, 3, generator=generator) * 4 + 3 * b for b, n in enumerate(sizes)])
+    xyz = torch.cat(
+        [torch.randn(n, 3, generator=generator) * 4 + 3 * b for b, n in enumerate(sizes)]
+    )
     batch = torch.repeat_interleave(torch.tensor(sizes))
     coords = spherical(xyz) if kind == "radial" else xyz
     window = torch.tensor([40.0, 40.0, 120.0] if kind == "radial" else [3.0, 3.0, 3.0])

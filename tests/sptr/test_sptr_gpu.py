@@ -31,16 +31,22 @@ def gpu() -> torch.device:
 def on(case, device: torch.device):
     """The case with every tensor on ``device``."""
     index = replace(
-        case.index, **{name: getattr(case.index, name).to(device) for name in ("order", "ptr", "positions")}
+        case.index,
+        **{name: getattr(case.index, name).to(device) for name in ("order", "ptr", "positions")},
     )
-    lists = {name: [x if x is None else x.to(device) for x in getattr(case, name)] for name in ("features", "tables")}
+    lists = {
+        name: [x if x is None else x.to(device) for x in getattr(case, name)]
+        for name in ("features", "tables")
+    }
     return replace(case, index=index, grad=case.grad.to(device), **lists)
 
 
 def run_on(case, device, dtype=torch.float32):
     from sptr import fused_window_attention
 
-    with mock.patch("sptr.fused.operator_window_attention", side_effect=AssertionError("not the fused path")):
+    with mock.patch(
+        "sptr.fused.operator_window_attention", side_effect=AssertionError("not the fused path")
+    ):
         out, grads = on(case, device).run(fused_window_attention, dtype)
     return out.cpu(), [x if x is None else x.cpu() for x in grads]
 
@@ -157,8 +163,15 @@ def test_gpu_200000_tokens_in_one_window(gpu):
 
     n = 200_000
     order = torch.randperm(n, generator=torch.Generator().manual_seed(0)).to(gpu)
-    index = WindowIndex(order, torch.tensor([0, n], device=gpu), torch.ones(n, 3, device=gpu), "cubic", 2)
-    value = torch.linspace(-1, 3, n, device=gpu)[:, None, None].expand(n, 1, 16).contiguous().requires_grad_()
+    index = WindowIndex(
+        order, torch.tensor([0, n], device=gpu), torch.ones(n, 3, device=gpu), "cubic", 2
+    )
+    value = (
+        torch.linspace(-1, 3, n, device=gpu)[:, None, None]
+        .expand(n, 1, 16)
+        .contiguous()
+        .requires_grad_()
+    )
     q, k = (torch.ones(n, 1, 16, device=gpu, requires_grad=True) for _ in range(2))
     tables = [torch.zeros(3, 3, 1, 16, device=gpu, requires_grad=True) for _ in range(3)]
     torch.cuda.reset_peak_memory_stats()
@@ -189,6 +202,8 @@ def test_gpu_random_large_window_against_chosen_rows(gpu):
         def positional(table, index=index):
             return sum(table[index[:, axis], axis] for axis in range(3))
 
-        weights = (k @ q[row] + positional(table_q) @ q[row] + (k * positional(table_k)).sum(1)).softmax(0)
+        weights = (
+            k @ q[row] + positional(table_q) @ q[row] + (k * positional(table_k)).sum(1)
+        ).softmax(0)
         want = weights @ (v + positional(table_v))
         assert float((out[row, 0].double() - want).abs().max()) < 1e-4

@@ -24,7 +24,9 @@ def test_half_precision(dtype, tolerance):
 @pytest.mark.parametrize("dim", [5, 16])
 def test_equals_rounded_fp32_to_the_bit(dtype, kind, dim, isa):
     """Also the gradients of queries, which a window of several blocks sums over its blocks, in fp32."""
-    case = make_case([2100 if dim == 5 and kind == "radial" else 300, *RAGGED], 2, dim, kind).rounded(dtype)
+    case = make_case(
+        [2100 if dim == 5 and kind == "radial" else 300, *RAGGED], 2, dim, kind
+    ).rounded(dtype)
     index, tables = case.index, case.tables
 
     def results(dtype: torch.dtype) -> list[torch.Tensor]:
@@ -32,7 +34,9 @@ def test_equals_rounded_fp32_to_the_bit(dtype, kind, dim, isa):
         features = [x.to(dtype) for x in case.features]
         out, lse = torch.ops.sptr.window_attention(*features, *layout)
         delta = torch.linspace(-1, 1, lse.numel()).view_as(lse)
-        grads = torch.ops.sptr.window_attention_backward(*features, *layout, lse, delta, case.grad.to(dtype))
+        grads = torch.ops.sptr.window_attention_backward(
+            *features, *layout, lse, delta, case.grad.to(dtype)
+        )
         return [out, lse, *grads]
 
     for got, want in zip(results(dtype), results(torch.float32)):
@@ -48,7 +52,9 @@ def test_every_bit_pattern_is_read(dtype, isa):
     n = len(value)
     index = WindowIndex(torch.arange(n), torch.arange(n + 1), torch.zeros(n, 3), "cubic", 1)
     zero = torch.zeros_like(value)
-    torch.testing.assert_close(fused_window_attention(zero, zero, value, index), value, rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(
+        fused_window_attention(zero, zero, value, index), value, rtol=0, atol=0, equal_nan=True
+    )
 
 
 @pytest.mark.parametrize("dtype", HALVES)
@@ -59,11 +65,17 @@ def test_rounding_is_to_nearest_even(dtype, isa):
     generator = torch.Generator().manual_seed(0)
     heads = 2000
     patterns = torch.randint(-(2**31), 2**31, (heads, 64), generator=generator).int()
-    exponents = torch.randint(95, 145, (1000, 64), generator=generator).int()  # around the range of fp16
+    exponents = torch.randint(
+        95, 145, (1000, 64), generator=generator
+    ).int()  # around the range of fp16
     patterns[:1000] = (patterns[:1000] & ~0x7F800000) | (exponents << 23)
-    patterns[::2] &= -0x1000 if dtype == torch.float16 else -0x8000  # half of the last place is the last bit kept
+    patterns[::2] &= (
+        -0x1000 if dtype == torch.float16 else -0x8000
+    )  # half of the last place is the last bit kept
     table = torch.nan_to_num(patterns.view(torch.float32), nan=1.0)
-    index = WindowIndex(torch.zeros(1, dtype=torch.long), torch.tensor([0, 1]), torch.zeros(1, 3), "cubic", 1)
+    index = WindowIndex(
+        torch.zeros(1, dtype=torch.long), torch.tensor([0, 1]), torch.zeros(1, 3), "cubic", 1
+    )
     zero = torch.zeros(1, heads, 64, dtype=dtype)
     tables = torch.zeros(1, 3, heads, 64)
     tables[0, 0] = table
@@ -89,4 +101,6 @@ def test_rows_of_delta_do_not_depend_on_the_slice(monkeypatch):
     whole = torch.ops.sptr.row_dots(a, b)
     monkeypatch.setattr(sptr.fused, "_SLICE", 48 * 7)
     assert torch.equal(torch.ops.sptr.row_dots(a, b), whole)
-    torch.testing.assert_close(whole.double(), (a.double() * b.double()).sum(-1), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        whole.double(), (a.double() * b.double()).sum(-1), rtol=1e-5, atol=1e-5
+    )

@@ -17,7 +17,13 @@ def check_rows(case, out: torch.Tensor, grads: list[torch.Tensor], count: int) -
     """A few rows of every result against float64."""
     index = case.index
     lse = torch.ops.sptr.window_attention(
-        *case.features, *case.tables, index.order, index.ptr, index.positions, index.levels, index.kind == "radial"
+        *case.features,
+        *case.tables,
+        index.order,
+        index.ptr,
+        index.positions,
+        index.levels,
+        index.kind == "radial",
     )[1]
     tokens = torch.randperm(len(out), generator=torch.Generator().manual_seed(1))[:count]
     tokens[:2] = torch.tensor([0, len(out) - 1])
@@ -51,7 +57,9 @@ def test_rows_of_a_large_window(kind, isa):
     check_rows(case, out, grads[:3], 6)
     for grad in grads[3:]:  # a pair adds the same to one row of every axis
         per_axis = grad.double().sum(0)
-        torch.testing.assert_close(per_axis[1:], per_axis[:1].expand(2, -1, -1), rtol=1e-4, atol=1e-2)
+        torch.testing.assert_close(
+            per_axis[1:], per_axis[:1].expand(2, -1, -1), rtol=1e-4, atol=1e-2
+        )
 
 
 def test_memory_grows_with_the_tokens(tmp_path):
@@ -67,6 +75,8 @@ out, grads = case.run(sptr.fused_window_attention)
 torch.save((out, grads), {str(tmp_path / "result.pt")!r})
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=240)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=240
+    )
     assert int(done.stdout) < 12_000  # KiB; one tensor of features takes 375
     check_rows(make_case([12000], 1, 8, "radial", 24), *torch.load(tmp_path / "result.pt"), 4)

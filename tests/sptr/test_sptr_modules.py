@@ -45,7 +45,9 @@ def test_one_window_without_position_equals_torch_attention():
         return y.view(-1, 4, 8).transpose(0, 1)
 
     feats = x.query_feats
-    dense = torch.nn.functional.scaled_dot_product_attention(*(split(f(feats)) for f in (module.q, module.k, module.v)))
+    dense = torch.nn.functional.scaled_dot_product_attention(
+        *(split(f(feats)) for f in (module.q, module.k, module.v))
+    )
     expected = module.proj(dense.transpose(0, 1).reshape(-1, 32))
     torch.testing.assert_close(module(x).query_feats, expected, rtol=1e-4, atol=1e-5)
 
@@ -79,12 +81,17 @@ def test_position_embedding_is_normalised_per_sample():
     moved = torch.where(batch[:, None] == 1, xyz * 3 + 7, xyz)
     for kind, channels in (("sine", 32), ("fourier", 32)):
         module = PositionEmbeddingCoordsSine(pos_type=kind, d_pos=channels)
-        assert module(xyz, batch).shape == (40, channels) and module(xyz[:0], batch[:0]).shape == (0, channels)
+        assert module(xyz, batch).shape == (40, channels) and module(xyz[:0], batch[:0]).shape == (
+            0,
+            channels,
+        )
         torch.testing.assert_close(module(xyz, batch), module(moved, batch), rtol=1e-3, atol=1e-4)
         assert module(xyz, batch).std(0).min() > 0.01 or kind == "sine"
 
 
-@pytest.mark.parametrize(("arguments", "word"), [((30, 4), "divide"), ((32, 4, "w", 1.0, False, "rope"), "rope")])
+@pytest.mark.parametrize(
+    ("arguments", "word"), [((30, 4), "divide"), ((32, 4, "w", 1.0, False, "rope"), "rope")]
+)
 def test_bad_arguments_are_named(arguments, word):
     from sptr import VarLengthMultiheadSA
 

@@ -16,11 +16,19 @@ def pairs():
     from sptr import pair_layout
 
     generator = torch.Generator().manual_seed(1)
-    features = [torch.randn(6, 2, 4, generator=generator, dtype=torch.float64, requires_grad=True) for _ in range(3)]
-    tables = [torch.randn(5, 3, 2, 4, generator=generator, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    features = [
+        torch.randn(6, 2, 4, generator=generator, dtype=torch.float64, requires_grad=True)
+        for _ in range(3)
+    ]
+    tables = [
+        torch.randn(5, 3, 2, 4, generator=generator, dtype=torch.float64, requires_grad=True)
+        for _ in range(3)
+    ]
     index_0, offsets_0, n_max, index_1, offsets_1 = pair_layout(torch.tensor([3, 2, 1]))
     rel = torch.randint(0, 5, (len(index_0), 3), generator=generator)
-    weights = torch.rand(len(index_0), 2, generator=generator, dtype=torch.float64, requires_grad=True)
+    weights = torch.rand(
+        len(index_0), 2, generator=generator, dtype=torch.float64, requires_grad=True
+    )
     return features, tables, rel, weights, (index_0, offsets_0, index_1, offsets_1, n_max)
 
 
@@ -53,21 +61,32 @@ def test_attention_step1(pairs):
     from sptr import attention_step1
 
     (q, k, _), _, _, _, layout = pairs
-    check(attention_step1(q, k, *layout), by_hand(pairs, lambda m, i, j: (q[i] * k[j]).sum(-1)), (q, k))
+    check(
+        attention_step1(q, k, *layout),
+        by_hand(pairs, lambda m, i, j: (q[i] * k[j]).sum(-1)),
+        (q, k),
+    )
 
 
 def test_attention_step2(pairs):
     from sptr import attention_step2
 
     (_, _, v), _, _, weights, layout = pairs
-    check(attention_step2(weights, v, *layout), by_hand(pairs, value=lambda m, i, j: v[j]), (weights, v))
+    check(
+        attention_step2(weights, v, *layout),
+        by_hand(pairs, value=lambda m, i, j: v[j]),
+        (weights, v),
+    )
 
 
 def test_dot_prod_with_idx(pairs):
     from sptr import dot_prod_with_idx
 
     (q, k, _), (tq, tk, _), rel, _, layout = pairs
-    want = by_hand(pairs, lambda m, i, j: (q[i] * positional(tq, rel, m) + k[j] * positional(tk, rel, m)).sum(-1))
+    want = by_hand(
+        pairs,
+        lambda m, i, j: (q[i] * positional(tq, rel, m) + k[j] * positional(tk, rel, m)).sum(-1),
+    )
     check(dot_prod_with_idx(q, k, tq, tk, rel, *layout), want, (q, k, tq, tk))
 
 

@@ -49,8 +49,12 @@ def test_relative_index_offsets_and_clamps():
 
     query = torch.tensor([[0.0, 23.0, 0.0]])
     key = torch.tensor([[23.0, 0.0, 4.5]])
-    assert relative_index(query, key, "cubic", 24).tolist() == [[0, 46, 19]]  # -4.5 rounds to even: -4 + 23
-    assert relative_index(query, key, "radial", 24).tolist() == [[0, 46, 20]]  # -4.5 -> -(3) - 1 -> -4 + 24
+    assert relative_index(query, key, "cubic", 24).tolist() == [
+        [0, 46, 19]
+    ]  # -4.5 rounds to even: -4 + 23
+    assert relative_index(query, key, "radial", 24).tolist() == [
+        [0, 46, 20]
+    ]  # -4.5 -> -(3) - 1 -> -4 + 24
     far = torch.tensor([[0.0, 0.0, 1e6]])
     assert relative_index(far, query, "radial", 24)[0, 2] == 47
     assert relative_index(query, far, "radial", 24)[0, 2] == 0
@@ -59,7 +63,9 @@ def test_relative_index_offsets_and_clamps():
 def test_spherical_coordinates_of_the_axes():
     from sptr import spherical
 
-    got = spherical(torch.tensor([[1.0, 0, 0], [0, 2.0, 0], [0, -1.0, 0], [0, 0, 3.0], [0, 0, -1.0]]))
+    got = spherical(
+        torch.tensor([[1.0, 0, 0], [0, 2.0, 0], [0, -1.0, 0], [0, 0, 3.0], [0, 0, -1.0]])
+    )
     expected = [[180, 90, 1], [270, 90, 2], [90, 90, 1], [180, 0, 3], [180, 180, 1]]
     np.testing.assert_allclose(got, expected, atol=1e-4)
 
@@ -68,7 +74,9 @@ def test_partition_by_hand():
     """Windows of 1 m; sample 1 starts at its own minimum (10.5) unless the batch's is asked for."""
     from sptr import partition
 
-    coords = torch.tensor([[0.0, 0, 0], [0.9, 0, 0], [1.2, 0, 0], [10.5, 0, 0], [11.4, 0, 0], [0.1, 0, 0]])
+    coords = torch.tensor(
+        [[0.0, 0, 0], [0.9, 0, 0], [1.2, 0, 0], [10.5, 0, 0], [11.4, 0, 0], [0.1, 0, 0]]
+    )
     batch = torch.tensor([0, 0, 0, 1, 1, 0])
     order, ptr, inside = partition(coords, batch, 1.0)
     assert order.tolist() == [0, 1, 5, 2, 3, 4] and ptr.tolist() == [0, 3, 4, 6]
@@ -84,7 +92,9 @@ def test_partition_groups_what_shares_a_cell():
     coords, batch = torch.rand(500, 3, generator=generator) * 4, torch.arange(500) % 3
     order, ptr, _ = partition(coords, batch, (1.0, 0.5, 2.0))
     origins = torch.stack([coords[batch == b].amin(0) for b in range(3)])[batch]
-    cells = torch.cat([batch[:, None], torch.floor((coords - origins) / torch.tensor([1.0, 0.5, 2.0])).long()], 1)
+    cells = torch.cat(
+        [batch[:, None], torch.floor((coords - origins) / torch.tensor([1.0, 0.5, 2.0])).long()], 1
+    )
     assert order.sort().values.tolist() == list(range(500))
     found = {tuple(cells[order[a]].tolist()) for a in ptr[:-1]}
     assert len(found) == len(ptr) - 1 == len(torch.unique(cells, dim=0))
@@ -93,21 +103,35 @@ def test_partition_groups_what_shares_a_cell():
 
 
 @pytest.mark.parametrize(
-    "change", [{"window": 0.0}, {"kind": "cube"}, {"origin": "world"}, {"levels": 0}, {"base": 0.0}, {"window": 1e-30}]
+    "change",
+    [
+        {"window": 0.0},
+        {"kind": "cube"},
+        {"origin": "world"},
+        {"levels": 0},
+        {"base": 0.0},
+        {"window": 1e-30},
+    ],
 )
 def test_bad_windows_are_named(change):
     from sptr import window_index
 
     arguments = {"window": 1.0, "quant": 0.25, "levels": 4} | change
     with pytest.raises(ValueError, match=r"^sptr: "):
-        window_index(torch.rand(4, 3) + torch.arange(4)[:, None], torch.zeros(4, dtype=torch.long), **arguments)
+        window_index(
+            torch.rand(4, 3) + torch.arange(4)[:, None],
+            torch.zeros(4, dtype=torch.long),
+            **arguments,
+        )
 
 
 def test_coordinates_that_are_not_finite_are_refused():
     from sptr import partition
 
     with pytest.raises(ValueError, match="finite"):
-        partition(torch.tensor([[0.0, 0, 0], [torch.nan, 0, 0]]), torch.zeros(2, dtype=torch.long), 1.0)
+        partition(
+            torch.tensor([[0.0, 0, 0], [torch.nan, 0, 0]]), torch.zeros(2, dtype=torch.long), 1.0
+        )
 
 
 def test_window_index_positions_by_hand():
@@ -141,7 +165,11 @@ def test_get_indices_params_and_grid_sample():
     assert index_0.tolist() == [0, 0, 1, 1, 2] and index_1.tolist() == [0, 1, 0, 1, 2]
     assert offsets_0.tolist() == [0, 2, 4, 5] and offsets_1.tolist() == [0, 1, 4]
     cluster, p2v, counts = grid_sample(xyz, batch, 1.0)
-    assert cluster.tolist() == [0, 1, 0] and counts.tolist() == [2, 1] and p2v.tolist() == [[0, 2], [1, 0]]
+    assert (
+        cluster.tolist() == [0, 1, 0]
+        and counts.tolist() == [2, 1]
+        and p2v.tolist() == [[0, 2], [1, 0]]
+    )
 
 
 def test_to_3d_numpy_copies():

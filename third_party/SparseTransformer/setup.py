@@ -29,7 +29,9 @@ class BuildWithKernels(build_py):
         try:
             _build_module().build_all()
         except RuntimeError as error:
-            sys.stderr.write(f"warning: sptr is installed without its compiled kernels and will be slower: {error}\n")
+            sys.stderr.write(
+                f"warning: sptr is installed without its compiled kernels and will be slower: {error}\n"
+            )
         super().run()
 
 

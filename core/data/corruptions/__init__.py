@@ -4,4 +4,13 @@ from core.data.corruptions.apply import Sensor, corrupt
 from core.data.corruptions.profiles import PROFILES, SEVERITIES, Corruption, chosen
 from core.data.corruptions.scans import CorruptedScans, published
 
-__all__ = ["PROFILES", "SEVERITIES", "CorruptedScans", "Corruption", "Sensor", "chosen", "corrupt", "published"]
+__all__ = [
+    "PROFILES",
+    "SEVERITIES",
+    "CorruptedScans",
+    "Corruption",
+    "Sensor",
+    "chosen",
+    "corrupt",
+    "published",
+]

@@ -34,23 +34,40 @@ def main(argv: Sequence[str] | None = None) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("config", help="YAML file of a job, or configs/<dataset>/default.yaml")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="an old one is completed")
-    parser.add_argument("--profile", default="semantickitti-c", choices=tuple(PROFILES), help="which benchmark's")
-    parser.add_argument("--kinds", nargs="+", metavar="NAME", help="types (fog) or single ones (fog_heavy); all")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="an old one is completed"
+    )
+    parser.add_argument(
+        "--profile", default="semantickitti-c", choices=tuple(PROFILES), help="which benchmark's"
+    )
+    parser.add_argument(
+        "--kinds", nargs="+", metavar="NAME", help="types (fog) or single ones (fog_heavy); all"
+    )
     parser.add_argument("--split", default="val", choices=SPLITS, help="default: val")
     parser.add_argument("--seed", type=int, default=0, help="of all draws (0)")
-    parser.add_argument("--keep-labels", action="store_true", help="points of local distortion keep their class")
+    parser.add_argument(
+        "--keep-labels", action="store_true", help="points of local distortion keep their class"
+    )
     parser.add_argument("--workers", type=int, help="processes (one per processor)")
     args, overrides = parser.parse_known_args(argv)
     corruptions = chosen(args.profile, args.kinds, keep_labels=args.keep_labels)
     dataset = build_dataset(load_config(args.config, overrides), args.split)
-    workers = min(len(os.sched_getaffinity(0)), 16) if args.workers is None else max(args.workers, 1)
+    workers = (
+        min(len(os.sched_getaffinity(0)), 16) if args.workers is None else max(args.workers, 1)
+    )
     written = write_corrupted(
-        dataset, corruptions, args.out, workers=workers, seed=args.seed, keep_labels=args.keep_labels
+        dataset,
+        corruptions,
+        args.out,
+        workers=workers,
+        seed=args.seed,
+        keep_labels=args.keep_labels,
     )
     total = len(dataset) * len(corruptions)
     there = f" ({total - written} were there before)" if written < total else ""
-    sys.stdout.write(f"{written} corrupted scans written{there}, {len(corruptions)} corruptions, in {args.out}\n")
+    sys.stdout.write(
+        f"{written} corrupted scans written{there}, {len(corruptions)} corruptions, in {args.out}\n"
+    )
 
 
 if __name__ == "__main__":

@@ -66,7 +66,9 @@ def corrupt(scan: Scan, corruption: Corruption, sensor: Sensor, seed: int = 0) -
     for rows in _sweeps(scan.time_lag):
         part = corruption.apply(_seen(scan, rows, sensor), rng)
         parts.append(part)
-        origins.append(np.maximum(part.source, 0) + rows.start)  # a new point has the time of its sweep
+        origins.append(
+            np.maximum(part.source, 0) + rows.start
+        )  # a new point has the time of its sweep
     origin, new = np.concatenate(origins), np.concatenate([part.source < 0 for part in parts])
     ignored = np.concatenate([part.ignored for part in parts]) | new
     points, intensity = _recorded(scan, parts, origin, new, sensor)
@@ -81,7 +83,9 @@ def corrupt(scan: Scan, corruption: Corruption, sensor: Sensor, seed: int = 0) -
     )
 
 
-def _carried(values: np.ndarray | None, origin: np.ndarray, lost: np.ndarray, filler: int) -> np.ndarray | None:
+def _carried(
+    values: np.ndarray | None, origin: np.ndarray, lost: np.ndarray, filler: int
+) -> np.ndarray | None:
     return None if values is None else np.where(lost, values.dtype.type(filler), values[origin])
 
 
@@ -98,7 +102,9 @@ def _seen(scan: Scan, rows: slice, sensor: Sensor) -> Sweep:
     return Sweep(
         points=np.ascontiguousarray(points - sensor.place if sensor.place.any() else points),
         intensity=np.ascontiguousarray(scan.intensity[rows] * np.float32(sensor.scale)),
-        vehicle=np.zeros(count, bool) if scan.labels is None else sensor.vehicles[scan.labels[rows]],
+        vehicle=np.zeros(count, bool)
+        if scan.labels is None
+        else sensor.vehicles[scan.labels[rows]],
         beams=sensor.beams,
     )
 

@@ -64,4 +64,6 @@ Corrupt = Callable[[Sweep, np.random.Generator], Returns]
 def kept(sweep: Sweep, stays: np.ndarray | None = None) -> Returns:
     """The points where ``stays`` (bool [N]; None = all), unchanged."""
     source = np.arange(len(sweep)) if stays is None else np.flatnonzero(stays)
-    return Returns(sweep.points[source], sweep.intensity[source], source, np.zeros(len(source), bool))
+    return Returns(
+        sweep.points[source], sweep.intensity[source], source, np.zeros(len(source), bool)
+    )

@@ -48,7 +48,9 @@ def fog_table(alpha: float) -> FogTable:
     t = (np.arange(steps) + 0.5) * (2 * HALF_PULSE / steps)  # s
     near = GRID[GRID <= _FARTHEST_PEAK]
     r = near[:, None] - LIGHT * t / 2  # m, where the light that arrives now was scattered
-    seen = np.clip((r - NEAREST) / 0.1, 0, 1)  # the receiver's field of view opens between 0.9 and 1.0 m
+    seen = np.clip(
+        (r - NEAREST) / 0.1, 0, 1
+    )  # the receiver's field of view opens between 0.9 and 1.0 m
     r = np.where(seen > 0, r, 1.0)
     pulse = np.sin(math.pi * t / (2 * HALF_PULSE)) ** 2
     power = (pulse * np.exp(-2 * alpha * r) / r**2 * seen).sum(1) * (2 * HALF_PULSE / steps)

@@ -17,18 +17,26 @@ def global_outliers(sweep: Sweep, rng: np.random.Generator, *, share: float) -> 
     low, high = sweep.points.min(0), sweep.points.max(0)
     clean = kept(sweep)
     return Returns(
-        points=np.concatenate([clean.points, rng.uniform(low, high, (count, 3)).astype(np.float32)]),
+        points=np.concatenate(
+            [clean.points, rng.uniform(low, high, (count, 3)).astype(np.float32)]
+        ),
         intensity=np.concatenate([clean.intensity, rng.uniform(0, 255, count).astype(np.float32)]),
         source=np.concatenate([clean.source, np.full(count, -1)]),
         ignored=np.concatenate([clean.ignored, np.ones(count, bool)]),
     )
 
 
-def _shaken(sweep: Sweep, rng: np.random.Generator, share: float, std: float, ignored: bool) -> Returns:
+def _shaken(
+    sweep: Sweep, rng: np.random.Generator, share: float, std: float, ignored: bool
+) -> Returns:
     """Normal noise of ``std`` m on x, y, z of ``round(share * N)`` points."""
     clean = kept(sweep)
     count = round(share * len(sweep))
-    chosen = np.arange(len(sweep)) if count == len(sweep) else rng.choice(len(sweep), count, replace=False)
+    chosen = (
+        np.arange(len(sweep))
+        if count == len(sweep)
+        else rng.choice(len(sweep), count, replace=False)
+    )
     points = clean.points.copy()
     points[chosen] += std * rng.standard_normal((count, 3), np.float32)
     lost = clean.ignored.copy()

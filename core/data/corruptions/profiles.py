@@ -21,7 +21,13 @@ from core.data.corruptions.base import Corrupt, Returns
 from core.data.corruptions.beams import beam_missing, cross_sensor, thin_beams
 from core.data.corruptions.fog import fog
 from core.data.corruptions.ground import wet_ground
-from core.data.corruptions.noise import crosstalk, global_outliers, incomplete_echo, local_distortion, motion_blur
+from core.data.corruptions.noise import (
+    crosstalk,
+    global_outliers,
+    incomplete_echo,
+    local_distortion,
+    motion_blur,
+)
 from core.data.corruptions.snow import snow
 from core.errors import UserError
 
@@ -53,14 +59,22 @@ class Corruption:
         return self.folder.replace("/", "_")
 
 
-def _yan(kind: str, level: str, about: str, function: Callable[..., Returns], **parameters: object) -> Corruption:
+def _yan(
+    kind: str, level: str, about: str, function: Callable[..., Returns], **parameters: object
+) -> Corruption:
     folder = f"{level}_{kind}" if kind.endswith("beam") else f"{kind}_{level}"
-    return Corruption("semantickitti-c", kind, level, partial(function, **parameters), folder, about)
+    return Corruption(
+        "semantickitti-c", kind, level, partial(function, **parameters), folder, about
+    )
 
 
-def _kong(kind: str, function: Callable[..., Returns], unit: str, levels: Iterable[dict[str, float]]) -> list:
+def _kong(
+    kind: str, function: Callable[..., Returns], unit: str, levels: Iterable[dict[str, float]]
+) -> list:
     return [
-        Corruption("robo3d", kind, level, partial(function, **p), f"{kind}/{level}", unit.format(**p))
+        Corruption(
+            "robo3d", kind, level, partial(function, **p), f"{kind}/{level}", unit.format(**p)
+        )
         for level, p in zip(SEVERITIES, levels)
     ]
 
@@ -103,7 +117,9 @@ _KONG = (
 PROFILES: dict[str, tuple[Corruption, ...]] = {"semantickitti-c": tuple(_YAN), "robo3d": _KONG}
 
 
-def chosen(profile: str, kinds: Iterable[str] | None = None, *, keep_labels: bool = False) -> tuple[Corruption, ...]:
+def chosen(
+    profile: str, kinds: Iterable[str] | None = None, *, keep_labels: bool = False
+) -> tuple[Corruption, ...]:
     """Corruptions of a profile, all or those named by name (``fog_heavy``) or by type (``fog``), in its order.
 
     Args:
@@ -113,7 +129,9 @@ def chosen(profile: str, kinds: Iterable[str] | None = None, *, keep_labels: boo
         UserError: an unknown profile or name.
     """
     if profile not in PROFILES:
-        raise UserError(f"unknown robustness profile '{profile}'", cure=f"Profiles are {', '.join(PROFILES)}")
+        raise UserError(
+            f"unknown robustness profile '{profile}'", cure=f"Profiles are {', '.join(PROFILES)}"
+        )
     every = PROFILES[profile]
     wanted = None if kinds is None else set(kinds)
     known = {c.name for c in every} | {c.kind for c in every}
@@ -127,4 +145,7 @@ def chosen(profile: str, kinds: Iterable[str] | None = None, *, keep_labels: boo
     picked = tuple(c for c in every if wanted is None or {c.name, c.kind} & wanted)
     if not keep_labels:
         return picked
-    return tuple(replace(c, apply=partial(c.apply, keep_labels=True)) if c.kind == "local" else c for c in picked)
+    return tuple(
+        replace(c, apply=partial(c.apply, keep_labels=True)) if c.kind == "local" else c
+        for c in picked
+    )

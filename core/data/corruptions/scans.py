@@ -17,7 +17,9 @@ from core.labels import SEMANTICKITTI, LabelSpace
 __all__ = ["CorruptedScans", "published"]
 
 # Robo3D writes fog, snow and crosstalk as ids 21 to 23, which SemanticKITTI does not know.
-_LABELS = replace(SEMANTICKITTI, raw_to_train=SEMANTICKITTI.raw_to_train | dict.fromkeys((21, 22, 23), IGNORE))
+_LABELS = replace(
+    SEMANTICKITTI, raw_to_train=SEMANTICKITTI.raw_to_train | dict.fromkeys((21, 22, 23), IGNORE)
+)
 
 
 class CorruptedScans(ScanDataset):
@@ -28,7 +30,9 @@ class CorruptedScans(ScanDataset):
         sensor: see :class:`Sensor`. seed: of all draws.
     """
 
-    def __init__(self, clean: ScanDataset, corruption: Corruption, sensor: Sensor, seed: int = 0) -> None:
+    def __init__(
+        self, clean: ScanDataset, corruption: Corruption, sensor: Sensor, seed: int = 0
+    ) -> None:
         self.clean, self.corruption, self.sensor, self.seed = clean, corruption, sensor, seed
         self.labels, self.root, self.split = clean.labels, clean.root, clean.split
         self.point_fields, self.label_dtype = clean.point_fields, clean.label_dtype
@@ -41,7 +45,9 @@ class CorruptedScans(ScanDataset):
         return self.clean.token(index)
 
     def load(self, index: int, *, cameras: bool = True) -> Scan:
-        return corrupt(self.clean.load(index, cameras=cameras), self.corruption, self.sensor, self.seed)
+        return corrupt(
+            self.clean.load(index, cameras=cameras), self.corruption, self.sensor, self.seed
+        )
 
     def files(self, index: int) -> ScanFiles:
         return self.clean.files(index)
@@ -77,7 +83,9 @@ def published(root: Path, corruption: Corruption) -> ScanDataset:
     Raises:
         UserError: the folder is missing or empty, or labels are missing.
     """
-    found = [folder for name in (corruption.folder, corruption.name) if (folder := root / name).is_dir()]
+    found = [
+        folder for name in (corruption.folder, corruption.name) if (folder := root / name).is_dir()
+    ]
     if not found:
         raise UserError(
             "this folder does not exist",
@@ -87,7 +95,11 @@ def published(root: Path, corruption: Corruption) -> ScanDataset:
         )
     sequences = sorted(path.name for path in found[0].glob("sequences/*") if path.is_dir())
     if not sequences:
-        config = FolderConfig(name="folder", root=found[0], scans="velodyne/*.bin", labels="labels/{stem}.label")
+        config = FolderConfig(
+            name="folder", root=found[0], scans="velodyne/*.bin", labels="labels/{stem}.label"
+        )
         return _Flat(config, "val")
-    config = SemanticKITTIConfig(name="semantickitti", root=found[0], split={"val": sequences}, cameras=())
+    config = SemanticKITTIConfig(
+        name="semantickitti", root=found[0], split={"val": sequences}, cameras=()
+    )
     return _Sequences(config, "val")

@@ -68,7 +68,9 @@ def draw_flakes(rate: float, velocity: float) -> Flakes:
     scale = 0.01 / (25.5 * rain_rate(rate, velocity) ** -0.48)  # m, mean diameter
     area = snow_occupancy(rate, velocity) * math.pi * RADIUS**2
     small, wide = zip(*(_plane(rng, scale, area) for _ in range(PLANES)))
-    starts = [np.concatenate([[0], np.cumsum([len(part) for part in parts])]) for parts in (small, wide)]
+    starts = [
+        np.concatenate([[0], np.cumsum([len(part) for part in parts])]) for parts in (small, wide)
+    ]
     return Flakes(np.concatenate(small), starts[0], np.concatenate(wide), starts[1])
 
 
@@ -110,7 +112,12 @@ def snow(sweep: Sweep, rng: np.random.Generator, *, rate: float, velocity: float
     plane = rng.permutation(PLANES)[np.arange(sweep.beams) % PLANES]
     turn = rng.uniform(0, 2 * math.pi, sweep.beams)
     points, intensity, ignored = _snow(
-        np.ascontiguousarray(sweep.points), sweep.intensity, rings(sweep.points, sweep.beams), plane, turn, *flakes
+        np.ascontiguousarray(sweep.points),
+        sweep.intensity,
+        rings(sweep.points, sweep.beams),
+        plane,
+        turn,
+        *flakes,
     )
     ground = find_ground(sweep, rng)
     if ground is None:
@@ -217,7 +224,11 @@ def _snow(points, intensity, ring, plane, turn, small, small_start, wide, wide_s
             covered = _join(cover, covered, low, high)
             free -= own
             share = own / (2 * BEAM)
-            _echo(wave, hits[k, 0], share * ALBEDO * min((hits[k, 0] - NEAREST) / 0.1, 1.0) / hits[k, 0] ** 2)
+            _echo(
+                wave,
+                hits[k, 0],
+                share * ALBEDO * min((hits[k, 0] - NEAREST) / 0.1, 1.0) / hits[k, 0] ** 2,
+            )
         # An intensity of 0 is a return below the first count of the scale: half a count.
         _echo(wave, distance, max(free, 0.0) / (2 * BEAM) * max(np.float64(intensity[i]), 0.5))
         first = math.ceil(hits[0, 0] / _BIN)

@@ -60,7 +60,13 @@ def write_corrupted(
     work = _Writer(dataset, tuple(corruptions), Sensor.of(dataset), out, seed)
     written = 0
     with _results(work, range(len(dataset)), workers) as results:
-        for count in tqdm(results, total=len(dataset), desc="corrupting", unit="scan", disable=not sys.stderr.isatty()):
+        for count in tqdm(
+            results,
+            total=len(dataset),
+            desc="corrupting",
+            unit="scan",
+            disable=not sys.stderr.isatty(),
+        ):
             written += count
     return written
 
@@ -81,7 +87,9 @@ def _begin(out: Path, identity: dict) -> None:
 def _results(work: _Writer, tasks: Sequence[int], workers: int) -> Iterator[Iterator[int]]:
     with ExitStack() as stack:
         if workers > 1 and len(tasks) > 1:
-            pool = stack.enter_context(worker_context().Pool(min(workers, len(tasks)), _receive, (work,)))
+            pool = stack.enter_context(
+                worker_context().Pool(min(workers, len(tasks)), _receive, (work,))
+            )
             yield pool.imap_unordered(_write_scan, tasks)
         else:
             _receive(work)
@@ -111,7 +119,9 @@ class _Writer:
 
     def __call__(self, index: int) -> int:
         token = self.dataset.token(index)
-        missing = [c for c in self.corruptions if not self._path(c, token, "velodyne", "bin").is_file()]
+        missing = [
+            c for c in self.corruptions if not self._path(c, token, "velodyne", "bin").is_file()
+        ]
         if missing:
             scan = keyframe_scan(self.dataset.load(index, cameras=False))
             for corruption in missing:

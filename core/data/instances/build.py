@@ -21,9 +21,19 @@ from core.datasets import build_dataset, dataset_class
 from core.datasets.base import ScanDataset
 from core.errors import UserError
 
-__all__ = ["anchors", "build_database", "default_folder", "extract", "rules_of", "smallest", "training_scans"]
+__all__ = [
+    "anchors",
+    "build_database",
+    "default_folder",
+    "extract",
+    "rules_of",
+    "smallest",
+    "training_scans",
+]
 
-_SCANS_PER_PART = 32  # part of the identity of a half-finished database, whatever the number of processes
+_SCANS_PER_PART = (
+    32  # part of the identity of a half-finished database, whatever the number of processes
+)
 
 
 def build_database(config: Config, out: Path | None = None, workers: int = 1) -> Database:
@@ -48,7 +58,10 @@ def build_database(config: Config, out: Path | None = None, workers: int = 1) ->
         "min_points": smallest(rules, dataset),
     }
     work = _Cutter(dataset, rules)
-    tasks = [range(k, min(k + _SCANS_PER_PART, len(dataset))) for k in range(0, len(dataset), _SCANS_PER_PART)]
+    tasks = [
+        range(k, min(k + _SCANS_PER_PART, len(dataset)))
+        for k in range(0, len(dataset), _SCANS_PER_PART)
+    ]
     folder = default_folder(config, dataset) if out is None else out
     return write_database(folder, identity, dataset.labels, tuple(rules), work, tasks, workers)
 
@@ -57,8 +70,14 @@ def training_scans(config: Config) -> ScanDataset:
     """The training split with labels and instances, without sweeps."""
     config = deepcopy(config)
     keys = dataset_class(config).Config.model_fields
-    wanted: dict[str, Any] = {"use_labels": True, "instances": True, "multisweeps": {"num_sweeps": 0}}
-    config.merge({k: v for k, v in wanted.items() if k in keys}, "prepare_inst_database.py", "dataset")
+    wanted: dict[str, Any] = {
+        "use_labels": True,
+        "instances": True,
+        "multisweeps": {"num_sweeps": 0},
+    }
+    config.merge(
+        {k: v for k, v in wanted.items() if k in keys}, "prepare_inst_database.py", "dataset"
+    )
     return build_dataset(config, "train")
 
 
@@ -116,10 +135,16 @@ def extract(scan: Scan, rules: Mapping[int, ThingRule]) -> Part:
     found, inverse, counts = np.unique(pairs, return_inverse=True, return_counts=True)
     large = counts >= limits[found >> 32]
     rows = rows[np.argsort(inverse, kind="stable")][np.repeat(large, counts)]
-    points = np.column_stack([scan.points[rows], scan.intensity[rows]]).astype(np.float32, copy=False)
+    points = np.column_stack([scan.points[rows], scan.intensity[rows]]).astype(
+        np.float32, copy=False
+    )
     token = scan.token.encode()
     index = np.zeros(int(large.sum()), index_dtype(len(token)))
-    index["cls"], index["instance"], index["count"] = found[large] >> 32, found[large] & 0xFFFFFFFF, counts[large]
+    index["cls"], index["instance"], index["count"] = (
+        found[large] >> 32,
+        found[large] & 0xFFFFFFFF,
+        counts[large],
+    )
     index["token"] = token
     anchors(points, index)
     return Part(points, index, small=int((~large).sum()))

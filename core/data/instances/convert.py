@@ -40,7 +40,9 @@ class Record(NamedTuple):
     path: str
 
 
-def convert_database(config: Config, old: Path, out: Path | None = None, workers: int = 1) -> Database:
+def convert_database(
+    config: Config, old: Path, out: Path | None = None, workers: int = 1
+) -> Database:
     """Write the instances of an old database that belong to the training split.
 
     Instances of other scans are left out and counted: old databases of nuScenes hold scans of the validation split.
@@ -88,15 +90,23 @@ def read_old_index(path: Path) -> dict[str, list[str]]:
     except FileNotFoundError as error:
         raise UserError("this file does not exist", where=str(path), cure=cure) from error
     except pickle.UnpicklingError as error:
-        raise UserError(f"refused: {error}; an index holds only names and paths", where=str(path), cure=cure) from error
+        raise UserError(
+            f"refused: {error}; an index holds only names and paths", where=str(path), cure=cure
+        ) from error
     except Exception as error:
-        raise UserError(f"this is no pickled index ({error})", where=str(path), cure=cure) from error
+        raise UserError(
+            f"this is no pickled index ({error})", where=str(path), cure=cure
+        ) from error
     plain = isinstance(content, dict) and all(
-        isinstance(name, str) and isinstance(files, list | tuple) and all(isinstance(file, str) for file in files)
+        isinstance(name, str)
+        and isinstance(files, list | tuple)
+        and all(isinstance(file, str) for file in files)
         for name, files in content.items()
     )
     if not plain:
-        raise UserError("this is not a dict from class names to lists of paths", where=str(path), cure=cure)
+        raise UserError(
+            "this is not a dict from class names to lists of paths", where=str(path), cure=cure
+        )
     return {name: list(files) for name, files in content.items()}
 
 
@@ -111,7 +121,9 @@ def _records(index: dict[str, list[str]], old: Path, dataset: ScanDataset) -> li
             if len(parts) < 3 or ".." in parts:
                 raise UserError(f"cannot use the path '{file}'", where=str(old))
             token, instance = _named(Path(parts[-1]).stem, name, known, old)
-            records.append(Record(cls, known.get(token, -1), instance, token, str(old.parent.joinpath(*parts))))
+            records.append(
+                Record(cls, known.get(token, -1), instance, token, str(old.parent.joinpath(*parts)))
+            )
     return sorted(records)
 
 
@@ -146,14 +158,23 @@ class _Converter:
     def __call__(self, records: Sequence[Record]) -> Part:
         own = [r for r in records if r.scan >= 0 and r.cls in self.rules]
         clouds = [_read(Path(record.path), self.fields) for record in own]
-        large = [len(cloud) >= self.rules[record.cls].min_points for record, cloud in zip(own, clouds)]
+        large = [
+            len(cloud) >= self.rules[record.cls].min_points for record, cloud in zip(own, clouds)
+        ]
         kept = [(record, cloud) for record, cloud, fits in zip(own, clouds, large) if fits]
         points = np.concatenate([np.zeros((0, 4), np.float32), *(cloud for _, cloud in kept)])
-        index = np.zeros(len(kept), index_dtype(max((len(r.token.encode()) for r, _ in kept), default=1)))
+        index = np.zeros(
+            len(kept), index_dtype(max((len(r.token.encode()) for r, _ in kept), default=1))
+        )
         index["cls"], index["instance"] = [r.cls for r, _ in kept], [r.instance for r, _ in kept]
-        index["count"], index["token"] = [len(cloud) for _, cloud in kept], [r.token.encode() for r, _ in kept]
+        index["count"], index["token"] = (
+            [len(cloud) for _, cloud in kept],
+            [r.token.encode() for r, _ in kept],
+        )
         anchors(points, index)
-        return Part(points, index, small=large.count(False), foreign=sum(r.scan < 0 for r in records))
+        return Part(
+            points, index, small=large.count(False), foreign=sum(r.scan < 0 for r in records)
+        )
 
 
 def _read(path: Path, fields: int) -> np.ndarray:

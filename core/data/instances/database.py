@@ -32,7 +32,12 @@ def index_dtype(token_bytes: int) -> np.dtype:
     of the scan.
     """
     fields = [("cls", "u1"), ("offset", "<i8"), ("count", "<i4"), ("instance", "<i4")]
-    fields += [("anchor", "<f4", 3), ("azimuth", "<f4"), ("range", "<f4"), ("token", f"S{max(token_bytes, 1)}")]
+    fields += [
+        ("anchor", "<f4", 3),
+        ("azimuth", "<f4"),
+        ("range", "<f4"),
+        ("token", f"S{max(token_bytes, 1)}"),
+    ]
     return np.dtype(fields)
 
 
@@ -56,7 +61,9 @@ class Database:
         """
         self.folder = Path(folder)
         if not (self.folder / META).is_file():
-            raise UserError("this folder holds no finished instance database", where=str(folder), cure=_AGAIN)
+            raise UserError(
+                "this folder holds no finished instance database", where=str(folder), cure=_AGAIN
+            )
         self.meta: dict[str, Any] = read_json(self.folder / META)
         if self.meta.get("format") != FORMAT:
             raise UserError(
@@ -67,7 +74,11 @@ class Database:
         for entry in self.meta["classes"]:
             self._check_size(entry["file"], 16 * entry["points"])
         if len(self.index) != sum(entry["instances"] for entry in self.meta["classes"]):
-            raise UserError("the index does not belong to this database", where=str(self.folder / INDEX), cure=_AGAIN)
+            raise UserError(
+                "the index does not belong to this database",
+                where=str(self.folder / INDEX),
+                cure=_AGAIN,
+            )
 
     def _check_size(self, name: str, size: int) -> None:
         path = self.folder / name
@@ -97,12 +108,16 @@ class Database:
         try:
             return np.load(self.folder / INDEX, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
-            raise UserError(f"cannot read the index ({error})", where=str(self.folder / INDEX), cure=_AGAIN) from error
+            raise UserError(
+                f"cannot read the index ({error})", where=str(self.folder / INDEX), cure=_AGAIN
+            ) from error
 
     @cached_property
     def _points(self) -> dict[int, np.ndarray]:
         return {
-            entry["id"]: np.memmap(self.folder / entry["file"], "<f4", "r", shape=(entry["points"], 4))
+            entry["id"]: np.memmap(
+                self.folder / entry["file"], "<f4", "r", shape=(entry["points"], 4)
+            )
             for entry in self.meta["classes"]
         }
 
@@ -110,11 +125,15 @@ class Database:
         """Points of instance ``row``: f32 [count, 4], a copy."""
         entry = self.index[row]
         start = int(entry["offset"])
-        return np.array(self._points[int(entry["cls"])][start : start + int(entry["count"])], np.float32)
+        return np.array(
+            self._points[int(entry["cls"])][start : start + int(entry["count"])], np.float32
+        )
 
     def summary(self) -> str:
         """Instances and points per class as lines of text."""
-        lines = [f"  {'class':22}{'instances':>10}{'points':>12}{'smallest':>10}{'median':>8}{'largest':>9}"]
+        lines = [
+            f"  {'class':22}{'instances':>10}{'points':>12}{'smallest':>10}{'median':>8}{'largest':>9}"
+        ]
         for e in self.meta["classes"]:
             lines.append(
                 f"  {e['name']:22}{e['instances']:>10,}{e['points']:>12,}{e['min']:>10,}{e['median']:>8,}{e['max']:>9,}"

@@ -54,11 +54,18 @@ class Paster:
             )
         rules = thing_rules(labels, config)
         index = self.database.index
-        rows = {c: np.flatnonzero((index["cls"] == c) & (index["count"] >= r.min_points)) for c, r in rules.items()}
-        chances = class_weights(config.weights, {labels.classes[c]: len(own) for c, own in rows.items()})
+        rows = {
+            c: np.flatnonzero((index["cls"] == c) & (index["count"] >= r.min_points))
+            for c, r in rules.items()
+        }
+        chances = class_weights(
+            config.weights, {labels.classes[c]: len(own) for c, own in rows.items()}
+        )
         drawn = {c: chance for c in rules if (chance := chances[labels.classes[c]]) > 0}
         if not drawn:
-            raise UserError("no instance can be drawn from this database", where=str(config.database))
+            raise UserError(
+                "no instance can be drawn from this database", where=str(config.database)
+            )
         self.rows = {c: rows[c] for c in drawn}
         self.classes = np.array(list(drawn))
         self.weights = np.array(list(drawn.values())) / sum(drawn.values())
@@ -69,7 +76,8 @@ class Paster:
         self._ground = np.full(256, -1, np.int8)
         self._ground[names] = np.arange(len(names))
         self._grounds = {
-            c: self._ground[sorted(labels.classes.index(ground) for ground in rules[c].ground)] for c in drawn
+            c: self._ground[sorted(labels.classes.index(ground) for ground in rules[c].ground)]
+            for c in drawn
         }
 
     def __reduce__(self) -> tuple[type, tuple[PasteConfig, LabelSpace]]:
@@ -89,7 +97,9 @@ class Paster:
                 cure="Set data.paste: null, or dataset.use_labels: true",
             )
         count = int(np.count_nonzero(scan.keyframe))
-        scene = Scene(self._seen(scan.points[:count]), scan.labels[:count], self._things, self._ground)
+        scene = Scene(
+            self._seen(scan.points[:count]), scan.labels[:count], self._things, self._ground
+        )
         objects: list[tuple[int, np.ndarray]] = []
         boxes = np.zeros((0, 2, 3))
         left = self.config.max_points
@@ -108,12 +118,16 @@ class Paster:
         """Points [n, 3] relative to the scanner, f32."""
         return points - self._sensor.astype(np.float32) if self._sensor.any() else points
 
-    def _put(self, scene: Scene, cls: int, row: int, boxes: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
+    def _put(
+        self, scene: Scene, cls: int, row: int, boxes: np.ndarray, rng: np.random.Generator
+    ) -> np.ndarray | None:
         """One object where it found a place: f32 [n, 4], relative to the scanner, or None."""
         anchor = self.database.index["anchor"][row] - self._sensor
         places = scene.places(self._grounds[cls], float(np.hypot(anchor[0], anchor[1])), PLACES)
         sideways, upwards = self.config.jitter
-        shifts = rng.uniform((-sideways, -sideways, 0), (sideways, sideways, upwards), (len(places), SHIFTS, 3))
+        shifts = rng.uniform(
+            (-sideways, -sideways, 0), (sideways, sideways, upwards), (len(places), SHIFTS, 3)
+        )
         cloud = self.database.points(row)
         moved = place(scene, self._seen(cloud[:, :3]), anchor, places, shifts, boxes)
         return None if moved is None else np.column_stack([moved, cloud[:, 3]])
@@ -130,14 +144,20 @@ class Paster:
             seen = ~in_shadow(shape, owner, shape, owner, len(objects))
 
         def join(old: np.ndarray, added: np.ndarray) -> np.ndarray:
-            return np.concatenate([old[:count][own], added[seen].astype(old.dtype, copy=False), old[count:]])
+            return np.concatenate(
+                [old[:count][own], added[seen].astype(old.dtype, copy=False), old[count:]]
+            )
 
         return replace(
             scan,
-            points=join(scan.points, new[:, :3] + self._sensor if self._sensor.any() else new[:, :3]),
+            points=join(
+                scan.points, new[:, :3] + self._sensor if self._sensor.any() else new[:, :3]
+            ),
             intensity=join(scan.intensity, new[:, 3]),
             labels=join(scan.labels, np.repeat([cls for cls, _ in objects], sizes)),
-            instances=None if scan.instances is None else join(scan.instances, _unused(scan.instances, sizes)),
+            instances=None
+            if scan.instances is None
+            else join(scan.instances, _unused(scan.instances, sizes)),
             time_lag=join(scan.time_lag, np.zeros(len(new))),
             pasted=join(np.zeros(len(scan.points), bool), np.ones(len(new), bool)),
         )
@@ -164,7 +184,9 @@ def class_weights(weights: str | dict[str, float], counts: dict[str, int]) -> di
     if isinstance(weights, dict):
         if unknown := [name for name in weights if name not in counts]:
             raise UserError(
-                f"'{unknown[0]}' is no thing class", where="data.paste.weights", cure=f"Things: {', '.join(counts)}"
+                f"'{unknown[0]}' is no thing class",
+                where="data.paste.weights",
+                cure=f"Things: {', '.join(counts)}",
             )
         return {name: weights.get(name, 0.0) if count else 0.0 for name, count in counts.items()}
     power = {"frequency": 1.0, "sqrt": 0.5, "uniform": 0.0}[weights]

@@ -28,7 +28,9 @@ class Scene:
             where each cell begins in it.
     """
 
-    def __init__(self, points: np.ndarray, labels: np.ndarray, things: np.ndarray, ground: np.ndarray) -> None:
+    def __init__(
+        self, points: np.ndarray, labels: np.ndarray, things: np.ndarray, ground: np.ndarray
+    ) -> None:
         """Sort.
 
         Args:
@@ -37,7 +39,9 @@ class Scene:
         """
         self.points = np.ascontiguousarray(points, np.float32)
         self.is_thing = things[labels]
-        self.order, self.start, sums = _sort(self.points, labels, ground, int(ground.max(initial=-1)) + 1)
+        self.order, self.start, sums = _sort(
+            self.points, labels, ground, int(ground.max(initial=-1)) + 1
+        )
         self._cells = []
         for group in sums:
             group = group[group[:, 3] >= MIN_CELL_POINTS]
@@ -53,7 +57,11 @@ class Scene:
         return cells[np.argsort(difference, kind="stable")[:count]]
 
 
-@numba.njit("Tuple((i8[::1], i8[::1], f8[:,:,::1]))(f4[:,::1], u1[::1], i1[::1], i8)", cache=True, nogil=True)
+@numba.njit(
+    "Tuple((i8[::1], i8[::1], f8[:,:,::1]))(f4[:,::1], u1[::1], i1[::1], i8)",
+    cache=True,
+    nogil=True,
+)
 def _sort(points, labels, ground, grounds):
     """Counting sort by cell, and per ground class and cell the sums of x, y, z and the number of points."""
     cell = np.full(points.shape[0], -1, np.int64)
@@ -82,7 +90,12 @@ def _sort(points, labels, ground, grounds):
 
 
 def place(
-    scene: Scene, shape: np.ndarray, anchor: np.ndarray, places: np.ndarray, shifts: np.ndarray, boxes: np.ndarray
+    scene: Scene,
+    shape: np.ndarray,
+    anchor: np.ndarray,
+    places: np.ndarray,
+    shifts: np.ndarray,
+    boxes: np.ndarray,
 ) -> np.ndarray | None:
     """Put an object on the first free place.
 
@@ -200,6 +213,10 @@ def in_shadow(points, owner, casters, caster, count):
         if not covered[column]:
             continue
         for k in range(count):
-            if k != owner[i] and distance > near[k, column] and low[k, column] <= slope <= high[k, column]:
+            if (
+                k != owner[i]
+                and distance > near[k, column]
+                and low[k, column] <= slope <= high[k, column]
+            ):
                 hidden[i] = True
     return hidden

@@ -22,14 +22,21 @@ def write_sheet(database: Database, path: Path) -> None:
     classes = database.meta["classes"]
     width, height = _CELL[0] * _COLUMNS + 0.6, _CELL[1] * len(classes) + 0.8
     figure = Figure((width, height), dpi=110)
-    frame = {"left": 0.75 / width, "right": 1 - 0.1 / width, "bottom": 0.4 / height, "top": 1 - 0.55 / height}
+    frame = {
+        "left": 0.75 / width,
+        "right": 1 - 0.1 / width,
+        "bottom": 0.4 / height,
+        "top": 1 - 0.55 / height,
+    }
     panels = figure.subplots(
         len(classes), _COLUMNS, squeeze=False, gridspec_kw={"wspace": 0.2, "hspace": 0.35, **frame}
     )
     for entry, row in zip(classes, panels):
         own = sampled(database, entry["id"], _COLUMNS)
         for panel, number in zip(row, own):
-            across, depth, up = facing(database.points(number)[:, :3], database.index["anchor"][number]).T
+            across, depth, up = facing(
+                database.points(number)[:, :3], database.index["anchor"][number]
+            ).T
             size = float(np.clip(900 / len(up), 1.0, 12.0))
             panel.scatter(across, up, c=depth, s=size, cmap="viridis_r", linewidths=0)
             panel.set_aspect("equal", adjustable="datalim")
@@ -40,11 +47,16 @@ def write_sheet(database: Database, path: Path) -> None:
             panel.grid(alpha=0.25, linewidth=0.5)
         for panel in row[len(own) :]:
             panel.axis("off")
-        row[0].set_ylabel(f"{entry['name']}\n{entry['instances']:,} instances\nheight, m", fontsize=7)
+        row[0].set_ylabel(
+            f"{entry['name']}\n{entry['instances']:,} instances\nheight, m", fontsize=7
+        )
     for panel in panels[-1]:
         panel.set_xlabel("across the line of sight, m", fontsize=7)
     figure.suptitle(
-        "Instances as the sensor saw them; darker is farther away", fontsize=9, y=1 - 0.12 / height, va="top"
+        "Instances as the sensor saw them; darker is farther away",
+        fontsize=9,
+        y=1 - 0.12 / height,
+        va="top",
     )
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", metadata={"Software": None})
@@ -61,4 +73,6 @@ def facing(points: np.ndarray, anchor: np.ndarray) -> np.ndarray:
     """Points [n, 3] relative to ``anchor`` in the sensor's view: to the right, away from the sensor, up (m)."""
     turn = np.pi / 2 - np.arctan2(anchor[1], anchor[0])
     x, y, z = (points - anchor).astype(np.float64).T
-    return np.column_stack([np.cos(turn) * x - np.sin(turn) * y, np.sin(turn) * x + np.cos(turn) * y, z])
+    return np.column_stack(
+        [np.cos(turn) * x - np.sin(turn) * y, np.sin(turn) * x + np.cos(turn) * y, z]
+    )

@@ -13,8 +13,14 @@ from core.labels import LabelSpace
 __all__ = ["THING_TABLES", "sensor_place", "thing_rules"]
 
 
-def _table(min_points: int, grounds: Mapping[tuple[str, ...], tuple[str, ...]]) -> dict[str, ThingRule]:
-    return {name: ThingRule(min_points=min_points, ground=on) for on, names in grounds.items() for name in names}
+def _table(
+    min_points: int, grounds: Mapping[tuple[str, ...], tuple[str, ...]]
+) -> dict[str, ThingRule]:
+    return {
+        name: ThingRule(min_points=min_points, ground=on)
+        for on, names in grounds.items()
+        for name in names
+    }
 
 
 # The classes, grounds and minimum numbers of points of U2MKD's paste augmentation, by label space (PandaSet's: ours).
@@ -60,7 +66,9 @@ _SENSORS: dict[str, tuple[float, float, float]] = {"pandaset": (1.2, 0.0, 1.85)}
 def sensor_place(labels: LabelSpace, config: PasteConfig | None = None) -> np.ndarray:
     """Where the scanner is in the scans' frame: f64 [3] m."""
     known = config is None or config.sensor is None
-    return np.array(_SENSORS.get(labels.name, (0.0, 0.0, 0.0)) if known else config.sensor, np.float64)
+    return np.array(
+        _SENSORS.get(labels.name, (0.0, 0.0, 0.0)) if known else config.sensor, np.float64
+    )
 
 
 def thing_rules(labels: LabelSpace, config: PasteConfig | None = None) -> dict[int, ThingRule]:
@@ -69,7 +77,9 @@ def thing_rules(labels: LabelSpace, config: PasteConfig | None = None) -> dict[i
     Raises:
         UserError: there is no table for the label space, or a class is unknown.
     """
-    table = THING_TABLES.get(labels.name) if config is None or config.things is None else config.things
+    table = (
+        THING_TABLES.get(labels.name) if config is None or config.things is None else config.things
+    )
     if not table:
         raise UserError(
             f"nothing says which classes of the label space '{labels.name}' are things",

@@ -79,13 +79,21 @@ def write_database(
         return Database(out)
     if out.is_dir() and any(out.iterdir()) and not parts.is_dir():
         raise UserError(
-            "this folder is not empty and holds no instance database", where=str(out), cure="Give a new one with --out"
+            "this folder is not empty and holds no instance database",
+            where=str(out),
+            cure="Give a new one with --out",
         )
     parts.mkdir(parents=True, exist_ok=True)
     with _alone(parts):
         _prepare(parts, identity)
         _make_parts(parts, work, tasks, workers)
-        _join(out, [_part_file(parts, number) for number in range(len(tasks))], identity, labels, things)
+        _join(
+            out,
+            [_part_file(parts, number) for number in range(len(tasks))],
+            identity,
+            labels,
+            things,
+        )
     shutil.rmtree(parts)
     return Database(out)
 
@@ -94,9 +102,13 @@ def write_database(
 def _alone(parts: Path) -> Iterator[None]:
     with open(parts / "lock", "w") as stream:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released by the kernel even if this process is killed
+            fcntl.flock(
+                stream, fcntl.LOCK_EX | fcntl.LOCK_NB
+            )  # released by the kernel even if this process is killed
         except BlockingIOError as error:
-            raise UserError("another process is writing this database", where=str(parts.parent)) from error
+            raise UserError(
+                "another process is writing this database", where=str(parts.parent)
+            ) from error
         yield
 
 
@@ -114,8 +126,14 @@ def _part_file(parts: Path, number: int) -> Path:
     return parts / f"{number:06d}.npz"
 
 
-def _make_parts(parts: Path, work: Callable[[Any], Part], tasks: Sequence[Any], workers: int) -> None:
-    missing = [(number, task) for number, task in enumerate(tasks) if not _part_file(parts, number).is_file()]
+def _make_parts(
+    parts: Path, work: Callable[[Any], Part], tasks: Sequence[Any], workers: int
+) -> None:
+    missing = [
+        (number, task)
+        for number, task in enumerate(tasks)
+        if not _part_file(parts, number).is_file()
+    ]
     if len(missing) < len(tasks):
         logger.info(f"{len(tasks) - len(missing)} of {len(tasks)} parts are already there")
     make = partial(_make_part, parts)
@@ -148,11 +166,20 @@ def _make_part(parts: Path, numbered: tuple[int, Any]) -> None:
     number, task = numbered
     part = _work(task)
     with atomic_path(_part_file(parts, number)) as temporary, open(temporary, "wb") as stream:
-        np.savez(stream, points=part.points, index=part.index, left_out=np.array([part.small, part.foreign]))
+        np.savez(
+            stream,
+            points=part.points,
+            index=part.index,
+            left_out=np.array([part.small, part.foreign]),
+        )
 
 
 def _join(
-    out: Path, parts: Sequence[Path], identity: dict[str, Any], labels: LabelSpace, things: Sequence[int]
+    out: Path,
+    parts: Sequence[Path],
+    identity: dict[str, Any],
+    labels: LabelSpace,
+    things: Sequence[int],
 ) -> None:
     rows, left_out = [], np.zeros(2, np.int64)
     for path in parts:
@@ -167,7 +194,10 @@ def _join(
             cure="Lower min_points in data.paste.things",
         )
     with ExitStack() as stack:
-        temporary = {c: stack.enter_context(atomic_path(out / class_file(labels.classes[c]))) for c in present}
+        temporary = {
+            c: stack.enter_context(atomic_path(out / class_file(labels.classes[c])))
+            for c in present
+        }
         streams = {c: stack.enter_context(open(path, "wb")) for c, path in temporary.items()}
         for path, index in zip(parts, rows):
             with np.load(path, allow_pickle=False) as part:

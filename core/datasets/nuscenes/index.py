@@ -27,10 +27,26 @@ from core.io import atomic_path, write_json
 
 __all__ = ["CAMERAS", "NuScenesIndex", "iterate_table", "open_index"]
 
-CAMERAS = ("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_LEFT", "CAM_BACK", "CAM_BACK_RIGHT")
+CAMERAS = (
+    "CAM_FRONT_LEFT",
+    "CAM_FRONT",
+    "CAM_FRONT_RIGHT",
+    "CAM_BACK_LEFT",
+    "CAM_BACK",
+    "CAM_BACK_RIGHT",
+)
 _LIDAR = "LIDAR_TOP"
 _FORMAT = 1  # raise when the arrays change, so that older caches are rebuilt
-_TABLES = ("scene", "sample", "sample_data", "ego_pose", "calibrated_sensor", "sensor", "lidarseg", "panoptic")
+_TABLES = (
+    "scene",
+    "sample",
+    "sample_data",
+    "ego_pose",
+    "calibrated_sensor",
+    "sensor",
+    "lidarseg",
+    "panoptic",
+)
 _OPTIONAL = ("lidarseg", "panoptic")
 _CHUNK = 8 << 20  # characters read at a time
 _GAP = re.compile(r"[\s,]*")
@@ -103,7 +119,11 @@ def open_index(root: Path, version: str) -> NuScenesIndex:
     """
     tables = root / version
     if not root.is_dir() or not tables.is_dir():
-        what = "this folder does not exist" if not root.is_dir() else f"this folder holds no '{version}'"
+        what = (
+            "this folder does not exist"
+            if not root.is_dir()
+            else f"this folder holds no '{version}'"
+        )
         raise UserError(
             what,
             where=str(root),
@@ -194,7 +214,9 @@ def iterate_table(path: Path) -> Iterator[dict[str, Any]]:
 
 def _damaged(path: Path, why: str) -> UserError:
     return UserError(
-        f"this table is damaged or cut short ({why})", where=str(path), cure="Unpack the metadata archive again"
+        f"this table is damaged or cut short ({why})",
+        where=str(path),
+        cure="Unpack the metadata archive again",
     )
 
 
@@ -214,7 +236,9 @@ def _build(tables: Path) -> tuple[dict[str, np.ndarray], list[str]]:
         _read_ego_poses(tables, arrays)
         present = [name for name in _OPTIONAL if (tables / f"{name}.json").is_file()]
         for name in _OPTIONAL:
-            arrays[f"key_{name}"] = _read_label_files(tables / f"{name}.json", name in present, arrays)
+            arrays[f"key_{name}"] = _read_label_files(
+                tables / f"{name}.json", name in present, arrays
+            )
         return arrays, present
     except KeyError as error:
         raise UserError(
@@ -243,12 +267,17 @@ def _read_samples(tables: Path, arrays: dict[str, np.ndarray]) -> dict[str, tupl
     arrays["scene_name"] = np.array([name.encode() for name in names], "S")
     arrays["scene_split"] = np.array([known.get(name, "").encode() for name in names], "S5")
     rows = {row["token"]: i for i, row in enumerate(scenes)}
-    return {row["token"]: (rows[row["scene_token"]], row["timestamp"]) for row in iterate_table(tables / "sample.json")}
+    return {
+        row["token"]: (rows[row["scene_token"]], row["timestamp"])
+        for row in iterate_table(tables / "sample.json")
+    }
 
 
 def _official_splits() -> dict[str, dict[str, str]]:
     """Scene name -> train | val | test, for the mini version and for the full ones."""
-    from nuscenes.utils.splits import create_splits_scenes  # takes seconds to import; only where an index is built
+    from nuscenes.utils.splits import (
+        create_splits_scenes,
+    )  # takes seconds to import; only where an index is built
 
     official = create_splits_scenes()
     mini = {name: split for split in ("train", "val") for name in official[f"mini_{split}"]}
@@ -268,20 +297,39 @@ def _read_sample_data(
         if channel == _LIDAR:
             key = row["sample_token"] if row["is_key_frame"] else None
             link = (row["prev"], row["next"])
-            lidar.append((row["token"], row["filename"], row["timestamp"], row["ego_pose_token"], calib, *link, key))
+            lidar.append(
+                (
+                    row["token"],
+                    row["filename"],
+                    row["timestamp"],
+                    row["ego_pose_token"],
+                    calib,
+                    *link,
+                    key,
+                )
+            )
         elif channel in order and row["is_key_frame"]:
             size = (row["width"], row["height"])
-            cameras[row["sample_token"], order[channel]] = (row["filename"], row["ego_pose_token"], calib, size)
+            cameras[row["sample_token"], order[channel]] = (
+                row["filename"],
+                row["ego_pose_token"],
+                calib,
+                size,
+            )
     return lidar, cameras
 
 
-def _link_sweeps(lidar: list[tuple], samples: dict[str, tuple[int, int]], arrays: dict[str, np.ndarray]) -> list[str]:
+def _link_sweeps(
+    lidar: list[tuple], samples: dict[str, tuple[int, int]], arrays: dict[str, np.ndarray]
+) -> list[str]:
     """Fill the sweep and keyframe arrays; returns the keyframes' sample tokens, by scene, then by time."""
     rows = {sweep[0]: i for i, sweep in enumerate(lidar)}
     arrays["lidar_token"] = np.array([sweep[0].encode() for sweep in lidar], "S")
     arrays["lidar_file"] = np.array([sweep[1].encode() for sweep in lidar], "S")
     arrays["lidar_time"] = np.array([sweep[2] for sweep in lidar], np.int64)
-    arrays["lidar_ego"] = np.array([sweep[3].encode() for sweep in lidar], "S")  # tokens until the poses are read
+    arrays["lidar_ego"] = np.array(
+        [sweep[3].encode() for sweep in lidar], "S"
+    )  # tokens until the poses are read
     arrays["lidar_calib"] = np.array([sweep[4] for sweep in lidar], np.int32)
     arrays["lidar_prev"] = np.array([rows.get(sweep[5], -1) for sweep in lidar], np.int64)
     arrays["lidar_next"] = np.array([rows.get(sweep[6], -1) for sweep in lidar], np.int64)
@@ -300,18 +348,26 @@ def _link_cameras(
     arrays: dict[str, np.ndarray],
 ) -> None:
     absent = ("", "", 0, (0, 0))
-    grid = [[cameras.get((token, camera), absent) for camera in range(len(CAMERAS))] for token in keys]
+    grid = [
+        [cameras.get((token, camera), absent) for camera in range(len(CAMERAS))] for token in keys
+    ]
     shape = (len(keys), len(CAMERAS))
-    arrays["cam_file"] = np.array([[c[0].encode() for c in row] for row in grid], "S").reshape(shape)
+    arrays["cam_file"] = np.array([[c[0].encode() for c in row] for row in grid], "S").reshape(
+        shape
+    )
     arrays["cam_ego"] = np.array([[c[1].encode() for c in row] for row in grid], "S").reshape(shape)
     arrays["cam_calib"] = np.array([[c[2] for c in row] for row in grid], np.int32).reshape(shape)
-    arrays["cam_size"] = np.array([[c[3] for c in row] for row in grid], np.int32).reshape(*shape, 2)
+    arrays["cam_size"] = np.array([[c[3] for c in row] for row in grid], np.int32).reshape(
+        *shape, 2
+    )
 
 
 def _read_ego_poses(tables: Path, arrays: dict[str, np.ndarray]) -> None:
     """Replace the ego pose tokens by poses f64 [..., 7]."""
     names = ("lidar_ego", "cam_ego")
-    tokens, where = np.unique(np.concatenate([arrays[n].ravel() for n in names]), return_inverse=True)
+    tokens, where = np.unique(
+        np.concatenate([arrays[n].ravel() for n in names]), return_inverse=True
+    )
     slots = {token.decode(): i for i, token in enumerate(tokens)}
     poses = np.full((len(tokens), 7), np.nan)
     for row in iterate_table(tables / "ego_pose.json"):
@@ -330,7 +386,11 @@ def _read_ego_poses(tables: Path, arrays: dict[str, np.ndarray]) -> None:
 
 def _read_label_files(path: Path, present: bool, arrays: dict[str, np.ndarray]) -> np.ndarray:
     """Bytes [F]: label file of each keyframe's LiDAR sweep, b"" where there is none."""
-    files = {row["sample_data_token"]: row["filename"] for row in iterate_table(path)} if present else {}
+    files = (
+        {row["sample_data_token"]: row["filename"] for row in iterate_table(path)}
+        if present
+        else {}
+    )
     tokens = arrays["lidar_token"][arrays["key_lidar"]]
     return np.array([files.get(token.decode(), "").encode() for token in tokens], "S")
 

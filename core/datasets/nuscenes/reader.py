@@ -81,11 +81,14 @@ class NuScenes(ScanDataset):
                 unknown, or no keyframe is left.
         """
         self.config, self.split, self.root = config, split, Path(config.root)
-        self.version = "v1.0-test" if (split, config.version) == ("test", "v1.0-trainval") else config.version
+        self.version = (
+            "v1.0-test" if (split, config.version) == ("test", "v1.0-trainval") else config.version
+        )
         self.cameras = CAMERAS if config.cameras is None else config.cameras
         if unknown := set(self.cameras) - set(CAMERAS):
             raise UserError(
-                f"nuScenes has no camera {', '.join(sorted(unknown))}", cure=f"dataset.cameras may name {CAMERAS}"
+                f"nuScenes has no camera {', '.join(sorted(unknown))}",
+                cure=f"dataset.cameras may name {CAMERAS}",
             )
         self.index = open_index(self.root, self.version)
         self.labelled = config.use_labels and split != "test"
@@ -100,7 +103,10 @@ class NuScenes(ScanDataset):
         self._gaps: list[Gap] = []
         self._keys = self._whole(wanted)
         if not len(self._keys):
-            why = "; ".join(gap.text for gap in self._gaps) or f"{self.version} has no scene of this split"
+            why = (
+                "; ".join(gap.text for gap in self._gaps)
+                or f"{self.version} has no scene of this split"
+            )
             raise UserError(
                 f"the {split} split is empty: {why}",
                 where=str(self.root),
@@ -112,7 +118,11 @@ class NuScenes(ScanDataset):
 
     def _select(self, names: tuple[str, ...]) -> np.ndarray:
         index = self.index
-        columns = (index.scene_name[index.key_scene], index.key_sample, index.lidar_token[index.key_lidar])
+        columns = (
+            index.scene_name[index.key_scene],
+            index.key_sample,
+            index.lidar_token[index.key_lidar],
+        )
         wanted = np.array([name.encode() for name in names], "S")
         known = np.isin(wanted, np.concatenate([np.asarray(column) for column in columns]))
         if not known.all():
@@ -127,7 +137,9 @@ class NuScenes(ScanDataset):
         """The keyframes whose scan, labels and sweeps are on disk; the others are noted as gaps."""
         index = self.index
         there = self._on_disk(index.lidar_file[index.key_lidar[keys]])
-        self._note(~there, keys, f"have no scan; they come from the file blobs of {self.version}, {_PAGE}")
+        self._note(
+            ~there, keys, f"have no scan; they come from the file blobs of {self.version}, {_PAGE}"
+        )
         keys = keys[there]
         if self.labelled:
             there = self._on_disk(index.key_lidarseg[keys])
@@ -138,11 +150,17 @@ class NuScenes(ScanDataset):
             used = np.unique(chains[chains >= 0])
             lost = used[~self._on_disk(index.lidar_file[used])]
             there = ~np.isin(chains, lost).any(1)
-            self._note(~there, keys, f"miss a sweep; sweeps come from the file blobs of {self.version}, {_PAGE}")
+            self._note(
+                ~there,
+                keys,
+                f"miss a sweep; sweeps come from the file blobs of {self.version}, {_PAGE}",
+            )
             keys = keys[there]
         return keys
 
-    def _note(self, absent: np.ndarray, keys: np.ndarray, what: str, needed_for: str = "lidar") -> None:
+    def _note(
+        self, absent: np.ndarray, keys: np.ndarray, what: str, needed_for: str = "lidar"
+    ) -> None:
         if absent.any():
             scenes = len(np.unique(self.index.key_scene[keys[absent]]))
             text = f"{int(absent.sum())} of {len(keys)} keyframes ({scenes} scenes) {what}"
@@ -151,7 +169,9 @@ class NuScenes(ScanDataset):
     def _on_disk(self, files: np.ndarray) -> np.ndarray:
         """Bool, shape of ``files``: the file exists. Folders are listed once in place of one look-up per file."""
         paths = [PurePosixPath(name.decode()) for name in files.ravel()]
-        folders = {parent: listing(self.root / parent) for parent in {path.parent for path in paths}}
+        folders = {
+            parent: listing(self.root / parent) for parent in {path.parent for path in paths}
+        }
         there = [path.name in folders[path.parent] for path in paths]
         return np.array(there, bool).reshape(files.shape)
 
@@ -183,7 +203,10 @@ class NuScenes(ScanDataset):
         there = self._on_disk(self.index.cam_file[self._keys]).all(1)
         cameras: list[Gap] = []
         if not there.all():
-            count, scenes = int((~there).sum()), len(np.unique(self.index.key_scene[self._keys[~there]]))
+            count, scenes = (
+                int((~there).sum()),
+                len(np.unique(self.index.key_scene[self._keys[~there]])),
+            )
             text = f"{count} of {len(there)} keyframes ({scenes} scenes) miss an image; images come from the file blobs"
             cameras.append(Gap(f"{text} of {self.version}, {_PAGE}", "cameras"))
         return [*self._gaps, *cameras]
@@ -195,7 +218,10 @@ class NuScenes(ScanDataset):
 
     def files(self, index: int) -> ScanFiles:
         key = self._keys[index]
-        images = {name: self.root / self.index.cam_file[key, CAMERAS.index(name)].decode() for name in self.cameras}
+        images = {
+            name: self.root / self.index.cam_file[key, CAMERAS.index(name)].decode()
+            for name in self.cameras
+        }
         return ScanFiles(
             points=self.root / self.index.lidar_file[self.index.key_lidar[key]].decode(),
             labels=self.root / self.index.key_lidarseg[key].decode() if self.labelled else None,
@@ -211,9 +237,13 @@ class NuScenes(ScanDataset):
         count = len(parts[0])
         world_from_lidar = self._world_from_lidar(row)
         for sweep in self._sweeps(row):
-            points = read_points(self.root / self.index.lidar_file[sweep].decode(), self.point_fields)
+            points = read_points(
+                self.root / self.index.lidar_file[sweep].decode(), self.point_fields
+            )
             points = points[~near_sensor(points)]
-            points[:, :3] = transform(chain(invert(world_from_lidar), self._world_from_lidar(sweep)), points[:, :3])
+            points[:, :3] = transform(
+                chain(invert(world_from_lidar), self._world_from_lidar(sweep)), points[:, :3]
+            )
             parts.append(points)
             lag = (self.index.lidar_time[row] - self.index.lidar_time[sweep]) * 1e-6
             lags.append(np.full(len(points), lag, np.float32))
@@ -239,7 +269,9 @@ class NuScenes(ScanDataset):
         if files.labels is None:
             return None
         labels = np.full(total, IGNORE, np.uint8)
-        labels[:count] = self.labels.to_train(read_labels(files.labels, self.label_dtype, count), files.labels)
+        labels[:count] = self.labels.to_train(
+            read_labels(files.labels, self.label_dtype, count), files.labels
+        )
         return labels
 
     def _instances(self, key: int, count: int, total: int) -> np.ndarray | None:
@@ -258,15 +290,22 @@ class NuScenes(ScanDataset):
                 "without them set dataset.instances false",
             ) from error
         if raw.shape != (count,):
-            raise UserError(f"holds {raw.size} ids, but the scan has {count} points", where=str(path))
+            raise UserError(
+                f"holds {raw.size} ids, but the scan has {count} points", where=str(path)
+            )
         instances = np.zeros(total, np.int32)
         instances[:count] = np.where(raw % 1000 > 0, raw, 0)
         return instances
 
     def _world_from_lidar(self, row: int) -> np.ndarray:
-        return chain(_rigid(self.index.lidar_ego[row]), _rigid(self.index.calib_pose[self.index.lidar_calib[row]]))
+        return chain(
+            _rigid(self.index.lidar_ego[row]),
+            _rigid(self.index.calib_pose[self.index.lidar_calib[row]]),
+        )
 
-    def _cameras(self, key: int, files: ScanFiles, world_from_lidar: np.ndarray) -> tuple[Camera, ...]:
+    def _cameras(
+        self, key: int, files: ScanFiles, world_from_lidar: np.ndarray
+    ) -> tuple[Camera, ...]:
         cameras = []
         for name, path in files.images.items():
             column = CAMERAS.index(name)
@@ -278,10 +317,18 @@ class NuScenes(ScanDataset):
                     "dataset.cameras []",
                 )
             calib = self.index.cam_calib[key, column]
-            world_from_camera = chain(_rigid(self.index.cam_ego[key, column]), _rigid(self.index.calib_pose[calib]))
-            matrix = projection(self.index.calib_matrix[calib], chain(invert(world_from_camera), world_from_lidar))
+            world_from_camera = chain(
+                _rigid(self.index.cam_ego[key, column]), _rigid(self.index.calib_pose[calib])
+            )
+            matrix = projection(
+                self.index.calib_matrix[calib], chain(invert(world_from_camera), world_from_lidar)
+            )
             width, height = self.index.cam_size[key, column]
-            cameras.append(Camera(name, (int(width), int(height)), matrix, partial(read_image, path), _MIN_DEPTH))
+            cameras.append(
+                Camera(
+                    name, (int(width), int(height)), matrix, partial(read_image, path), _MIN_DEPTH
+                )
+            )
         return tuple(cameras)
 
     def describe(self) -> str:

@@ -58,8 +58,13 @@ def instances_of(
         table: :data:`COLUMNS` of the frame's cuboids; yaw (rad) turns their own axes (y along) into the world's.
     """
     instances = np.zeros(len(labels), np.int32)
-    centre, size = (np.stack([table[f"{k}.{a}"] for a in "xyz"], 1) for k in ("position", "dimensions"))
-    classes = [int(space.lut[RAW_NAMES.index(name) + 1]) if name in RAW_NAMES else IGNORE for name in table["label"]]
+    centre, size = (
+        np.stack([table[f"{k}.{a}"] for a in "xyz"], 1) for k in ("position", "dimensions")
+    )
+    classes = [
+        int(space.lut[RAW_NAMES.index(name) + 1]) if name in RAW_NAMES else IGNORE
+        for name in table["label"]
+    ]
     rows_of = {train: np.flatnonzero(labels == train) for train in set(classes) - {IGNORE}}
     for k, train in enumerate(classes):
         if train == IGNORE:
@@ -76,7 +81,11 @@ def _inside(offset: np.ndarray, size: np.ndarray, yaw: float) -> np.ndarray:
     """Bool [N]: offsets f64 [N, 3] m from the centre of a cuboid lie inside it."""
     x, y, z = offset.T
     along, across = np.cos(yaw) * x + np.sin(yaw) * y, np.cos(yaw) * y - np.sin(yaw) * x
-    return (np.abs(along) <= size[0] / 2) & (np.abs(across) <= size[1] / 2) & (np.abs(z) <= size[2] / 2)
+    return (
+        (np.abs(along) <= size[0] / 2)
+        & (np.abs(across) <= size[1] / 2)
+        & (np.abs(z) <= size[2] / 2)
+    )
 
 
 def _number(name: str, sibling: str) -> int:

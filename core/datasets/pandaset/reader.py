@@ -44,7 +44,14 @@ from core.labels import PANDASET
 
 __all__ = ["CAMERAS", "PandaSet", "PandaSetConfig"]
 
-CAMERAS = ("front_left_camera", "front_camera", "front_right_camera", "left_camera", "back_camera", "right_camera")
+CAMERAS = (
+    "front_left_camera",
+    "front_camera",
+    "front_right_camera",
+    "left_camera",
+    "back_camera",
+    "right_camera",
+)
 SENSORS = ("pandar64", "pandargt")  # by their number in column "d"
 _SOURCE = "It comes from the PandaSet archive; unpack it again"
 _QUARTER_TURN = rigid(
@@ -117,7 +124,8 @@ class PandaSet(SequenceDataset):
         self.cameras = CAMERAS if config.cameras is None else config.cameras
         if unknown := set(self.cameras) - set(CAMERAS):
             raise UserError(
-                f"PandaSet has no camera {', '.join(sorted(unknown))}", cure=f"dataset.cameras may name {CAMERAS}"
+                f"PandaSet has no camera {', '.join(sorted(unknown))}",
+                cure=f"dataset.cameras may name {CAMERAS}",
             )
         self.labelled = config.use_labels
         chosen = config.split.get(split) or tuple(config.frames.get(split, ()))
@@ -154,13 +162,18 @@ class PandaSet(SequenceDataset):
         for name in self.cameras:
             images = listing(folder / "camera" / name)
             if without := sum(f"{n:02d}.jpg" not in images for n in scans):
-                self._note(f"{sequence}/camera/{name}: {without} of {len(scans)} images are not there", "cameras")
+                self._note(
+                    f"{sequence}/camera/{name}: {without} of {len(scans)} images are not there",
+                    "cameras",
+                )
         if not self.labelled:
             return scans
         whole = sorted(set(scans) & set(_numbers(folder / "annotations" / "semseg")))
         if len(whole) < len(scans):
             lost = len(scans) - len(whole)
-            self._note(f"{sequence}/annotations/semseg: {lost} of {len(scans)} label files are not there")
+            self._note(
+                f"{sequence}/annotations/semseg: {lost} of {len(scans)} label files are not there"
+            )
         return whole
 
     def _note(self, what: str, needed_for: Any = "lidar") -> None:
@@ -171,7 +184,9 @@ class PandaSet(SequenceDataset):
         folder = self.root / sequence
         return ScanFiles(
             points=_scan_file(folder, frame),
-            labels=folder / "annotations" / "semseg" / f"{frame:02d}.pkl.gz" if self.labelled else None,
+            labels=folder / "annotations" / "semseg" / f"{frame:02d}.pkl.gz"
+            if self.labelled
+            else None,
             images={name: folder / "camera" / name / f"{frame:02d}.jpg" for name in self.cameras},
         )
 
@@ -187,11 +202,15 @@ class PandaSet(SequenceDataset):
         for other in self._neighbours(folder, frame):
             sweep = self._read(folder, other)
             moved = transform(lidar_from_world, sweep.world)
-            vehicle = chain(_row(track.poses, other, folder / "lidar" / "poses.json"), _QUARTER_TURN)
+            vehicle = chain(
+                _row(track.poses, other, folder / "lidar" / "poses.json"), _QUARTER_TURN
+            )
             keep = ~near_sensor(transform(invert(vehicle), sweep.world))
             points.append(moved[keep])
             intensity.append(sweep.intensity[keep])
-            now, then = (_row(track.times, n, folder / "lidar" / "timestamps.json") for n in (frame, other))
+            now, then = (
+                _row(track.times, n, folder / "lidar" / "timestamps.json") for n in (frame, other)
+            )
             lags.append(np.full(int(keep.sum()), now - then, np.float32))
         total = sum(map(len, points))
         labels = self._labels(index, own)
@@ -213,15 +232,23 @@ class PandaSet(SequenceDataset):
         path = _scan_file(folder, frame)
         table = read_frame(path, ("x", "y", "z", "i", "d"), _SOURCE)
         sensor = table["d"].astype(np.int64)
-        rows = np.flatnonzero(np.isin(sensor, [SENSORS.index(name) for name in self.config.sensors]))
+        rows = np.flatnonzero(
+            np.isin(sensor, [SENSORS.index(name) for name in self.config.sensors])
+        )
         world = np.stack([table[name][rows] for name in "xyz"], 1).astype(np.float64)
         intensity = table["i"][rows].astype(np.float32)
         if not len(rows):
             raise UserError(
-                f"the scan holds no points of {', '.join(self.config.sensors)}", where=str(path), cure=_SOURCE
+                f"the scan holds no points of {', '.join(self.config.sensors)}",
+                where=str(path),
+                cure=_SOURCE,
             )
         if bad := int((~np.isfinite(world).all(1) | ~np.isfinite(intensity)).sum()):
-            raise UserError(f"{bad} of {len(rows)} points have NaN or infinite values", where=str(path), cure=_SOURCE)
+            raise UserError(
+                f"{bad} of {len(rows)} points have NaN or infinite values",
+                where=str(path),
+                cure=_SOURCE,
+            )
         return FramePoints(world, intensity, sensor[rows], rows, len(sensor))
 
     def _labels(self, index: int, own: FramePoints) -> np.ndarray | None:
@@ -238,7 +265,9 @@ class PandaSet(SequenceDataset):
             )
         return self.labels.to_train(raw[own.rows], path)
 
-    def _instances(self, folder: Path, frame: int, own: FramePoints, labels: np.ndarray) -> np.ndarray:
+    def _instances(
+        self, folder: Path, frame: int, own: FramePoints, labels: np.ndarray
+    ) -> np.ndarray:
         path = folder / "annotations" / "cuboids" / f"{frame:02d}.pkl.gz"
         table = read_frame(path, COLUMNS, _SOURCE + "; without cuboids set dataset.instances false")
         return instances_of(own, labels, table, self.labels)
@@ -260,7 +289,9 @@ class PandaSet(SequenceDataset):
         for name, path in self.files(index).images.items():
             folder = self.root / sequence / "camera" / name
             pose = _row(_read_track(folder).poses, frame, folder / "poses.json")
-            matrix = projection(_read_intrinsic(folder / "intrinsics.json"), chain(invert(pose), world_from_lidar))
+            matrix = projection(
+                _read_intrinsic(folder / "intrinsics.json"), chain(invert(pose), world_from_lidar)
+            )
             cure = f"{_SOURCE}, or choose cameras with dataset.cameras"
             cameras.append(Camera(name, image_size(path, cure), matrix, partial(read_image, path)))
         return tuple(cameras)
@@ -271,7 +302,9 @@ def _find_root(root: Path) -> Path:
         if any(len(n) == 3 and n.isdecimal() for n in listing(candidate)):
             return candidate
     raise UserError(
-        "this folder does not exist" if not root.is_dir() else "this folder holds no sequences (001, 002, ...)",
+        "this folder does not exist"
+        if not root.is_dir()
+        else "this folder holds no sequences (001, 002, ...)",
         where=str(root),
         cure="dataset.root must contain 001/lidar, 001/annotations and so on; set dataset.root, or pass "
         "--dataset.root FOLDER",
@@ -284,7 +317,11 @@ def _scan_file(folder: Path, frame: int) -> Path:
 
 def _numbers(folder: Path) -> list[int]:
     """Numbers of the tables in a folder."""
-    return sorted(int(n[:2]) for n in listing(folder) if len(n) == 9 and n[:2].isdecimal() and n.endswith(".pkl.gz"))
+    return sorted(
+        int(n[:2])
+        for n in listing(folder)
+        if len(n) == 9 and n[:2].isdecimal() and n.endswith(".pkl.gz")
+    )
 
 
 def _padded(values: np.ndarray, total: int) -> np.ndarray:
@@ -296,7 +333,11 @@ def _padded(values: np.ndarray, total: int) -> np.ndarray:
 
 def _row(table: np.ndarray, frame: int, path: Path) -> Any:
     if frame >= len(table):
-        raise UserError(f"the file has {len(table)} entries, too few for frame {frame}", where=str(path), cure=_SOURCE)
+        raise UserError(
+            f"the file has {len(table)} entries, too few for frame {frame}",
+            where=str(path),
+            cure=_SOURCE,
+        )
     return table[frame]
 
 
@@ -304,14 +345,23 @@ def _row(table: np.ndarray, frame: int, path: Path) -> Any:
 def _read_track(folder: Path) -> _Track:
     path = folder / "poses.json"
     try:
-        rows = [([p["heading"][k] for k in "wxyz"], [p["position"][k] for k in "xyz"]) for p in read_json(path)]
-        poses = np.stack([rigid(np.array(heading), np.array(position)) for heading, position in rows])
+        rows = [
+            ([p["heading"][k] for k in "wxyz"], [p["position"][k] for k in "xyz"])
+            for p in read_json(path)
+        ]
+        poses = np.stack(
+            [rigid(np.array(heading), np.array(position)) for heading, position in rows]
+        )
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"this is no list of poses ({error!r})", where=str(path), cure=_SOURCE) from error
+        raise UserError(
+            f"this is no list of poses ({error!r})", where=str(path), cure=_SOURCE
+        ) from error
     path = folder / "timestamps.json"
     times = np.array(read_json(path))
     if times.ndim != 1 or times.dtype != np.float64 or len(times) != len(poses):
-        raise UserError(f"expected {len(poses)} numbers, one per pose", where=str(path), cure=_SOURCE)
+        raise UserError(
+            f"expected {len(poses)} numbers, one per pose", where=str(path), cure=_SOURCE
+        )
     return _Track(poses, times)
 
 
@@ -320,6 +370,11 @@ def _read_intrinsic(path: Path) -> np.ndarray:
     """f64 [3, 3] px."""
     values = read_json(path)
     try:
-        return np.array([[values["fx"], 0, values["cx"]], [0, values["fy"], values["cy"]], [0, 0, 1]], np.float64)
+        return np.array(
+            [[values["fx"], 0, values["cx"]], [0, values["fy"], values["cy"]], [0, 0, 1]],
+            np.float64,
+        )
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"expected fx, fy, cx, cy ({error!r})", where=str(path), cure=_SOURCE) from error
+        raise UserError(
+            f"expected fx, fy, cx, cy ({error!r})", where=str(path), cure=_SOURCE
+        ) from error

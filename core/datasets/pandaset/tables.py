@@ -147,7 +147,9 @@ class _TableUnpickler(pickle.Unpickler):
         return _NAMES[module, name]
 
 
-def read_frame(path: Path, columns: tuple[str, ...], source: str = "Unpack it again") -> dict[str, np.ndarray]:
+def read_frame(
+    path: Path, columns: tuple[str, ...], source: str = "Unpack it again"
+) -> dict[str, np.ndarray]:
     """Read columns of a table.
 
     Args:
@@ -167,10 +169,14 @@ def read_frame(path: Path, columns: tuple[str, ...], source: str = "Unpack it ag
     except FileNotFoundError as error:
         raise UserError("this file does not exist", where=str(path), cure=source) from error
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"cannot unpack this file ({error})", where=str(path), cure=source) from error
+        raise UserError(
+            f"cannot unpack this file ({error})", where=str(path), cure=source
+        ) from error
     if len(raw) > _LARGEST:
         raise UserError(
-            "unpacked, this file has more than 1 GiB; it is no table of a scan", where=str(path), cure=source
+            "unpacked, this file has more than 1 GiB; it is no table of a scan",
+            where=str(path),
+            cure=source,
         )
     try:
         found = _columns(_TableUnpickler(io.BytesIO(raw)).load())
@@ -181,7 +187,9 @@ def read_frame(path: Path, columns: tuple[str, ...], source: str = "Unpack it ag
             cure="The file was altered or is something else; do not open it with pandas. " + source,
         ) from error
     except _DAMAGE as error:
-        raise UserError(f"this is not a table pickled by pandas ({error})", where=str(path), cure=source) from error
+        raise UserError(
+            f"this is not a table pickled by pandas ({error})", where=str(path), cure=source
+        ) from error
     if missing := [name for name in columns if name not in found]:
         raise UserError(
             f"the table has no column {', '.join(missing)}; its columns are {', '.join(map(str, found))}",
@@ -200,7 +208,9 @@ def _columns(table: Any) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {}
     for values, rows in manager.blocks:
         values = values.values if isinstance(values, _Array) else values
-        places = range(*rows.indices(len(names))) if isinstance(rows, slice) else rows.values.tolist()
+        places = (
+            range(*rows.indices(len(names))) if isinstance(rows, slice) else rows.values.tolist()
+        )
         if values.ndim != 2 or len(values) != len(places):
             raise ValueError(f"a block of shape {values.shape} for {len(places)} columns")
         found |= {names[place]: column for place, column in zip(places, values)}

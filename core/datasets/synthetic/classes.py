@@ -11,7 +11,15 @@ from enum import IntEnum
 
 import numpy as np
 
-__all__ = ["KITTI_MOVING", "KITTI_STATIC", "NUSCENES_CATEGORIES", "NUSCENES_RAW", "SPECS", "ClassSpec", "Cls"]
+__all__ = [
+    "KITTI_MOVING",
+    "KITTI_STATIC",
+    "NUSCENES_CATEGORIES",
+    "NUSCENES_RAW",
+    "SPECS",
+    "ClassSpec",
+    "Cls",
+]
 
 NUSCENES_CATEGORIES: tuple[str, ...] = (
     "noise",

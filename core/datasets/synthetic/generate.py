@@ -29,7 +29,16 @@ __all__ = ["GENERATOR", "MANIFEST", "generate"]
 GENERATOR = 1  # raised whenever equal specs give other bytes than before
 MANIFEST = "synthetic.json"
 _STARTED = "synthetic.partial.json"
-_FOLDERS = ("samples", "sweeps", "lidarseg", "panoptic", "maps", "v1.0-mini", "v1.0-trainval", "sequences")
+_FOLDERS = (
+    "samples",
+    "sweeps",
+    "lidarseg",
+    "panoptic",
+    "maps",
+    "v1.0-mini",
+    "v1.0-trainval",
+    "sequences",
+)
 
 
 def generate(root: str | Path, spec: WorldSpec) -> Path:
@@ -48,23 +57,34 @@ def generate(root: str | Path, spec: WorldSpec) -> Path:
         UserError: ``root`` holds other data, or cannot be written.
     """
     root = Path(root)
-    identity = {"generator": GENERATOR, "spec": {k: v for k, v in asdict(spec).items() if k != "workers"}}
+    identity = {
+        "generator": GENERATOR,
+        "spec": {k: v for k, v in asdict(spec).items() if k != "workers"},
+    }
     if _complete(root, identity):
         logger.info(f"{root} already holds this world")
         return root
     _clear(root)
     write_json(root / _STARTED, identity)
     began = time.perf_counter()
-    tasks = [(str(root), spec, index, frame) for index in range(spec.scenes) for frame in range(spec.keyframes)]
+    tasks = [
+        (str(root), spec, index, frame)
+        for index in range(spec.scenes)
+        for frame in range(spec.keyframes)
+    ]
     results: list[Any] = []
     for result in _progress(_run(tasks, spec.workers), len(tasks)):
         results.append(result)
     if spec.format == "nuscenes":
-        per_scene = [results[k : k + spec.keyframes] for k in range(0, len(results), spec.keyframes)]
+        per_scene = [
+            results[k : k + spec.keyframes] for k in range(0, len(results), spec.keyframes)
+        ]
         write_tables(root, spec, [_scene(spec, index) for index in range(spec.scenes)], per_scene)
     write_json(root / MANIFEST, identity | {"files": _count(root)})
     (root / _STARTED).unlink()
-    logger.info(f"{root}: {spec.scenes} scenes of {spec.keyframes} frames in {time.perf_counter() - began:.1f} s")
+    logger.info(
+        f"{root}: {spec.scenes} scenes of {spec.keyframes} frames in {time.perf_counter() - began:.1f} s"
+    )
     return root
 
 
@@ -72,7 +92,9 @@ def _complete(root: Path, identity: dict[str, Any]) -> bool:
     if not (root / MANIFEST).exists():
         return False
     manifest = read_json(root / MANIFEST)
-    return {k: manifest.get(k) for k in identity} == identity and manifest.get("files") == _count(root)
+    return {k: manifest.get(k) for k in identity} == identity and manifest.get("files") == _count(
+        root
+    )
 
 
 def _count(root: Path) -> dict[str, int]:

@@ -11,7 +11,14 @@ from PIL import Image
 from core.datasets.synthetic.classes import KITTI_MOVING, KITTI_STATIC, SPECS
 from core.datasets.synthetic.render import expose, render
 from core.datasets.synthetic.scene import Scene, rigid
-from core.datasets.synthetic.sensors import HDL64, KITTI_CAMERA, KITTI_IMAGE, KITTI_LIDAR, KITTI_P, scan
+from core.datasets.synthetic.sensors import (
+    HDL64,
+    KITTI_CAMERA,
+    KITTI_IMAGE,
+    KITTI_LIDAR,
+    KITTI_P,
+    scan,
+)
 from core.datasets.synthetic.spec import WorldSpec
 from core.io import write_bytes, write_text
 
@@ -43,14 +50,24 @@ def labels_of(cls: np.ndarray, thing: np.ndarray, scene: Scene) -> np.ndarray:
     return instance[thing] << np.uint32(16) | raw
 
 
-def write_scan(root: Path, spec: WorldSpec, index: int, name: str, scene: Scene, frame: int) -> None:
+def write_scan(
+    root: Path, spec: WorldSpec, index: int, name: str, scene: Scene, frame: int
+) -> None:
     """Write velodyne, labels and image_2 of scan ``frame`` of sequence ``index``."""
     folder = root / "sequences" / name
     snapshot = scene.snapshot(frame * PERIOD, body=False)
-    sweep = scan(snapshot, KITTI_LIDAR, HDL64, spec.lidar_scale, np.random.default_rng([spec.seed, index, frame, 0]))
+    sweep = scan(
+        snapshot,
+        KITTI_LIDAR,
+        HDL64,
+        spec.lidar_scale,
+        np.random.default_rng([spec.seed, index, frame, 0]),
+    )
     cloud = np.concatenate([sweep.points, sweep.intensity[:, None]], 1).astype(np.float32)
     write_bytes(folder / "velodyne" / f"{frame:06d}.bin", cloud.tobytes())
-    write_bytes(folder / "labels" / f"{frame:06d}.label", labels_of(sweep.cls, sweep.thing, scene).tobytes())
+    write_bytes(
+        folder / "labels" / f"{frame:06d}.label", labels_of(sweep.cls, sweep.thing, scene).tobytes()
+    )
     mount, matrix, size = image_camera(spec.image_scale)
     image, _, _ = render(snapshot, snapshot.ego @ KITTI_LIDAR @ mount, matrix, size)
     image = expose(image, np.random.default_rng([spec.seed, index, frame, 100]))

@@ -11,7 +11,15 @@ import numpy as np
 
 from core.datasets.synthetic.classes import Cls
 
-__all__ = ["DEPTH", "DROP", "GROUND_CLASS", "GROUND_COLOUR", "GROUND_REFLECTANCE", "GROUND_ROUGHNESS", "REFLECTANCE"]
+__all__ = [
+    "DEPTH",
+    "DROP",
+    "GROUND_CLASS",
+    "GROUND_COLOUR",
+    "GROUND_REFLECTANCE",
+    "GROUND_ROUGHNESS",
+    "REFLECTANCE",
+]
 __all__ += ["Ground", "Mat"]
 
 
@@ -50,9 +58,15 @@ class Ground(IntEnum):
 
 
 # in the order of Mat
-REFLECTANCE = np.array([0.35, 0.35, 0.10, 0.33, 0.28, 0.40, 3.00, 0.33, 0.06, 0.30, 0.45, 0.18, 0.33, 0.32, 0.33, 0.3])
-DROP = np.array([0.03, 0.02, 0.55, 0.06, 0.02, 0.03, 0.00, 0.01, 0.10, 0.03, 0.01, 0.35, 0.06, 0.15, 0.01, 0.02])
-DEPTH = np.array([0.0, 0, 0, 0.12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])  # m, mean extra depth a pulse reaches
+REFLECTANCE = np.array(
+    [0.35, 0.35, 0.10, 0.33, 0.28, 0.40, 3.00, 0.33, 0.06, 0.30, 0.45, 0.18, 0.33, 0.32, 0.33, 0.3]
+)
+DROP = np.array(
+    [0.03, 0.02, 0.55, 0.06, 0.02, 0.03, 0.00, 0.01, 0.10, 0.03, 0.01, 0.35, 0.06, 0.15, 0.01, 0.02]
+)
+DEPTH = np.array(
+    [0.0, 0, 0, 0.12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+)  # m, mean extra depth a pulse reaches
 
 _GROUND = {  # class, sRGB, reflectance, roughness (m, 1 sigma along the ray)
     Ground.ASPHALT: (Cls.ROAD, (78, 78, 82), 0.14, 0.0),

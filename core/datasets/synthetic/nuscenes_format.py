@@ -24,18 +24,30 @@ from core.datasets.synthetic.solids import rotation
 from core.datasets.synthetic.spec import WorldSpec
 from core.io import atomic_path, write_bytes
 
-__all__ = ["LIDAR_MOUNT", "PERIOD", "instance_numbers", "quaternion", "token", "write_keyframe", "write_map"]
+__all__ = [
+    "LIDAR_MOUNT",
+    "PERIOD",
+    "instance_numbers",
+    "quaternion",
+    "token",
+    "write_keyframe",
+    "write_map",
+]
 
 PERIOD = 0.5  # s between keyframes
 _EPOCH = 1_532_402_927_000_000  # µs
 _JPEG = 92  # quality
-_TO_FORWARD = rigid(rotation(yaw=-np.pi / 2), (0.0, 0.0, 0.0))  # nuScenes laser frame (x right, y forward) -> x forward
+_TO_FORWARD = rigid(
+    rotation(yaw=-np.pi / 2), (0.0, 0.0, 0.0)
+)  # nuScenes laser frame (x right, y forward) -> x forward
 LIDAR_MOUNT = NUSCENES_LIDAR @ _TO_FORWARD  # LIDAR_TOP -> ego
 
 
 def token(*parts: object) -> str:
     """32 hex digits that depend on ``parts`` alone."""
-    return hashlib.md5("/".join(str(part) for part in parts).encode(), usedforsecurity=False).hexdigest()
+    return hashlib.md5(
+        "/".join(str(part) for part in parts).encode(), usedforsecurity=False
+    ).hexdigest()
 
 
 def quaternion(turn: np.ndarray) -> list[float]:
@@ -72,7 +84,9 @@ def instance_numbers(scene: Scene) -> np.ndarray:
     return numbers
 
 
-def write_keyframe(root: Path, spec: WorldSpec, index: int, name: str, scene: Scene, frame: int) -> dict[str, Any]:
+def write_keyframe(
+    root: Path, spec: WorldSpec, index: int, name: str, scene: Scene, frame: int
+) -> dict[str, Any]:
     """Write the files of keyframe ``frame`` of scene ``index`` and of the sweeps up to the next keyframe.
 
     Returns:
@@ -117,17 +131,28 @@ def _stamp(index: int, time: float) -> int:
 
 
 def _write_sweep(
-    root: Path, spec: WorldSpec, index: int, name: str, snapshot: Snapshot, frame: int, part: int, rows: dict[str, Any]
+    root: Path,
+    spec: WorldSpec,
+    index: int,
+    name: str,
+    snapshot: Snapshot,
+    frame: int,
+    part: int,
+    rows: dict[str, Any],
 ) -> Sweep:
     rng = np.random.default_rng([spec.seed, index, frame, part])
     sweep = scan(snapshot, NUSCENES_LIDAR, LIDAR32, spec.lidar_scale, rng)
     x, y, z = sweep.points.T
-    cloud = np.stack([-y, x, z, sweep.intensity, sweep.ring.astype(np.float32)], 1).astype(np.float32)
+    cloud = np.stack([-y, x, z, sweep.intensity, sweep.ring.astype(np.float32)], 1).astype(
+        np.float32
+    )
     time = frame * PERIOD + part * PERIOD / (spec.sweeps_per_keyframe + 1)
     folder = "sweeps" if part else "samples"
     path = f"{folder}/LIDAR_TOP/{_log(name)}__LIDAR_TOP__{_stamp(index, time)}.pcd.bin"
     write_bytes(root / path, cloud.tobytes())
-    _record(rows, spec, name, "LIDAR_TOP", frame, part, _stamp(index, time), snapshot.ego, path, (0, 0))
+    _record(
+        rows, spec, name, "LIDAR_TOP", frame, part, _stamp(index, time), snapshot.ego, path, (0, 0)
+    )
     return sweep
 
 
@@ -162,11 +187,18 @@ def _record(
     )
     position = [float(v) for v in ego[:3, 3]]
     rows["ego_pose"].append(
-        {"token": key, "timestamp": stamp, "rotation": quaternion(ego[:3, :3]), "translation": position}
+        {
+            "token": key,
+            "timestamp": stamp,
+            "rotation": quaternion(ego[:3, :3]),
+            "translation": position,
+        }
     )
 
 
-def _write_labels(root: Path, spec: WorldSpec, name: str, frame: int, sweep: Sweep, numbers: np.ndarray) -> None:
+def _write_labels(
+    root: Path, spec: WorldSpec, name: str, frame: int, sweep: Sweep, numbers: np.ndarray
+) -> None:
     key = token(spec.seed, name, "LIDAR_TOP", frame, 0)
     labels = NUSCENES_RAW[sweep.cls]
     write_bytes(root / "lidarseg" / spec.version / f"{key}_lidarseg.bin", labels.tobytes())
@@ -177,7 +209,11 @@ def _write_labels(root: Path, spec: WorldSpec, name: str, frame: int, sweep: Swe
         atomic_path(root / "panoptic" / spec.version / f"{key}_panoptic.npz") as path,
         zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
     ):
-        archive.writestr(zipfile.ZipInfo("data.npy", (1980, 1, 1, 0, 0, 0)), stream.getvalue(), zipfile.ZIP_DEFLATED)
+        archive.writestr(
+            zipfile.ZipInfo("data.npy", (1980, 1, 1, 0, 0, 0)),
+            stream.getvalue(),
+            zipfile.ZIP_DEFLATED,
+        )
 
 
 def _annotate(
@@ -197,8 +233,12 @@ def _annotate(
                 "token": token(spec.seed, name, "annotation", frame, thing.number),
                 "sample_token": token(spec.seed, name, "sample", frame),
                 "instance_token": token(spec.seed, name, "instance", thing.number),
-                "visibility_token": str(int(np.searchsorted([0.4, 0.6, 0.8], visibility[thing.number])) + 1),
-                "attribute_tokens": [token("attribute", thing.attribute)] if thing.attribute else [],
+                "visibility_token": str(
+                    int(np.searchsorted([0.4, 0.6, 0.8], visibility[thing.number])) + 1
+                ),
+                "attribute_tokens": [token("attribute", thing.attribute)]
+                if thing.attribute
+                else [],
                 "translation": [float(v) for v in centre],
                 "size": [width, length, height],
                 "rotation": quaternion(rotation(yaw)),
@@ -219,7 +259,9 @@ def _visibility(snapshot: Snapshot, things: int) -> np.ndarray:
     _, what, _, _ = cast(snapshot.geometry, origin, rays, 150.0, snapshot.visible)
     seen = (what >= 0) & (solids.thing[np.maximum(what, 0)] == solids.thing[parts])
     total = np.bincount(solids.thing[parts], minlength=things + 1)
-    return np.bincount(solids.thing[parts], weights=seen, minlength=things + 1) / np.maximum(total, 1)
+    return np.bincount(solids.thing[parts], weights=seen, minlength=things + 1) / np.maximum(
+        total, 1
+    )
 
 
 def write_map(path: Path, scene: Scene) -> None:

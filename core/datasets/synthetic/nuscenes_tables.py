@@ -16,7 +16,13 @@ from core.io import write_json
 __all__ = ["write_tables"]
 
 Row = dict[str, Any]
-_ATTRIBUTES = ("vehicle.moving", "vehicle.stopped", "vehicle.parked", "cycle.with_rider", "cycle.without_rider")
+_ATTRIBUTES = (
+    "vehicle.moving",
+    "vehicle.stopped",
+    "vehicle.parked",
+    "cycle.with_rider",
+    "cycle.without_rider",
+)
 _ATTRIBUTES += ("pedestrian.sitting_lying_down", "pedestrian.standing", "pedestrian.moving")
 _VISIBILITY = ("v0-40", "v40-60", "v60-80", "v80-100")
 
@@ -37,7 +43,9 @@ def write_tables(root: Path, spec: WorldSpec, scenes: list[Scene], frames: list[
         for row in tables["sample_data"]:
             if row["is_key_frame"] and row["fileformat"] == "pcd":
                 path = f"{name}/{spec.version}/{row['token']}_{suffix}"
-                tables[name].append({"token": row["token"], "sample_data_token": row["token"], "filename": path})
+                tables[name].append(
+                    {"token": row["token"], "sample_data_token": row["token"], "filename": path}
+                )
     for name, rows in tables.items():
         write_json(root / spec.version / f"{name}.json", rows, indent=0)
 
@@ -47,12 +55,20 @@ def _constant(tables: dict[str, list[Row]]) -> None:
         {"token": token("category", name), "name": name, "description": "", "index": index}
         for index, name in enumerate(NUSCENES_CATEGORIES)
     ]
-    tables["attribute"] = [{"token": token("attribute", name), "name": name, "description": ""} for name in _ATTRIBUTES]
+    tables["attribute"] = [
+        {"token": token("attribute", name), "name": name, "description": ""} for name in _ATTRIBUTES
+    ]
     tables["visibility"] = [
-        {"token": str(k + 1), "level": level, "description": "share of the object's parts seen from the roof, percent"}
+        {
+            "token": str(k + 1),
+            "level": level,
+            "description": "share of the object's parts seen from the roof, percent",
+        }
         for k, level in enumerate(_VISIBILITY)
     ]
-    tables["sensor"] = [{"token": token("sensor", "LIDAR_TOP"), "channel": "LIDAR_TOP", "modality": "lidar"}]
+    tables["sensor"] = [
+        {"token": token("sensor", "LIDAR_TOP"), "channel": "LIDAR_TOP", "modality": "lidar"}
+    ]
     tables["sensor"] += [
         {"token": token("sensor", camera.name), "channel": camera.name, "modality": "camera"}
         for camera in NUSCENES_CAMERAS
@@ -60,7 +76,12 @@ def _constant(tables: dict[str, list[Row]]) -> None:
 
 
 def _scene(
-    tables: dict[str, list[Row]], spec: WorldSpec, index: int, name: str, scene: Scene, frames: list[Row]
+    tables: dict[str, list[Row]],
+    spec: WorldSpec,
+    index: int,
+    name: str,
+    scene: Scene,
+    frames: list[Row],
 ) -> None:
     log = token(spec.seed, name, "log")
     tables["log"].append(
@@ -74,7 +95,12 @@ def _scene(
     )
     mask = token(spec.seed, name, "map")
     tables["map"].append(
-        {"token": mask, "category": "semantic_prior", "filename": f"maps/{mask}.png", "log_tokens": [log]}
+        {
+            "token": mask,
+            "category": "semantic_prior",
+            "filename": f"maps/{mask}.png",
+            "log_tokens": [log],
+        }
     )
     mounts = [("LIDAR_TOP", LIDAR_MOUNT, [])]
     mounts += [(c.name, c.mount, c.matrix(spec.image_scale).tolist()) for c in NUSCENES_CAMERAS]
@@ -117,7 +143,9 @@ def _linked(rows: list[Row]) -> list[Row]:
     return [row | {"prev": keys[k], "next": keys[k + 2]} for k, row in enumerate(rows)]
 
 
-def _instances(tables: dict[str, list[Row]], spec: WorldSpec, name: str, scene: Scene, frames: list[Row]) -> None:
+def _instances(
+    tables: dict[str, list[Row]], spec: WorldSpec, name: str, scene: Scene, frames: list[Row]
+) -> None:
     tracks: dict[str, list[Row]] = defaultdict(list)
     for frame in frames:
         for row in frame["sample_annotation"]:

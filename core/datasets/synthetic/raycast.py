@@ -225,7 +225,10 @@ def first_hit(g, ox, oy, oz, dx, dy, dz, reach, limit):
     step_x, step_y = (1 if dx > 0 else -1), (1 if dy > 0 else -1)
     next_x = ((x + (dx > 0)) * CELL - ox) / dx if dx != 0.0 else np.inf
     next_y = ((y + (dy > 0)) * CELL - oy) / dy if dy != 0.0 else np.inf
-    delta_x, delta_y = (abs(CELL / dx) if dx != 0.0 else np.inf), (abs(CELL / dy) if dy != 0.0 else np.inf)
+    delta_x, delta_y = (
+        (abs(CELL / dx) if dx != 0.0 else np.inf),
+        (abs(CELL / dy) if dy != 0.0 else np.inf),
+    )
     entry = 0.0
     while 0 <= x < across and 0 <= y < across and entry < best:
         leave = min(next_x, next_y)

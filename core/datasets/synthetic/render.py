@@ -16,7 +16,9 @@ __all__ = ["expose", "render"]
 _REACH = 250.0  # m
 
 
-def render(snapshot: Snapshot, pose: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> tuple:
+def render(
+    snapshot: Snapshot, pose: np.ndarray, matrix: np.ndarray, size: tuple[int, int]
+) -> tuple:
     """Cast one ray through the centre of every pixel.
 
     Args:
@@ -48,7 +50,9 @@ def expose(radiance: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Develop an image, u8 [H, W, 3]: exposure and white balance of the moment, pixel noise."""
     gain = rng.uniform(0.85, 1.15) * rng.normal(1.0, 0.02, 3)
     noise = rng.standard_normal(radiance.shape, dtype=np.float32)
-    return np.clip(255.0 * radiance * gain.astype(np.float32) + 2.5 * noise, 0, 255).astype(np.uint8)
+    return np.clip(255.0 * radiance * gain.astype(np.float32) + 2.5 * noise, 0, 255).astype(
+        np.uint8
+    )
 
 
 @njit(cache=True)
@@ -133,7 +137,11 @@ def _texture(material, colour, half, lx, ly, lz, nx, ny, nz):
     elif material == 14:
         row = math.floor(v / 0.12)
         joint = v % 0.12 < 0.02 or (u + 0.12 * (row & 1)) % 0.25 < 0.02
-        shade = 1.35 if joint else 0.85 + 0.3 * _hash(math.floor((u + 0.12 * (row & 1)) / 0.25), row, 31)
+        shade = (
+            1.35
+            if joint
+            else 0.85 + 0.3 * _hash(math.floor((u + 0.12 * (row & 1)) / 0.25), row, 31)
+        )
     elif material == 15:
         shade = 0.75 if v % 0.35 < 0.06 else 0.9 + 0.2 * _noise(u * 4.0, v * 4.0, 33)
     elif material == 7 or material == 9:
@@ -174,7 +182,9 @@ def _surface(g, material, colour, half, ground_colour, what, x, y, z, nx, ny, nz
 
 
 @njit(cache=True)
-def _render(g, material, colour, half, thing, visible, to_world, origin, sun, ground_colour, width, height):
+def _render(
+    g, material, colour, half, thing, visible, to_world, origin, sun, ground_colour, width, height
+):
     image = np.empty((height, width, 3), np.float32)
     things = np.zeros((height, width), np.int32)
     distance = np.empty((height, width), np.float32)
@@ -193,11 +203,15 @@ def _render(g, material, colour, half, thing, visible, to_world, origin, sun, gr
                 image[row, column, 0], image[row, column, 1], image[row, column, 2] = sr, sg, sb
                 continue
             x, y, z = ox + t * dx, oy + t * dy, oz + t * dz
-            r, gr, b, wx, wy, wz = _surface(g, material, colour, half, ground_colour, what, x, y, z, nx, ny, nz)
+            r, gr, b, wx, wy, wz = _surface(
+                g, material, colour, half, ground_colour, what, x, y, z, nx, ny, nz
+            )
             sunny = wx * sun[0] + wy * sun[1] + wz * sun[2]
             if sunny > 0.0 and t < 80.0:
                 sx, sy, sz = x + 0.02 * wx, y + 0.02 * wy, z + 0.02 * wz
-                _, blocker, _, _, _ = first_hit(g, sx, sy, sz, sun[0], sun[1], sun[2], 60.0, visible)
+                _, blocker, _, _, _ = first_hit(
+                    g, sx, sy, sz, sun[0], sun[1], sun[2], 60.0, visible
+                )
                 if blocker != NOTHING:
                     sunny = 0.0
             light = 0.5 + 0.12 * wz + 0.55 * max(sunny, 0.0)

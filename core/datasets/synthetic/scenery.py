@@ -17,7 +17,10 @@ from core.datasets.synthetic.vehicles import BUILDERS, bicycle, motorcycle
 
 __all__ = ["Scenery"]
 
-_NEAR, _FAR = 24.0, 75.0  # m from the ego car's way: where rare objects must stand, where parked cars end
+_NEAR, _FAR = (
+    24.0,
+    75.0,
+)  # m from the ego car's way: where rare objects must stand, where parked cars end
 _REACH = 95.0  # m, nothing is built farther away
 
 
@@ -64,8 +67,14 @@ class Scenery:
                     spots.append((k, float(along), distance))
         return spots
 
-    def _reserve(self, taken: dict[int, list[tuple[float, float]]], k: int, low: float, high: float) -> bool:
-        if low < 0.0 or high > self._town.kerbs[k].length or any(low < b and high > a for a, b in taken[k]):
+    def _reserve(
+        self, taken: dict[int, list[tuple[float, float]]], k: int, low: float, high: float
+    ) -> bool:
+        if (
+            low < 0.0
+            or high > self._town.kerbs[k].length
+            or any(low < b and high > a for a, b in taken[k])
+        ):
             return False
         taken[k].append((low, high))
         return True
@@ -81,18 +90,28 @@ class Scenery:
                 return self._town.kerbs[k], along
         return None
 
-    def _stand(self, model: Model, kerb: Kerb, along: float, offset: float, turn: float = 0.0) -> None:
+    def _stand(
+        self, model: Model, kerb: Kerb, along: float, offset: float, turn: float = 0.0
+    ) -> None:
         x, y, z = kerb.at(along, offset, KERB_HEIGHT if offset > 0 else 0.0)
         self.things.append(make_thing(len(self.things) + 1, model, Fixed(x, y, z, kerb.yaw + turn)))
 
-    def _fix(self, model: Model, kerb: Kerb, along: float, offset: float, turn: float = 0.0) -> None:
-        self.solids.append(place(model.solids(), rotation(kerb.yaw + turn), kerb.at(along, offset, KERB_HEIGHT)))
+    def _fix(
+        self, model: Model, kerb: Kerb, along: float, offset: float, turn: float = 0.0
+    ) -> None:
+        self.solids.append(
+            place(model.solids(), rotation(kerb.yaw + turn), kerb.at(along, offset, KERB_HEIGHT))
+        )
 
     # -- objects ----------------------------------------------------------------------------------------------------
 
     def _place_rare(self) -> None:
         """One of everything that towns have few of, within sight of the way."""
-        plan = [(self._site, 14.5, 7.0, None), (self._roadworks, 10.5, 8.0, None), (self._two_wheels, 3.6, 7.0, None)]
+        plan = [
+            (self._site, 14.5, 7.0, None),
+            (self._roadworks, 10.5, 8.0, None),
+            (self._two_wheels, 3.6, 7.0, None),
+        ]
         plan += [(self._vehicle, 12.2, 14.0, Cls.BUS), (self._vehicle, 10.8, 14.0, Cls.TRUCK)]
         plan += [(self._vehicle, 10.4, 12.0, Cls.TRAILER), (self._two_wheels, 3.6, 9.0, None)]
         plan += [(self._vehicle, 9.0, 10.0, Cls.CONSTRUCTION), (self._cones, 6.5, 8.0, None)]
@@ -117,18 +136,30 @@ class Scenery:
 
     def _two_wheels(self, kerb: Kerb, along: float, _: Cls | None) -> None:
         for shift in (-1.1, 0.0, 1.1):
-            self._stand(motorcycle(self._rng, rider=False), kerb, along + shift, -1.15, turn=math.pi / 2)
+            self._stand(
+                motorcycle(self._rng, rider=False), kerb, along + shift, -1.15, turn=math.pi / 2
+            )
 
     def _site(self, kerb: Kerb, along: float, _: Cls | None) -> None:
         """Road works: a machine behind barriers and cones, with workers."""
         rng = self._rng
-        self._stand(BUILDERS[Cls.CONSTRUCTION](rng), kerb, along + 1.0, -1.5, turn=math.pi * float(rng.integers(2)))
+        self._stand(
+            BUILDERS[Cls.CONSTRUCTION](rng),
+            kerb,
+            along + 1.0,
+            -1.5,
+            turn=math.pi * float(rng.integers(2)),
+        )
         for end in (-6.6, 6.6):
             self._stand(furniture.barrier(rng), kerb, along + end, -1.2, turn=math.pi / 2)
         for shift in (-6.6, -4.4, 5.0, 6.6):
             self._stand(furniture.cone(rng), kerb, along + shift, -3.0)
-        self._stand(pedestrian(rng, Cls.WORKER), kerb, along - 4.3, -0.8, turn=float(rng.uniform(-3, 3)))
-        self._stand(pedestrian(rng, Cls.WORKER), kerb, along - 3.2, 1.0, turn=float(rng.uniform(-3, 3)))
+        self._stand(
+            pedestrian(rng, Cls.WORKER), kerb, along - 4.3, -0.8, turn=float(rng.uniform(-3, 3))
+        )
+        self._stand(
+            pedestrian(rng, Cls.WORKER), kerb, along - 3.2, 1.0, turn=float(rng.uniform(-3, 3))
+        )
         self._stand(furniture.debris(rng), kerb, along - 5.4, -1.0)
 
     def _roadworks(self, kerb: Kerb, along: float, _: Cls | None) -> None:
@@ -164,9 +195,15 @@ class Scenery:
 
     def _person(self, kerb: Kerb, along: float, cls: Cls) -> None:
         """Someone standing on the sidewalk, unless someone else stands there."""
-        offset, turn = float(self._rng.uniform(1.7, 3.4)), float(self._rng.uniform(-math.pi, math.pi))
+        offset, turn = (
+            float(self._rng.uniform(1.7, 3.4)),
+            float(self._rng.uniform(-math.pi, math.pi)),
+        )
         x, y, _ = kerb.at(along, offset)
-        if all(np.hypot(x - other.motion.at(0.0)[0], y - other.motion.at(0.0)[1]) > 1.4 for other in self.things):
+        if all(
+            np.hypot(x - other.motion.at(0.0)[0], y - other.motion.at(0.0)[1]) > 1.4
+            for other in self.things
+        ):
             self._stand(pedestrian(self._rng, cls), kerb, along, offset, turn)
 
     # -- background -------------------------------------------------------------------------------------------------
@@ -205,13 +242,20 @@ class Scenery:
                 x, y = rng.uniform(x0, x1), rng.uniform(y0, y1)
                 model = furniture.tree(rng) if rng.random() < 0.7 else furniture.bush(rng)
                 if self._distance(x, y) < _REACH:
-                    self.solids.append(place(model.solids(), rotation(rng.uniform(0, 6.28)), (x, y, KERB_HEIGHT)))
+                    self.solids.append(
+                        place(model.solids(), rotation(rng.uniform(0, 6.28)), (x, y, KERB_HEIGHT))
+                    )
             return
         depth = 10.0
         for y in (y0 + depth / 2, y1 - depth / 2):
             self._row(x0, x1, depth, lambda along, y=y: (along, y, 0.0))
         for x in (x0 + depth / 2, x1 - depth / 2):
-            self._row(y0 + depth + 1.5, y1 - depth - 1.5, depth, lambda along, x=x: (x, along, math.pi / 2))
+            self._row(
+                y0 + depth + 1.5,
+                y1 - depth - 1.5,
+                depth,
+                lambda along, x=x: (x, along, math.pi / 2),
+            )
 
     def _row(self, low: float, high: float, depth: float, where) -> None:
         along, rng = low, self._rng

@@ -12,15 +12,31 @@ from functools import cached_property
 import numpy as np
 
 from core.datasets.synthetic.classes import Cls
-from core.datasets.synthetic.materials import DEPTH, DROP, GROUND_CLASS, GROUND_REFLECTANCE, GROUND_ROUGHNESS
+from core.datasets.synthetic.materials import (
+    DEPTH,
+    DROP,
+    GROUND_CLASS,
+    GROUND_REFLECTANCE,
+    GROUND_ROUGHNESS,
+)
 from core.datasets.synthetic.raycast import NOTHING, cast
 from core.datasets.synthetic.scene import Snapshot, rigid
 from core.datasets.synthetic.solids import rotation
 
-__all__ = ["HDL64", "KITTI_CAMERA", "KITTI_IMAGE", "KITTI_LIDAR", "KITTI_P", "LIDAR32", "NUSCENES_CAMERAS"]
+__all__ = [
+    "HDL64",
+    "KITTI_CAMERA",
+    "KITTI_IMAGE",
+    "KITTI_LIDAR",
+    "KITTI_P",
+    "LIDAR32",
+    "NUSCENES_CAMERAS",
+]
 __all__ += ["NUSCENES_LIDAR", "CameraModel", "LidarModel", "Sweep", "scan"]
 
-_LOOK = np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]])  # camera axes in a frame with x forward, y left, z up
+_LOOK = np.array(
+    [[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]]
+)  # camera axes in a frame with x forward, y left, z up
 
 
 @dataclass(frozen=True)
@@ -49,11 +65,19 @@ class LidarModel:
     def rays(self, density: float) -> tuple[np.ndarray, np.ndarray]:
         """Unit directions f64 [n, 3] in the sensor's x-forward frame and ring numbers u8 [n]; fewer firings if < 1."""
         columns, beams = max(8, round(self.columns * density)), np.array(self.elevations)
-        azimuth = self.start + (-1 if self.clockwise else 1) * 2 * math.pi * np.arange(columns) / columns
-        grid = [beams[:, None], azimuth[None, :]] if self.ring_major else [beams[None, :], azimuth[:, None]]
+        azimuth = (
+            self.start + (-1 if self.clockwise else 1) * 2 * math.pi * np.arange(columns) / columns
+        )
+        grid = (
+            [beams[:, None], azimuth[None, :]]
+            if self.ring_major
+            else [beams[None, :], azimuth[:, None]]
+        )
         elevation, azimuth = np.broadcast_arrays(*grid)
         flat = np.cos(elevation)
-        directions = np.stack([flat * np.cos(azimuth), flat * np.sin(azimuth), np.sin(elevation)], -1)
+        directions = np.stack(
+            [flat * np.cos(azimuth), flat * np.sin(azimuth), np.sin(elevation)], -1
+        )
         axis = 0 if self.ring_major else 1
         ring = np.broadcast_to(np.expand_dims(np.arange(len(beams)), 1 - axis), elevation.shape)
         return directions.reshape(-1, 3), ring.reshape(-1).astype(np.uint8)
@@ -72,7 +96,9 @@ LIDAR32 = LidarModel(
     step=1.0,
 )
 HDL64 = LidarModel(
-    elevations=tuple(np.radians(np.concatenate([np.linspace(2.0, -8.33, 32), np.linspace(-8.83, -24.33, 32)]))),
+    elevations=tuple(
+        np.radians(np.concatenate([np.linspace(2.0, -8.33, 32), np.linspace(-8.83, -24.33, 32)]))
+    ),
     columns=2083,
     start=0.0,
     clockwise=False,
@@ -101,7 +127,13 @@ class Sweep:
     thing: np.ndarray
 
 
-def scan(snapshot: Snapshot, mount: np.ndarray, model: LidarModel, density: float, rng: np.random.Generator) -> Sweep:
+def scan(
+    snapshot: Snapshot,
+    mount: np.ndarray,
+    model: LidarModel,
+    density: float,
+    rng: np.random.Generator,
+) -> Sweep:
     """One turn at one instant (no motion within the turn).
 
     Args:
@@ -127,8 +159,12 @@ def scan(snapshot: Snapshot, mount: np.ndarray, model: LidarModel, density: floa
     answer = (1.0 - np.exp(-6.0 * signal)) * (1.0 - np.where(on_solid, DROP[material], 0.01))
     kept = hit & (rng.random(len(rays)) < answer)
     rough = np.where(on_solid, 0.0, GROUND_ROUGHNESS[ground])
-    deep = np.where(on_solid, DEPTH[material], 0.0) * np.minimum(rng.exponential(1.0, len(rays)), 2.5)
-    jitter = np.clip(rng.standard_normal(len(rays)), -2.0, 2.0)  # bounded, so that points stay in their boxes
+    deep = np.where(on_solid, DEPTH[material], 0.0) * np.minimum(
+        rng.exponential(1.0, len(rays)), 2.5
+    )
+    jitter = np.clip(
+        rng.standard_normal(len(rays)), -2.0, 2.0
+    )  # bounded, so that points stay in their boxes
     distance = distance + jitter * np.hypot(0.018, rough) + deep
     kept &= distance <= model.reach
     stray = kept & (rng.random(len(rays)) < 2e-4)  # dust and crosstalk
@@ -172,18 +208,30 @@ class CameraModel:
 
     def matrix(self, scale: float) -> np.ndarray:
         """Intrinsics of the image resized by ``scale``, f64 [3, 3] px."""
-        return np.array([[self.focal * scale, 0, self.cx * scale], [0, self.focal * scale, self.cy * scale], [0, 0, 1]])
+        return np.array(
+            [
+                [self.focal * scale, 0, self.cx * scale],
+                [0, self.focal * scale, self.cy * scale],
+                [0, 0, 1],
+            ]
+        )
 
     def size(self, scale: float) -> tuple[int, int]:
         """(width, height) px of the image resized by ``scale``."""
         return max(1, round(self.width * scale)), max(1, round(self.height * scale))
 
 
-def _camera(name: str, x: float, y: float, z: float, yaw: float, focal: float, lag: float) -> CameraModel:
-    return CameraModel(name, (x, y, z), math.radians(yaw), 0.004, focal, 812.0, 488.0, 1600, 900, lag)
+def _camera(
+    name: str, x: float, y: float, z: float, yaw: float, focal: float, lag: float
+) -> CameraModel:
+    return CameraModel(
+        name, (x, y, z), math.radians(yaw), 0.004, focal, 812.0, 488.0, 1600, 900, lag
+    )
 
 
-NUSCENES_LIDAR = rigid(rotation(0.0, 0.006, -0.004), (0.94, 0.0, 1.84))  # x-forward sensor frame -> ego
+NUSCENES_LIDAR = rigid(
+    rotation(0.0, 0.006, -0.004), (0.94, 0.0, 1.84)
+)  # x-forward sensor frame -> ego
 NUSCENES_CAMERAS = (
     _camera("CAM_FRONT_LEFT", 1.52, 0.49, 1.51, 55.0, 1270.0, 0.043),
     _camera("CAM_FRONT", 1.70, 0.02, 1.51, 0.0, 1266.0, 0.035),
@@ -194,9 +242,14 @@ NUSCENES_CAMERAS = (
 )
 
 KITTI_LIDAR = rigid(np.eye(3), (0.77, 0.0, 1.73))
-KITTI_CAMERA = rigid(rotation(0.0005, 0.008) @ _LOOK, (0.27, 0.0, -0.08))  # rectified camera 0 -> Velodyne
+KITTI_CAMERA = rigid(
+    rotation(0.0005, 0.008) @ _LOOK, (0.27, 0.0, -0.08)
+)  # rectified camera 0 -> Velodyne
 KITTI_IMAGE = (1241, 376)
 _FOCAL, _CX, _CY = 718.9, 607.2, 185.2
 KITTI_P = np.array(  # P0..P3 at full size: baselines of 0.06, -0.48 and 0.41 m from camera 0
-    [[[_FOCAL, 0, _CX, _FOCAL * b], [0, _FOCAL, _CY, 0], [0, 0, 1, 0]] for b in (0.0, -0.537, 0.06, -0.469)]
+    [
+        [[_FOCAL, 0, _CX, _FOCAL * b], [0, _FOCAL, _CY, 0], [0, 0, 1, 0]]
+        for b in (0.0, -0.537, 0.06, -0.469)
+    ]
 )

@@ -44,7 +44,14 @@ class Solids(NamedTuple):
 
 def rotation(yaw: float = 0.0, pitch: float = 0.0, roll: float = 0.0) -> np.ndarray:
     """Rz(yaw) Ry(pitch) Rx(roll), radians; positive pitch lowers the nose."""
-    cy, sy, cp, sp, cr, sr = np.cos(yaw), np.sin(yaw), np.cos(pitch), np.sin(pitch), np.cos(roll), np.sin(roll)
+    cy, sy, cp, sp, cr, sr = (
+        np.cos(yaw),
+        np.sin(yaw),
+        np.cos(pitch),
+        np.sin(pitch),
+        np.cos(roll),
+        np.sin(roll),
+    )
     z = np.array([[cy, -sy, 0], [sy, cy, 0], [0, 0, 1.0]])
     y = np.array([[cp, 0, sp], [0, 1.0, 0], [-sp, 0, cp]])
     x = np.array([[1.0, 0, 0], [0, cr, -sr], [0, sr, cr]])
@@ -63,7 +70,9 @@ class Model:
         axes = np.eye(3) if axes is None else axes
         reflectance = REFLECTANCE[material] * (1.0 if material == Mat.RETRO else self._scale)
         cls = self.cls if cls is None else cls
-        self._rows.append((kind, centre, axes, half, taper, int(material), int(cls), colour, reflectance))
+        self._rows.append(
+            (kind, centre, axes, half, taper, int(material), int(cls), colour, reflectance)
+        )
 
     def box(
         self,
@@ -123,7 +132,9 @@ def join(parts: Sequence[Solids]) -> Solids:
 
 def place(solids: Solids, turn: np.ndarray, position: Vector) -> Solids:
     """Solids carried by the rigid motion ``turn`` [3, 3], ``position`` [3]."""
-    return solids._replace(centre=solids.centre @ turn.T + np.asarray(position), axes=turn @ solids.axes)
+    return solids._replace(
+        centre=solids.centre @ turn.T + np.asarray(position), axes=turn @ solids.axes
+    )
 
 
 def extent(solids: Solids) -> tuple[np.ndarray, np.ndarray]:

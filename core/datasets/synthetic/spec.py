@@ -16,7 +16,10 @@ _KITTI_VAL = "08"
 
 
 def _processors() -> int:
-    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 16)
+    return min(
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        16,
+    )
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,10 @@ class WorldSpec:
 
     def __post_init__(self) -> None:
         if self.format not in ("nuscenes", "semantickitti"):
-            raise UserError(f"format is {self.format!r}, expected nuscenes or semantickitti", where="WorldSpec.format")
+            raise UserError(
+                f"format is {self.format!r}, expected nuscenes or semantickitti",
+                where="WorldSpec.format",
+            )
         for name, low, high in (
             ("seed", 0, 2**32 - 1),
             ("scenes", 1, 850 if self.format == "nuscenes" else 11),
@@ -62,7 +68,9 @@ class WorldSpec:
             ("workers", 1, 256),
         ):
             if not low <= getattr(self, name) <= high:
-                what = f"{name} is {getattr(self, name)}, expected {low} to {high} for {self.format}"
+                what = (
+                    f"{name} is {getattr(self, name)}, expected {low} to {high} for {self.format}"
+                )
                 raise UserError(what, where=f"WorldSpec.{name}")
         if self.scenes - self._val > (700 if self.format == "nuscenes" else len(_KITTI_TRAIN)):
             raise UserError(
@@ -74,7 +82,10 @@ class WorldSpec:
 
     @property
     def _val(self) -> int:
-        return min(self.val_scenes if self.format == "nuscenes" else min(self.val_scenes, 1), self.scenes - 1)
+        return min(
+            self.val_scenes if self.format == "nuscenes" else min(self.val_scenes, 1),
+            self.scenes - 1,
+        )
 
     @property
     def version(self) -> str:

@@ -10,14 +10,29 @@ from core.datasets.synthetic.classes import Cls
 from core.datasets.synthetic.materials import Mat
 from core.datasets.synthetic.solids import Model, rotation
 
-__all__ = ["barrier", "bollard", "bush", "cone", "debris", "house", "hurdle", "lamp", "sign", "tree"]
+__all__ = [
+    "barrier",
+    "bollard",
+    "bush",
+    "cone",
+    "debris",
+    "house",
+    "hurdle",
+    "lamp",
+    "sign",
+    "tree",
+]
 
 _GREY, _ORANGE = (0.55, 0.56, 0.57), (0.97, 0.36, 0.05)
 _TURN_X = rotation(pitch=math.pi / 2)  # turns a cylinder's axis forward
 
 
 def _leaf(rng: np.random.Generator) -> np.ndarray:
-    base = np.array([(0.16, 0.34, 0.1), (0.26, 0.42, 0.12), (0.12, 0.27, 0.12), (0.42, 0.4, 0.12)][rng.integers(4)])
+    base = np.array(
+        [(0.16, 0.34, 0.1), (0.26, 0.42, 0.12), (0.12, 0.27, 0.12), (0.42, 0.4, 0.12)][
+            rng.integers(4)
+        ]
+    )
     return np.clip(base + rng.normal(0, 0.02, 3), 0.03, 0.9)
 
 
@@ -28,19 +43,27 @@ def tree(rng: np.random.Generator) -> Model:
     fork = rng.uniform(2.0, 2.9)
     bark = np.array((0.3, 0.22, 0.15)) * rng.uniform(0.7, 1.4)
     radius = rng.uniform(0.13, 0.26)
-    model.cylinder((0, 0, fork / 2 + 0.3), radius, fork + 0.6, Mat.BARK, bark, taper=0.3, cls=Cls.TRUNK)
+    model.cylinder(
+        (0, 0, fork / 2 + 0.3), radius, fork + 0.6, Mat.BARK, bark, taper=0.3, cls=Cls.TRUNK
+    )
     if rng.random() < 0.25:  # a conifer
         body = height - fork * 0.6
-        model.cylinder((0, 0, fork * 0.6 + body / 2), spread * 0.8, body, Mat.FOLIAGE, leaf, taper=0.95)
+        model.cylinder(
+            (0, 0, fork * 0.6 + body / 2), spread * 0.8, body, Mat.FOLIAGE, leaf, taper=0.95
+        )
         return model
     crown = height - fork
-    model.ellipsoid((0, 0, fork + crown / 2), (spread * 0.75, spread * 0.75, crown / 2), Mat.FOLIAGE, leaf)
+    model.ellipsoid(
+        (0, 0, fork + crown / 2), (spread * 0.75, spread * 0.75, crown / 2), Mat.FOLIAGE, leaf
+    )
     for k in range(4):
         angle = k * math.pi / 2 + rng.uniform(-0.5, 0.5)
         size = spread * rng.uniform(0.4, 0.65)
         x, y = spread * 0.55 * math.cos(angle), spread * 0.55 * math.sin(angle)
         z = fork + crown * rng.uniform(0.25, 0.7)
-        model.ellipsoid((x, y, z), (size, size, size * 0.85), Mat.FOLIAGE, leaf * rng.uniform(0.85, 1.15))
+        model.ellipsoid(
+            (x, y, z), (size, size, size * 0.85), Mat.FOLIAGE, leaf * rng.uniform(0.85, 1.15)
+        )
     return model
 
 
@@ -49,7 +72,12 @@ def bush(rng: np.random.Generator) -> Model:
     model, leaf = Model(Cls.VEGETATION, float(rng.uniform(0.8, 1.2))), _leaf(rng)
     for k in range(rng.integers(2, 4)):
         size = rng.uniform(0.35, 0.65)
-        model.ellipsoid((0.5 * k - 0.5, rng.uniform(-0.2, 0.2), size * 0.7), (size, size, size), Mat.FOLIAGE, leaf)
+        model.ellipsoid(
+            (0.5 * k - 0.5, rng.uniform(-0.2, 0.2), size * 0.7),
+            (size, size, size),
+            Mat.FOLIAGE,
+            leaf,
+        )
     return model
 
 
@@ -76,7 +104,9 @@ def lamp(rng: np.random.Generator) -> Model:
     grey = np.array(_GREY) * rng.uniform(0.5, 1.2)
     model.cylinder((0, 0, height / 2), 0.1, height, Mat.METAL, grey, taper=0.3)
     model.cylinder((0, 0, 0.35), 0.16, 0.7, Mat.METAL, grey)
-    model.cylinder((0, 0.8, height - 0.05), 0.05, 1.7, Mat.METAL, grey, axes=rotation(roll=math.pi / 2))
+    model.cylinder(
+        (0, 0.8, height - 0.05), 0.05, 1.7, Mat.METAL, grey, axes=rotation(roll=math.pi / 2)
+    )
     model.box((0, 1.5, height - 0.08), (0.3, 0.6, 0.12), Mat.METAL, grey)
     return model
 
@@ -92,7 +122,13 @@ def sign(rng: np.random.Generator) -> Model:
     elif kind == 1:
         model.cylinder((0, 0, face), 0.35, 0.04, Mat.RETRO, (0.1, 0.25, 0.7), axes=_TURN_X)
     elif kind == 2:
-        model.box((0, 0, face), (0.04, 0.6, 0.6), Mat.RETRO, (0.95, 0.8, 0.1), axes=rotation(roll=math.pi / 4))
+        model.box(
+            (0, 0, face),
+            (0.04, 0.6, 0.6),
+            Mat.RETRO,
+            (0.95, 0.8, 0.1),
+            axes=rotation(roll=math.pi / 4),
+        )
     elif kind == 3:
         model.box((0, 0, face), (0.04, 1.1, 0.55), Mat.RETRO, (0.08, 0.4, 0.2))
     else:
@@ -122,7 +158,11 @@ def barrier(rng: np.random.Generator) -> Model:
     """A 2 m element of a jersey barrier, concrete or red and white plastic."""
     model = Model(Cls.BARRIER, float(rng.uniform(0.8, 1.2)))
     plastic = rng.random() < 0.6
-    colour = np.array((0.85, 0.15, 0.08)) if plastic else np.array((0.7, 0.68, 0.62)) * rng.uniform(0.9, 1.1)
+    colour = (
+        np.array((0.85, 0.15, 0.08))
+        if plastic
+        else np.array((0.7, 0.68, 0.62)) * rng.uniform(0.9, 1.1)
+    )
     material = Mat.STRIPES if plastic else Mat.CONCRETE
     model.box((0, 0, 0.2), (2.0, 0.58, 0.4), material, colour, taper=(0.0, 0.45))
     model.box((0, 0, 0.65), (2.0, 0.3, 0.5), material, colour, taper=(0.0, 0.3))
@@ -132,14 +172,25 @@ def barrier(rng: np.random.Generator) -> Model:
 def debris(rng: np.random.Generator) -> Model:
     """A heap or a box left on the ground."""
     model = Model(Cls.DEBRIS)
-    model.box((0, 0, 0.2), (0.6, 0.5, 0.4), Mat.CONCRETE, np.array((0.5, 0.38, 0.24)) * rng.uniform(0.8, 1.2))
+    model.box(
+        (0, 0, 0.2),
+        (0.6, 0.5, 0.4),
+        Mat.CONCRETE,
+        np.array((0.5, 0.38, 0.24)) * rng.uniform(0.8, 1.2),
+    )
     return model
 
 
 def house(rng: np.random.Generator, width: float, depth: float) -> Model:
     """A building of ``width`` (x) by ``depth`` (y); flat or pitched roof."""
     model = Model(Cls.BUILDING, float(rng.uniform(0.7, 1.3)))
-    colours = [(0.6, 0.3, 0.22), (0.72, 0.68, 0.6), (0.5, 0.5, 0.52), (0.78, 0.66, 0.42), (0.62, 0.42, 0.36)]
+    colours = [
+        (0.6, 0.3, 0.22),
+        (0.72, 0.68, 0.6),
+        (0.5, 0.5, 0.52),
+        (0.78, 0.66, 0.42),
+        (0.62, 0.42, 0.36),
+    ]
     colour = np.clip(np.array(colours[rng.integers(5)]) * rng.uniform(0.85, 1.15), 0.05, 0.95)
     height = rng.uniform(5.5, 18.0)
     model.box((0, 0, height / 2), (width, depth, height), Mat.FACADE, colour)

@@ -57,7 +57,12 @@ class Straight:
     def at(self, time: float) -> tuple[float, float, float, float]:
         """See `Motion`."""
         way = self.speed * time
-        return self.x + way * math.cos(self.yaw), self.y + way * math.sin(self.yaw), self.z, self.yaw
+        return (
+            self.x + way * math.cos(self.yaw),
+            self.y + way * math.sin(self.yaw),
+            self.z,
+            self.yaw,
+        )
 
 
 @dataclass(frozen=True)
@@ -135,4 +140,6 @@ def discs(thing: Thing, times: np.ndarray) -> tuple[np.ndarray, float]:
     offsets = (np.arange(count) + 0.5) / count * length - length / 2 + thing.box[0]
     poses = np.array([thing.motion.at(float(t)) for t in times])
     heading = np.stack([np.cos(poses[:, 3]), np.sin(poses[:, 3])], 1)
-    return poses[:, None, :2] + offsets[None, :, None] * heading[:, None, :], 0.5 * math.hypot(width, length / count)
+    return poses[:, None, :2] + offsets[None, :, None] * heading[:, None, :], 0.5 * math.hypot(
+        width, length / count
+    )

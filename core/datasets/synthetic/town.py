@@ -84,7 +84,9 @@ class Route:
         if not left:
             corners = [corners[0], corners[3], corners[2], corners[1]]
         turn = math.pi / 2 if left else -math.pi / 2
-        self._legs: list[tuple[float, float, float, float, float]] = []  # x, y, yaw, length, curvature
+        self._legs: list[
+            tuple[float, float, float, float, float]
+        ] = []  # x, y, yaw, length, curvature
         self.turns: list[float] = []  # m along the route, middle of each turn
         travelled = 0.0
         for (ax, ay), (bx, by) in zip(corners, corners[1:] + corners[:1]):
@@ -146,15 +148,22 @@ def _kerbs(xs: np.ndarray, ys: np.ndarray, size: float) -> list[Kerb]:
                     outward = np.array([forward[1], -forward[0]])  # right of the driving direction
                     begin = low if sign > 0 else high
                     middle = np.array([line, begin]) if north else np.array([begin, line])
-                    kerbs.append(Kerb(middle + HALF_STREET * outward, forward, outward, float(high - low)))
+                    kerbs.append(
+                        Kerb(middle + HALF_STREET * outward, forward, outward, float(high - low))
+                    )
     return kerbs
 
 
-def _paint(xs: np.ndarray, ys: np.ndarray, size: float, parks: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _paint(
+    xs: np.ndarray, ys: np.ndarray, size: float, parks: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
     """The ground map, u8 [S, S], rows along y."""
     cells = round(size / RESOLUTION)
     middle = ((np.arange(cells) + 0.5) * RESOLUTION).astype(np.float32)
-    off_x, off_y = _offset(middle, xs)[None, :], _offset(middle, ys)[:, None]  # signed, to the nearest centre line
+    off_x, off_y = (
+        _offset(middle, xs)[None, :],
+        _offset(middle, ys)[:, None],
+    )  # signed, to the nearest centre line
     u, v = np.abs(off_x), np.abs(off_y)
     # depth into the block: distance from the kerb, whose corners are rounded
     cut_x, cut_y = HALF_STREET + CORNER - u, HALF_STREET + CORNER - v
@@ -172,8 +181,14 @@ def _paint(xs: np.ndarray, ys: np.ndarray, size: float, parks: np.ndarray, rng: 
     fronts[parks], yards[parks] = Ground.GRASS, Ground.GRASS
     pick = np.ix_(block_y, block_x)
     ground[:] = yards.T[pick]
-    for reach, material in ((FRONT, fronts.T[pick]), (WALK, Ground.SIDEWALK), (STRIP, strips.T[pick])):
-        np.copyto(ground, np.broadcast_to(material, ground.shape).astype(np.uint8), where=depth < reach)
+    for reach, material in (
+        (FRONT, fronts.T[pick]),
+        (WALK, Ground.SIDEWALK),
+        (STRIP, strips.T[pick]),
+    ):
+        np.copyto(
+            ground, np.broadcast_to(material, ground.shape).astype(np.uint8), where=depth < reach
+        )
     np.copyto(ground, np.uint8(Ground.SIDEWALK), where=(depth < STRIP) & corner)
     np.copyto(ground, np.uint8(Ground.ASPHALT), where=depth < 0)
     _paint_street(ground, off_x, v, middle[:, None], rng.random(len(xs) * 8))
@@ -187,7 +202,11 @@ def _offset(middle: np.ndarray, lines: np.ndarray) -> np.ndarray:
 
 
 def _paint_street(
-    ground: np.ndarray, off: np.ndarray, to_crossing: np.ndarray, along: np.ndarray, chance: np.ndarray
+    ground: np.ndarray,
+    off: np.ndarray,
+    to_crossing: np.ndarray,
+    along: np.ndarray,
+    chance: np.ndarray,
 ) -> None:
     """Parking lanes, markings, zebra crossings and islands of all streets along one axis, in place.
 
@@ -196,7 +215,9 @@ def _paint_street(
         along: f32 [along, 1] m. chance: uniform draws that decide which stretches get what.
     """
     u = np.abs(off)
-    stretch = np.cumsum(np.diff((to_crossing[:, 0] < CLEAR).astype(np.int8), prepend=0) == 1)  # counts crossings passed
+    stretch = np.cumsum(
+        np.diff((to_crossing[:, 0] < CLEAR).astype(np.int8), prepend=0) == 1
+    )  # counts crossings passed
     street = np.cumsum(np.diff((u[0] < HALF_STREET).astype(np.int8), prepend=0) == 1)
     draw = chance[(stretch[:, None] * 5 + street[None, :] * 3 + (off > 0)) % len(chance)]
     open_road = to_crossing > CLEAR
@@ -207,7 +228,10 @@ def _paint_street(
     put(Ground.PARKING, open_road & (u > EDGE) & (u < HALF_STREET) & (draw < 0.75))
     put(Ground.MARKING, open_road & (u < 0.1) & (along % 6.0 < 3.0))
     put(Ground.MARKING, open_road & (u > EDGE - 0.1) & (u <= EDGE + 0.1) & (draw < 0.45))
-    put(Ground.MARKING, (to_crossing > 8.4) & (to_crossing < 11.0) & (u < HALF_STREET - 0.4) & (off % 1.0 < 0.5))
+    put(
+        Ground.MARKING,
+        (to_crossing > 8.4) & (to_crossing < 11.0) & (u < HALF_STREET - 0.4) & (off % 1.0 < 0.5),
+    )
     put(Ground.MARKING, (to_crossing > 11.6) & (to_crossing < 12.0) & (u < EDGE))
     island = chance[(stretch[:, None] * 7 + street[None, :] * 2) % len(chance)]
     put(Ground.OCHRE, (to_crossing > 16.0) & (u < 0.7) & (island < 0.4))

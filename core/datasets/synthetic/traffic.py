@@ -16,9 +16,22 @@ from core.datasets.synthetic.vehicles import BUILDERS, bicycle, ego_body, motorc
 
 __all__ = ["ego_motion", "traffic"]
 
-_SPEED = {Cls.CAR: (5.0, 9.0), Cls.TRUCK: (4.5, 7.0), Cls.BUS: (4.5, 7.0), Cls.MOTORCYCLIST: (5.0, 8.5)}
+_SPEED = {
+    Cls.CAR: (5.0, 9.0),
+    Cls.TRUCK: (4.5, 7.0),
+    Cls.BUS: (4.5, 7.0),
+    Cls.MOTORCYCLIST: (5.0, 8.5),
+}
 _SPEED[Cls.BICYCLIST] = (2.5, 4.5)
-_PLAN = (Cls.BICYCLIST, Cls.MOTORCYCLIST, Cls.BUS, Cls.CAR, Cls.BICYCLIST, Cls.TRUCK, Cls.MOTORCYCLIST)
+_PLAN = (
+    Cls.BICYCLIST,
+    Cls.MOTORCYCLIST,
+    Cls.BUS,
+    Cls.CAR,
+    Cls.BICYCLIST,
+    Cls.TRUCK,
+    Cls.MOTORCYCLIST,
+)
 _PLAN += (Cls.CAR, Cls.BICYCLIST, Cls.CAR, Cls.MOTORCYCLIST, Cls.CAR, Cls.CAR)
 
 
@@ -39,7 +52,9 @@ def _model(cls: Cls, rng: np.random.Generator) -> Model:
     return BUILDERS[cls](rng)
 
 
-def traffic(town: Town, ego: Along, duration: float, parked: list[Thing], rng: np.random.Generator) -> list[Thing]:
+def traffic(
+    town: Town, ego: Along, duration: float, parked: list[Thing], rng: np.random.Generator
+) -> list[Thing]:
     """Everything that moves except the ego car, numbered on from ``parked``; nothing ever runs into anything.
 
     Args:
@@ -65,7 +80,10 @@ def traffic(town: Town, ego: Along, duration: float, parked: list[Thing], rng: n
         things.append(thing)
         return True
 
-    ahead, behind = (Cls(int(c)) for c in rng.choice([Cls.CAR, Cls.TRUCK, Cls.BUS, Cls.MOTORCYCLIST], 2, replace=False))
+    ahead, behind = (
+        Cls(int(c))
+        for c in rng.choice([Cls.CAR, Cls.TRUCK, Cls.BUS, Cls.MOTORCYCLIST], 2, replace=False)
+    )
     admit(_model(ahead, rng), Along(town.route, ego.start + rng.uniform(15.0, 20.0), ego.speed))
     admit(_model(behind, rng), Along(town.route, ego.start - rng.uniform(13.0, 18.0), ego.speed))
     for cls in _PLAN:
@@ -95,7 +113,9 @@ def _lane(town: Town, ego: Along, duration: float, cls: Cls, rng: np.random.Gene
 def _sidewalk(town: Town, ego: Along, duration: float, rng: np.random.Generator) -> Straight:
     """A walk along a sidewalk near the ego car."""
     x, y, _, _ = ego.at(duration / 2)
-    near = [k for k in town.kerbs if np.hypot(*(k.start + k.forward * k.length / 2 - (x, y))) < 45.0]
+    near = [
+        k for k in town.kerbs if np.hypot(*(k.start + k.forward * k.length / 2 - (x, y))) < 45.0
+    ]
     kerb = near[int(rng.integers(len(near)))]
     back = bool(rng.random() < 0.5)
     place = kerb.at(float(rng.uniform(0, kerb.length)), float(rng.uniform(1.7, 3.4)), KERB_HEIGHT)

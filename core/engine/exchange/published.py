@@ -28,13 +28,19 @@ def parts_of(weights: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     """``teacher`` and ``student`` of a stage-2 file, ``teacher`` alone of a stage-1 file; without prefixes."""
     plain = {key.removeprefix("module."): value for key, value in weights.items()}
     parts = {
-        part: {key.removeprefix(prefix): value for key, value in plain.items() if key.startswith(prefix)}
+        part: {
+            key.removeprefix(prefix): value
+            for key, value in plain.items()
+            if key.startswith(prefix)
+        }
         for part, prefix in _PARTS.items()
     }
     found = {part: tensors for part, tensors in parts.items() if tensors}
     if not found:
         return {"teacher": plain}
-    rest = {key: value for key, value in plain.items() if not key.startswith(tuple(_PARTS.values()))}
+    rest = {
+        key: value for key, value in plain.items() if not key.startswith(tuple(_PARTS.values()))
+    }
     return {part: tensors | rest for part, tensors in found.items()}
 
 
@@ -87,7 +93,11 @@ def _image_branch(own: Layers, given: Layers) -> dict[str, str]:
     if anchor is None:
         return {}
     root = anchor.removesuffix("layer1.0.conv1")
-    encoder = [path for path in branch if path.startswith(root) and _ENCODER.match(path.removeprefix(root) + ".")]
+    encoder = [
+        path
+        for path in branch
+        if path.startswith(root) and _ENCODER.match(path.removeprefix(root) + ".")
+    ]
     pairs = {path: "pix_branch.encoder." + path.removeprefix(root) for path in encoder}
     rest = [path for path in branch if path not in pairs]
     wanted = [_signature(given[path]) for path in rest]
@@ -107,7 +117,9 @@ def _decoder_orders(own: Layers) -> list[list[str]]:
         units: list[str] = []
         for unit in reversed(range(count)) if back else range(count):
             for block in ("blend", "skip") if swapped else ("skip", "blend"):
-                units += [path for path in own if _below(path, f"pix_branch.decoder.{unit}.{block}")]
+                units += [
+                    path for path in own if _below(path, f"pix_branch.decoder.{unit}.{block}")
+                ]
         orders.append(units + spp if late else spp + units)
     return orders
 

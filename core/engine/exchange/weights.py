@@ -41,8 +41,17 @@ __all__ = ["export_weights", "import_weights", "main"]
 
 METADATA = "lidistill"
 # an absolute path, also as the default of ``${NAME:-path}``; the group holds its last part
-_ABSOLUTE = re.compile(r"(?:(?<=:-)|^)(?:[/~\\]|[A-Za-z]:[/\\])(?:[^}]*[/\\])?([^/\\}]+)[/\\]*(?=\}|$)")
-_TRAINING = ("augment", "paste", "max_voxels", "label_vote", "train_cameras", "on_bad_sample")  # keys of ``data:``
+_ABSOLUTE = re.compile(
+    r"(?:(?<=:-)|^)(?:[/~\\]|[A-Za-z]:[/\\])(?:[^}]*[/\\])?([^/\\}]+)[/\\]*(?=\}|$)"
+)
+_TRAINING = (
+    "augment",
+    "paste",
+    "max_voxels",
+    "label_vote",
+    "train_cameras",
+    "on_bad_sample",
+)  # keys of ``data:``
 # What U2MKD's weights were trained with and a checkpoint does not tell, where it differs from this project's defaults.
 _PUBLISHED_SETTINGS = {"legacy_quant": True, "window_origin": "batch", "normalize": "none"}
 
@@ -72,7 +81,9 @@ def export_weights(source: Path, out: Path, *, lidar_only: bool = False) -> dict
     weights = state["model"]
     if lidar_only:
         weights = _lidar_part(config, weights, path)
-    load_weights(build_model(config, len(identity["classes"]), pretrained=False), weights, str(path))
+    load_weights(
+        build_model(config, len(identity["classes"]), pretrained=False), weights, str(path)
+    )
     about = {
         "format": 1,
         "config": config.tree,
@@ -81,7 +92,10 @@ def export_weights(source: Path, out: Path, *, lidar_only: bool = False) -> dict
         "source_sha256": sha256(path),
         "teacher_sha256": identity.get("teacher", {}).get("sha256"),
     }
-    tensors = {key.removeprefix("module."): value.detach().clone().contiguous() for key, value in weights.items()}
+    tensors = {
+        key.removeprefix("module."): value.detach().clone().contiguous()
+        for key, value in weights.items()
+    }
     with atomic_path(out) as temporary:
         save_file(tensors, temporary, {METADATA: json.dumps(about, sort_keys=True)})
     return about
@@ -92,7 +106,9 @@ def _lidar_part(config: Config, weights: dict[str, Tensor], path: Path) -> dict[
     model = config.tree["model"]
     if model.get("name") != "lidar_camera":
         raise UserError(
-            f"'{model.get('name')}' has no image branch to leave out", where=str(path), cure="Drop --lidar-only"
+            f"'{model.get('name')}' has no image branch to leave out",
+            where=str(path),
+            cure="Drop --lidar-only",
         )
     if model.get("c2l", True):
         raise UserError(
@@ -103,7 +119,11 @@ def _lidar_part(config: Config, weights: dict[str, Tensor], path: Path) -> dict[
         )
     config.tree["model"] = model["lidar"]
     config.tree["data"] = config.tree.get("data", {}) | {"images": False}
-    return {key.removeprefix("lidar."): value for key, value in weights.items() if key.startswith("lidar.")}
+    return {
+        key.removeprefix("lidar."): value
+        for key, value in weights.items()
+        if key.startswith("lidar.")
+    }
 
 
 def _portable(value: Any) -> Any:
@@ -115,7 +135,9 @@ def _portable(value: Any) -> Any:
     return _ABSOLUTE.sub(r"\1", value) if isinstance(value, str) else value
 
 
-def import_weights(source: Path, config: Config, out: Path, *, part: str | None = None) -> dict[str, Any]:
+def import_weights(
+    source: Path, config: Config, out: Path, *, part: str | None = None
+) -> dict[str, Any]:
     """Write a checkpoint of this project from weights that came from elsewhere, atomically.
 
     Args:
@@ -134,13 +156,19 @@ def import_weights(source: Path, config: Config, out: Path, *, part: str | None 
     labels = reader.label_space(config.parse(reader.Config, "dataset"))
     if source.suffix == ".safetensors":
         if part is not None:
-            raise UserError("--part is for published checkpoints", where=str(source), cure="Leave it out")
+            raise UserError(
+                "--part is for published checkpoints", where=str(source), cure="Leave it out"
+            )
         weights, training_only, about = _read_exported(source, config, labels)
     else:
         weights, training_only, about = _read_published(source, config, labels, part)
     model = build_model(config, labels.num_classes, pretrained=False)
     load_weights(model, weights, str(source))
-    identity = {"fingerprint": labels.fingerprint, "classes": list(labels.classes), "config": config.tree}
+    identity = {
+        "fingerprint": labels.fingerprint,
+        "classes": list(labels.classes),
+        "config": config.tree,
+    }
     if about.get("teacher_sha256"):
         identity["teacher"] = {"sha256": about["teacher_sha256"]}
     identity["imported"] = {"file": source.name, "sha256": sha256(source), **about}
@@ -160,7 +188,9 @@ def _read_exported(
     except FileNotFoundError as error:
         raise UserError("this file does not exist", where=str(path)) from error
     except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"this file is damaged ({error})", where=str(path), cure="Copy or export it again") from error
+        raise UserError(
+            f"this file is damaged ({error})", where=str(path), cure="Copy or export it again"
+        ) from error
     if not isinstance(about, dict) or not {"fingerprint", "classes", "config"} <= about.keys():
         raise UserError(
             f"this file has no metadata entry '{METADATA}', so it was not exported by this project",
@@ -180,7 +210,9 @@ def _read_exported(
 
 def _warn_of_differences(trained: Config, config: Config) -> None:
     """Options that shapes do not show, e.g. the voxel size."""
-    old, new = (flatten({"model": c.tree.get("model", {}), "data": _view(c)}) for c in (trained, config))
+    old, new = (
+        flatten({"model": c.tree.get("model", {}), "data": _view(c)}) for c in (trained, config)
+    )
     differing = [
         f"{key} was {old.get(key, 'not set')!r} and is {new.get(key, 'not set')!r}"
         for key in sorted(old.keys() | new.keys())
@@ -210,8 +242,12 @@ def _read_published(
             ) from error
         raise
     if "identity" in state:
-        raise UserError("this already is a checkpoint of this project", where=str(path), cure="Use it as it is")
-    if not isinstance(state["model"], dict) or not all(isinstance(v, Tensor) for v in state["model"].values()):
+        raise UserError(
+            "this already is a checkpoint of this project", where=str(path), cure="Use it as it is"
+        )
+    if not isinstance(state["model"], dict) or not all(
+        isinstance(v, Tensor) for v in state["model"].values()
+    ):
         raise UserError("its entry 'model' does not hold tensors by name", where=str(path))
     student = config.tree.get("model", {}).get("name") == "lidar_camera"
     part = part or ("student" if student else "teacher")
@@ -230,7 +266,9 @@ def _read_published(
         )
     model = build_model(config, labels.num_classes, pretrained=False)
     weights = rename(parts[part], model)
-    training_only = {key: weights.pop(key) for key in list(weights) if student and key.startswith(ADAPTER)}
+    training_only = {
+        key: weights.pop(key) for key in list(weights) if student and key.startswith(ADAPTER)
+    }
     _note_published_settings(config)
     return weights, training_only, {"part": part}
 
@@ -250,27 +288,42 @@ def _note_published_settings(config: Config) -> None:
         if value != _PUBLISHED_SETTINGS[key]
     ]
     if needed:
-        logger.warning("U2MKD's own training ran with {}; set it, or scores suffer", ", ".join(needed))
+        logger.warning(
+            "U2MKD's own training ran with {}; set it, or scores suffer", ", ".join(needed)
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m core.engine.exchange", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m core.engine.exchange",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(dest="command", required=True)
     export = commands.add_parser("export", help="write a network as safetensors")
     export.add_argument("source", type=Path, metavar="RUN_OR_CHECKPOINT")
     export.add_argument("--out", type=Path, required=True, metavar="FILE.safetensors")
-    export.add_argument("--lidar-only", action="store_true", help="a student's LiDAR network, where it stands alone")
+    export.add_argument(
+        "--lidar-only", action="store_true", help="a student's LiDAR network, where it stands alone"
+    )
     bring = commands.add_parser("import", help="write a checkpoint from weights")
-    bring.add_argument("source", type=Path, metavar="FILE", help=".safetensors, or a checkpoint of U2MKD's own code")
-    bring.add_argument("--config", required=True, metavar="YAML", help="network and data set of the checkpoint")
+    bring.add_argument(
+        "source",
+        type=Path,
+        metavar="FILE",
+        help=".safetensors, or a checkpoint of U2MKD's own code",
+    )
+    bring.add_argument(
+        "--config", required=True, metavar="YAML", help="network and data set of the checkpoint"
+    )
     bring.add_argument("--out", type=Path, required=True, metavar="CHECKPOINT.pt")
     bring.add_argument("--part", choices=("teacher", "student"), help="of a published stage-2 file")
     for command in (export, bring):
-        command.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        command.add_argument(
+            "--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
+        )
     args, overrides = parser.parse_known_args(argv)
     if args.command == "export":
         if overrides:
@@ -278,6 +331,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         about = export_weights(args.source, args.out, lidar_only=args.lidar_only)
         what = f"{about['config']['model']['name']} with {len(about['classes']) - 1} classes"
     else:
-        state = import_weights(args.source, load_config(args.config, overrides), args.out, part=args.part)
+        state = import_weights(
+            args.source, load_config(args.config, overrides), args.out, part=args.part
+        )
         what = f"{sum(value.numel() for value in state['model'].values()) / 1e6:.2f} M values"
     sys.stdout.write(f"{args.out}: {what}\n")

@@ -69,7 +69,9 @@ def line_chart(title: str, series: Sequence[Series], x_label: str = "step") -> s
     Returns:
         a ``<figure>``; empty when there is no series.
     """
-    series = [(name, np.asarray(x, float), np.asarray(y, float)) for name, x, y in series if len(x)][:_MAX_SERIES]
+    series = [
+        (name, np.asarray(x, float), np.asarray(y, float)) for name, x, y in series if len(x)
+    ][:_MAX_SERIES]
     if not series:
         return ""
     left, top, right, bottom = _FRAME
@@ -85,25 +87,36 @@ def line_chart(title: str, series: Sequence[Series], x_label: str = "step") -> s
 
     parts = []
     for tick in _ticks(y_low, y_high):
-        parts.append(f'<line class="grid" x1="{left}" x2="{right}" y1="{up(tick):.1f}" y2="{up(tick):.1f}"/>')
+        parts.append(
+            f'<line class="grid" x1="{left}" x2="{right}" y1="{up(tick):.1f}" y2="{up(tick):.1f}"/>'
+        )
         parts.append(_tick(left - 6, up(tick) + 3.5, "end", tick))
     for tick in _ticks(float(x_low), float(x_low) + x_span):
         parts.append(_tick(across(tick), bottom + 16, "middle", tick))
-    parts.append(f'<text class="tick" x="{right}" y="{bottom + 31}" text-anchor="end">{escape(x_label)}</text>')
+    parts.append(
+        f'<text class="tick" x="{right}" y="{bottom + 31}" text-anchor="end">{escape(x_label)}</text>'
+    )
     for i, (name, x, y) in enumerate(series):
         mean_x, mean_y, lowest, highest = _thinned(x, y)
         if (highest > lowest).any():
             outline_x, outline_y = np.r_[mean_x, mean_x[::-1]], np.r_[highest, lowest[::-1]]
-            parts.append(f'<polygon class="band f{i}" points="{_path(across(outline_x), up(outline_y))}"/>')
+            parts.append(
+                f'<polygon class="band f{i}" points="{_path(across(outline_x), up(outline_y))}"/>'
+            )
         parts.append(f'<polyline class="curve s{i}" points="{_path(across(mean_x), up(mean_y))}"/>')
         last = f"{escape(name)}: {y[-1]:.4g}"
         end = f'cx="{across(x[-1]):.1f}" cy="{up(mean_y[-1]):.1f}" r="3"'
         parts.append(f'<circle class="f{i}" {end}><title>{last}</title></circle>')
-    keys = "".join(f'<span><i class="key k{i}"></i>{escape(name)}</span>' for i, (name, _, _) in enumerate(series))
+    keys = "".join(
+        f'<span><i class="key k{i}"></i>{escape(name)}</span>'
+        for i, (name, _, _) in enumerate(series)
+    )
     legend = f'<div class="keys">{keys}</div>' if len(series) > 1 else ""
     box = f'viewBox="0 0 {_SIZE[0]} {_SIZE[1]}" role="img" aria-label="{escape(title)}"'
     drawing = f"<svg {box}>{''.join(parts)}</svg>"
-    return f'<figure class="chart"><figcaption>{escape(title)}</figcaption>{drawing}{legend}</figure>'
+    return (
+        f'<figure class="chart"><figcaption>{escape(title)}</figcaption>{drawing}{legend}</figure>'
+    )
 
 
 def curves(history: Sequence[Mapping[str, Any]]) -> str:
@@ -134,7 +147,11 @@ def curves(history: Sequence[Mapping[str, Any]]) -> str:
         ("mIoU on the validation split, %", scores),
         ("Learning rate", rates),
     )
-    return "".join(line_chart(title, [(name, *columns[name]) for name in names]) for title, names in groups if names)
+    return "".join(
+        line_chart(title, [(name, *columns[name]) for name in names])
+        for title, names in groups
+        if names
+    )
 
 
 def confusion_chart(counts: np.ndarray, classes: Sequence[str]) -> str:
@@ -162,9 +179,20 @@ def confusion_chart(counts: np.ndarray, classes: Sequence[str]) -> str:
     for i, name in enumerate(classes[1:]):
         y = margin + cell * i
         faded = "" if total[i] else " faded"
-        parts.append(f'<text class="name{faded}" x="{margin - 8}" y="{y + 19}" text-anchor="end">{escape(name)}</text>')
+        parts.append(
+            f'<text class="name{faded}" x="{margin - 8}" y="{y + 19}" text-anchor="end">{escape(name)}</text>'
+        )
         for j in range(first, len(classes)):
-            parts.append(_cell(margin + cell * (j - first), y, cell, share[i, j], i + 1 == j, f"{name} → {classes[j]}"))
+            parts.append(
+                _cell(
+                    margin + cell * (j - first),
+                    y,
+                    cell,
+                    share[i, j],
+                    i + 1 == j,
+                    f"{name} → {classes[j]}",
+                )
+            )
     box = f'viewBox="0 0 {width} {height}" style="--w:{width}px" role="img" aria-label="Confusion matrix in percent"'
     return f'<svg class="matrix" {box}>{"".join(parts)}</svg>'
 

@@ -73,7 +73,11 @@ def write_report(
         ("range", "Range", _ranges(results)),
         ("confusion", "Confusion", _confusion(result)),
         ("scenes", "Scenes", _scenes(scenes, result.classes, colors)),
-        ("training", "Training", training and f'<h2>Training</h2><div class="charts">{training}</div>'),
+        (
+            "training",
+            "Training",
+            training and f'<h2>Training</h2><div class="charts">{training}</div>',
+        ),
         ("reproduce", "Reproduce", _reproduce(run_dir, result, command, config_text)),
     ]
     shown = [section for section in sections if section[2]]
@@ -82,7 +86,12 @@ def write_report(
     header = f'<div class="over">LiDistill · evaluation report</div><h1>{escape(title)}</h1><nav>{links}</nav>'
     path = Path(run_dir) / "report.html"
     write_text(
-        path, page(title, header + "\n" + "\n".join(blocks), "Written by LiDistill. Everything is in this file.")
+        path,
+        page(
+            title,
+            header + "\n" + "\n".join(blocks),
+            "Written by LiDistill. Everything is in this file.",
+        ),
     )
     return path
 
@@ -91,7 +100,9 @@ def _percent(value: float | None, digits: int = 1) -> str:
     return DASH if value is None or value != value else f"{100 * value:.{digits}f}"
 
 
-def _table(head: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]], kind: str = "plain") -> str:
+def _table(
+    head: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]], kind: str = "plain"
+) -> str:
     """A table that scrolls sideways on a narrow screen while its first column stays.
 
     Args:
@@ -118,7 +129,11 @@ def _protocol(result: EvaluationResult) -> str:
         else f"{result.votes} augmented passes per scan voted together (test-time augmentation)"
     )
     scored, total = result.classes_scored, len(result.classes) - 1
-    classes = f"all {total} classes" if scored == total else f"the {scored} of {total} classes that occur in it"
+    classes = (
+        f"all {total} classes"
+        if scored == total
+        else f"the {scored} of {total} classes that occur in it"
+    )
     return (
         f"<p>Mean intersection over union on <b>{escape(result.dataset)} {escape(result.split)}</b>: "
         f"{thousands(result.num_scans)} scans, {thousands(labelled)} labelled of {thousands(result.num_points)} "
@@ -135,9 +150,16 @@ def _labelled(confusion: Confusion) -> int:
 def _headline(result: EvaluationResult, extra: Results) -> str:
     tiles = [(_percent(c.miou()), f"mIoU, {_metres(name)}") for name, c in result.by_range.items()]
     if result.num_scans:
-        tiles.append((f"{1000 * result.seconds / result.num_scans:.0f} ms", "per scan, loading included"))
-    tiles += [(_percent(other.miou), f"{escape(name)}{_compared(other.miou - result.miou)}") for name, other in extra]
-    boxes = "".join(f'<div class="tile"><b>{value}</b><span>{label}</span></div>' for value, label in tiles)
+        tiles.append(
+            (f"{1000 * result.seconds / result.num_scans:.0f} ms", "per scan, loading included")
+        )
+    tiles += [
+        (_percent(other.miou), f"{escape(name)}{_compared(other.miou - result.miou)}")
+        for name, other in extra
+    ]
+    boxes = "".join(
+        f'<div class="tile"><b>{value}</b><span>{label}</span></div>' for value, label in tiles
+    )
     number = f'<div class="big">{_percent(result.miou, 2)}<small>% mIoU</small></div>'
     return f'<div class="hero">{number}<div>{_protocol(result)}</div></div><div class="tiles">{boxes}</div>'
 
@@ -190,11 +212,20 @@ def _classes(results: Results, colors: np.ndarray) -> str:
     means = [None if other.miou != other.miou else other.miou for _, other in results]
     rows.append(("sum", ["mIoU", *_score_cells(means), thousands(labelled), ""]))
     single = len(results) == 1
-    head = ["Class", *("IoU, %" if single else escape(name) for name, _ in results), "Points", "Share"]
+    head = [
+        "Class",
+        *("IoU, %" if single else escape(name) for name, _ in results),
+        "Points",
+        "Share",
+    ]
     absent = [name for name, iou in result.iou.items() if iou is None]
-    note = f" Not in this split, and not in the mean: {escape(', '.join(absent))}." if absent else ""
+    note = (
+        f" Not in this split, and not in the mean: {escape(', '.join(absent))}." if absent else ""
+    )
     intro = f'<h2>Classes</h2><p class="soft">IoU of each class, in percent.{note}</p>'
-    return intro + _table(head, rows, "single" if single else "several") + _other_conventions(result)
+    return (
+        intro + _table(head, rows, "single" if single else "several") + _other_conventions(result)
+    )
 
 
 def _other_conventions(result: EvaluationResult) -> str:
@@ -202,10 +233,22 @@ def _other_conventions(result: EvaluationResult) -> str:
     overall = result.overall
     rows = [
         ("", ["Absent classes left out (this page)", _percent(overall.miou(), 2)]),
-        ("", ["nuscenes-devkit: absent but predicted classes count 0", _percent(overall.miou("nanmean"), 2)]),
+        (
+            "",
+            [
+                "nuscenes-devkit: absent but predicted classes count 0",
+                _percent(overall.miou("nanmean"), 2),
+            ],
+        ),
         ("", ["semantic-kitti-api: absent classes count 0", _percent(overall.miou("zero"), 2)]),
         ("", ["U2MKD's code: absent classes count 1", _percent(overall.miou("one"), 2)]),
-        ("", ["2DPASS's code: unpredicted points do not count as misses", _percent(overall.legacy_miou(), 2)]),
+        (
+            "",
+            [
+                "2DPASS's code: unpredicted points do not count as misses",
+                _percent(overall.legacy_miou(), 2),
+            ],
+        ),
     ]
     table = _table(["Convention", "mIoU, %"], rows)
     return f"<details><summary>The same predictions under other averaging conventions</summary>{table}</details>"
@@ -214,14 +257,29 @@ def _other_conventions(result: EvaluationResult) -> str:
 def _ranges(results: Results) -> str:
     result = results[0][1]
     parts = result.by_range | result.by_view
-    head = ["", *(_metres(name) for name in result.by_range), *map(str.capitalize, result.by_view), "All"]
-    rows: list[tuple[str, list[str]]] = [
-        ("", [escape(name), *_part_scores(other, list(parts)), _percent(other.miou)]) for name, other in results
+    head = [
+        "",
+        *(_metres(name) for name in result.by_range),
+        *map(str.capitalize, result.by_view),
+        "All",
     ]
-    rows.append(("", ["Labelled points", *(thousands(_labelled(c)) for c in (*parts.values(), result.overall))]))
+    rows: list[tuple[str, list[str]]] = [
+        ("", [escape(name), *_part_scores(other, list(parts)), _percent(other.miou)])
+        for name, other in results
+    ]
+    rows.append(
+        (
+            "",
+            [
+                "Labelled points",
+                *(thousands(_labelled(c)) for c in (*parts.values(), result.overall)),
+            ],
+        )
+    )
     columns = [*(result.iou_of(confusion) for confusion in parts.values()), result.iou]
     per_class = [
-        ("", [escape(name), *(_percent(iou[name]) for iou in columns)]) for name in result.classes[IGNORE + 1 :]
+        ("", [escape(name), *(_percent(iou[name]) for iou in columns)])
+        for name in result.classes[IGNORE + 1 :]
     ]
     return (
         '<h2>Range</h2><p class="soft">mIoU in percent by distance from the sensor and, where scans have cameras, by '
@@ -254,10 +312,21 @@ def _worst(counts: np.ndarray, classes: Sequence[str], most: int = 5) -> str:
     order = np.argsort(share, axis=None, kind="stable")[::-1][:most]
     pairs = [divmod(int(i), len(classes)) for i in order if share.flat[i] >= 0.005]
     rows = [
-        ("", [f"{escape(classes[t])} → {escape(classes[p])}", f"{100 * share[t, p]:.1f} %", thousands(counts[t, p])])
+        (
+            "",
+            [
+                f"{escape(classes[t])} → {escape(classes[p])}",
+                f"{100 * share[t, p]:.1f} %",
+                thousands(counts[t, p]),
+            ],
+        )
         for t, p in pairs
     ]
-    return "<h3>Largest confusions</h3>" + _table(["Truth → prediction", "Share", "Points"], rows) if rows else ""
+    return (
+        "<h3>Largest confusions</h3>" + _table(["Truth → prediction", "Share", "Points"], rows)
+        if rows
+        else ""
+    )
 
 
 def _scenes(scenes: Sequence[ScenePicture], classes: Sequence[str], colors: np.ndarray) -> str:
@@ -271,10 +340,20 @@ def _scenes(scenes: Sequence[ScenePicture], classes: Sequence[str], colors: np.n
 
 
 def _reproduce(run_dir: Path, result: EvaluationResult, command: str, config_text: str) -> str:
-    facts = {"Checkpoint": result.checkpoint, "SHA-256": result.checkpoint_sha256, **_versions(run_dir, config_text)}
+    facts = {
+        "Checkpoint": result.checkpoint,
+        "SHA-256": result.checkpoint_sha256,
+        **_versions(run_dir, config_text),
+    }
     facts["Evaluation took"] = f"{result.seconds:.1f} s"
-    listed = "".join(f"<dt>{escape(key)}</dt><dd>{escape(str(value))}</dd>" for key, value in facts.items())
-    scored = "" if result.command == command else f'<h3>Scored by</h3><pre class="wrap">{escape(result.command)}</pre>'
+    listed = "".join(
+        f"<dt>{escape(key)}</dt><dd>{escape(str(value))}</dd>" for key, value in facts.items()
+    )
+    scored = (
+        ""
+        if result.command == command
+        else f'<h3>Scored by</h3><pre class="wrap">{escape(result.command)}</pre>'
+    )
     return (
         f'<h2>Reproduce</h2><pre class="wrap">{escape(command)}</pre>{scored}<dl>{listed}</dl>'
         f"<details><summary>Resolved configuration</summary><pre>{escape(config_text)}</pre></details>"
@@ -297,5 +376,7 @@ def _versions(run_dir: Path, config_text: str) -> dict[str, str]:
         "Seed": f"{TrainConfig().seed} (default)" if seed is None else str(seed),
         "PyTorch": str(state.get("torch", torch.__version__)),
         "Python": platform.python_version(),
-        "Processor": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {platform.machine()}",
+        "Processor": torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"CPU, {platform.machine()}",
     }

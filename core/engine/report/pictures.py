@@ -38,7 +38,9 @@ MIN_VALUE = 140.0  # of the brightest channel, of 255
 
 def class_palette(count: int) -> np.ndarray:
     """Distinct colours for a label space that brings none: u8 [count, 3], class 0 black."""
-    hues = [colorsys.hsv_to_rgb(i * 0.618034 % 1, 0.75, 1.0 if i % 2 else 0.75) for i in range(1, count)]
+    hues = [
+        colorsys.hsv_to_rgb(i * 0.618034 % 1, 0.75, 1.0 if i % 2 else 0.75) for i in range(1, count)
+    ]
     return np.round(np.array([(0.0, 0.0, 0.0), *hues]) * 255).astype(np.uint8)
 
 
@@ -105,8 +107,20 @@ def birds_eye(
     scale = size / (2 * extent)
     columns = ((points[inside, 0] + extent) * scale).astype(np.int64)
     rows = ((extent - points[inside, 1]) * scale).astype(np.int64)
-    _splat(canvas, rows, columns, colors[inside], _dot_side(like or len(inside), size * size, cover=0.3, most=4))
-    _splat(canvas, np.array([size // 2]), np.array([size // 2]), np.array([MARKER], np.uint8), max(3, size // 100))
+    _splat(
+        canvas,
+        rows,
+        columns,
+        colors[inside],
+        _dot_side(like or len(inside), size * size, cover=0.3, most=4),
+    )
+    _splat(
+        canvas,
+        np.array([size // 2]),
+        np.array([size // 2]),
+        np.array([MARKER], np.uint8),
+        max(3, size // 100),
+    )
     return canvas
 
 
@@ -117,7 +131,9 @@ def _backdrop(extent: float, size: int) -> np.ndarray:
     draw = ImageDraw.Draw(image)
     for _, radius in RANGE_BINS[:-1]:
         reach = radius / extent * size / 2
-        draw.ellipse([size / 2 - reach, size / 2 - reach, size / 2 + reach, size / 2 + reach], outline=RING)
+        draw.ellipse(
+            [size / 2 - reach, size / 2 - reach, size / 2 + reach, size / 2 + reach], outline=RING
+        )
     return np.array(image)
 
 
@@ -126,7 +142,9 @@ def _dot_side(count: int, pixels: int, cover: float, most: int) -> int:
     return int(np.clip(round(math.sqrt(cover * pixels / max(count, 1))), 1, max(most, 1)))
 
 
-def _splat(canvas: np.ndarray, rows: np.ndarray, columns: np.ndarray, colors: np.ndarray, side: int) -> None:
+def _splat(
+    canvas: np.ndarray, rows: np.ndarray, columns: np.ndarray, colors: np.ndarray, side: int
+) -> None:
     """Paint squares in order; of several on one pixel the last stays (NumPy assigns repeated indices in order)."""
     offsets = np.arange(side) - (side - 1) // 2
     height, width = canvas.shape[:2]
@@ -137,7 +155,11 @@ def _splat(canvas: np.ndarray, rows: np.ndarray, columns: np.ndarray, colors: np
 
 
 def camera_overlay(
-    image: np.ndarray, uv: np.ndarray, visible: np.ndarray, colors: np.ndarray, width: int | None = None
+    image: np.ndarray,
+    uv: np.ndarray,
+    visible: np.ndarray,
+    colors: np.ndarray,
+    width: int | None = None,
 ) -> np.ndarray:
     """Points over a subdued camera image.
 
@@ -151,7 +173,9 @@ def camera_overlay(
     from PIL import Image
 
     if not len(uv) == len(visible) == len(colors):
-        raise ValueError(f"{len(uv)} pixels, {len(visible)} flags and {len(colors)} colours; expected one per point")
+        raise ValueError(
+            f"{len(uv)} pixels, {len(visible)} flags and {len(colors)} colours; expected one per point"
+        )
     scale = 1.0 if width is None else min(1.0, width / image.shape[1])
     size = (round(image.shape[1] * scale), max(1, round(image.shape[0] * scale)))
     photo = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS), np.float32)
@@ -183,7 +207,9 @@ def side_by_side(
     top = panels[0][1].shape[0] + 2 * gap + line
     entry = max((font.getlength(name) for name, _ in legend), default=0) + 2 * line
     columns = max(1, int((width - gap) // entry)) if legend else 1
-    sheet = Image.new("RGB", (width, top + line * math.ceil(len(legend) / columns) + gap), BACKGROUND)
+    sheet = Image.new(
+        "RGB", (width, top + line * math.ceil(len(legend) / columns) + gap), BACKGROUND
+    )
     draw = ImageDraw.Draw(sheet)
     x = gap
     for title, image in panels:
@@ -205,7 +231,11 @@ def encode_png(image: np.ndarray) -> bytes:
     palette, index = np.unique(packed, return_inverse=True)
     if len(palette) <= 256:
         picture = Image.fromarray(index.reshape(packed.shape).astype(np.uint8))
-        picture.putpalette(np.stack([palette >> 16, palette >> 8 & 255, palette & 255], 1).astype(np.uint8).tobytes())
+        picture.putpalette(
+            np.stack([palette >> 16, palette >> 8 & 255, palette & 255], 1)
+            .astype(np.uint8)
+            .tobytes()
+        )
     else:
         picture = Image.fromarray(image)
     stream = io.BytesIO()

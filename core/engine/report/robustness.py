@@ -26,7 +26,9 @@ _TWO_COLUMNS = "grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr
 _DASH = '<span class="none">–</span>'
 
 
-def picture(points: np.ndarray, truth: np.ndarray, prediction: np.ndarray, labels: LabelSpace, like: int) -> bytes:
+def picture(
+    points: np.ndarray, truth: np.ndarray, prediction: np.ndarray, labels: LabelSpace, like: int
+) -> bytes:
     """PNG of one scan from above: what the scanner reports, in the colours of the truth, and where the model errs.
 
     Args:
@@ -84,12 +86,22 @@ def _headline(summary: Summary) -> str:
     robo3d = summary.profile == "robo3d"
     names = ("mRR", "mCE") if robo3d else ("mR", "RmIoU")
     main = summary.mean_resilience if robo3d else summary.mean_miou
-    boxes = [(summary.clean, "clean mIoU, %"), (summary.mean_resilience, f"{names[0]}, % of the clean score kept")]
+    boxes = [
+        (summary.clean, "clean mIoU, %"),
+        (summary.mean_resilience, f"{names[0]}, % of the clean score kept"),
+    ]
     if robo3d:
         boxes += [(summary.mean_error, f"{names[1]}, % of MinkUNet-18's errors (lower is better)")]
     boxes += [(summary.mean_miou, "RmIoU: mean over types, %")]
-    tiles = "".join(f'<div class="tile"><b>{_number(value)}</b><span>{label}</span></div>' for value, label in boxes)
-    partly = "" if main is not None else "<p>Not every corruption was scored, so there is no mean over the types.</p>"
+    tiles = "".join(
+        f'<div class="tile"><b>{_number(value)}</b><span>{label}</span></div>'
+        for value, label in boxes
+    )
+    partly = (
+        ""
+        if main is not None
+        else "<p>Not every corruption was scored, so there is no mean over the types.</p>"
+    )
     note = (
         "RR = mean mIoU over three severities, of the clean mIoU; CE = errors over the errors of a MinkUNet-18."
         if robo3d
@@ -110,7 +122,9 @@ def _bars(summary: Summary) -> str:
     for tick in range(0, 101, 20):
         x = left + width * tick / 100
         parts.append(f'<line class="grid" x1="{x}" x2="{x}" y1="0" y2="{height - 22}"/>')
-        parts.append(f'<text class="tick" x="{x}" y="{height - 6}" text-anchor="middle">{tick}</text>')
+        parts.append(
+            f'<text class="tick" x="{x}" y="{height - 6}" text-anchor="middle">{tick}</text>'
+        )
     for row, corruption in enumerate(shown):
         score, y = summary.corruptions[corruption.name], row * step
         score = 0.0 if score != score else score
@@ -121,10 +135,14 @@ def _bars(summary: Summary) -> str:
         parts.append(
             f'<rect class="f{kinds.index(corruption.kind) % 6}" {box} rx="2"><title>{escape(about)}</title></rect>'
         )
-        parts.append(f'<text class="tick" x="{left + width * score / 100 + 6:.1f}" y="{y + 15}">{score:.1f}</text>')
+        parts.append(
+            f'<text class="tick" x="{left + width * score / 100 + 6:.1f}" y="{y + 15}">{score:.1f}</text>'
+        )
     if summary.clean == summary.clean:
         x = left + width * summary.clean / 100
-        parts.append(f'<line class="curve s1" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{height - 22}"/>')
+        parts.append(
+            f'<line class="curve s1" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{height - 22}"/>'
+        )
     box = f'viewBox="0 0 {left + width + 50} {height}" role="img" aria-label="mIoU by corruption"'
     return f'<div class="scroll"><svg {box}>{"".join(parts)}</svg></div>'
 
@@ -132,7 +150,8 @@ def _bars(summary: Summary) -> str:
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     top = "".join(f'<th scope="col">{cell}</th>' for cell in head)
     body = "".join(
-        f'<tr><th scope="row">{row[0]}</th>{"".join(f"<td>{cell}</td>" for cell in row[1:])}</tr>' for row in rows
+        f'<tr><th scope="row">{row[0]}</th>{"".join(f"<td>{cell}</td>" for cell in row[1:])}</tr>'
+        for row in rows
     )
     return f'<div class="scroll"><table class="plain"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
 
@@ -141,7 +160,12 @@ def _types(summary: Summary) -> str:
     if not summary.types:
         return ""
     robo3d = summary.profile == "robo3d"
-    head = ["Type", "mIoU, %", "RR, %" if robo3d else "R, %", *(["CE, %", "MinkUNet-18, %"] if robo3d else [])]
+    head = [
+        "Type",
+        "mIoU, %",
+        "RR, %" if robo3d else "R, %",
+        *(["CE, %", "MinkUNet-18, %"] if robo3d else []),
+    ]
     rows = []
     for kind, score in summary.types.items():
         row = [escape(kind.replace("_", " ")), _number(score.miou), _number(score.resilience)]
@@ -155,7 +179,10 @@ def _classes(summary: Summary, results: Mapping[str, EvaluationResult]) -> str:
     ious = {name: result.iou for name, result in results.items()}
     classes = next(iter(results.values())).classes[IGNORE + 1 :]
     rows = [
-        [escape(name), *(_number(None if iou.get(cls) is None else 100 * iou[cls]) for cls in classes)]
+        [
+            escape(name),
+            *(_number(None if iou.get(cls) is None else 100 * iou[cls]) for cls in classes),
+        ]
         for name, iou in ious.items()
     ]
     table = _table(["IoU, %", *map(escape, classes)], rows)

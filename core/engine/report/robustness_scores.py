@@ -68,7 +68,9 @@ class Summary:
         return asdict(self)
 
 
-def summarise(profile: str, clean: float, scores: Mapping[str, float], *, baseline: bool = True) -> Summary:
+def summarise(
+    profile: str, clean: float, scores: Mapping[str, float], *, baseline: bool = True
+) -> Summary:
     """Aggregate the scores of some or all corruptions of a profile.
 
     Args:

@@ -35,7 +35,9 @@ class PictureCollector:
     def __init__(self, dataset: ScanDataset, count: int) -> None:
         self.dataset = dataset
         self.wanted = (
-            set(np.linspace(0, len(dataset) - 1, min(count, len(dataset))).astype(int).tolist()) if count else set()
+            set(np.linspace(0, len(dataset) - 1, min(count, len(dataset))).astype(int).tolist())
+            if count
+            else set()
         )
         self.scenes: list[ScenePicture] = []
 
@@ -45,18 +47,26 @@ class PictureCollector:
         for i, index in enumerate(batch.indices):
             if index in self.wanted and not batch.padded[i]:
                 rows = slice(offsets[i], offsets[i + 1])
-                self.scenes.append(self._draw(index, predicted[rows].cpu().numpy(), batch.keyframe[rows].cpu().numpy()))
+                self.scenes.append(
+                    self._draw(
+                        index, predicted[rows].cpu().numpy(), batch.keyframe[rows].cpu().numpy()
+                    )
+                )
 
     def _draw(self, index: int, predicted: np.ndarray, keyframe: np.ndarray) -> ScenePicture:
         try:
             scan = self.dataset.load(index, cameras=True)
-        except UserError:  # a LiDAR-only copy of the data set has no images; the bird's-eye views still come
+        except (
+            UserError
+        ):  # a LiDAR-only copy of the data set has no images; the bird's-eye views still come
             scan = self.dataset.load(index, cameras=False)
         own = scan.keyframe  # a view without sweeps has these points alone
         points = scan.points[own]
         cameras = [(c.name, c.load(), *c.project(points)[::2]) for c in scan.cameras]
         truth = np.zeros(len(points), np.uint8) if scan.labels is None else scan.labels[own]
-        return ScenePicture(scan.token, points, truth, predicted[keyframe].astype(np.uint8), cameras)
+        return ScenePicture(
+            scan.token, points, truth, predicted[keyframe].astype(np.uint8), cameras
+        )
 
 
 def report_run(
@@ -68,7 +78,10 @@ def report_run(
 ) -> Path:
     """Write ``report.html`` of a run folder, with the scores of other networks beside; returns its path."""
     if pictures.scenes:
-        write_bytes(run_path / "preview.png", encode_png(preview(pictures.scenes[0], pictures.dataset.labels)))
+        write_bytes(
+            run_path / "preview.png",
+            encode_png(preview(pictures.scenes[0], pictures.dataset.labels)),
+        )
     return write_report(
         run_path,
         result,
@@ -87,6 +100,9 @@ def preview(scene: ScenePicture, labels: LabelSpace) -> np.ndarray:
     palette = legible(labels.colors)
     shades = {"truth": palette[scene.truth], "prediction": palette[scene.prediction]}
     shades["errors"] = error_colors(scene.truth, scene.prediction)
-    panels = [(name, birds_eye(scene.points, colors, extent=35.0, size=420)) for name, colors in shades.items()]
+    panels = [
+        (name, birds_eye(scene.points, colors, extent=35.0, size=420))
+        for name, colors in shades.items()
+    ]
     held = np.union1d(scene.truth, scene.prediction)
     return side_by_side(panels, [(labels.classes[i], palette[i]) for i in held[held != IGNORE]])

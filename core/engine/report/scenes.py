@@ -11,7 +11,14 @@ import numpy as np
 from loguru import logger
 
 from core.contracts import IGNORE
-from core.engine.report.pictures import birds_eye, camera_overlay, encode_photo, encode_png, error_colors, legible
+from core.engine.report.pictures import (
+    birds_eye,
+    camera_overlay,
+    encode_photo,
+    encode_png,
+    error_colors,
+    legible,
+)
 
 __all__ = ["CameraPicture", "ScenePicture", "legend", "scene_blocks", "swatch", "thousands"]
 
@@ -19,7 +26,9 @@ EXTENT = (20.0, 50.0)  # m from the sensor to the edge of a bird's-eye picture: 
 INSIDE = 0.92  # share of the points a picture should hold
 CAMERA_WIDTH = 560  # px
 
-CameraPicture = tuple[str, np.ndarray, np.ndarray, np.ndarray]  # name, image u8 [H, W, 3], uv [N, 2] px, visible [N]
+CameraPicture = tuple[
+    str, np.ndarray, np.ndarray, np.ndarray
+]  # name, image u8 [H, W, 3], uv [N, 2] px, visible [N]
 
 
 @dataclass(frozen=True)
@@ -47,7 +56,9 @@ class ScenePicture:
         rows |= {f"uv of {name}": uv for name, _, uv, _ in self.cameras}
         for name, values in rows.items():
             if len(values) != count:
-                raise ValueError(f"scene {self.token} has {count} points, but {name} has {len(values)}")
+                raise ValueError(
+                    f"scene {self.token} has {count} points, but {name} has {len(values)}"
+                )
 
 
 def legend(classes: Sequence[str], colors: np.ndarray) -> str:
@@ -57,9 +68,8 @@ def legend(classes: Sequence[str], colors: np.ndarray) -> str:
         colors: u8 [C, 3].
     """
     order = [*range(IGNORE + 1, len(classes)), IGNORE]
-    return (
-        f'<div class="legend">{"".join(f"<span>{swatch(colors[c])}{escape(classes[c])}</span>" for c in order)}</div>'
-    )
+    entries = [f"<span>{swatch(colors[c])}{escape(classes[c])}</span>" for c in order]
+    return f'<div class="legend">{"".join(entries)}</div>'
 
 
 def thousands(count: float) -> str:
@@ -82,12 +92,18 @@ def scene_blocks(scenes: Sequence[ScenePicture], colors: np.ndarray, budget: int
     palette = legible(colors)
     blocks: list[str] = []
     for scene in scenes:
-        views = _from_above(scene, palette) + [_through(camera, scene, palette) for camera in scene.cameras]
+        views = _from_above(scene, palette) + [
+            _through(camera, scene, palette) for camera in scene.cameras
+        ]
         block = f"<details{'' if blocks else ' open'}><summary>{_caption(scene)}</summary>{_grid(views)}</details>"
         if len(block) > budget:
             left_out = len(scenes) - len(blocks)
-            logger.info("{} of {} scenes are left out of the report to keep it small", left_out, len(scenes))
-            blocks.append(f'<p class="soft">{left_out} more scans are left out to keep this page small.</p>')
+            logger.info(
+                "{} of {} scenes are left out of the report to keep it small", left_out, len(scenes)
+            )
+            blocks.append(
+                f'<p class="soft">{left_out} more scans are left out to keep this page small.</p>'
+            )
             break
         budget -= len(block)
         blocks.append(block)
@@ -97,7 +113,11 @@ def scene_blocks(scenes: Sequence[ScenePicture], colors: np.ndarray, budget: int
 def _caption(scene: ScenePicture) -> str:
     labelled = scene.truth != IGNORE
     count = int(labelled.sum())
-    right = f"{100 * (scene.prediction == scene.truth)[labelled].mean():.1f} % right of " if count else ""
+    right = (
+        f"{100 * (scene.prediction == scene.truth)[labelled].mean():.1f} % right of "
+        if count
+        else ""
+    )
     return f'<span class="token">{escape(scene.token)}</span> <small>{right}{thousands(count)} labelled points</small>'
 
 
@@ -105,7 +125,9 @@ def _from_above(scene: ScenePicture, palette: np.ndarray) -> list[tuple[str, str
     extent = _extent(scene.points)
 
     def draw(colors: np.ndarray, priority: np.ndarray | None = None) -> str:
-        return _inline(encode_png(birds_eye(scene.points, colors, extent, priority=priority)), "png")
+        return _inline(
+            encode_png(birds_eye(scene.points, colors, extent, priority=priority)), "png"
+        )
 
     wrong = (scene.prediction != scene.truth) & (scene.truth != IGNORE)
     return [

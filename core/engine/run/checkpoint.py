@@ -23,10 +23,25 @@ from torch import nn
 from core.errors import UserError
 from core.io import atomic_path, read_json, sha256, write_json
 
-__all__ = ["CheckpointStore", "load_weights", "random_state", "read_checkpoint", "restore_random_state"]
+__all__ = [
+    "CheckpointStore",
+    "load_weights",
+    "random_state",
+    "read_checkpoint",
+    "restore_random_state",
+]
 
 _UNREADABLE = (  # whatever torch's unpickler meets in damaged bytes
-    *(RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError),
+    *(
+        RuntimeError,
+        EOFError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        AssertionError,
+        ArithmeticError,
+    ),
     *(zipfile.BadZipFile, pickle.UnpicklingError, struct.error, MemoryError, OSError),
 )
 
@@ -53,7 +68,10 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
             cure="Use another checkpoint of the run, or train again",
         ) from error
     if not isinstance(state, dict) or "model" not in state:
-        raise UserError("this file holds no 'model' entry, so it is no checkpoint of this project", where=str(path))
+        raise UserError(
+            "this file holds no 'model' entry, so it is no checkpoint of this project",
+            where=str(path),
+        )
     return state
 
 
@@ -73,7 +91,11 @@ def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], where: str)
         if own[key].shape != weights[key].shape
     ]
     if missing or unknown or shapes:
-        parts = [_count("missing", missing), _count("unknown", unknown), _count("of another shape", shapes)]
+        parts = [
+            _count("missing", missing),
+            _count("unknown", unknown),
+            _count("of another shape", shapes),
+        ]
         raise UserError(
             f"these weights belong to another model: {'; '.join(filter(None, parts))}",
             where=where,
@@ -134,9 +156,13 @@ class CheckpointStore:
         path = self.folder / f"step-{state['global_step']:08d}.pt"
         with atomic_path(path) as temporary:
             try:
-                with open(temporary, "wb") as stream:  # by name, torch would write the random name into the file
+                with open(
+                    temporary, "wb"
+                ) as stream:  # by name, torch would write the random name into the file
                     torch.save(state, stream)
-            except RuntimeError as error:  # torch reports a full disk as a failed write of its zip stream
+            except (
+                RuntimeError
+            ) as error:  # torch reports a full disk as a failed write of its zip stream
                 raise UserError(
                     f"the checkpoint could not be written ({str(error).splitlines()[0]})",
                     where=str(path),
@@ -170,9 +196,14 @@ class CheckpointStore:
                 if complaints:
                     logger.warning("{}; going on from {} instead", "; ".join(complaints), path)
                 return path, read_checkpoint(path)
-            complaints.append(f"{path} is damaged or missing (its SHA-256 is not the one in manifest.json)")
+            complaints.append(
+                f"{path} is damaged or missing (its SHA-256 is not the one in manifest.json)"
+            )
         if complaints:
-            raise UserError("; ".join(complaints), cure="Start over with another --run-dir, or restore the files")
+            raise UserError(
+                "; ".join(complaints),
+                cure="Start over with another --run-dir, or restore the files",
+            )
         return None
 
 

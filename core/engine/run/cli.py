@@ -12,7 +12,13 @@ from pathlib import Path
 from core.config import Config, load_config
 from core.errors import EXIT_USER_ERROR, UserError
 
-__all__ = ["add_profile_option", "config_parser", "read_arguments", "run_command", "run_distributed"]
+__all__ = [
+    "add_profile_option",
+    "config_parser",
+    "read_arguments",
+    "run_command",
+    "run_distributed",
+]
 
 
 def config_parser(description: str) -> argparse.ArgumentParser:
@@ -23,7 +29,9 @@ def config_parser(description: str) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("config", help="YAML file, e.g. configs/synthetic/minkunet_laptop.yaml")
-    parser.add_argument("--run-dir", type=Path, help="folder of this run (default: runs/<dataset>/<config name>)")
+    parser.add_argument(
+        "--run-dir", type=Path, help="folder of this run (default: runs/<dataset>/<config name>)"
+    )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
@@ -56,7 +64,9 @@ def run_command(main: Callable[[], None]) -> None:
         sys.stderr.write(f"\nerror: {error}\n")
         raise SystemExit(EXIT_USER_ERROR) from None
     except KeyboardInterrupt:
-        sys.stderr.write("\ninterrupted; what was saved stays, start the same command again to go on\n")
+        sys.stderr.write(
+            "\ninterrupted; what was saved stays, start the same command again to go on\n"
+        )
         raise SystemExit(130) from None
 
 

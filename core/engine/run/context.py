@@ -69,10 +69,14 @@ class Context:
 
     def loader(self, dataset: ScanDataset, training: bool) -> Any:
         """Batches of one view, of this rank."""
-        samples = ScanSamples(dataset, self.data, training=training, seed=self.experiment.train.seed)
+        samples = ScanSamples(
+            dataset, self.data, training=training, seed=self.experiment.train.seed
+        )
         return self.loader_of(samples, training)
 
-    def loader_of(self, samples: ScanSamples | PairedSamples, training: bool, batch_size: int | None = None) -> Any:
+    def loader_of(
+        self, samples: ScanSamples | PairedSamples, training: bool, batch_size: int | None = None
+    ) -> Any:
         """Batches of these samples, of this rank; as large as the configuration says if not told otherwise."""
         e = self.experiment
         return build_loader(
@@ -116,7 +120,11 @@ def configure_logging(world: World) -> None:
     logger.remove()
     logger.disable("torchpack")
     if world.rank == 0:
-        logger.add(sys.stderr, level="INFO", format="<green>{time:HH:mm:ss}</green> <level>{message}</level>")
+        logger.add(
+            sys.stderr,
+            level="INFO",
+            format="<green>{time:HH:mm:ss}</green> <level>{message}</level>",
+        )
 
 
 def autocast(experiment: Experiment, device: torch.device) -> contextlib.AbstractContextManager:

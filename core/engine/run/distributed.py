@@ -66,7 +66,9 @@ def detect(environment: dict[str, str] | None = None) -> World:
     env = dict(os.environ) if environment is None else environment
     if int(env.get("OMPI_COMM_WORLD_SIZE", "1")) > 1:
         return _detect_mpi(env)
-    if {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= env.keys() and int(env["WORLD_SIZE"]) > 1:
+    if {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= env.keys() and int(
+        env["WORLD_SIZE"]
+    ) > 1:
         return World(
             rank=int(env["RANK"]),
             size=int(env["WORLD_SIZE"]),
@@ -75,7 +77,10 @@ def detect(environment: dict[str, str] | None = None) -> World:
             launcher="torchrun",
             init_method="env://",
         )
-    if "SLURM_STEP_ID" in env and int(env.get("SLURM_STEP_NUM_TASKS", env.get("SLURM_NTASKS", "1"))) > 1:
+    if (
+        "SLURM_STEP_ID" in env
+        and int(env.get("SLURM_STEP_NUM_TASKS", env.get("SLURM_NTASKS", "1"))) > 1
+    ):
         return _detect_slurm(env)
     return World()
 
@@ -87,7 +92,9 @@ def _detect_mpi(env: dict[str, str]) -> World:
     local = world.Split_type(MPI.COMM_TYPE_SHARED)
     host = env.get("MASTER_HOST")
     if host is None:  # plain mpirun: rank 0 picks the meeting point
-        host = world.bcast(f"{socket.gethostname()}:{_free_port()}" if world.Get_rank() == 0 else None)
+        host = world.bcast(
+            f"{socket.gethostname()}:{_free_port()}" if world.Get_rank() == 0 else None
+        )
     return World(
         world.Get_rank(),
         world.Get_size(),
@@ -101,7 +108,9 @@ def _detect_mpi(env: dict[str, str]) -> World:
 def _detect_slurm(env: dict[str, str]) -> World:
     size = int(env.get("SLURM_STEP_NUM_TASKS", env.get("SLURM_NTASKS", "1")))
     nodes = int(env.get("SLURM_STEP_NUM_NODES", env.get("SLURM_NNODES", "1")))
-    host = env.get("MASTER_ADDR") or first_host(env.get("SLURM_STEP_NODELIST", env.get("SLURM_NODELIST", "localhost")))
+    host = env.get("MASTER_ADDR") or first_host(
+        env.get("SLURM_STEP_NODELIST", env.get("SLURM_NODELIST", "localhost"))
+    )
     port = int(env.get("MASTER_PORT", 20000 + int(env.get("SLURM_JOB_ID", "0")) % 20000))
     return World(
         rank=int(env["SLURM_PROCID"]),
@@ -117,7 +126,9 @@ def first_host(nodelist: str) -> str:
     """First name of a SLURM node list: ``gpu[03-05,9],cpu1`` -> ``gpu03``, ``r[1-2]n[4-7]`` -> ``r1n4``."""
     match = re.match(r"(?:[^\[\],\s]+|\[[^\]]+\])+", nodelist)
     if match is None:
-        raise UserError(f"cannot read the SLURM node list '{nodelist}'", cure="Set MASTER_ADDR and MASTER_PORT")
+        raise UserError(
+            f"cannot read the SLURM node list '{nodelist}'", cure="Set MASTER_ADDR and MASTER_PORT"
+        )
     return re.sub(r"\[([^\]\-,]+)[^\]]*\]", r"\1", match.group())
 
 
@@ -144,7 +155,10 @@ def start() -> World:
     if "OMP_NUM_THREADS" not in os.environ or world.launcher == "torchrun":
         torch.set_num_threads(max(1, available_cores() // world.local_size))
     torchpack_context._world_size, torchpack_context._world_rank = world.size, world.rank
-    torchpack_context._local_size, torchpack_context._local_rank = world.local_size, world.local_rank
+    torchpack_context._local_size, torchpack_context._local_rank = (
+        world.local_size,
+        world.local_rank,
+    )
     if world.size > 1 and not dist.is_initialized():
         try:
             dist.init_process_group(

@@ -13,14 +13,23 @@ from core.engine.run.optim import OptimizerConfig, SchedulerConfig
 from core.errors import UserError
 from core.losses import CrossEntropyLovasz, balanced_weights
 
-__all__ = ["AmpConfig", "CriterionConfig", "EvalConfig", "Experiment", "TeacherSection", "TrainConfig"]
+__all__ = [
+    "AmpConfig",
+    "CriterionConfig",
+    "EvalConfig",
+    "Experiment",
+    "TeacherSection",
+    "TrainConfig",
+]
 
 
 class AmpConfig(Section):
     """``amp:`` section: mixed precision."""
 
     enabled: bool = False
-    dtype: Literal["bf16", "fp16"] = "bf16"  # bf16 needs no loss scaling; fp16 uses a gradient scaler
+    dtype: Literal["bf16", "fp16"] = (
+        "bf16"  # bf16 needs no loss scaling; fp16 uses a gradient scaler
+    )
 
 
 class CriterionConfig(Section):
@@ -30,8 +39,12 @@ class CriterionConfig(Section):
     w_lovasz: float = Field(1.0, ge=0)
     w_balanced: float = Field(0.0, ge=0)  # cross entropy in which every class present counts alike
     class_weight: list[float] | None = None  # one per class, class 0 (ignore) first
-    class_counts: list[int] | None = None  # in its place: training points per class; weight = (most / count)^(1/3)
-    scope: Literal["global", "local"] = "global"  # joined batch of all processes, or each process on its own
+    class_counts: list[int] | None = (
+        None  # in its place: training points per class; weight = (most / count)^(1/3)
+    )
+    scope: Literal["global", "local"] = (
+        "global"  # joined batch of all processes, or each process on its own
+    )
 
 
 class TrainConfig(Section):
@@ -41,13 +54,23 @@ class TrainConfig(Section):
     deterministic: Literal["off", "seeded", "strict"] = "seeded"
     accumulate: int = Field(1, ge=1)  # batches per optimiser step
     grad_clip: float | None = Field(None, gt=0)  # maximum L2 norm of the gradient
-    ema: float | None = Field(None, gt=0, lt=1)  # decay of averaged weights, e.g. 0.999; evaluation uses them
-    swa_start: int | None = Field(None, ge=1)  # in its place: mean of the weights at the ends of epochs from this on
-    init_from: Path | None = None  # fine-tuning: checkpoint or run folder whose weights the run begins with
-    init_skip: list[str] = Field(default_factory=list)  # beginnings of names that do not come from there, e.g. head.
+    ema: float | None = Field(
+        None, gt=0, lt=1
+    )  # decay of averaged weights, e.g. 0.999; evaluation uses them
+    swa_start: int | None = Field(
+        None, ge=1
+    )  # in its place: mean of the weights at the ends of epochs from this on
+    init_from: Path | None = (
+        None  # fine-tuning: checkpoint or run folder whose weights the run begins with
+    )
+    init_skip: list[str] = Field(
+        default_factory=list
+    )  # beginnings of names that do not come from there, e.g. head.
     sync_bn: bool = True  # batch statistics over all processes
     save_every: int = Field(500, ge=1)  # optimiser steps between checkpoints within an epoch
-    max_nonfinite_steps: int = Field(0, ge=0)  # steps with a NaN or infinite loss that are skipped before stopping
+    max_nonfinite_steps: int = Field(
+        0, ge=0
+    )  # steps with a NaN or infinite loss that are skipped before stopping
 
     @model_validator(mode="after")
     def _one_average(self) -> TrainConfig:
@@ -59,10 +82,14 @@ class TrainConfig(Section):
 class EvalConfig(Section):
     """``eval:`` section."""
 
-    every: int = Field(1, ge=1)  # epochs between evaluations on the val split; the last epoch always
+    every: int = Field(
+        1, ge=1
+    )  # epochs between evaluations on the val split; the last epoch always
     batch_size: int = Field(1, ge=1)  # scans per process
     pictures: int = Field(3, ge=0)  # scans drawn in report.html
-    legacy_metric: bool = False  # print the lenient mIoU of 2DPASS's published scores beside the official one
+    legacy_metric: bool = (
+        False  # print the lenient mIoU of 2DPASS's published scores beside the official one
+    )
     vote_augment: VoteAugmentConfig = VoteAugmentConfig()  # of --vote-mode legacy_random
 
 
@@ -105,7 +132,9 @@ class Experiment(Section):
     @model_validator(mode="after")
     def _average_begins(self) -> Experiment:
         if self.train.swa_start is not None and self.train.swa_start > self.num_epochs:
-            raise ValueError(f"train.swa_start is {self.train.swa_start}, but there are {self.num_epochs} epochs")
+            raise ValueError(
+                f"train.swa_start is {self.train.swa_start}, but there are {self.num_epochs} epochs"
+            )
         return self
 
     @classmethod
@@ -125,11 +154,18 @@ class Experiment(Section):
         """
         c = self.criterion
         if num_classes < 2:
-            raise UserError(f"the label space has {num_classes} classes; there is nothing to learn", where="dataset")
+            raise UserError(
+                f"the label space has {num_classes} classes; there is nothing to learn",
+                where="dataset",
+            )
         if c.w_ce == c.w_lovasz == c.w_balanced == 0:
-            raise UserError("w_ce, w_lovasz and w_balanced are 0; there is no loss", where="criterion")
+            raise UserError(
+                "w_ce, w_lovasz and w_balanced are 0; there is no loss", where="criterion"
+            )
         if c.class_weight is not None and c.class_counts is not None:
-            raise UserError("class_weight and class_counts both say how classes are weighted", where="criterion")
+            raise UserError(
+                "class_weight and class_counts both say how classes are weighted", where="criterion"
+            )
         for key, kind in (("class_weight", "weights"), ("class_counts", "counts")):
             values = getattr(c, key)
             if values is not None and len(values) != num_classes:

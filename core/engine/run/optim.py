@@ -35,7 +35,9 @@ class SchedulerConfig(Section):
     """``scheduler:`` section; every schedule is evaluated per optimiser step."""
 
     name: Literal["none", "cosine", "cosine_warmup", "poly"] = "cosine_warmup"
-    warmup_steps: int = Field(0, ge=0)  # linear warm-up of cosine_warmup; U2MKD: 1000 / processes, 0 with one process
+    warmup_steps: int = Field(
+        0, ge=0
+    )  # linear warm-up of cosine_warmup; U2MKD: 1000 / processes, 0 with one process
     power: float = Field(0.9, gt=0)  # poly
 
 
@@ -48,7 +50,9 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module) -> Optimizer:
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     for pattern in config.lr_scale:
         if not any(pattern in name for name, _ in named):
-            raise UserError(f"optimizer.lr_scale: no trainable parameter's name contains '{pattern}'")
+            raise UserError(
+                f"optimizer.lr_scale: no trainable parameter's name contains '{pattern}'"
+            )
     groups: dict[float, list[nn.Parameter]] = {}
     for name, parameter in named:
         scale = next((s for pattern, s in config.lr_scale.items() if pattern in name), 1.0)

@@ -23,7 +23,13 @@ __all__ = ["RunDir", "default_run_dir", "git_state"]
 
 # changing these between a start and its continuation alters no result
 _FREE_KEYS = (
-    *("workers_per_gpu", "eval.pictures", "train.save_every", "train.max_nonfinite_steps", "dataset.root"),
+    *(
+        "workers_per_gpu",
+        "eval.pictures",
+        "train.save_every",
+        "train.max_nonfinite_steps",
+        "dataset.root",
+    ),
     *("teacher_pretrain", "teacher.cache"),  # the teacher itself is compared by its hash
 )
 
@@ -43,7 +49,9 @@ def git_state() -> dict[str, Any]:
 
     def git(*arguments: str) -> str | None:
         try:
-            result = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True)
+            result = subprocess.run(
+                ["git", *arguments], cwd=root, capture_output=True, text=True, check=True
+            )
         except (OSError, subprocess.CalledProcessError):
             return None
         return result.stdout.strip()
@@ -91,9 +99,16 @@ class RunDir:
             self._compare(yaml.safe_load(saved.read_text()), config)
         if world.rank == 0:
             config.dump(saved)
-            write_json(self.path / "git.json", git_state() | {"torch": torch.__version__, "command": sys.argv})
+            write_json(
+                self.path / "git.json",
+                git_state() | {"torch": torch.__version__, "command": sys.argv},
+            )
         suffix = f"_{world.rank:04d}" if world.size > 1 else ""
-        logger.add(self.path / "log" / f"{{time:YYYY-MM-DD_HH-mm-ss}}{suffix}.log", level="DEBUG", enqueue=False)
+        logger.add(
+            self.path / "log" / f"{{time:YYYY-MM-DD_HH-mm-ss}}{suffix}.log",
+            level="DEBUG",
+            enqueue=False,
+        )
 
     def _compare(self, saved: dict[str, Any], config: Config) -> None:
         old, new = flatten(saved), flatten(config.tree)

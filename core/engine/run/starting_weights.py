@@ -47,9 +47,13 @@ def start_from(module: nn.Module, path: Path, skipped: Sequence[str] = ()) -> No
                 cure=f"Names begin with {', '.join(sorted({_bare(key).split('.')[0] for key in own}))}",
             )
     new = {key: value for key, value in own.items() if _bare(key).startswith(tuple(skipped))}
-    given = {key: value for key, value in given.items() if not _bare(key).startswith(tuple(skipped))}
+    given = {
+        key: value for key, value in given.items() if not _bare(key).startswith(tuple(skipped))
+    }
     load_weights(target, given | new, f"{path}, key 'train.init_from'")
-    logger.info("starting with {} weights of {}, {} stay as drawn", len(own) - len(new), path, len(new))
+    logger.info(
+        "starting with {} weights of {}, {} stay as drawn", len(own) - len(new), path, len(new)
+    )
 
 
 def _bare(key: str) -> str:

@@ -3,7 +3,9 @@
 import contextlib
 import io
 
-with contextlib.redirect_stdout(io.StringIO()):  # tensorpack says that TensorFlow is missing; nobody wants it
+with contextlib.redirect_stdout(
+    io.StringIO()
+):  # tensorpack says that TensorFlow is missing; nobody wants it
     from torchpack.callbacks import Callback, SummaryWriter, TFEventWriter
     from torchpack.distributed import context
     from torchpack.train import Trainer

@@ -20,7 +20,9 @@ from core.sparse import fold_batch_norm
 __all__ = ["Predictor", "predict_points", "predictions", "score_network"]
 
 # What makes predictions of a loader's batches: (network, loader, device, autocast, title), see :func:`predictions`.
-Predictor = Callable[[nn.Module, Any, torch.device, Callable[[], Any], str], Iterator[tuple[Batch, Tensor]]]
+Predictor = Callable[
+    [nn.Module, Any, torch.device, Callable[[], Any], str], Iterator[tuple[Batch, Tensor]]
+]
 
 
 def predict_points(logits: Tensor, batch: Batch) -> Tensor:
@@ -61,7 +63,9 @@ def predictions(
 ) -> Iterator[tuple[Batch, Tensor]]:
     """Yield (batch, predicted class of each of its points); a progress bar on a terminal."""
     network = fold_batch_norm(network)  # a copy, in evaluation mode
-    for batch in tqdm(loader, desc=title, unit="batch", dynamic_ncols=True, disable=not sys.stderr.isatty()):
+    for batch in tqdm(
+        loader, desc=title, unit="batch", dynamic_ncols=True, disable=not sys.stderr.isatty()
+    ):
         batch = batch.to(device)
         with autocast():
             logits = network(batch).logits
@@ -104,6 +108,12 @@ def score_network(
         if on_batch is not None:
             on_batch(batch, predicted)
     score.all_reduce()
-    totals = sum_over_ranks(torch.tensor([scans, points], dtype=torch.float64, device=world.device)).tolist()
+    totals = sum_over_ranks(
+        torch.tensor([scans, points], dtype=torch.float64, device=world.device)
+    ).tolist()
     seconds = time.perf_counter() - start
-    return score, {"scans": totals[0], "points": totals[1], "seconds": seconds}, join_over_ranks(skipped)
+    return (
+        score,
+        {"scans": totals[0], "points": totals[1], "seconds": seconds},
+        join_over_ranks(skipped),
+    )

@@ -85,12 +85,17 @@ def evaluate_checkpoint(
     """
     from core.engine.report.run_report import PictureCollector, report_run
 
-    others = [(name, EvaluationResult.from_json(read_json(path), str(path))) for name, path in beside.items()]
+    others = [
+        (name, EvaluationResult.from_json(read_json(path), str(path)))
+        for name, path in beside.items()
+    ]
     context = Context.open(config, world)
     dataset = context.dataset(split)
     labels = dataset.labels
     model = trained_network(context, labels, checkpoint)
-    pictures = PictureCollector(dataset, context.experiment.eval.pictures if report and world.rank == 0 else 0)
+    pictures = PictureCollector(
+        dataset, context.experiment.eval.pictures if report and world.rank == 0 else 0
+    )
     loader, predict = loader_and_predictor(context, dataset, context.data, votes)
     score, totals, skipped = score_network(
         model, loader, labels.num_classes, world, context.autocast, pictures, predict
@@ -108,7 +113,9 @@ def evaluate_checkpoint(
     if world.rank == 0:
         for message in skipped:
             logger.warning("skipped: {}", message)
-        voted = f"-votes{votes.count}" if votes.count > 1 else ""  # the run's own score is that of one plain pass
+        voted = (
+            f"-votes{votes.count}" if votes.count > 1 else ""
+        )  # the run's own score is that of one plain pass
         write_json(json_path or run_path / f"evaluation-{split}{voted}.json", result.to_json())
         page = report_run(run_path, result, pictures, config, others) if report else None
         print_result(result, page, context.experiment.eval.legacy_metric)
@@ -117,7 +124,11 @@ def evaluate_checkpoint(
 
 def print_result(result: EvaluationResult, page: Path | None, legacy: bool) -> None:
     ending = "" if page is None else f"  report: {page}"
-    lenient = f" (legacy, points without a prediction left out: {100 * result.miou_legacy:.2f})" if legacy else ""
+    lenient = (
+        f" (legacy, points without a prediction left out: {100 * result.miou_legacy:.2f})"
+        if legacy
+        else ""
+    )
     voted = f", {result.votes} votes each" if result.votes > 1 else ""
     sys.stdout.write(
         f"mIoU {100 * result.miou:.2f}{lenient} on {result.num_scans} {result.split} scans{voted}{ending}\n"

@@ -42,17 +42,27 @@ def _named_file(text: str) -> tuple[str, Path]:
 
 def add_vote_options(parser: argparse.ArgumentParser) -> None:
     """``--votes`` and what belongs to it."""
-    group = parser.add_argument_group("votes (test-time augmentation), for a score, a prediction or a submission")
-    group.add_argument("--votes", type=int, default=1, metavar="N", help="views of each scan that decide together")
+    group = parser.add_argument_group(
+        "votes (test-time augmentation), for a score, a prediction or a submission"
+    )
+    group.add_argument(
+        "--votes", type=int, default=1, metavar="N", help="views of each scan that decide together"
+    )
     group.add_argument(
         "--vote-mode",
         default="fixed",
         choices=("fixed", "legacy_random"),
         help="N equal steps about z, or views drawn as in 2DPASS (eval.vote_augment)",
     )
-    group.add_argument("--vote-flips", action="store_true", help="fixed: every second view is mirrored")
-    group.add_argument("--vote-sum", default="softmax", choices=("softmax", "logits"), help="what is added up")
-    group.add_argument("--vote-chunk", type=int, metavar="M", help="views at a time (GPU: 4, processor: 1)")
+    group.add_argument(
+        "--vote-flips", action="store_true", help="fixed: every second view is mirrored"
+    )
+    group.add_argument(
+        "--vote-sum", default="softmax", choices=("softmax", "logits"), help="what is added up"
+    )
+    group.add_argument(
+        "--vote-chunk", type=int, metavar="M", help="views at a time (GPU: 4, processor: 1)"
+    )
 
 
 def read_votes(args: argparse.Namespace) -> Votes:
@@ -68,13 +78,30 @@ def read_votes(args: argparse.Namespace) -> Votes:
 
 def add_prediction_options(parser: argparse.ArgumentParser) -> None:
     """``--predict`` and ``--submit``, and what belongs to them."""
-    group = parser.add_argument_group("prediction, in place of a score; a job that was killed goes on")
-    group.add_argument("--submit", type=Path, metavar="DIR", help="write and check a submission of --split (or test)")
-    group.add_argument("--predict", metavar="IN", help="folder of .bin or .npy scans, or split:train|val|test")
-    group.add_argument("--out", type=Path, metavar="DIR", help="folder of the predictions; an old one is completed")
-    group.add_argument("--format", choices=("semantickitti", "nuscenes", "npy"), help="default: as the label space")
-    group.add_argument("--point-fields", type=int, metavar="N", help="values per point in IN's .bin files")
-    group.add_argument("--preview", action="store_true", help="draw the first scan from above, DIR/preview.png")
+    group = parser.add_argument_group(
+        "prediction, in place of a score; a job that was killed goes on"
+    )
+    group.add_argument(
+        "--submit",
+        type=Path,
+        metavar="DIR",
+        help="write and check a submission of --split (or test)",
+    )
+    group.add_argument(
+        "--predict", metavar="IN", help="folder of .bin or .npy scans, or split:train|val|test"
+    )
+    group.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder of the predictions; an old one is completed"
+    )
+    group.add_argument(
+        "--format", choices=("semantickitti", "nuscenes", "npy"), help="default: as the label space"
+    )
+    group.add_argument(
+        "--point-fields", type=int, metavar="N", help="values per point in IN's .bin files"
+    )
+    group.add_argument(
+        "--preview", action="store_true", help="draw the first scan from above, DIR/preview.png"
+    )
 
 
 def checked_split(parser: argparse.ArgumentParser, args: argparse.Namespace) -> str:
@@ -90,8 +117,26 @@ def checked_split(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
 
 def add_robustness_options(parser: argparse.ArgumentParser) -> None:
     """``--robustness`` and what belongs to it."""
-    group = parser.add_argument_group("robustness, in place of a score; a job that was killed goes on")
-    group.add_argument("--robustness", choices=("semantickitti-c", "robo3d"), help="score clean and corrupted scans")
-    group.add_argument("--kinds", nargs="+", metavar="NAME", help="corruptions: types (fog) or single ones (fog_heavy)")
-    group.add_argument("--robustness-root", type=Path, metavar="DIR", help="published corrupted scans (default: made)")
-    group.add_argument("--keep-labels", action="store_true", help="points of local distortion keep their class")
+    group = parser.add_argument_group(
+        "robustness, in place of a score; a job that was killed goes on"
+    )
+    group.add_argument(
+        "--robustness",
+        choices=("semantickitti-c", "robo3d"),
+        help="score clean and corrupted scans",
+    )
+    group.add_argument(
+        "--kinds",
+        nargs="+",
+        metavar="NAME",
+        help="corruptions: types (fog) or single ones (fog_heavy)",
+    )
+    group.add_argument(
+        "--robustness-root",
+        type=Path,
+        metavar="DIR",
+        help="published corrupted scans (default: made)",
+    )
+    group.add_argument(
+        "--keep-labels", action="store_true", help="points of local distortion keep their class"
+    )

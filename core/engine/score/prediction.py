@@ -28,7 +28,13 @@ from core.datasets.base import ScanDataset, check_split
 from core.datasets.calibration import CALIBRATION
 from core.datasets.folder import FolderConfig, FolderDataset
 from core.engine.run.context import Context
-from core.engine.run.distributed import World, barrier, join_over_ranks, rank_zero_first, sum_over_ranks
+from core.engine.run.distributed import (
+    World,
+    barrier,
+    join_over_ranks,
+    rank_zero_first,
+    sum_over_ranks,
+)
 from core.engine.score.evaluation import Predictor, predictions
 from core.engine.score.jobs import trained_network
 from core.engine.score.voting import PLAIN, Votes, loader_and_predictor
@@ -36,7 +42,14 @@ from core.errors import UserError
 from core.io import atomic_path, read_json, sha256, write_bytes, write_json
 from core.labels import LabelSpace
 
-__all__ = ["FORMATS", "PredictionFolder", "fill_folder", "open_source", "predict_checkpoint", "predicted_scans"]
+__all__ = [
+    "FORMATS",
+    "PredictionFolder",
+    "fill_folder",
+    "open_source",
+    "predict_checkpoint",
+    "predicted_scans",
+]
 
 FORMATS = ("semantickitti", "nuscenes", "npy")
 _SUFFIXES = (".bin", ".npy")
@@ -59,8 +72,12 @@ class PredictionFolder:
         """The file of a scan."""
         if self.format == "semantickitti":
             sequence, _, frame = token.rpartition("/")
-            return self.root / (f"sequences/{sequence}/predictions/{frame}.label" if sequence else f"{frame}.label")
-        return self.root / (f"{token}_lidarseg.bin" if self.format == "nuscenes" else f"{token}.npy")
+            return self.root / (
+                f"sequences/{sequence}/predictions/{frame}.label" if sequence else f"{frame}.label"
+            )
+        return self.root / (
+            f"{token}_lidarseg.bin" if self.format == "nuscenes" else f"{token}.npy"
+        )
 
     def write(self, token: str, classes: np.ndarray) -> None:
         """Write train ids u8 [N], atomically."""
@@ -68,7 +85,11 @@ class PredictionFolder:
             with atomic_path(self.path(token)) as temporary, temporary.open("wb") as stream:
                 np.save(stream, classes)
         else:
-            ids = self.labels.to_raw(classes).astype("<u4") if self.format == "semantickitti" else classes
+            ids = (
+                self.labels.to_raw(classes).astype("<u4")
+                if self.format == "semantickitti"
+                else classes
+            )
             write_bytes(self.path(token), ids.tobytes())
 
     def read(self, token: str) -> np.ndarray:
@@ -87,9 +108,15 @@ class PredictionFolder:
             UserError: another checkpoint or other settings have written here.
         """
         path = self.root / "classes.json"
-        written = self.labels.train_to_raw if self.format == "semantickitti" else range(self.labels.num_classes)
+        written = (
+            self.labels.train_to_raw
+            if self.format == "semantickitti"
+            else range(self.labels.num_classes)
+        )
         names = zip(self.labels.classes, self.labels.colors.tolist(), written)
-        classes = [{"name": name, "color": color, "id": int(number)} for name, color, number in names]
+        classes = [
+            {"name": name, "color": color, "id": int(number)} for name, color, number in names
+        ]
         record = {"format": self.format, "classes": classes, "made_by": made_by}
         if path.is_file():
             if read_json(path) != record:
@@ -120,24 +147,46 @@ def open_source(config: Config, source: str, point_fields: int | None = None) ->
     if kind == "split":
         check_split(split)
         return reader(section.model_copy(update={"use_labels": False}), split)
-    space = section.label_space if isinstance(section, FolderConfig) else reader.label_space(section).name
+    space = (
+        section.label_space
+        if isinstance(section, FolderConfig)
+        else reader.label_space(section).name
+    )
     recorded = section.point_fields if isinstance(section, FolderConfig) else reader.point_fields
     fields = point_fields or recorded or 4  # a data set may keep its scans in no array at all
     root = Path(source)
-    kinds = sorted({path.suffix for path in root.iterdir()} & set(_SUFFIXES)) if root.is_dir() else []
+    kinds = (
+        sorted({path.suffix for path in root.iterdir()} & set(_SUFFIXES)) if root.is_dir() else []
+    )
     if len(kinds) != 1:
-        found = "both .bin and .npy files" if kinds else "no .bin or .npy files" if root.is_dir() else "no such folder"
+        found = (
+            "both .bin and .npy files"
+            if kinds
+            else "no .bin or .npy files"
+            if root.is_dir()
+            else "no such folder"
+        )
         raise UserError(
             f"{found}; expected one folder of scans of one kind",
             where=source,
             cure="Give a folder of float32 .bin files or of .npy arrays, or a split of the data set: split:val",
         )
-    about = {"name": "folder", "root": root, "scans": f"*{kinds[0]}", "point_fields": fields, "label_space": space}
-    scans = FolderDataset(Config({"dataset": about}, source="--predict").parse(FolderConfig, "dataset"), "test")
+    about = {
+        "name": "folder",
+        "root": root,
+        "scans": f"*{kinds[0]}",
+        "point_fields": fields,
+        "label_space": space,
+    }
+    scans = FolderDataset(
+        Config({"dataset": about}, source="--predict").parse(FolderConfig, "dataset"), "test"
+    )
     if kinds == [".bin"]:
         _check_fields(scans, fields)
     if section.model_dump().get("multisweeps", {}).get("num_sweeps"):
-        logger.warning("the network was trained on joined sweeps; each scan of a folder stands alone")
+        logger.warning(
+            "the network was trained on joined sweeps; each scan of a folder stands alone"
+        )
     return scans
 
 
@@ -150,7 +199,11 @@ def _check_fields(scans: FolderDataset, fields: int) -> None:
     best = min(steps, key=steps.get, default=fields)
     if odd is None and not steps.get(best, 0) < 0.2 * steps.get(fields, 0):
         return
-    fault = f"its size is no multiple of {4 * fields} bytes" if odd else "read so, neighbours lie anywhere"
+    fault = (
+        f"its size is no multiple of {4 * fields} bytes"
+        if odd
+        else "read so, neighbours lie anywhere"
+    )
     fit = "" if best == fields else f"; {best} would fit"
     raise UserError(
         f"this scan does not have {fields} float32 values per point: {fault}{fit}",
@@ -220,7 +273,9 @@ def predict_checkpoint(
     """
     context = Context.open(config, world)
     if out.resolve() == Path(source).resolve():
-        raise UserError("predictions would mix with the scans", where=str(out), cure="Choose another --out")
+        raise UserError(
+            "predictions would mix with the scans", where=str(out), cure="Choose another --out"
+        )
     with rank_zero_first(world):
         scans = open_source(config, source, point_fields)
     form = format or (scans.labels.name if scans.labels.name in FORMATS else "npy")
@@ -258,7 +313,9 @@ def fill_folder(
     start = time.perf_counter()
     if missing:
         loader, predict = loader_and_predictor(context, scans, view, votes, missing)
-        for token, classes in predicted_scans(network, loader, world.device, context.autocast, skipped, predict):
+        for token, classes in predicted_scans(
+            network, loader, world.device, context.autocast, skipped, predict
+        ):
             folder.write(token, classes if finish is None else finish(token, classes))
             count, points = count + 1, points + len(classes)
     totals = torch.tensor([count, points], dtype=torch.float64, device=world.device)
@@ -270,7 +327,9 @@ def fill_folder(
             logger.warning("not predicted: {}", message)
         before = len(scans) - len(missing)
         there = f" ({before} were there before)" if before else ""
-        sys.stdout.write(f"{count:.0f} scans predicted{there}, {points / seconds:,.0f} points/s, in {folder.root}\n")
+        sys.stdout.write(
+            f"{count:.0f} scans predicted{there}, {points / seconds:,.0f} points/s, in {folder.root}\n"
+        )
         sys.stdout.flush()
 
 
@@ -279,14 +338,22 @@ def _view(context: Context, scans: ScanDataset) -> DataConfig:
     data = context.data
     if data.uses_images(training=False) and not scans.files(0).images:
         if context.world.rank == 0:
-            logger.info("no cameras ({} has no {}): the network runs without images", scans.root, CALIBRATION)
+            logger.info(
+                "no cameras ({} has no {}): the network runs without images",
+                scans.root,
+                CALIBRATION,
+            )
         return data.model_copy(update={"images": False})
     return data
 
 
 def _digest(config: Config, view: DataConfig, votes: dict[str, Any]) -> str:
     """Of all that changes a prediction besides the weights."""
-    settings = [config.tree["model"], view.model_dump(mode="json"), config.tree["dataset"].get("multisweeps")]
+    settings = [
+        config.tree["model"],
+        view.model_dump(mode="json"),
+        config.tree["dataset"].get("multisweeps"),
+    ]
     settings += [votes] if votes else []
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
 

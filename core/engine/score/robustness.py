@@ -63,7 +63,9 @@ class _Study:
             if path.is_file() and (saved := read_json(path)).get("extra") == self.identity:
                 self.results[name] = EvaluationResult.from_json(saved, str(path))
 
-    def score(self, network: nn.Module, name: str, scans: ScanDataset, clean: ScanDataset, split: str) -> None:
+    def score(
+        self, network: nn.Module, name: str, scans: ScanDataset, clean: ScanDataset, split: str
+    ) -> None:
         """Score the network on ``scans``; rank 0 writes the result and the picture of the first scan."""
         context, labels = self.context, clean.labels
         data = context.data
@@ -107,7 +109,9 @@ class _FirstScan:
         place = batch.indices.index(0)
         rows = slice(int(batch.point_offsets[place]), int(batch.point_offsets[place + 1]))
         own = batch.keyframe[rows].cpu().numpy()
-        scan = self.scans.load(0, cameras=False)  # the very same points: corruptions are functions of the token
+        scan = self.scans.load(
+            0, cameras=False
+        )  # the very same points: corruptions are functions of the token
         truth = batch.point_labels[rows].cpu().numpy()[own]
         like = int(self.clean.load(0, cameras=False).keyframe.sum())
         points, seen = scan.points[scan.keyframe], predicted[rows].cpu().numpy()[own]
@@ -180,12 +184,20 @@ def _corrupted(
     clean: ScanDataset, corruptions: Sequence[Corruption], root: Path | None, context: Context
 ) -> dict[str, ScanDataset]:
     if root is not None:
-        if context.world.rank == 0 and getattr(getattr(clean.config, "multisweeps", None), "num_sweeps", 0):
+        if context.world.rank == 0 and getattr(
+            getattr(clean.config, "multisweeps", None), "num_sweeps", 0
+        ):
             logger.warning("the network was trained on joined sweeps; published scans stand alone")
         found = {c.name: published(root, c) for c in corruptions}
         for name, scans in found.items() if context.world.rank == 0 else ():
             if len(scans) != len(clean):
-                logger.warning("{}: {} scans in {}, but {} clean ones", name, len(scans), scans.root, len(clean))
+                logger.warning(
+                    "{}: {} scans in {}, but {} clean ones",
+                    name,
+                    len(scans),
+                    scans.root,
+                    len(clean),
+                )
         return found
     sensor, seed = Sensor.of(clean), context.experiment.train.seed
     return {c.name: CorruptedScans(clean, c, sensor, seed) for c in corruptions}
@@ -213,23 +225,32 @@ def _write(
     folder = study.folder
     write_text(folder / "scores.csv", _csv(results, corruptions))
     write_json(folder / "summary.json", summary.to_json())
-    pictures = {name: path.read_bytes() for name in results if (path := folder / f"{name}.png").is_file()}
+    pictures = {
+        name: path.read_bytes() for name in results if (path := folder / f"{name}.png").is_file()
+    }
     first = next(iter(results.values()))
     facts = {
         "Command": shlex.join(["python", *sys.argv]),
         "Checkpoint": first.checkpoint,
         "SHA-256": first.checkpoint_sha256,
         "Scans": f"{first.num_scans} of {clean.describe()}",
-        "Corrupted points": study.identity["root"] or f"made on the fly, seed {study.context.experiment.train.seed}",
+        "Corrupted points": study.identity["root"]
+        or f"made on the fly, seed {study.context.experiment.train.seed}",
         "Votes": str(study.votes.count),
-        "Distorted points": "keep their class" if study.identity["keep_labels"] else "have no class",
+        "Distorted points": "keep their class"
+        if study.identity["keep_labels"]
+        else "have no class",
     }
-    write_text(folder / "index.html", robustness_page(summary, results, pictures, clean.labels, facts))
+    write_text(
+        folder / "index.html", robustness_page(summary, results, pictures, clean.labels, facts)
+    )
     means = {"RmIoU": summary.mean_miou, "mR": summary.mean_resilience}
     if summary.profile == "robo3d":
         means = {"mCE": summary.mean_error, "mRR": summary.mean_resilience}
     line = "".join(f"  {name} {value:.2f}" for name, value in means.items() if value is not None)
-    sys.stdout.write(f"clean mIoU {summary.clean:.2f}{line}  {len(corruptions)} corruptions: {folder / 'index.html'}\n")
+    sys.stdout.write(
+        f"clean mIoU {summary.clean:.2f}{line}  {len(corruptions)} corruptions: {folder / 'index.html'}\n"
+    )
     sys.stdout.flush()
 
 
@@ -245,5 +266,7 @@ def _csv(results: Mapping[str, EvaluationResult], corruptions: Sequence[Corrupti
         accuracy = 100 * counts[:, IGNORE + 1 :].trace() / max(counts.sum(), 1)
         ious = ["" if iou is None else f"{100 * iou:.4f}" for iou in result.iou.values()]
         miou = "" if result.miou != result.miou else f"{100 * result.miou:.4f}"
-        writer.writerow([name, *kinds.get(name, (CLEAN, "")), miou, f"{accuracy:.4f}", result.num_points, *ious])
+        writer.writerow(
+            [name, *kinds.get(name, (CLEAN, "")), miou, f"{accuracy:.4f}", result.num_points, *ious]
+        )
     return stream.getvalue()

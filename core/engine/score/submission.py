@@ -45,7 +45,14 @@ from core.labels import LABEL_SPACES, LabelSpace
 
 __all__ = ["SubmissionFolder", "fill_gaps", "main", "pack", "remap", "submit_checkpoint"]
 
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # of every entry: the same predictions make the same zip, byte for byte
+_EPOCH = (
+    1980,
+    1,
+    1,
+    0,
+    0,
+    0,
+)  # of every entry: the same predictions make the same zip, byte for byte
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,13 @@ class SubmissionFolder(PredictionFolder):
 
 
 def submit_checkpoint(
-    world: World, config: Config, checkpoint: Path, out: Path, *, split: str = "test", votes: Votes = PLAIN
+    world: World,
+    config: Config,
+    checkpoint: Path,
+    out: Path,
+    *,
+    split: str = "test",
+    votes: Votes = PLAIN,
 ) -> None:
     """Predict a split into ``out``, pack ``out/submission.zip`` and check it as the benchmark does.
 
@@ -86,14 +99,24 @@ def submit_checkpoint(
         scans = open_source(config, f"split:{split}")
     named = eval_set(scans)
     folder = SubmissionFolder(out, name, scans.labels, named)
-    fill_folder(context, scans, checkpoint, folder, votes, finish=lambda token, ids: _whole(scans, token, ids))
+    fill_folder(
+        context,
+        scans,
+        checkpoint,
+        folder,
+        votes,
+        finish=lambda token, ids: _whole(scans, token, ids),
+    )
     barrier()  # the zip needs the files of all ranks
     if world.rank == 0:
         names = [prediction_name(name, scans.token(i), named) for i in range(len(scans))]
         if name == "nuscenes":
             names.append(meta_name(named))
             if not (out / meta_name(named)).is_file():
-                write_json(out / meta_name(named), {"meta": _meta(context.data.uses_images(training=False))})
+                write_json(
+                    out / meta_name(named),
+                    {"meta": _meta(context.data.uses_images(training=False))},
+                )
         elif (out / DESCRIPTION).is_file():
             names.append(DESCRIPTION)
         _show_faults(out / ZIP, pack(out, names, out / ZIP) or check_submission(out / ZIP, scans))
@@ -142,9 +165,16 @@ def pack(folder: Path, names: Sequence[str], target: Path) -> list[str]:
     missing = [f"{name}: this file is missing" for name in names if not (folder / name).is_file()]
     if missing:
         return missing
-    folders = {f"{parent}/" for name in names for parent in PurePosixPath(name).parents if parent.name}
-    with atomic_path(target) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name in tqdm(sorted([*folders, *names]), desc="packing", unit="file", disable=not sys.stderr.isatty()):
+    folders = {
+        f"{parent}/" for name in names for parent in PurePosixPath(name).parents if parent.name
+    }
+    with (
+        atomic_path(target) as temporary,
+        zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive,
+    ):
+        for name in tqdm(
+            sorted([*folders, *names]), desc="packing", unit="file", disable=not sys.stderr.isatty()
+        ):
             entry = zipfile.ZipInfo(name, _EPOCH)
             entry.compress_type = zipfile.ZIP_STORED if name.endswith("/") else zipfile.ZIP_DEFLATED
             entry.external_attr = 0o40755 << 16 | 0x10 if name.endswith("/") else 0o100644 << 16
@@ -166,16 +196,22 @@ def remap(source: Path, target: Path, to: str, labels: LabelSpace) -> int:
             written.
     """
     if not source.is_dir():
-        raise UserError("no such folder", where=str(source), cure="Give the folder that holds the .label files")
+        raise UserError(
+            "no such folder", where=str(source), cure="Give the folder that holds the .label files"
+        )
     if target.resolve().is_relative_to(source.resolve()):
         raise UserError(
-            "the remapped files would mix with the others", where=str(target), cure="Choose a folder outside IN"
+            "the remapped files would mix with the others",
+            where=str(target),
+            cure="Choose a folder outside IN",
         )
     paths = sorted(source.rglob("*.label"))
     if not paths:
         raise UserError("no .label files in this folder", where=str(source))
     for write in (False, True):  # a fault in the last file must not leave half a folder of others
-        for path in tqdm(paths, desc="writing" if write else "reading", disable=not sys.stderr.isatty()):
+        for path in tqdm(
+            paths, desc="writing" if write else "reading", disable=not sys.stderr.isatty()
+        ):
             ids = _remapped(path, to, labels)
             if write:
                 write_bytes(target / path.relative_to(source), ids.tobytes())
@@ -185,7 +221,9 @@ def remap(source: Path, target: Path, to: str, labels: LabelSpace) -> int:
 def _remapped(path: Path, to: str, labels: LabelSpace) -> np.ndarray:
     """U32 [N] of one file."""
     if path.stat().st_size % 4:
-        raise UserError(f"{path.stat().st_size} bytes are no whole number of uint32 ids", where=str(path))
+        raise UserError(
+            f"{path.stat().st_size} bytes are no whole number of uint32 ids", where=str(path)
+        )
     ids = np.fromfile(path, "<u4")
     classes = ids & 0xFFFF
     if to == "train":
@@ -227,7 +265,9 @@ def _label_space(name: str) -> LabelSpace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """``python -m core.engine.submission check|remap``."""
-    parser = argparse.ArgumentParser(prog="python -m core.engine.submission", description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m core.engine.submission", description=__doc__.split("\n\n")[0]
+    )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     jobs = parser.add_subparsers(dest="job", required=True)
     check = jobs.add_parser("check", help="see whether the benchmark would take a folder or a zip")
@@ -239,8 +279,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     change = jobs.add_parser("remap", help="rewrite .label files in other ids, into another folder")
     change.add_argument("source", type=Path, metavar="IN")
     change.add_argument("target", type=Path, metavar="OUT")
-    change.add_argument("--to", required=True, choices=("raw", "train"), help="raw: for a submission")
-    change.add_argument("--label-space", default="semantickitti", help="a built-in one or a YAML file")
+    change.add_argument(
+        "--to", required=True, choices=("raw", "train"), help="raw: for a submission"
+    )
+    change.add_argument(
+        "--label-space", default="semantickitti", help="a built-in one or a YAML file"
+    )
     args = parser.parse_args(argv)
     if args.job == "remap":
         count = remap(args.source, args.target, args.to, _label_space(args.label_space))
@@ -248,5 +292,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     scans = open_split(args.dataset, args.root, args.split, args.version)
     if scans.expected not in (None, len(scans)):
-        logger.warning("{} holds {} of the {} scans of the split", args.root, len(scans), scans.expected)
+        logger.warning(
+            "{} holds {} of the {} scans of the split", args.root, len(scans), scans.expected
+        )
     _show_faults(args.path, check_submission(args.path, scans))

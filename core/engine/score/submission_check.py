@@ -36,7 +36,10 @@ __all__ = [
 ZIP = "submission.zip"
 DESCRIPTION = "description.txt"  # optional for SemanticKITTI: name, pdf url, code url of the method
 META_KEYS = ("use_camera", "use_lidar", "use_radar", "use_map", "use_external")
-_OURS = ("classes.json", ZIP)  # beside the files of a submission folder; they do not go into the zip
+_OURS = (
+    "classes.json",
+    ZIP,
+)  # beside the files of a submission folder; they do not go into the zip
 _WIDTH = {"semantickitti": 4, "nuscenes": 1}  # bytes per point
 
 
@@ -82,8 +85,12 @@ class _Files(ABC):
 class _FolderFiles(_Files):
     def __init__(self, root: Path) -> None:
         self.root = root
-        paths = {path.relative_to(root).as_posix(): path for path in root.rglob("*") if path.is_file()}
-        self.sizes = {name: path.stat().st_size for name, path in paths.items() if name not in _OURS}
+        paths = {
+            path.relative_to(root).as_posix(): path for path in root.rglob("*") if path.is_file()
+        }
+        self.sizes = {
+            name: path.stat().st_size for name, path in paths.items() if name not in _OURS
+        }
 
     def read(self, name: str) -> bytes:
         return (self.root / name).read_bytes()
@@ -96,7 +103,11 @@ class _ZipFiles(_Files):
         self.sizes = {entry.filename: entry.file_size for entry in entries if not entry.is_dir()}
         self.folders = {entry.filename for entry in entries if entry.is_dir()}
         names = [entry.filename for entry in entries]
-        self.twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+        self.twice = (
+            sorted({name for name in names if names.count(name) > 1})
+            if len(set(names)) < len(names)
+            else []
+        )
 
     def read(self, name: str) -> bytes:
         return self.archive.read(name)
@@ -119,12 +130,16 @@ def check_submission(path: Path, scans: ScanDataset) -> Iterator[str]:
         yield from _faults(_FolderFiles(path), scans)
         return
     if not path.is_file() or path.suffix != ".zip":
-        what = "this file's name does not end in .zip" if path.is_file() else "no such file or folder"
+        what = (
+            "this file's name does not end in .zip" if path.is_file() else "no such file or folder"
+        )
         raise UserError(what, where=str(path), cure="Give a submission's folder, or its zip")
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError) as error:
-        raise UserError(f"this is no zip archive ({error})", where=str(path), cure="Pack it again") from error
+        raise UserError(
+            f"this is no zip archive ({error})", where=str(path), cure="Pack it again"
+        ) from error
     with archive:
         files = _ZipFiles(archive)
         yield from (f"{name}: the zip holds this entry twice" for name in files.twice)
@@ -133,12 +148,21 @@ def check_submission(path: Path, scans: ScanDataset) -> Iterator[str]:
 
 def _faults(files: _Files, scans: ScanDataset) -> Iterator[str]:
     dataset, split = scans.labels.name, eval_set(scans)
-    yield from (f"data set: {gap.text}; unpack it, its predictions cannot be checked" for gap in _lacking(scans))
+    yield from (
+        f"data set: {gap.text}; unpack it, its predictions cannot be checked"
+        for gap in _lacking(scans)
+    )
     names = [prediction_name(dataset, scans.token(i), split) for i in range(len(scans))]
     if files.folders is not None and dataset == "semantickitti":
-        wanted = {f"{parent}/": None for name in names for parent in reversed(PurePosixPath(name).parents[:-1])}
+        wanted = {
+            f"{parent}/": None
+            for name in names
+            for parent in reversed(PurePosixPath(name).parents[:-1])
+        }
         yield from (
-            f"{folder}: the zip has no entry for this folder" for folder in wanted if folder not in files.folders
+            f"{folder}: the zip has no entry for this folder"
+            for folder in wanted
+            if folder not in files.folders
         )
     if dataset == "nuscenes":
         yield from _meta_faults(files, meta_name(split))
@@ -146,7 +170,11 @@ def _faults(files: _Files, scans: ScanDataset) -> Iterator[str]:
         points = scans.files(index).points.stat().st_size // (4 * scans.point_fields)
         yield from _file_faults(files, name, points, scans.labels)
     known = {*names, meta_name(split) if dataset == "nuscenes" else DESCRIPTION}
-    yield from (f"{name}: this file does not belong to a submission" for name in files.sizes if name not in known)
+    yield from (
+        f"{name}: this file does not belong to a submission"
+        for name in files.sizes
+        if name not in known
+    )
 
 
 def _lacking(scans: ScanDataset) -> Iterator:
@@ -159,13 +187,19 @@ def _meta_faults(files: _Files, name: str) -> Iterator[str]:
         return
     try:
         meta = json.loads(_content(files, name))["meta"]
-        wrong = {key: meta[key] for key in meta if key not in META_KEYS or not isinstance(meta[key], bool)}
+        wrong = {
+            key: meta[key]
+            for key in meta
+            if key not in META_KEYS or not isinstance(meta[key], bool)
+        }
         lacking = [key for key in META_KEYS if key not in meta]
     except (ValueError, KeyError, TypeError) as error:
         yield f"{name}: this is not JSON with an object 'meta' ({error})"
         return
     if lacking or wrong:
-        listed = ", ".join([f"{key} is missing" for key in lacking] + [f"{k} is {v!r}" for k, v in wrong.items()])
+        listed = ", ".join(
+            [f"{key} is missing" for key in lacking] + [f"{k} is {v!r}" for k, v in wrong.items()]
+        )
         yield f"{name}: 'meta' must hold true or false for {', '.join(META_KEYS)} and nothing else; {listed}"
 
 
@@ -177,7 +211,13 @@ def _content(files: _Files, name: str) -> bytes:
     """
     try:
         return files.read(name)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:  # RuntimeError: encrypted
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        OSError,
+        RuntimeError,
+    ) as error:  # RuntimeError: encrypted
         raise ValueError(f"damaged: {error}") from error
 
 
@@ -188,7 +228,11 @@ def _file_faults(files: _Files, name: str, points: int, labels: LabelSpace) -> I
         return
     size = files.sizes[name]
     if size != width * points:
-        other = f"; {size // points} bytes per point are another type" if size % points == 0 and size else ""
+        other = (
+            f"; {size // points} bytes per point are another type"
+            if size % points == 0 and size
+            else ""
+        )
         yield f"{name}: {size} bytes; expected {width * points}, for {points} points one uint{8 * width} each{other}"
         return
     try:
@@ -196,8 +240,12 @@ def _file_faults(files: _Files, name: str, points: int, labels: LabelSpace) -> I
     except ValueError as error:
         yield f"{name}: cannot be read ({error})"
         return
-    allowed = np.asarray(labels.train_to_raw if width == 4 else range(1, labels.num_classes), np.uint32)
-    found, counts = np.unique(ids & 0xFFFF if width == 4 else ids, return_counts=True)  # above: instance numbers
+    allowed = np.asarray(
+        labels.train_to_raw if width == 4 else range(1, labels.num_classes), np.uint32
+    )
+    found, counts = np.unique(
+        ids & 0xFFFF if width == 4 else ids, return_counts=True
+    )  # above: instance numbers
     wrong = ~np.isin(found, allowed)
     if wrong.any():
         listed = ", ".join(f"{i} ({n} points)" for i, n in zip(found[wrong][:5], counts[wrong][:5]))

@@ -53,10 +53,14 @@ class Votes:
     def __post_init__(self) -> None:
         for option, value in (("--votes", self.count), ("--vote-chunk", self.chunk)):
             if value is not None and value < 1:
-                raise UserError(f"{value} is no number of views", where=option, cure="Give 1 or more")
+                raise UserError(
+                    f"{value} is no number of views", where=option, cure="Give 1 or more"
+                )
         if self.flips and self.mode != "fixed":
             raise UserError(
-                "only fixed views are mirrored by it", where="--vote-flips", cure="Set eval.vote_augment.flip instead"
+                "only fixed views are mirrored by it",
+                where="--vote-flips",
+                cure="Set eval.vote_augment.flip instead",
             )
 
     def chunk_on(self, device: torch.device) -> int:
@@ -72,7 +76,12 @@ class Votes:
         """All that changes a voted prediction, as plain values; empty for one plain pass."""
         if self.count == 1:
             return {}
-        settings: dict[str, Any] = {"count": self.count, "mode": self.mode, "sum": self.sum, "flips": self.flips}
+        settings: dict[str, Any] = {
+            "count": self.count,
+            "mode": self.mode,
+            "sum": self.sum,
+            "flips": self.flips,
+        }
         if self.mode == "legacy_random":
             settings |= {"augment": context.experiment.eval.vote_augment.model_dump(mode="json")}
             settings |= {"seed": context.experiment.train.seed}
@@ -83,7 +92,11 @@ PLAIN = Votes()
 
 
 def loader_and_predictor(
-    context: Context, scans: ScanDataset, data: DataConfig, votes: Votes, indices: Sequence[int] | None = None
+    context: Context,
+    scans: ScanDataset,
+    data: DataConfig,
+    votes: Votes,
+    indices: Sequence[int] | None = None,
 ) -> tuple[Any, Predictor]:
     """The loader of this rank's scans, and what makes predictions of its batches.
 
@@ -93,8 +106,12 @@ def loader_and_predictor(
     if votes.count == 1:
         chosen = ChosenScans(scans, data, range(len(scans)) if indices is None else indices)
         return context.loader_of(chosen, training=False), predictions
-    samples = VoteSamples(scans, data, votes.plan(context), votes.chunk_on(context.world.device), indices)
-    return context.loader_of(samples, training=False, batch_size=1), partial(voted_predictions, votes=votes)
+    samples = VoteSamples(
+        scans, data, votes.plan(context), votes.chunk_on(context.world.device), indices
+    )
+    return context.loader_of(samples, training=False, batch_size=1), partial(
+        voted_predictions, votes=votes
+    )
 
 
 @torch.no_grad()
@@ -119,7 +136,9 @@ def voted_predictions(
     network = fold_batch_norm(network)  # a copy, in evaluation mode
     first: Batch | None = None
     total, seen = torch.empty(0), 0
-    for batch in tqdm(loader, desc=title, unit="batch", dynamic_ncols=True, disable=not sys.stderr.isatty()):
+    for batch in tqdm(
+        loader, desc=title, unit="batch", dynamic_ncols=True, disable=not sys.stderr.isatty()
+    ):
         batch = batch.to(device)
         if first is None:
             first, seen = _first_view(batch), 0

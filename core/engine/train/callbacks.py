@@ -16,7 +16,15 @@ from core.engine.run.run_dir import RunDir
 from core.engine.run.torchpack_api import Callback, SummaryWriter, TFEventWriter
 from core.errors import EXIT_INTERRUPTED
 
-__all__ = ["Checkpoints", "EpochLog", "Evaluation", "JSONLines", "Progress", "Resume", "TensorBoard"]
+__all__ = [
+    "Checkpoints",
+    "EpochLog",
+    "Evaluation",
+    "JSONLines",
+    "Progress",
+    "Resume",
+    "TensorBoard",
+]
 
 
 class Resume(Callback):
@@ -39,7 +47,10 @@ class Evaluation(Callback):
         self.score, self.every = score, every
 
     def _trigger_epoch(self) -> None:
-        if self.trainer.epoch_num % self.every == 0 or self.trainer.epoch_num == self.trainer.num_epochs:
+        if (
+            self.trainer.epoch_num % self.every == 0
+            or self.trainer.epoch_num == self.trainer.num_epochs
+        ):
             for name, value in self.score().items():
                 self.trainer.summary.add_scalar(name, value, max_to_keep=1)
 
@@ -76,7 +87,9 @@ class Checkpoints(Callback):
 
     def _trigger_epoch(self) -> None:
         trainer = self.trainer
-        step, value = trainer.summary[self.scalar][-1] if self.scalar in trainer.summary else (-1, None)
+        step, value = (
+            trainer.summary[self.scalar][-1] if self.scalar in trainer.summary else (-1, None)
+        )
         improved = step == trainer.global_step and (self.best is None or value > self.best[1])
         if improved:
             self.best = (step, value)
@@ -86,7 +99,10 @@ class Checkpoints(Callback):
 
     def _leave(self) -> None:
         barrier()
-        logger.warning("stopped by a signal after step {}; start the same command to go on", self.trainer.global_step)
+        logger.warning(
+            "stopped by a signal after step {}; start the same command to go on",
+            self.trainer.global_step,
+        )
         raise SystemExit(EXIT_INTERRUPTED)
 
     def _state_dict(self) -> dict[str, Any]:
@@ -136,7 +152,9 @@ class TensorBoard(TFEventWriter):
     def _set_trainer(self, trainer: Any) -> None:
         from torch.utils.tensorboard import SummaryWriter as Writer
 
-        self.writer = Writer(self.save_dir, purge_step=self.start_step + 1 if self.start_step else None)
+        self.writer = Writer(
+            self.save_dir, purge_step=self.start_step + 1 if self.start_step else None
+        )
 
 
 class Progress(Callback):
@@ -185,5 +203,7 @@ class EpochLog(SummaryWriter):
         trainer = self.trainer
         loss = sum(self.losses) / len(self.losses) if self.losses else float("nan")
         score = "" if self.score is None else f", {self.scalar} {self.score:.2f}"
-        logger.info("epoch {}/{}: loss {:.4f}{}", trainer.epoch_num, trainer.num_epochs, loss, score)
+        logger.info(
+            "epoch {}/{}: loss {:.4f}{}", trainer.epoch_num, trainer.num_epochs, loss, score
+        )
         self.losses, self.score = [], None

@@ -14,7 +14,15 @@ from core.engine.run.distributed import World, barrier, join_over_ranks
 from core.engine.run.run_dir import RunDir
 from core.engine.score.evaluation import score_network
 from core.engine.score.jobs import evaluate_checkpoint, print_result
-from core.engine.train.callbacks import Checkpoints, EpochLog, Evaluation, JSONLines, Progress, Resume, TensorBoard
+from core.engine.train.callbacks import (
+    Checkpoints,
+    EpochLog,
+    Evaluation,
+    JSONLines,
+    Progress,
+    Resume,
+    TensorBoard,
+)
 from core.engine.train.trainer import DistillTrainer, Supervised
 from core.errors import UserError
 from core.io import read_json, sha256, write_json
@@ -25,7 +33,9 @@ __all__ = ["BEST_SCALAR", "run_training", "teacher_trainer", "train_teacher"]
 BEST_SCALAR = "iou/val/vox"
 
 
-def train_teacher(world: World, config: Config, run_path: Path, *, profile: int | None = None) -> None:
+def train_teacher(
+    world: World, config: Config, run_path: Path, *, profile: int | None = None
+) -> None:
     """Stage 1: train a LiDAR-only network with labels, score it each epoch, write the report.
 
     Args:
@@ -36,14 +46,18 @@ def train_teacher(world: World, config: Config, run_path: Path, *, profile: int 
     """
     if "distill" in config.tree:
         raise UserError(
-            "this is a student's configuration", where=config.origin("distill"), cure="Run train_student.py with it"
+            "this is a student's configuration",
+            where=config.origin("distill"),
+            cure="Run train_student.py with it",
         )
     context = Context.open(config, world)
     train_set, val_set = context.dataset("train"), context.dataset("val")
     run_training(context, teacher_trainer(context, train_set, RunDir(run_path)), val_set, profile)
 
 
-def run_training(context: Context, trainer: DistillTrainer, val_set: ScanDataset, profile: int | None = None) -> None:
+def run_training(
+    context: Context, trainer: DistillTrainer, val_set: ScanDataset, profile: int | None = None
+) -> None:
     """Train from the newest checkpoint to the last epoch, then score the best weights and write the report.
 
     The trainer comes ready-made: a faulty setting has stopped the job before the run folder is touched. With
@@ -59,7 +73,9 @@ def run_training(context: Context, trainer: DistillTrainer, val_set: ScanDataset
     run_dir.open(config, world)
     found = run_dir.checkpoints.newest()
     state = None if found is None else found[1]
-    if world.rank == 0:  # a run killed before its first checkpoint starts over, and so do its scalars
+    if (
+        world.rank == 0
+    ):  # a run killed before its first checkpoint starts over, and so do its scalars
         run_dir.rewind(0 if state is None else state["global_step"])
     barrier()
     if state is not None:
@@ -103,7 +119,11 @@ def teacher_trainer(context: Context, train_set: ScanDataset, run_dir: RunDir) -
         context.loader(train_set, training=True),
         context.world,
         run_dir,
-        {"fingerprint": labels.fingerprint, "classes": list(labels.classes), "config": context.config.tree},
+        {
+            "fingerprint": labels.fingerprint,
+            "classes": list(labels.classes),
+            "config": context.config.tree,
+        },
     )
 
 
@@ -114,14 +134,22 @@ def _scored_before(run_path: Path, checkpoint: Path) -> bool:
     return whole and read_json(saved).get("checkpoint_sha256") == sha256(checkpoint)
 
 
-def _fit(context: Context, trainer: DistillTrainer, val_set: ScanDataset, run_dir: RunDir, state: Any) -> None:
+def _fit(
+    context: Context, trainer: DistillTrainer, val_set: ScanDataset, run_dir: RunDir, state: Any
+) -> None:
     val_loader = context.loader(val_set, training=False)
     classes = val_set.labels.classes
 
     def score() -> dict[str, float]:
-        result, _, _ = score_network(trainer.scored_model, val_loader, len(classes), context.world, context.autocast)
+        result, _, _ = score_network(
+            trainer.scored_model, val_loader, len(classes), context.world, context.autocast
+        )
         ious = result.overall.iou().tolist()
-        named = {f"{BEST_SCALAR}/{name}": 100 * iou for name, iou in zip(classes[1:], ious[1:]) if iou == iou}
+        named = {
+            f"{BEST_SCALAR}/{name}": 100 * iou
+            for name, iou in zip(classes[1:], ious[1:])
+            if iou == iou
+        }
         return {BEST_SCALAR: 100 * result.overall.miou()} | named
 
     e = context.experiment

@@ -44,7 +44,9 @@ class KnowledgeCache:
         UserError: the teacher's view changes from epoch to epoch.
     """
 
-    def __init__(self, root: Path, teacher: FrozenTeacher, sweeps: object, device: torch.device) -> None:
+    def __init__(
+        self, root: Path, teacher: FrozenTeacher, sweeps: object, device: torch.device
+    ) -> None:
         data = teacher.data
         if data.augment is not None or data.max_voxels is not None:
             raise UserError(
@@ -53,7 +55,11 @@ class KnowledgeCache:
                 cure="Set teacher.data.augment to null (and teacher.data.max_voxels), or leave teacher.cache out",
             )
         self.teacher, self.device = teacher, device
-        about = {"teacher": teacher.sha256, "data": data.model_dump(mode="json"), "multisweeps": sweeps}
+        about = {
+            "teacher": teacher.sha256,
+            "data": data.model_dump(mode="json"),
+            "multisweeps": sweeps,
+        }
         digest = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()
         self.folder = root / digest[:16]
         self.about = about
@@ -62,7 +68,9 @@ class KnowledgeCache:
         """The file of a scan."""
         return self.folder / f"{token}.safetensors"
 
-    def fill(self, dataset: ScanDataset, world: World, workers: int, autocast: Callable[[], Any]) -> None:
+    def fill(
+        self, dataset: ScanDataset, world: World, workers: int, autocast: Callable[[], Any]
+    ) -> None:
         """Ask the teacher about every scan that has no file yet; ranks share the work. Collective.
 
         Args:
@@ -76,9 +84,18 @@ class KnowledgeCache:
             write_json(self.folder / "about.json", json.loads(json.dumps(self.about, default=str)))
             logger.info("the teacher looks at {} scans once; kept in {}", len(missing), self.folder)
         samples = ChosenScans(dataset, self.teacher.data, missing)
-        loader = build_loader(samples, batch_size=1, workers=workers, training=False, rank=world.rank, world=world.size)
+        loader = build_loader(
+            samples,
+            batch_size=1,
+            workers=workers,
+            training=False,
+            rank=world.rank,
+            world=world.size,
+        )
         loader.set_epoch(1, 0)
-        for batch in tqdm(loader, desc="teacher", unit="scan", dynamic_ncols=True, disable=not sys.stderr.isatty()):
+        for batch in tqdm(
+            loader, desc="teacher", unit="scan", dynamic_ncols=True, disable=not sys.stderr.isatty()
+        ):
             with autocast():
                 knowledge = self.teacher.know(batch.to(world.device))
             if not self.path(batch.tokens[0]).is_file():
@@ -103,7 +120,9 @@ class KnowledgeCache:
                 )
         path = self.path(knowledge.tokens[0])
         with atomic_path(path) as temporary:
-            save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary)
+            save_file(
+                {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary
+            )
 
     def __call__(self, batch: Batch) -> tuple[Batch, Knowledge]:
         """The batch and what the teacher said about its scans."""
@@ -112,7 +131,9 @@ class KnowledgeCache:
         sizes = [len(part["coords"]) for part in parts]
         starts = [sum(sizes[:i]) for i in range(len(sizes))]
         rows = [part["keyframe_voxels"].long() for part in parts]
-        links = torch.cat([torch.where(row < 0, -1, row + start) for row, start in zip(rows, starts)])
+        links = torch.cat(
+            [torch.where(row < 0, -1, row + start) for row, start in zip(rows, starts)]
+        )
         logits = torch.cat([part["logits"].float() for part in parts]).to(self.device)
         coords = coords.to(self.device)
         stages = ()

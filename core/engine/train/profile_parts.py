@@ -20,10 +20,29 @@ __all__ = ["PARTS", "Parts", "parts_of"]
 DATA, MAPS, CONV, ATTENTION, NORM, MATRIX = (
     "data loading", "kernel maps", "convolution", "attention", "batch norm", "matrix products"
 )  # fmt: skip
-LAYERS, LOSS, OPTIMISER, COMMUNICATION, OTHER = "other layers", "loss", "optimiser", "communication", "other"
+LAYERS, LOSS, OPTIMISER, COMMUNICATION, OTHER = (
+    "other layers",
+    "loss",
+    "optimiser",
+    "communication",
+    "other",
+)
 TEACHER = "teacher"  # with all it is made of
 IDLE = "GPU waits for the host"
-PARTS = (DATA, MAPS, CONV, ATTENTION, NORM, MATRIX, LAYERS, TEACHER, LOSS, OPTIMISER, COMMUNICATION, OTHER)
+PARTS = (
+    DATA,
+    MAPS,
+    CONV,
+    ATTENTION,
+    NORM,
+    MATRIX,
+    LAYERS,
+    TEACHER,
+    LOSS,
+    OPTIMISER,
+    COMMUNICATION,
+    OTHER,
+)
 
 _RANGES = {
     "lidistill::step": OTHER,
@@ -50,7 +69,11 @@ _OPERATORS = (  # beginnings of names; the first that fits counts
 )
 _COLLECTIVES = ("c10d::", "gloo:", "nccl:", "record_param_comms")
 _NODE = "autograd::engine::evaluate_function"
-_MAY_WAIT = (*(name for name, part in _RANGES.items() if part in (OTHER, LOSS, LAYERS)), "_Normalise", _NODE)
+_MAY_WAIT = (
+    *(name for name, part in _RANGES.items() if part in (OTHER, LOSS, LAYERS)),
+    "_Normalise",
+    _NODE,
+)
 
 
 @dataclass(frozen=True)
@@ -74,7 +97,9 @@ class Parts:
         for part, (forward, backward) in self.rows.items():
             both = forward + backward
             shown = f"{backward:>10.2f}" if backward else f"{'-':>10}"
-            lines.append(f"{part:<24}{forward:>10.2f}{shown}{both:>10.2f}{100 * both / self.step:>7.1f} %")
+            lines.append(
+                f"{part:<24}{forward:>10.2f}{shown}{both:>10.2f}{100 * both / self.step:>7.1f} %"
+            )
         return [*lines, f"{'step':<24}{'':>20}{self.step:>10.2f}{100:>7.1f} %"]
 
 
@@ -110,7 +135,9 @@ def parts_of(events: Iterable[Any]) -> Parts:
             kernels = kernels or bool(event.kernels)
         elif event.name.startswith(_COLLECTIVES):
             pending.append((event.time_range.start, event.time_range.end))
-    main = next(t for t, found in by_thread.items() if any(e.name == "lidistill::step" for e in found))
+    main = next(
+        t for t, found in by_thread.items() if any(e.name == "lidistill::step" for e in found)
+    )
     forward: dict[int, str] = {}  # autograd sequence number -> part
     clock = _Walk(forward, pending)
     clock.walk(by_thread.pop(main))
@@ -118,7 +145,9 @@ def parts_of(events: Iterable[Any]) -> Parts:
     duration = sum(s.elapsed_us() for s in steps)
     times = clock.times
     if kernels:
-        times = _device_times(clock, [_walked(forward, found) for found in by_thread.values()], duration)
+        times = _device_times(
+            clock, [_walked(forward, found) for found in by_thread.values()], duration
+        )
     scale = 1e-3 / len(steps)
     rows = {
         part: (scale * times.get((part, False), 0.0), scale * times.get((part, True), 0.0))
@@ -159,7 +188,9 @@ class _Walk:
             self._leave_until(start)
             self._spend(start)
             frame = self._frame(event)
-            if self._stack:  # clocks of events are rounded: a child ends with its parent at the latest
+            if (
+                self._stack
+            ):  # clocks of events are rounded: a child ends with its parent at the latest
                 frame.end = min(frame.end, self._stack[-1].end)
             self._stack.append(frame)
             self._count_kernels(frame)
@@ -173,7 +204,9 @@ class _Walk:
     def _spend(self, until: float) -> None:
         if self._stack and self._stack[0].event.name == "lidistill::step" and until > self._now:
             frame, amount = self._stack[-1], until - self._now
-            idle = frame.event.name.startswith(_MAY_WAIT)  # between operators a collective under way is waited for
+            idle = frame.event.name.startswith(
+                _MAY_WAIT
+            )  # between operators a collective under way is waited for
             if idle and (waited := _overlap(self.pending, self._now, until)):
                 self.times[COMMUNICATION, False] += waited
                 amount -= waited
@@ -182,7 +215,9 @@ class _Walk:
 
     def _frame(self, event: Any) -> _Frame:
         parent = self._stack[-1] if self._stack else None
-        part, operator, backward = (parent.part, parent.operator, parent.backward) if parent else (OTHER, False, False)
+        part, operator, backward = (
+            (parent.part, parent.operator, parent.backward) if parent else (OTHER, False, False)
+        )
         name = event.name
         if part == TEACHER:
             return _Frame(event, part, True, backward)
@@ -195,7 +230,9 @@ class _Walk:
         elif name.startswith(_NODE):
             part, operator, backward = self.forward.get(event.sequence_nr, LAYERS), True, True
         elif not operator:
-            part, operator = next(((p, True) for start, p in _OPERATORS if name.startswith(start)), (part, False))
+            part, operator = next(
+                ((p, True) for start, p in _OPERATORS if name.startswith(start)), (part, False)
+            )
         if event.sequence_nr >= 0 and not backward:
             self.forward[event.sequence_nr] = part
         return _Frame(event, part, operator, backward)
@@ -206,7 +243,9 @@ class _Walk:
             self.kernel_times[part, frame.backward and part != COMMUNICATION] += kernel.duration
 
 
-def _device_times(main: _Walk, others: list[_Walk], duration: float) -> dict[tuple[str, bool], float]:
+def _device_times(
+    main: _Walk, others: list[_Walk], duration: float
+) -> dict[tuple[str, bool], float]:
     """Kernels' time by part; what is left of the steps is data loading (as far as it was waited for) or idle."""
     times: dict[tuple[str, bool], float] = defaultdict(float)
     for walk in (main, *others):
@@ -231,5 +270,7 @@ def _union(intervals: list[tuple[float, float]]) -> np.ndarray:
 
 def _overlap(intervals: np.ndarray, start: float, end: float) -> float:
     """Length of ``start..end`` that disjoint sorted intervals cover."""
-    near = intervals[np.searchsorted(intervals[:, 1], start) : np.searchsorted(intervals[:, 0], end)]
+    near = intervals[
+        np.searchsorted(intervals[:, 1], start) : np.searchsorted(intervals[:, 0], end)
+    ]
     return float((np.minimum(near[:, 1], end) - np.maximum(near[:, 0], start)).sum())

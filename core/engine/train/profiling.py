@@ -57,10 +57,17 @@ class WatchedLoader:
 
     def __init__(self, loader: Any, steps: int, world: World) -> None:
         if steps < 1:
-            raise UserError(f"{steps} steps cannot be measured", where="--profile", cure="Give 1 or more, e.g. 10")
+            raise UserError(
+                f"{steps} steps cannot be measured",
+                where="--profile",
+                cure="Give 1 or more, e.g. 10",
+            )
         self.loader, self.steps = loader, steps
         self.device = world.device
-        activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if self.device.type == "cuda" else [])]
+        activities = [
+            ProfilerActivity.CPU,
+            *([ProfilerActivity.CUDA] if self.device.type == "cuda" else []),
+        ]
         self.profiler = profile(activities=activities, acc_events=True) if world.rank == 0 else None
 
     def __len__(self) -> int:
@@ -106,7 +113,11 @@ def module_ranges(name: str, modules: Iterable[nn.Module]) -> Iterator[None]:
     def leave(*_: Any) -> None:
         opened.pop().__exit__(None, None, None)
 
-    handles = [h for m in modules for h in (m.register_forward_pre_hook(enter), m.register_forward_hook(leave))]
+    handles = [
+        h
+        for m in modules
+        for h in (m.register_forward_pre_hook(enter), m.register_forward_hook(leave))
+    ]
     try:
         yield
     finally:
@@ -128,7 +139,9 @@ class SampleCost:
         count = min(_TIMED_SCANS, len(samples))
         samples[SampleKey(0, 0, False)]
         for index in range(count):
-            samples.dataset.load(index, cameras=samples.cameras)  # now the files are in memory for both measurements
+            samples.dataset.load(
+                index, cameras=samples.cameras
+            )  # now the files are in memory for both measurements
             start = time.perf_counter()
             samples.dataset.load(index, cameras=samples.cameras)
             middle = time.perf_counter()
@@ -162,12 +175,17 @@ def profile_training(trainer: DistillTrainer, steps: int) -> Parts | None:
     network = method.student if isinstance(method, Method) else trainer.network
     teacher = getattr(vars(trainer.objective).get("source"), "network", None)
     teachers = [teacher] if isinstance(teacher, nn.Module) else []
-    with module_ranges("lidistill::network", [network]), module_ranges("lidistill::teacher", teachers):
+    with (
+        module_ranges("lidistill::network", [network]),
+        module_ranges("lidistill::teacher", teachers),
+    ):
         trainer.train(watched, num_epochs=1, callbacks=[Progress()])
     loader = trainer.steps.loader
     loader.close()
     scans = e.batch_size * e.train.accumulate
-    return _report(watched, trainer.world, trainer.run_dir.path, loader.samples, scans, e.workers_per_gpu)
+    return _report(
+        watched, trainer.world, trainer.run_dir.path, loader.samples, scans, e.workers_per_gpu
+    )
 
 
 def profile_evaluation(
@@ -181,14 +199,21 @@ def profile_evaluation(
     loader = context.loader(dataset, training=False)
     watched = WatchedLoader(loader, steps, world)
     with module_ranges("lidistill::network", [model]):
-        score_network(model.to(world.device), watched, dataset.labels.num_classes, world, context.autocast)
+        score_network(
+            model.to(world.device), watched, dataset.labels.num_classes, world, context.autocast
+        )
     loader.close()
     e = context.experiment
     return _report(watched, world, run_path, loader.samples, e.eval.batch_size, e.workers_per_gpu)
 
 
 def _report(
-    watched: WatchedLoader, world: World, run_path: Path, samples: ScanSamples, scans: int, workers: int
+    watched: WatchedLoader,
+    world: World,
+    run_path: Path,
+    samples: ScanSamples,
+    scans: int,
+    workers: int,
 ) -> Parts | None:
     if watched.profiler is None:
         return None
@@ -200,7 +225,9 @@ def _report(
         f"{watched.steps} steps of {scans} scans per process after {WARM_UP} warm-up steps, {world.size} process"
         f"{'' if world.size == 1 else 'es'}, {torch.get_num_threads()} threads, {_device_name(world.device)}"
     )
-    text = "\n".join([head, "", *parts.lines(), "", SampleCost.of(samples).line(scans, workers), ""])
+    text = "\n".join(
+        [head, "", *parts.lines(), "", SampleCost.of(samples).line(scans, workers), ""]
+    )
     write_text(folder / "table.txt", text)
     sys.stdout.write(f"{text}trace: {folder / 'trace.json'} (open in ui.perfetto.dev)\n")
     sys.stdout.flush()

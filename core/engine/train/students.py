@@ -37,7 +37,9 @@ class Distilled:
         return network(*self.source(batch))
 
 
-def train_student(world: World, config: Config, run_path: Path, *, profile: int | None = None) -> None:
+def train_student(
+    world: World, config: Config, run_path: Path, *, profile: int | None = None
+) -> None:
     """Stage 2: train the student, score it each epoch, write the report.
 
     Args:
@@ -50,8 +52,12 @@ def train_student(world: World, config: Config, run_path: Path, *, profile: int 
     context = Context.open(config, world)
     train_set, val_set = context.dataset("train"), context.dataset("val")
     settings = config.parse(method.Config, "distill")
-    teacher = load_teacher(config, train_set.labels, world.device) if settings.needs_teacher else None
-    run_training(context, student_trainer(context, train_set, RunDir(run_path), teacher), val_set, profile)
+    teacher = (
+        load_teacher(config, train_set.labels, world.device) if settings.needs_teacher else None
+    )
+    run_training(
+        context, student_trainer(context, train_set, RunDir(run_path), teacher), val_set, profile
+    )
 
 
 def student_trainer(
@@ -69,7 +75,11 @@ def student_trainer(
     if fresh:
         method.load_pretrained()
         context.start_from_other_run(method)
-    identity = {"fingerprint": labels.fingerprint, "classes": list(labels.classes), "config": config.tree}
+    identity = {
+        "fingerprint": labels.fingerprint,
+        "classes": list(labels.classes),
+        "config": config.tree,
+    }
     if teacher is not None:
         identity["teacher"] = teacher.identity
     samples, source = _lesson(context, train_set, teacher)
@@ -93,13 +103,17 @@ def _lesson(
     if teacher is None:
         return alone, lambda batch: (batch, None)
     if cache is None:
-        return PairedSamples(train_set, context.data, teacher.data, seed=seed, training=True), teacher
+        return PairedSamples(
+            train_set, context.data, teacher.data, seed=seed, training=True
+        ), teacher
     if context.data.paste is not None or context.data.mix > 0:
         raise UserError(
             "pasted objects are new in every epoch, and what a teacher says about them cannot be kept",
             where="teacher.cache and data.paste or data.mix",
             cure="Leave one of the two out",
         )
-    knowledge = KnowledgeCache(cache, teacher, context.config.tree["dataset"].get("multisweeps"), context.world.device)
+    knowledge = KnowledgeCache(
+        cache, teacher, context.config.tree["dataset"].get("multisweeps"), context.world.device
+    )
     knowledge.fill(train_set, context.world, context.experiment.workers_per_gpu, context.autocast)
     return alone, knowledge

@@ -63,10 +63,18 @@ def find_checkpoint(path: Path) -> Path:
     Raises:
         UserError: neither exists.
     """
-    candidates = [path / "checkpoints" / "max-iou-val-vox.pt", path / "max-iou-val-vox.pt"] if path.is_dir() else [path]
+    candidates = (
+        [path / "checkpoints" / "max-iou-val-vox.pt", path / "max-iou-val-vox.pt"]
+        if path.is_dir()
+        else [path]
+    )
     found = next((candidate for candidate in candidates if candidate.is_file()), None)
     if found is None:
-        what = "this run folder has no checkpoints/max-iou-val-vox.pt" if path.is_dir() else "no such file or folder"
+        what = (
+            "this run folder has no checkpoints/max-iou-val-vox.pt"
+            if path.is_dir()
+            else "no such file or folder"
+        )
         raise UserError(
             what,
             where=f"{path}, key '{KEY}'",
@@ -114,7 +122,9 @@ def _copy(tree: dict[str, Any]) -> dict[str, Any]:
     return {key: _copy(value) if isinstance(value, dict) else value for key, value in tree.items()}
 
 
-def _compare_model(wanted: dict[str, Any], found: dict[str, Any], config: Config, path: Path) -> None:
+def _compare_model(
+    wanted: dict[str, Any], found: dict[str, Any], config: Config, path: Path
+) -> None:
     for key, value in wanted.items():
         if not _same(found.get(key), value):
             raise UserError(
@@ -144,5 +154,7 @@ def _warn_of_sweeps(own: Config, config: Config) -> None:
     trained, given = (c.tree.get("dataset", {}).get("multisweeps") for c in (own, config))
     if trained != given:
         logger.warning(
-            "the teacher was trained with dataset.multisweeps {}, this run reads {}", trained or "none", given or "none"
+            "the teacher was trained with dataset.multisweeps {}, this run reads {}",
+            trained or "none",
+            given or "none",
         )

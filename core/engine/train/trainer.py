@@ -101,7 +101,12 @@ class DistillTrainer(Trainer):
         run_dir: RunDir,
         identity: dict[str, Any],
     ) -> None:
-        self.experiment, self.objective, self.world, self.run_dir = experiment, objective, world, run_dir
+        self.experiment, self.objective, self.world, self.run_dir = (
+            experiment,
+            objective,
+            world,
+            run_dir,
+        )
         self.identity, self.device = identity, world.device
         self.steps = StepLoader(loader, experiment.train.accumulate)
         self.total_steps = len(self.steps) * experiment.num_epochs
@@ -127,7 +132,11 @@ class DistillTrainer(Trainer):
 
     @property
     def _averaged(self) -> nn.Module:
-        return self.model if self.average is None or self.average.n_averaged == 0 else self.average.module
+        return (
+            self.model
+            if self.average is None or self.average.n_averaged == 0
+            else self.average.module
+        )
 
     # --- torchpack's hooks ----------------------------------------------------------------------------------------
     def _before_epoch(self) -> None:
@@ -144,7 +153,12 @@ class DistillTrainer(Trainer):
         if self.epoch_num == self.num_epochs:
             self.steps.set_epoch(self.epoch_num)
             batches = (batch for group in self.steps for batch in group)
-            renew_batch_norm(self.scored_model, batches, self.device, lambda: autocast(self.experiment, self.device))
+            renew_batch_norm(
+                self.scored_model,
+                batches,
+                self.device,
+                lambda: autocast(self.experiment, self.device),
+            )
 
     def _run_step(self, feed_dict: list[Batch]) -> dict[str, float]:
         waited = time.perf_counter() - self._last_end
@@ -173,7 +187,9 @@ class DistillTrainer(Trainer):
             with record_function("lidistill::objective"), autocast(self.experiment, self.device):
                 losses = self.objective(self.network, batch.to(self.device))
             total = torch.stack(list(losses.values())).sum()
-            values = torch.stack([*(loss.detach().float() for loss in losses.values()), total.detach().float()])
+            values = torch.stack(
+                [*(loss.detach().float() for loss in losses.values()), total.detach().float()]
+            )
             status = torch.cat([values, values.new_tensor([float(self.stop_requested)])])
             if self.world.size > 1:
                 dist.all_reduce(status)
@@ -276,7 +292,9 @@ class DistillTrainer(Trainer):
         self.nonfinite_steps = state["nonfinite_steps"]
         if state["world_size"] == self.world.size:
             restore_random_state(state["random"][self.world.rank])
-        if self.local_step < self.steps_per_epoch:  # in the middle of an epoch: torchpack's loop adds one again
+        if (
+            self.local_step < self.steps_per_epoch
+        ):  # in the middle of an epoch: torchpack's loop adds one again
             self._start_step = self.local_step
             self.epoch_num -= 1
 
@@ -295,7 +313,9 @@ def _training_only(module: nn.Module) -> dict[str, Tensor]:
     """Weights of a method beside its student's."""
     if not isinstance(module, Method):
         return {}
-    return {key: value for key, value in module.state_dict().items() if not key.startswith("student.")}
+    return {
+        key: value for key, value in module.state_dict().items() if not key.startswith("student.")
+    }
 
 
 def _joined(module: nn.Module, state: dict[str, Any]) -> dict[str, Tensor]:

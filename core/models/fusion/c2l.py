@@ -17,9 +17,15 @@ class Attention(nn.Module):
     def __init__(self, image: int, points: int) -> None:
         super().__init__()
         hidden = points // 4
-        self.conv1 = nn.Sequential(nn.Linear(image, points), PointBatchNorm(points), nn.ReLU(inplace=True))
+        self.conv1 = nn.Sequential(
+            nn.Linear(image, points), PointBatchNorm(points), nn.ReLU(inplace=True)
+        )
         self.norm = PointBatchNorm(image)
-        self.fc1, self.fc2, self.fc3 = nn.Linear(image, hidden), nn.Linear(points, hidden), nn.Linear(hidden, 1)
+        self.fc1, self.fc2, self.fc3 = (
+            nn.Linear(image, hidden),
+            nn.Linear(points, hidden),
+            nn.Linear(hidden, 1),
+        )
 
     def forward(self, f: Tensor, p: Tensor) -> Tensor:
         """Image features [P, image] and point features [P, points] -> [P, points]."""

@@ -45,7 +45,9 @@ class Attention(nn.Module):
     def __init__(self, image: int, points: int) -> None:
         super().__init__()
         hidden = image // 4
-        self.conv1 = nn.Sequential(Pointwise(points, image), nn.BatchNorm2d(image), nn.ReLU(inplace=True))
+        self.conv1 = nn.Sequential(
+            Pointwise(points, image), nn.BatchNorm2d(image), nn.ReLU(inplace=True)
+        )
         self.fc1, self.fc2 = Pointwise(image, hidden), Pointwise(points, hidden)
         self.fc3 = Pointwise(hidden, 1)
 

@@ -71,10 +71,14 @@ class LidarCamera(nn.Module):
         self.config = config
         self.lidar = BACKBONES[config.lidar.name](config.lidar, num_classes)
         self.pix_branch = SwiftNet(config.image)
-        widths = list(zip(self.pix_branch.channels, scaled_channels(config.lidar.cr)[1 : STAGES + 1]))
+        widths = list(
+            zip(self.pix_branch.channels, scaled_channels(config.lidar.cr)[1 : STAGES + 1])
+        )
         self.l2c_fusion_blocks = nn.ModuleList(L2C(ic, pc) for ic, pc in widths if config.l2c)
         self.c2l_fusion_blocks = nn.ModuleList(C2L(ic, pc) for ic, pc in widths if config.c2l)
-        self.learner = nn.ModuleList(learner(pc, ic) for ic, pc in widths if config.c2l and config.learner)
+        self.learner = nn.ModuleList(
+            learner(pc, ic) for ic, pc in widths if config.c2l and config.learner
+        )
         self.classifier_pix = PixelHead(self.pix_branch.out_channels, num_classes)
 
     def load_pretrained(self) -> None:
@@ -99,7 +103,9 @@ class LidarCamera(nn.Module):
         """
         exchange = Exchange(self, batch)
         output = self.lidar(batch, exchange)
-        return Output(output.logits, output.stages, {**output.extras, **exchange.extras, **exchange.pixels()})
+        return Output(
+            output.logits, output.stages, {**output.extras, **exchange.extras, **exchange.pixels()}
+        )
 
 
 class Exchange:
@@ -157,7 +163,11 @@ class Exchange:
         model = self.model
         seen = None if skip is None else self.read(skip)
         if not model.learner:
-            return points.new_zeros(len(points), model.pix_branch.channels[stage]) if seen is None else seen
+            return (
+                points.new_zeros(len(points), model.pix_branch.channels[stage])
+                if seen is None
+                else seen
+            )
         learned = model.learner[stage](points)
         if seen is None:
             return learned

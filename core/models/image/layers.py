@@ -28,7 +28,9 @@ class Pointwise(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, cin, H, W], best channels last in memory -> [N, cout, H, W], channels last."""
-        return F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+        return F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(
+            0, 3, 1, 2
+        )
 
 
 class NormReluConv(nn.Sequential):
@@ -70,7 +72,10 @@ class NormReluConv(nn.Sequential):
 
 
 def _forgetful(
-    norm: nn.Module, x: Tensor, consume: Callable[[Tensor], Tensor], redo: Callable[[Tensor], Tensor]
+    norm: nn.Module,
+    x: Tensor,
+    consume: Callable[[Tensor], Tensor],
+    redo: Callable[[Tensor], Tensor],
 ) -> Tensor:
     """``consume(norm(x))``, where what ``consume`` saves of its argument's memory is remade from ``x`` when needed.
 
@@ -78,7 +83,9 @@ def _forgetful(
         redo: brings ``norm(x)`` to the state in which ``consume`` saved it.
     """
     normal = norm(x)
-    if type(norm) is not nn.BatchNorm2d or not torch.is_grad_enabled():  # other ranks' statistics are not at hand
+    if (
+        type(norm) is not nn.BatchNorm2d or not torch.is_grad_enabled()
+    ):  # other ranks' statistics are not at hand
         return consume(normal)
     address, layout, source = normal.untyped_storage().data_ptr(), normal.stride(), x.detach()
     remade: dict[str, Any] = {"saved": 0, "read": 0}
@@ -95,10 +102,16 @@ def _forgetful(
             return packed
         if remade["read"] == 0:
             with torch.no_grad():
-                again = redo(F.batch_norm(source, *running, norm.weight, norm.bias, norm.training, 0.0, norm.eps))
+                again = redo(
+                    F.batch_norm(
+                        source, *running, norm.weight, norm.bias, norm.training, 0.0, norm.eps
+                    )
+                )
             assert again.stride() == layout
             remade["tensor"] = again
-        remade["read"] = (remade["read"] + 1) % remade["saved"]  # the last reader leaves nothing behind
+        remade["read"] = (remade["read"] + 1) % remade[
+            "saved"
+        ]  # the last reader leaves nothing behind
         tensor = remade["tensor"] if remade["read"] else remade.pop("tensor")
         return tensor.as_strided(*packed)
 
@@ -134,7 +147,9 @@ class _ReluConvAtPoints(torch.autograd.Function):
             grad_weight[:, group] = (taps.T @ grad).view(part.shape).permute(3, 2, 0, 1)
             del taps  # as large as the group's part of the map; so is its gradient
             grad_group = ctx.table.transposed.apply((grad @ kernel.T).view(-1, rectified.shape[1]))
-            torch.ops.aten.threshold_backward.grad_input(grad_group, rectified, 0, grad_input=grad_x[:, group])
+            torch.ops.aten.threshold_backward.grad_input(
+                grad_group, rectified, 0, grad_input=grad_x[:, group]
+            )
             del grad_group, rectified
         return grad_x, grad_weight, None
 

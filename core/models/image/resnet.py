@@ -11,7 +11,11 @@ from core.models.image.weights import load_encoder, read_weights
 
 __all__ = ["RESNETS", "ResNet"]
 
-RESNETS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}  # blocks of layer1..4
+RESNETS = {
+    "resnet18": (2, 2, 2, 2),
+    "resnet34": (3, 4, 6, 3),
+    "resnet50": (3, 4, 6, 3),
+}  # blocks of layer1..4
 
 
 class Block(nn.Module):
@@ -21,16 +25,24 @@ class Block(nn.Module):
     def __init__(self, cin: int, width: int, stride: int, bottleneck: bool) -> None:
         super().__init__()
         cout = 4 * width if bottleneck else width
-        kernels, widths = ((1, 3, 1), (cin, width, width, cout)) if bottleneck else ((3, 3), (cin, width, cout))
+        kernels, widths = (
+            ((1, 3, 1), (cin, width, width, cout)) if bottleneck else ((3, 3), (cin, width, cout))
+        )
         self.depth = len(kernels)
         for i, kernel in enumerate(kernels, 1):
-            step = stride if i == (2 if bottleneck else 1) else 1  # torchvision: the 3x3 one, or the first
-            conv = nn.Conv2d(widths[i - 1], widths[i], kernel, step, padding=kernel // 2, bias=False)
+            step = (
+                stride if i == (2 if bottleneck else 1) else 1
+            )  # torchvision: the 3x3 one, or the first
+            conv = nn.Conv2d(
+                widths[i - 1], widths[i], kernel, step, padding=kernel // 2, bias=False
+            )
             setattr(self, f"conv{i}", conv)
             setattr(self, f"bn{i}", nn.BatchNorm2d(widths[i]))
         self.downsample = None
         if stride != 1 or cin != cout:
-            self.downsample = nn.Sequential(nn.Conv2d(cin, cout, 1, stride, bias=False), nn.BatchNorm2d(cout))
+            self.downsample = nn.Sequential(
+                nn.Conv2d(cin, cout, 1, stride, bias=False), nn.BatchNorm2d(cout)
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, cin, H, W] -> [N, cout, H / stride, W / stride], to be rectified by the caller."""

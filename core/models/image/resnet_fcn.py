@@ -53,7 +53,9 @@ class ResNetFCN(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = ResNet(config.encoder, stem_stride=1)
-        self.decoders = nn.ModuleList(_decoder(cin, width, i) for i, cin in enumerate(self.encoder.channels))
+        self.decoders = nn.ModuleList(
+            _decoder(cin, width, i) for i, cin in enumerate(self.encoder.channels)
+        )
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in IMAGENET)
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
@@ -83,7 +85,10 @@ def _decoder(cin: int, width: int, stage: int) -> nn.Sequential:
     widths = [*[NARROW] * max(stage - 1, 0), width]
     layers = [nn.Conv2d(cin, widths[0], 7, padding=3, bias=False), nn.ReLU(inplace=True)]
     for a, b in pairwise(widths):
-        layers += [nn.ConvTranspose2d(a, b, 3, stride=2, padding=1, output_padding=1), nn.ReLU(inplace=True)]
+        layers += [
+            nn.ConvTranspose2d(a, b, 3, stride=2, padding=1, output_padding=1),
+            nn.ReLU(inplace=True),
+        ]
     return nn.Sequential(*layers)
 
 
@@ -103,7 +108,9 @@ class PixelReader:
         """Map ``stage`` [N, C, h, w] -> [P, C], in the order of the view's pairs."""
         stride = MAP_STRIDES[stage]
         height, width = features.shape[2:]
-        row, column = (torch.div(index, stride, rounding_mode="floor") for index in (self.row, self.column))
+        row, column = (
+            torch.div(index, stride, rounding_mode="floor") for index in (self.row, self.column)
+        )
         pixels = features.permute(0, 2, 3, 1).reshape(-1, features.shape[1])
         index = ((self.image * height + row) * width + column).int()
         ptr = torch.arange(len(index) + 1, device=index.device)

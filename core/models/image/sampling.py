@@ -79,7 +79,9 @@ class View:
             counts = torch.zeros(start, dtype=torch.int64, device=cell.device)
             counts.scatter_add_(0, cell, torch.ones_like(cell))
             weight = 1.0 / counts.index_select(0, cell)
-            self.tables[key] = GatherTable.from_entries(cell, point, weight, start, len(self.in_view))
+            self.tables[key] = GatherTable.from_entries(
+                cell, point, weight, start, len(self.in_view)
+            )
         return self.tables[key]
 
     def corners(self, size: tuple[int, int]) -> GatherTable:
@@ -96,7 +98,9 @@ class View:
             weights = [(1 - fy) * (1 - fx), (1 - fy) * fx, fy * (1 - fx), fy * fx]
             weight = torch.stack(weights, 1) * self.weight[:, None]
             index = torch.stack(rows, 1).flatten().int()
-            self.tables[key] = GatherTable(4 * self.ptr, index, weight.flatten(), self.images * height * width)
+            self.tables[key] = GatherTable(
+                4 * self.ptr, index, weight.flatten(), self.images * height * width
+            )
         return self.tables[key]
 
     def taps(self, size: tuple[int, int], kernel: int) -> GatherTable:
@@ -110,15 +114,25 @@ class View:
             uv, image, share, point = (
                 t.index_select(0, self.used) for t in (self.uv, self.image, self.weight, self.point)
             )
-            (c, w_c), (r, w_r) = (_tap_axis(x, n, kernel) for x, n in zip(_pixel(uv, height, width), (width, height)))
+            (c, w_c), (r, w_r) = (
+                _tap_axis(x, n, kernel) for x, n in zip(_pixel(uv, height, width), (width, height))
+            )
             row = (image * height)[:, None, None] + r
             index = row[:, :, None, :, None] * width + c[:, None, :, None, :]  # [P, k, k, 2, 2]
-            weight = w_r[:, :, None, :, None] * w_c[:, None, :, None, :] * share[:, None, None, None, None]
+            weight = (
+                w_r[:, :, None, :, None]
+                * w_c[:, None, :, None, :]
+                * share[:, None, None, None, None]
+            )
             rank = self.in_view.cumsum(0).index_select(0, point) - 1
-            self.tables[key] = self._tap_table(rank, index.flatten(1, 2), weight.flatten(1, 2), size)
+            self.tables[key] = self._tap_table(
+                rank, index.flatten(1, 2), weight.flatten(1, 2), size
+            )
         return self.tables[key]
 
-    def _tap_table(self, rank: Tensor, index: Tensor, weight: Tensor, size: tuple[int, int]) -> GatherTable:
+    def _tap_table(
+        self, rank: Tensor, index: Tensor, weight: Tensor, size: tuple[int, int]
+    ) -> GatherTable:
         """Rank of each pair's point [P], pixels and weights [P, taps, 2, 2] -> rows (point, tap)."""
         taps, count, columns = index.shape[1], len(self.rows), self.images * size[0] * size[1]
         if len(rank) == count:  # one pair for each point, already in order
@@ -126,7 +140,9 @@ class View:
             return GatherTable(ptr, index.flatten().int(), weight.flatten(), columns)
         rows = rank[:, None] * taps + torch.arange(taps, device=rank.device)
         rows = rows[:, :, None].expand(-1, -1, 4).flatten()
-        return GatherTable.from_entries(rows, index.flatten(), weight.flatten(), count * taps, columns)
+        return GatherTable.from_entries(
+            rows, index.flatten(), weight.flatten(), count * taps, columns
+        )
 
 
 def _tap_axis(x: Tensor, size: int, kernel: int) -> tuple[Tensor, Tensor]:

@@ -25,7 +25,10 @@ from core.models.image.sampling import View, sample_image
 
 __all__ = ["ImageConfig", "SwiftNet", "upsample"]
 
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and standard deviation of RGB in 0..1
+IMAGENET = (
+    (0.485, 0.456, 0.406),
+    (0.229, 0.224, 0.225),
+)  # mean and standard deviation of RGB in 0..1
 SPP_MOMENTUM = 0.012  # pooled grids have few cells, so their statistics move slowly
 
 
@@ -68,7 +71,9 @@ class SpatialPyramidPooling(nn.Module):
         level = width // len(grids)
         self.grids = tuple(grids)
         self.reduce = NormReluConv(cin, width, momentum=SPP_MOMENTUM)
-        self.levels = nn.ModuleList(NormReluConv(width, level, momentum=SPP_MOMENTUM) for _ in grids)
+        self.levels = nn.ModuleList(
+            NormReluConv(width, level, momentum=SPP_MOMENTUM) for _ in grids
+        )
         self.fuse = NormReluConv(width + len(grids) * level, width, momentum=SPP_MOMENTUM)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -121,7 +126,10 @@ class SwiftNet(nn.Module):
         super().__init__()
         self.config, width = config, config.decoder_channels
         if not config.spp_grids or width < len(config.spp_grids):
-            raise UserError("spp_grids needs at least one grid, and no more than decoder_channels", where="model.image")
+            raise UserError(
+                "spp_grids needs at least one grid, and no more than decoder_channels",
+                where="model.image",
+            )
         self.encoder = _encoder(config)
         *fine, coarse = self.encoder.channels
         self.spp = SpatialPyramidPooling(coarse, width, config.spp_grids)
@@ -162,7 +170,9 @@ class SwiftNet(nn.Module):
         pixels = skips[0].numel() // skips[0].shape[1]
         if 2 * len(view.rows) > pixels:
             return sample_image(self.decode(skips), view).index_select(0, view.rows)
-        return self.decoder[-1].at_points(self._refine(skips, len(self.decoder) - 1), skips[0], view)
+        return self.decoder[-1].at_points(
+            self._refine(skips, len(self.decoder) - 1), skips[0], view
+        )
 
     def _refine(self, skips: Sequence[Tensor], units: int) -> Tensor:
         """The first ``units`` of the decoder, from the coarsest skip on."""
@@ -177,7 +187,11 @@ def _encoder(config: ImageConfig) -> nn.Module:
         return ResNet(config.encoder, config.stem_stride, config.skip == "preactivation")
     from core.models.image.timm_encoder import TimmEncoder
 
-    fixed = [key for key in ("stem_stride", "skip") if getattr(config, key) != ImageConfig.model_fields[key].default]
+    fixed = [
+        key
+        for key in ("stem_stride", "skip")
+        if getattr(config, key) != ImageConfig.model_fields[key].default
+    ]
     if fixed:
         raise UserError(
             f"'{config.encoder}' is a timm model, whose {' and '.join(fixed)} cannot be chosen",

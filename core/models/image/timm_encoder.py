@@ -104,7 +104,9 @@ def _feature_chain(name: str) -> nn.ModuleDict:
         whole = timm.create_model(name, features_only=True)
     except (RuntimeError, AttributeError, AssertionError) as error:
         raise UserError(
-            f"timm's '{name}' gives no feature levels ({error})", where="model.image.encoder", cure="Choose another"
+            f"timm's '{name}' gives no feature levels ({error})",
+            where="model.image.encoder",
+            cure="Choose another",
         ) from error
     if not isinstance(whole, FeatureListNet):
         raise UserError(

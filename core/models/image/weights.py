@@ -34,10 +34,21 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             weights = load_file(path)
         else:
             weights = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, _safetensors_error()) as error:
+    except (
+        OSError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        pickle.UnpicklingError,
+        _safetensors_error(),
+    ) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"cannot read these weights ({reason})", where=where, cure="Download the file again") from error
-    if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise UserError(
+            f"cannot read these weights ({reason})", where=where, cure="Download the file again"
+        ) from error
+    if not isinstance(weights, Mapping) or not all(
+        isinstance(value, Tensor) for value in weights.values()
+    ):
         raise UserError(
             "expected tensors by layer name, found something else",
             where=where,
@@ -52,7 +63,9 @@ def _safetensors_error() -> type[Exception]:
     return SafetensorError
 
 
-def load_encoder(encoder: nn.Module, weights: Mapping[str, Tensor], path: Path, dropped: Iterable[str] = ()) -> None:
+def load_encoder(
+    encoder: nn.Module, weights: Mapping[str, Tensor], path: Path, dropped: Iterable[str] = ()
+) -> None:
     """Copy ``weights`` into ``encoder``.
 
     Args:
@@ -64,14 +77,20 @@ def load_encoder(encoder: nn.Module, weights: Mapping[str, Tensor], path: Path, 
     prefixes = tuple(dropped)
     given = {key: value for key, value in weights.items() if not key.startswith(prefixes)}
     wanted = encoder.state_dict()
-    missing = [key for key in wanted if key not in given and not key.endswith("num_batches_tracked")]
+    missing = [
+        key for key in wanted if key not in given and not key.endswith("num_batches_tracked")
+    ]
     unexpected = [key for key in given if key not in wanted]
     shapes = [
         f"{key} {tuple(given[key].shape)} instead of {tuple(value.shape)}"
         for key, value in wanted.items()
         if key in given and given[key].shape != value.shape
     ]
-    faults = [f"{n} {_some(keys)}" for n, keys in (("missing:", missing), ("unexpected:", unexpected)) if keys]
+    faults = [
+        f"{n} {_some(keys)}"
+        for n, keys in (("missing:", missing), ("unexpected:", unexpected))
+        if keys
+    ]
     if shapes:
         faults.append(f"of another shape: {_some(shapes)}")
     if faults:

@@ -9,12 +9,31 @@ from torch import Tensor, nn
 from core.contracts import Batch
 from core.sparse import Conv3d, SparseBatchNorm, SparseReLU, SparseTensor, cat
 
-__all__ = ["CHANNELS", "ConvBlock", "Fusion", "Residual", "UpBlock", "down_stage", "scaled_channels", "stem"]
+__all__ = [
+    "CHANNELS",
+    "ConvBlock",
+    "Fusion",
+    "Residual",
+    "UpBlock",
+    "down_stage",
+    "scaled_channels",
+    "stem",
+]
 
 # What joins an encoder with another network: (stage from 0, its output, batch) -> (what the next stage and the decoder
 # see, the same at the batch's voxels [SV, C]).
 Fusion = Callable[[int, SparseTensor, Batch], tuple[SparseTensor, Tensor]]
-CHANNELS = (32, 32, 64, 128, 256, 256, 128, 96, 96)  # stem, 4 encoder stages, 4 decoder stages (Choy et al., CVPR 2019)
+CHANNELS = (
+    32,
+    32,
+    64,
+    128,
+    256,
+    256,
+    128,
+    96,
+    96,
+)  # stem, 4 encoder stages, 4 decoder stages (Choy et al., CVPR 2019)
 
 
 def scaled_channels(cr: float) -> tuple[int, ...]:
@@ -25,10 +44,14 @@ def scaled_channels(cr: float) -> tuple[int, ...]:
 class ConvBlock(nn.Module):
     """Convolution - BN - ReLU."""
 
-    def __init__(self, cin: int, cout: int, kernel_size: int = 3, stride: int = 1, transposed: bool = False) -> None:
+    def __init__(
+        self, cin: int, cout: int, kernel_size: int = 3, stride: int = 1, transposed: bool = False
+    ) -> None:
         super().__init__()
         self.net = nn.Sequential(
-            Conv3d(cin, cout, kernel_size, stride, transposed=transposed), SparseBatchNorm(cout), SparseReLU()
+            Conv3d(cin, cout, kernel_size, stride, transposed=transposed),
+            SparseBatchNorm(cout),
+            SparseReLU(),
         )
 
     def forward(self, x: SparseTensor) -> SparseTensor:
@@ -48,7 +71,11 @@ class Residual(nn.Module):
             Conv3d(cout, cout, 3),
             SparseBatchNorm(cout),
         )
-        self.downsample = nn.Identity() if cin == cout else nn.Sequential(Conv3d(cin, cout, 1), SparseBatchNorm(cout))
+        self.downsample = (
+            nn.Identity()
+            if cin == cout
+            else nn.Sequential(Conv3d(cin, cout, 1), SparseBatchNorm(cout))
+        )
         self.relu = nn.ReLU()
 
     def forward(self, x: SparseTensor) -> SparseTensor:

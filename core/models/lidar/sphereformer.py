@@ -20,13 +20,25 @@ from core.config import Section
 from core.contracts import Batch, Output
 from core.models.lidar.blocks import scaled_channels
 from core.models.lidar.spvcnn import SPVCNN
-from core.sparse import Conv3d, SparseBatchNorm, SparseReLU, SparseTensor, cat, local_pool, voxel_mean
+from core.sparse import (
+    Conv3d,
+    SparseBatchNorm,
+    SparseReLU,
+    SparseTensor,
+    cat,
+    local_pool,
+    voxel_mean,
+)
 
 __all__ = ["SPVCNNSphereFormer", "SphereFormerBlock", "SphereFormerUNet", "Windows"]
 
 HEAD_DIM = 16
 LEVELS = 24  # bins per window and axis
-LEGACY_SPHERE_QUANT = (4 / 3, 4 / 3, 5.0)  # degrees, degrees, m: what U2MKD's released weights were trained with
+LEGACY_SPHERE_QUANT = (
+    4 / 3,
+    4 / 3,
+    5.0,
+)  # degrees, degrees, m: what U2MKD's released weights were trained with
 
 
 class Windows(Section):
@@ -100,10 +112,20 @@ class Attention(nn.Module):
         q, k, v = self.qkv(x).view(len(x), 3, self.heads, HEAD_DIM).unbind(1)
         q = q * HEAD_DIM**-0.5
         branches = []
-        for index, heads, suffix in ((cubic, slice(0, self.cubic), ""), (radial, slice(self.cubic, None), "_sphere")):
-            tables = [getattr(self, f"relative_pos_{name}_table{suffix}") for name in ("query", "key", "value")]
+        for index, heads, suffix in (
+            (cubic, slice(0, self.cubic), ""),
+            (radial, slice(self.cubic, None), "_sphere"),
+        ):
+            tables = [
+                getattr(self, f"relative_pos_{name}_table{suffix}")
+                for name in ("query", "key", "value")
+            ]
             if tables[0] is not None:
-                branches.append(fused_window_attention(*(t[:, heads].contiguous() for t in (q, k, v)), index, *tables))
+                branches.append(
+                    fused_window_attention(
+                        *(t[:, heads].contiguous() for t in (q, k, v)), index, *tables
+                    )
+                )
         return self.proj(torch.cat(branches, 1).flatten(1))
 
 
@@ -112,7 +134,11 @@ class Mlp(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.fc1, self.fc2, self.act = nn.Linear(channels, 4 * channels), nn.Linear(4 * channels, channels), nn.GELU()
+        self.fc1, self.fc2, self.act = (
+            nn.Linear(channels, 4 * channels),
+            nn.Linear(4 * channels, channels),
+            nn.GELU(),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C] -> [N, C]."""
@@ -134,7 +160,9 @@ class SphereFormerBlock(nn.Module):
         self.cubic_window = windows.window_size * cubic_scale
         self.sphere_window = (theta * angle_scale, beta * angle_scale, reach)
         self.sphere_quant = (
-            LEGACY_SPHERE_QUANT if windows.legacy_quant else tuple(w / LEVELS for w in self.sphere_window)
+            LEGACY_SPHERE_QUANT
+            if windows.legacy_quant
+            else tuple(w / LEVELS for w in self.sphere_window)
         )
         self.norm1, self.attn = nn.LayerNorm(channels), Attention(channels)
         self.norm2, self.mlp = nn.LayerNorm(channels), Mlp(channels)
@@ -143,7 +171,9 @@ class SphereFormerBlock(nn.Module):
     def indices(self, xyz: Tensor, batch: Tensor) -> tuple[WindowIndex, WindowIndex]:
         """Cubic and radial windows of tokens at ``xyz`` f32 [N, 3] m in scans ``batch`` [N]."""
         origin = self.windows.window_origin
-        cubic = window_index(xyz, batch, self.cubic_window, self.cubic_window / LEVELS, levels=LEVELS, origin=origin)
+        cubic = window_index(
+            xyz, batch, self.cubic_window, self.cubic_window / LEVELS, levels=LEVELS, origin=origin
+        )
         radial = window_index(
             spherical(xyz), batch, self.sphere_window, self.sphere_quant,
             levels=LEVELS, kind="radial", base=self.windows.a, origin=origin,
@@ -199,8 +229,14 @@ class PreActivation(nn.Module):
         return x.replace(self.net(x).feats + self.shortcut(x).feats)
 
 
-def _norm_relu_conv(cin: int, cout: int, kernel: int = 3, stride: int = 1, transposed: bool = False) -> list[nn.Module]:
-    return [SparseBatchNorm(cin, eps=1e-4), SparseReLU(), Conv3d(cin, cout, kernel, stride, transposed=transposed)]
+def _norm_relu_conv(
+    cin: int, cout: int, kernel: int = 3, stride: int = 1, transposed: bool = False
+) -> list[nn.Module]:
+    return [
+        SparseBatchNorm(cin, eps=1e-4),
+        SparseReLU(),
+        Conv3d(cin, cout, kernel, stride, transposed=transposed),
+    ]
 
 
 class SphereFormerUNet(nn.Module):
@@ -224,12 +260,17 @@ class SphereFormerUNet(nn.Module):
         layers, reps = config.layers, range(config.block_reps)
         pairs = list(pairwise(layers))
         self.input_conv = Conv3d(config.in_channel, layers[0], 3)
-        self.blocks = nn.ModuleList(nn.Sequential(*(PreActivation(c, c) for _ in reps)) for c in layers)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(*(PreActivation(c, c) for _ in reps)) for c in layers
+        )
         self.transformer_blocks = nn.ModuleList(config.block(c, i, i) for i, c in enumerate(layers))
         self.downs = nn.ModuleList(nn.Sequential(*_norm_relu_conv(a, b, 2, 2)) for a, b in pairs)
-        self.ups = nn.ModuleList(nn.Sequential(*_norm_relu_conv(b, a, 2, 2, transposed=True)) for a, b in pairs)
+        self.ups = nn.ModuleList(
+            nn.Sequential(*_norm_relu_conv(b, a, 2, 2, transposed=True)) for a, b in pairs
+        )
         self.tails = nn.ModuleList(
-            nn.Sequential(*(PreActivation(2 * a if i == 0 else a, a) for i in reps)) for a, _ in pairs
+            nn.Sequential(*(PreActivation(2 * a if i == 0 else a, a) for i in reps))
+            for a, _ in pairs
         )
         self.head = nn.Sequential(SparseBatchNorm(layers[0], eps=1e-4), SparseReLU())
         self.classifier_vox = nn.Sequential(nn.Linear(layers[0], num_classes))

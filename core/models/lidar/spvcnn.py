@@ -35,7 +35,9 @@ class SPVCNN(nn.Module):
         name: Literal["spvcnn"]
         cr: float = Field(1.0, gt=0)  # factor on every channel count
         in_channel: int = Field(4, ge=1)  # x, y, z (m), intensity
-        dropout: float = Field(0.3, ge=0, lt=1)  # on the voxel features after each point-to-voxel step of the decoder
+        dropout: float = Field(
+            0.3, ge=0, lt=1
+        )  # on the voxel features after each point-to-voxel step of the decoder
 
     def __init__(self, config: Config, num_classes: int) -> None:
         super().__init__()
@@ -78,7 +80,9 @@ class SPVCNN(nn.Module):
         voxels = voxel_mean(x, z, points)
         return voxels.replace(self.dropout(voxels.feats))
 
-    def _up(self, y: SparseTensor, indices: tuple[int, ...], skips: list, stages: list) -> SparseTensor:
+    def _up(
+        self, y: SparseTensor, indices: tuple[int, ...], skips: list, stages: list
+    ) -> SparseTensor:
         for i in indices:
             y = self.vox_ups[i](y, skips.pop())
             stages.append(y)

@@ -92,7 +92,9 @@ class PointGrid:
         pairs, _, counts = _unique(self.rows * len(finer) + finer.rows)
         rows = torch.div(pairs, max(len(finer), 1), rounding_mode="floor")
         share = counts / self.counts.index_select(0, rows)
-        return GatherTable.from_entries(rows, pairs - rows * len(finer), share, len(self), len(finer))
+        return GatherTable.from_entries(
+            rows, pairs - rows * len(finer), share, len(self), len(finer)
+        )
 
     @cached_property
     def spread(self) -> GatherTable:
@@ -110,7 +112,9 @@ class PointGrid:
         counts.scatter_add_(0, parent, torch.ones_like(parent))
         cells = torch.arange(len(self), device=parent.device)
         share = 1.0 / counts.index_select(0, parent)
-        return GatherTable.from_entries(parent, cells, share, size, len(self)), _lookup(parent, size)
+        return GatherTable.from_entries(parent, cells, share, size, len(self)), _lookup(
+            parent, size
+        )
 
 
 def _unique(keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -157,9 +161,13 @@ class Encoder(nn.Module):
             nn.Linear(half, width), nn.LeakyReLU(SLOPE),
         )  # fmt: skip
         self.identity = nn.Sequential(nn.Linear(width, width), nn.LeakyReLU(SLOPE))
-        self.merge = nn.Sequential(nn.Linear(2 * width, width), nn.LeakyReLU(SLOPE), nn.Linear(width, width))
+        self.merge = nn.Sequential(
+            nn.Linear(2 * width, width), nn.LeakyReLU(SLOPE), nn.Linear(width, width)
+        )
 
-    def forward(self, x: SparseTensor, fine: PointGrid, coarse: PointGrid) -> tuple[SparseTensor, Tensor, Tensor]:
+    def forward(
+        self, x: SparseTensor, fine: PointGrid, coarse: PointGrid
+    ) -> tuple[SparseTensor, Tensor, Tensor]:
         """``x`` [M_fine, C] -> (voxel features [M_fine, C], point features and voxel features [M_coarse, C])."""
         v = self.voxels(x)
         u = x.feats + v.feats
@@ -221,11 +229,17 @@ class TwoDPass(nn.Module):
     def __init__(self, config: Config, num_classes: int) -> None:
         super().__init__()
         width, self.scales = config.hidden, config.scales
-        self.voxel_mlp = nn.Sequential(nn.Linear(config.in_channel + 6, width), nn.ReLU(), nn.Linear(width, width))
+        self.voxel_mlp = nn.Sequential(
+            nn.Linear(config.in_channel + 6, width), nn.ReLU(), nn.Linear(width, width)
+        )
         self.encoders = nn.ModuleList(Encoder(width) for _ in config.scales)
-        self.head = nn.Sequential(nn.Linear(len(config.scales) * width, HEAD), nn.ReLU(), nn.Linear(HEAD, num_classes))
+        self.head = nn.Sequential(
+            nn.Linear(len(config.scales) * width, HEAD), nn.ReLU(), nn.Linear(HEAD, num_classes)
+        )
         low, high = torch.tensor(config.low), torch.tensor(config.high)
-        counts = [[math.ceil(cells / scale) for cells in config.shape] for scale in (1, *config.scales)]
+        counts = [
+            [math.ceil(cells / scale) for cells in config.shape] for scale in (1, *config.scales)
+        ]
         self.register_buffer("low", low, persistent=False)
         self.register_buffer("extent", high - low, persistent=False)
         self.register_buffer("counts", torch.tensor(counts, dtype=torch.float32), persistent=False)

@@ -43,24 +43,38 @@ def convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, kmap: KernelMap) ->
 
 
 def convolve_fused(
-    x: Tensor, kernel: Tensor, bias: Tensor | None, kmap: KernelMap, residual: Tensor | None, relu: bool
+    x: Tensor,
+    kernel: Tensor,
+    bias: Tensor | None,
+    kmap: KernelMap,
+    residual: Tensor | None,
+    relu: bool,
 ) -> Tensor:
     """``convolve``, adding ``residual`` and rectifying on the way to memory; without gradient."""
     return _forward(x, kernel, bias, kmap, residual, relu)
 
 
 def _forward(
-    x: Tensor, kernel: Tensor, bias: Tensor | None, kmap: KernelMap, residual: Tensor | None = None, relu: bool = False
+    x: Tensor,
+    kernel: Tensor,
+    bias: Tensor | None,
+    kmap: KernelMap,
+    residual: Tensor | None = None,
+    relu: bool = False,
 ) -> Tensor:
     if len(x) != kmap.n_in:
         raise ValueError(f"{len(x)} rows of features for a map of {kmap.n_in}")
     t = kmap.row_tiles
-    return torch.ops.lidistill.table_conv(x, kernel, bias, t.rows, t.table, t.present, residual, relu)
+    return torch.ops.lidistill.table_conv(
+        x, kernel, bias, t.rows, t.table, t.present, residual, relu
+    )
 
 
 def _code(dtype: torch.dtype) -> int:
     single = dtype == torch.float32
-    return _TF32 if single and torch.backends.cuda.matmul.fp32_precision == "tf32" else _CODES[dtype]
+    return (
+        _TF32 if single and torch.backends.cuda.matmul.fp32_precision == "tf32" else _CODES[dtype]
+    )
 
 
 def _aligned(x: Tensor) -> Tensor:
@@ -78,7 +92,9 @@ def _table_conv(
     """``y[rows[i]] = bias + sum_k x[table[k, i]] @ kernel[k]``, [n_out, Cout]; the fields of ``RowTiles``."""
     volume, cin, cout = kernel.shape
     if x.shape[1] != cin or len(table) != volume:
-        raise ValueError(f"kernel {tuple(kernel.shape)} for {x.shape[1]} channels and {len(table)} offsets")
+        raise ValueError(
+            f"kernel {tuple(kernel.shape)} for {x.shape[1]} channels and {len(table)} offsets"
+        )
     xs, kernel = _aligned(x), kernel.to(x.dtype)
     ws = _aligned(F.pad(kernel, (0, 0, 0, xs.shape[1] - cin)) if xs.shape[1] > cin else kernel)
     offset = None if bias is None else bias.float().contiguous()
@@ -99,7 +115,9 @@ def _(x, kernel, bias, rows, table, present, residual=None, relu=False):
 
 
 @torch.library.impl(_OPERATORS, "table_conv_weight_grad", "CUDA")
-def _table_conv_weight_grad(x: Tensor, grad: Tensor, rows_in: Tensor, rows_out: Tensor, count: Tensor) -> Tensor:
+def _table_conv_weight_grad(
+    x: Tensor, grad: Tensor, rows_in: Tensor, rows_out: Tensor, count: Tensor
+) -> Tensor:
     """``out[k] = sum over pairs of offset k of outer(x[in], grad[out])``, fp32 [K, Cin, Cout]; see ``PackedPairs``."""
     (volume, longest), cin, cout = rows_in.shape, x.shape[1], grad.shape[1]
     xs, gs = _aligned(x), _aligned(grad.to(x.dtype))
@@ -127,7 +145,9 @@ def _split(pairs: int, tiles: int) -> tuple[int, int]:
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, kernel: Tensor, bias: Tensor | None, kmap: KernelMap) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, kernel: Tensor, bias: Tensor | None, kmap: KernelMap
+    ) -> Tensor:
         ctx.save_for_backward(x, kernel)
         ctx.kmap = kmap
         return _forward(x, kernel, bias, kmap)
@@ -137,13 +157,17 @@ class _Convolution(torch.autograd.Function):
         x, kernel = ctx.saved_tensors
         kmap: KernelMap = ctx.kmap
         grad_x = grad_kernel = None
-        if ctx.needs_input_grad[0]:  # a convolution with each kernel[k].T; of a symmetric map over the same table
+        if ctx.needs_input_grad[
+            0
+        ]:  # a convolution with each kernel[k].T; of a symmetric map over the same table
             t = kmap.row_tiles if kmap.symmetric else kmap.transposed.row_tiles
             turned = (kernel.flip(0) if kmap.symmetric else kernel).transpose(1, 2).contiguous()
             grad_x = torch.ops.lidistill.table_conv(grad, turned, None, t.rows, t.table, t.present)
         if ctx.needs_input_grad[1]:
             p = kmap.packed_pairs
-            grad_kernel = torch.ops.lidistill.table_conv_weight_grad(x, grad, p.rows_in, p.rows_out, p.count)
+            grad_kernel = torch.ops.lidistill.table_conv_weight_grad(
+                x, grad, p.rows_in, p.rows_out, p.count
+            )
             grad_kernel = grad_kernel.to(kernel.dtype)
         grad_bias = grad.float().sum(0).to(grad.dtype) if ctx.needs_input_grad[2] else None
         return grad_x, grad_kernel, grad_bias, None

@@ -39,7 +39,12 @@ def convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, kmap: KernelMap) ->
 
 
 def convolve_fused(
-    x: Tensor, kernel: Tensor, bias: Tensor | None, kmap: KernelMap, residual: Tensor | None, relu: bool
+    x: Tensor,
+    kernel: Tensor,
+    bias: Tensor | None,
+    kmap: KernelMap,
+    residual: Tensor | None,
+    relu: bool,
 ) -> Tensor | None:
     """``convolve``, then adding and rectifying while results are still in cache, without gradient.
 
@@ -90,7 +95,9 @@ def _(x, kernel, bias, ptr, rows_in, rows_out, n_out, mirror, transpose, residua
 
 
 @torch.library.impl(_OPERATORS, "sparse_conv_weight_grad", "CPU")
-def _sparse_conv_weight_grad(x: Tensor, grad: Tensor, ptr: Tensor, rows_in: Tensor, rows_out: Tensor) -> Tensor:
+def _sparse_conv_weight_grad(
+    x: Tensor, grad: Tensor, ptr: Tensor, rows_in: Tensor, rows_out: Tensor
+) -> Tensor:
     """``out[k] = sum over pairs of offset k of outer(x[in], grad[out])``, fp32 [K, Cin, Cout]."""
     dtype = _compute_dtype(x.dtype)
     xs, gs = x.to(dtype).contiguous(), grad.to(dtype).contiguous()
@@ -109,11 +116,15 @@ def _(x, grad, ptr, rows_in, rows_out):
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, kernel: Tensor, bias: Tensor | None, kmap: KernelMap) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, kernel: Tensor, bias: Tensor | None, kmap: KernelMap
+    ) -> Tensor:
         ctx.save_for_backward(x, kernel)
         ctx.kmap = kmap
         t = kmap.tiles
-        return torch.ops.lidistill.sparse_conv(x, kernel, bias, t.ptr, t.rows_in, t.rows_out, kmap.n_out, False, False)
+        return torch.ops.lidistill.sparse_conv(
+            x, kernel, bias, t.ptr, t.rows_in, t.rows_out, kmap.n_out, False, False
+        )
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -128,7 +139,9 @@ class _Convolution(torch.autograd.Function):
             )
         if ctx.needs_input_grad[1]:
             p = kmap.offsets
-            grad_kernel = torch.ops.lidistill.sparse_conv_weight_grad(x, grad, p.ptr, p.rows_in, p.rows_out)
+            grad_kernel = torch.ops.lidistill.sparse_conv_weight_grad(
+                x, grad, p.ptr, p.rows_in, p.rows_out
+            )
             grad_kernel = grad_kernel.to(kernel.dtype)
         grad_bias = grad.float().sum(0).to(grad.dtype) if ctx.needs_input_grad[2] else None
         return grad_x, grad_kernel, grad_bias, None

@@ -35,7 +35,9 @@ def convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, kmap: KernelMap) ->
     Raises:
         UserError: spconv is missing, or its CPU kernels were asked for where they are wrong.
     """
-    if x.device.type == "cpu" and (torch.get_num_threads() > 1 or x.requires_grad or kernel.requires_grad):
+    if x.device.type == "cpu" and (
+        torch.get_num_threads() > 1 or x.requires_grad or kernel.requires_grad
+    ):
         raise UserError(
             "spconv's CPU kernels give wrong values with more than one thread and have no backward",
             where="sparse backend",
@@ -68,5 +70,7 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, filters, pairs, counts = ctx.saved_tensors
-        grad_x, grad_filters = _ops().indice_conv_backward(x, filters, grad.contiguous(), pairs, counts)
+        grad_x, grad_filters = _ops().indice_conv_backward(
+            x, filters, grad.contiguous(), pairs, counts
+        )
         return grad_x, grad_filters.permute(1, 2, 0), None

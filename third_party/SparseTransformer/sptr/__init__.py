@@ -18,7 +18,14 @@ from sptr.operators import (
 )
 from sptr.pairs import get_indices_params, grid_sample, pair_layout, to_3d_numpy
 from sptr.position import PositionEmbeddingCoordsSine
-from sptr.windows import WindowIndex, exponential_bins, partition, relative_index, spherical, window_index
+from sptr.windows import (
+    WindowIndex,
+    exponential_bins,
+    partition,
+    relative_index,
+    spherical,
+    window_index,
+)
 
 __version__ = "1.0.0"
 __all__ = [

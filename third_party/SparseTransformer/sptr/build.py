@@ -18,7 +18,15 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-__all__ = ["build", "build_all", "build_cuda", "compiler", "cuda_compiler", "cuda_library_path", "library_path"]
+__all__ = [
+    "build",
+    "build_all",
+    "build_cuda",
+    "compiler",
+    "cuda_compiler",
+    "cuda_library_path",
+    "library_path",
+]
 
 SOURCES = Path(__file__).resolve().parent / "csrc"
 TARGET = Path(__file__).resolve().parent / "_lib"
@@ -44,7 +52,11 @@ def compiler() -> str | None:
 def cuda_compiler() -> str | None:
     """nvcc: ``$NVCC``, else from the path, else of ``$CUDA_HOME`` or /usr/local/cuda; None when there is none."""
     homes = [os.environ.get("CUDA_HOME"), "/usr/local/cuda"]
-    candidates = [os.environ.get("NVCC"), "nvcc", *(str(Path(home, "bin", "nvcc")) for home in homes if home)]
+    candidates = [
+        os.environ.get("NVCC"),
+        "nvcc",
+        *(str(Path(home, "bin", "nvcc")) for home in homes if home),
+    ]
     return next((found for name in candidates if name and (found := shutil.which(name))), None)
 
 
@@ -76,7 +88,9 @@ def build() -> Path:
         return target
     cxx = compiler()
     if cxx is None:
-        raise RuntimeError("no C++ compiler was found (looked for $CXX, g++, clang++, c++); install one, e.g. g++")
+        raise RuntimeError(
+            "no C++ compiler was found (looked for $CXX, g++, clang++, c++); install one, e.g. g++"
+        )
     return _install(target, lambda folder: _compile(cxx, folder))
 
 
@@ -114,7 +128,9 @@ def _install(target: Path, make: Callable[[Path], Path]) -> Path:
         with tempfile.TemporaryDirectory(dir=TARGET) as folder:
             os.replace(make(Path(folder)), target)
     except OSError as error:
-        raise RuntimeError(f"{TARGET}: cannot write the compiled kernels ({error.strerror or error})") from error
+        raise RuntimeError(
+            f"{TARGET}: cannot write the compiled kernels ({error.strerror or error})"
+        ) from error
     for stale in TARGET.glob(target.name.split("-")[0] + "-*.so"):
         if stale != target:
             stale.unlink(missing_ok=True)
@@ -138,7 +154,10 @@ def _compile(cxx: str, folder: Path) -> Path:
 def _compile_cuda(nvcc: str, folder: Path) -> Path:
     sources = sorted(CUDA_SOURCES.glob("*.cu"))
     objects = [folder / f"{source.stem}.o" for source in sources]
-    commands = [[nvcc, *_CUDA_FLAGS, "-c", str(source), "-o", str(output)] for source, output in zip(sources, objects)]
+    commands = [
+        [nvcc, *_CUDA_FLAGS, "-c", str(source), "-o", str(output)]
+        for source, output in zip(sources, objects)
+    ]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(_run, commands))
     library = folder / "libsptrcuda.so"
@@ -153,7 +172,9 @@ def _isa_flags(unit: str) -> list[str]:
 def _run(command: list[str]) -> None:
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
-        raise RuntimeError(f"compiling failed: {' '.join(command)}\n{result.stderr.strip()[-2000:]}")
+        raise RuntimeError(
+            f"compiling failed: {' '.join(command)}\n{result.stderr.strip()[-2000:]}"
+        )
 
 
 if __name__ == "__main__":

@@ -29,9 +29,25 @@ class CudaArgs(ctypes.Structure):
     """Mirror of ``Attention`` in ``csrc/cuda/attention.h``; unset pointers are null."""
 
     _fields_ = (
-        *((name, _P) for name in ("q", "k", "v", "order", "ptr", "positions", "table_q", "table_k", "table_v")),
+        *(
+            (name, _P)
+            for name in (
+                "q",
+                "k",
+                "v",
+                "order",
+                "ptr",
+                "positions",
+                "table_q",
+                "table_k",
+                "table_v",
+            )
+        ),
         *((name, _L) for name in ("tokens", "windows")),
-        *((name, _I) for name in ("heads", "dim", "padded", "length", "levels", "radial", "type", "device")),
+        *(
+            (name, _I)
+            for name in ("heads", "dim", "padded", "length", "levels", "radial", "type", "device")
+        ),
         *((name, _P) for name in ("out", "lse", "grad_out", "delta", "grad_q", "grad_k", "grad_v")),
         *((name, _P) for name in ("grad_table_q", "grad_table_k", "grad_table_v")),
         *((name, _I) for name in ("partial", "block_forward", "block_query", "block_key")),
@@ -59,12 +75,21 @@ def open_library(path: Path) -> ctypes.CDLL:
     """Load and check a library of the CUDA kernels; needs neither a GPU nor a driver."""
     handle = ctypes.CDLL(str(path))
     handle.sptr_cuda_args_size.restype = _L
-    handle.sptr_cuda_error.restype, handle.sptr_cuda_error.argtypes = ctypes.c_char_p, [ctypes.c_int]
+    handle.sptr_cuda_error.restype, handle.sptr_cuda_error.argtypes = (
+        ctypes.c_char_p,
+        [ctypes.c_int],
+    )
     handle.sptr_cuda_plan.argtypes = [ctypes.POINTER(CudaArgs)]
-    for function in (handle.sptr_cuda_forward, handle.sptr_cuda_backward_queries, handle.sptr_cuda_backward_keys):
+    for function in (
+        handle.sptr_cuda_forward,
+        handle.sptr_cuda_backward_queries,
+        handle.sptr_cuda_backward_keys,
+    ):
         function.argtypes = [ctypes.POINTER(CudaArgs), _P]
     if handle.sptr_cuda_args_size() != ctypes.sizeof(CudaArgs):
-        raise RuntimeError(f"{path}: the library does not match this package; delete it and run `python -m sptr.build`")
+        raise RuntimeError(
+            f"{path}: the library does not match this package; delete it and run `python -m sptr.build`"
+        )
     return handle
 
 
@@ -82,11 +107,15 @@ def serves(query: Tensor, length: int, levels: int, radial: bool) -> bool:
     """Whether the kernels run on this CUDA tensor [N, h, d] with tables of ``length`` rows; False: the unfused path."""
     if query.dtype not in _TYPES:
         return False
-    if torch.compiler.is_compiling():  # no library can be asked while tracing; the launch says what is wrong
+    if (
+        torch.compiler.is_compiling()
+    ):  # no library can be asked while tracing; the launch says what is wrong
         return True
     if torch.cuda.get_device_capability(query.device) < MIN_CAPABILITY:
         return False
-    return cuda_library() is not None and _fits(query.device, query.shape[2], length, levels, radial)
+    return cuda_library() is not None and _fits(
+        query.device, query.shape[2], length, levels, radial
+    )
 
 
 @lru_cache(maxsize=256)
@@ -127,23 +156,39 @@ def _stream(device: torch.device) -> int:
 def _call(name: str, args: CudaArgs, *stream: int) -> None:
     handle = cuda_library()
     if handle is None:
-        raise RuntimeError("sptr: the CUDA kernels are missing; run `python -m sptr.build` where nvcc is installed")
+        raise RuntimeError(
+            "sptr: the CUDA kernels are missing; run `python -m sptr.build` where nvcc is installed"
+        )
     error = getattr(handle, f"sptr_cuda_{name}")(ctypes.byref(args), *stream)
     if error:
-        raise RuntimeError(f"sptr: CUDA error {error} in {name}: {handle.sptr_cuda_error(error).decode()}")
+        raise RuntimeError(
+            f"sptr: CUDA error {error} in {name}: {handle.sptr_cuda_error(error).decode()}"
+        )
 
 
 class _Launch:
     """The C structure with its tile sizes, and the contiguous tensors it points into."""
 
-    def __init__(self, q, k, v, table_q, table_k, table_v, order, ptr, positions, levels, radial) -> None:
+    def __init__(
+        self, q, k, v, table_q, table_k, table_v, order, ptr, positions, levels, radial
+    ) -> None:
         heads, dim = q.shape[1:]
         if len(q) and len(ptr) < 2:
             raise ValueError(f"sptr: {len(q)} tokens and no window")
         padded = _pad(dim)
         tables = {"table_q": table_q, "table_k": table_k, "table_v": table_v}
-        tensors = {name: F.pad(t.float().permute(2, 1, 0, 3), (0, padded - dim)) for name, t in tables.items()}
-        tensors |= {"q": q, "k": k, "v": v, "order": order.long(), "ptr": ptr.long(), "positions": positions.float()}
+        tensors = {
+            name: F.pad(t.float().permute(2, 1, 0, 3), (0, padded - dim))
+            for name, t in tables.items()
+        }
+        tensors |= {
+            "q": q,
+            "k": k,
+            "v": v,
+            "order": order.long(),
+            "ptr": ptr.long(),
+            "positions": positions.float(),
+        }
         self.device, self.kept = q.device, []
         self.struct = CudaArgs(
             tokens=len(q), windows=len(ptr) - 1, heads=heads, dim=dim, padded=padded, length=table_q.shape[0],
@@ -152,7 +197,9 @@ class _Launch:
         self.point(**tensors)
         _call("plan", self.struct)
         if not _planned(self.struct):
-            raise ValueError(f"sptr: tables of {len(table_q)} rows need more shared memory than {q.device} has")
+            raise ValueError(
+                f"sptr: tables of {len(table_q)} rows need more shared memory than {q.device} has"
+            )
 
     def point(self, **tensors: Tensor) -> None:
         """Point at tensors, made contiguous."""
@@ -184,7 +231,10 @@ class _Launch:
         step = max(1, _PARTIAL_BYTES // (4 * sums[0].numel()))
         for first in range(0, tiles, step):
             count = min(step, tiles - first)
-            parts = [torch.empty((count, *shape), dtype=torch.float32, device=self.device) for _ in tables]
+            parts = [
+                torch.empty((count, *shape), dtype=torch.float32, device=self.device)
+                for _ in tables
+            ]
             for table, part in zip(tables, parts):
                 setattr(s, table, part.data_ptr())
             self.run(name, first, count)
@@ -194,7 +244,9 @@ class _Launch:
 
 
 @torch.library.impl(_OPERATORS, "window_attention", "CUDA")
-def forward(q, k, v, table_q, table_k, table_v, order, ptr, positions, levels, radial) -> tuple[Tensor, Tensor]:
+def forward(
+    q, k, v, table_q, table_k, table_v, order, ptr, positions, levels, radial
+) -> tuple[Tensor, Tensor]:
     """(out [N, h, d], log of the softmax denominators fp32 [N, h])."""
     with torch.cuda.device_of(q):
         launch = _Launch(q, k, v, table_q, table_k, table_v, order, ptr, positions, levels, radial)
@@ -216,7 +268,9 @@ def backward(
         launch.point(lse=lse, delta=delta.float(), grad_out=grad.to(q.dtype))
         launch.point(**dict(zip(("grad_q", "grad_k", "grad_v"), features)))
         s = launch.struct
-        grad_q, grad_v = launch.run_for_tables("backward_queries", s.block_query, "grad_table_q", "grad_table_v")
+        grad_q, grad_v = launch.run_for_tables(
+            "backward_queries", s.block_query, "grad_table_q", "grad_table_v"
+        )
         (grad_k,) = launch.run_for_tables("backward_keys", s.block_key, "grad_table_k")
     tables = [
         grad[..., : q.shape[2]].permute(2, 1, 0, 3).contiguous().to(table.dtype)

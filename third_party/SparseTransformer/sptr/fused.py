@@ -65,7 +65,9 @@ def fused_window_attention(
     _check(query, key, value, index, (query_table, key_table, value_table))
     radial, length = index.kind == "radial", index.table_length
     if not _is_native(query, length, index.levels, radial):
-        return operator_window_attention(query, key, value, index, query_table, key_table, value_table)
+        return operator_window_attention(
+            query, key, value, index, query_table, key_table, value_table
+        )
     tables = [query_table, key_table, value_table]
     order, ptr, positions, levels = index.order, index.ptr, index.positions, index.levels
     if all(table is None for table in tables):
@@ -73,7 +75,9 @@ def fused_window_attention(
     heads, dim = query.shape[1:]
     absent = None if all(t is not None for t in tables) else query.new_zeros(length, 3, heads, dim)
     tables = [absent if table is None else table[:length] for table in tables]
-    return torch.ops.sptr.window_attention(query, key, value, *tables, order, ptr, positions, levels, radial)[0]
+    return torch.ops.sptr.window_attention(
+        query, key, value, *tables, order, ptr, positions, levels, radial
+    )[0]
 
 
 def _is_native(query: Tensor, length: int, levels: int, radial: bool) -> bool:
@@ -81,40 +85,62 @@ def _is_native(query: Tensor, length: int, levels: int, radial: bool) -> bool:
         return cuda.serves(query, length, levels, radial)
     if query.device.type != "cpu" or query.dtype not in _DTYPES:
         return False
-    return torch.compiler.is_compiling() or library() is not None  # no library can be loaded while tracing
+    return (
+        torch.compiler.is_compiling() or library() is not None
+    )  # no library can be loaded while tracing
 
 
-def _check(q: Tensor, k: Tensor, v: Tensor, index: WindowIndex, tables: tuple[Tensor | None, ...]) -> None:
+def _check(
+    q: Tensor, k: Tensor, v: Tensor, index: WindowIndex, tables: tuple[Tensor | None, ...]
+) -> None:
     shapes = {tuple(x.shape) for x in (q, k, v)}
     if len(shapes) != 1 or q.ndim != 3 or not 1 <= q.shape[2] <= MAX_DIM or not q.shape[1]:
         raise ValueError(
             f"sptr: query, key, value must share one shape [N, h, d], d <= {MAX_DIM}; got {sorted(shapes)}"
         )
     if len({x.dtype for x in (q, k, v)}) != 1 or not q.is_floating_point():
-        raise ValueError(f"sptr: query, key, value must share one floating type; got {q.dtype}, {k.dtype}, {v.dtype}")
-    if index.kind not in KINDS or len(index.order) != len(q) or index.positions.shape != (len(q), 3):
+        raise ValueError(
+            f"sptr: query, key, value must share one floating type; got {q.dtype}, {k.dtype}, {v.dtype}"
+        )
+    if (
+        index.kind not in KINDS
+        or len(index.order) != len(q)
+        or index.positions.shape != (len(q), 3)
+    ):
         raise ValueError(
             f"sptr: the index describes {len(index.order)} tokens (kind {index.kind!r}), the query {len(q)}"
         )
     for name, table in zip(("query_table", "key_table", "value_table"), tables):
-        if table is not None and (table.shape[1:] != (3, *q.shape[1:]) or len(table) < index.table_length):
+        if table is not None and (
+            table.shape[1:] != (3, *q.shape[1:]) or len(table) < index.table_length
+        ):
             raise ValueError(
                 f"sptr: {name} must be [L, 3, {q.shape[1]}, {q.shape[2]}] with L >= {index.table_length} for "
                 f"{index.levels} levels, kind {index.kind!r}; got {list(table.shape)}"
             )
-    devices = {x.device for x in (q, k, v, index.order, index.ptr, index.positions, *tables) if x is not None}
+    devices = {
+        x.device
+        for x in (q, k, v, index.order, index.ptr, index.positions, *tables)
+        if x is not None
+    }
     if len(devices) != 1:
-        raise ValueError(f"sptr: all tensors must be on one device; got {sorted(map(str, devices))}")
+        raise ValueError(
+            f"sptr: all tensors must be on one device; got {sorted(map(str, devices))}"
+        )
 
 
 class _Arguments:
     """The C structure, and the contiguous tensors it points into: features as they are, the rest in fp32 or int64."""
 
-    def __init__(self, q, k, v, table_q, table_k, table_v, order, ptr, positions, levels, radial) -> None:
+    def __init__(
+        self, q, k, v, table_q, table_k, table_v, order, ptr, positions, levels, radial
+    ) -> None:
         heads, dim = q.shape[1:]
         tables = {"table_q": table_q, "table_k": table_k, "table_v": table_v}
         padding = -dim % _PAD
-        tensors = {name: F.pad(t.float().permute(2, 1, 0, 3), (0, padding)) for name, t in tables.items()}
+        tensors = {
+            name: F.pad(t.float().permute(2, 1, 0, 3), (0, padding)) for name, t in tables.items()
+        }
         tensors |= {"q": q, "k": k, "v": v, "order": order.long(), "ptr": ptr.long()}
         binned = positions[:, :2] if radial else positions
         if positions.numel() and (binned.amin() < 0 or binned.amax() >= levels):
@@ -137,14 +163,20 @@ class _Arguments:
 def _kernels() -> ctypes.CDLL:
     handle = library()
     if handle is None:  # only a compiled graph gets here
-        raise RuntimeError("sptr: a compiled graph needs the CPU kernels; run `python -m sptr.build`")
+        raise RuntimeError(
+            "sptr: a compiled graph needs the CPU kernels; run `python -m sptr.build`"
+        )
     return handle
 
 
 @torch.library.impl(_OPERATORS, "window_attention", "CPU")
-def _forward(q, k, v, table_q, table_k, table_v, order, ptr, positions, levels, radial) -> tuple[Tensor, Tensor]:
+def _forward(
+    q, k, v, table_q, table_k, table_v, order, ptr, positions, levels, radial
+) -> tuple[Tensor, Tensor]:
     """(out [N, h, d], log of the softmax denominators fp32 [N, h])."""
-    arguments = _Arguments(q, k, v, table_q, table_k, table_v, order, ptr, positions, levels, radial)
+    arguments = _Arguments(
+        q, k, v, table_q, table_k, table_v, order, ptr, positions, levels, radial
+    )
     out, lse = torch.empty(q.shape, dtype=q.dtype), torch.empty(q.shape[:2])
     arguments.point(out=out, lse=lse)
     _kernels().sptr_forward(ctypes.byref(arguments.struct))
@@ -153,7 +185,9 @@ def _forward(q, k, v, table_q, table_k, table_v, order, ptr, positions, levels, 
 
 @torch.library.register_fake("sptr::window_attention", lib=_OPERATORS)
 def _(q, k, v, table_q, table_k, table_v, order, ptr, positions, levels, radial):
-    return torch.empty_like(q, memory_format=torch.contiguous_format), q.new_empty(q.shape[:2], dtype=torch.float32)
+    return torch.empty_like(q, memory_format=torch.contiguous_format), q.new_empty(
+        q.shape[:2], dtype=torch.float32
+    )
 
 
 @torch.library.impl(_OPERATORS, "window_attention_backward", "CPU")
@@ -161,7 +195,9 @@ def _backward(
     q, k, v, table_q, table_k, table_v, order, ptr, positions, levels, radial, lse, delta, grad
 ) -> tuple[Tensor, ...]:
     """Gradients of q, k, v and the three tables, each in the type of its tensor."""
-    arguments = _Arguments(q, k, v, table_q, table_k, table_v, order, ptr, positions, levels, radial)
+    arguments = _Arguments(
+        q, k, v, table_q, table_k, table_v, order, ptr, positions, levels, radial
+    )
     heads, dim = q.shape[1:]
     features = [torch.empty(q.shape, dtype=q.dtype) for _ in range(3)]
     tables = [torch.zeros(heads, 3, len(table_q), arguments.struct.padded) for _ in range(3)]
@@ -178,7 +214,8 @@ def _backward(
 @torch.library.register_fake("sptr::window_attention_backward", lib=_OPERATORS)
 def _(q, k, v, table_q, table_k, table_v, order, ptr, positions, levels, radial, lse, delta, grad):
     return tuple(
-        torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v, table_q, table_k, table_v)
+        torch.empty_like(x, memory_format=torch.contiguous_format)
+        for x in (q, k, v, table_q, table_k, table_v)
     )
 
 
@@ -211,7 +248,9 @@ def _differentiate(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Ten
         return (None,) * 11
     *tensors, out, lse = ctx.saved_tensors
     delta = torch.ops.sptr.row_dots(grad, out)
-    grads = torch.ops.sptr.window_attention_backward(*tensors, ctx.levels, ctx.radial, lse, delta, grad)
+    grads = torch.ops.sptr.window_attention_backward(
+        *tensors, ctx.levels, ctx.radial, lse, delta, grad
+    )
     return (*(g if needed else None for g, needed in zip(grads, ctx.needs_input_grad)), *[None] * 5)
 
 
@@ -219,6 +258,8 @@ def _refuse(ctx: Any, *grads: Tensor | None) -> None:
     raise RuntimeError("sptr: window attention can be differentiated once only")
 
 
-torch.library.register_autograd("sptr::window_attention", _differentiate, setup_context=_keep, lib=_OPERATORS)
+torch.library.register_autograd(
+    "sptr::window_attention", _differentiate, setup_context=_keep, lib=_OPERATORS
+)
 torch.library.register_autograd("sptr::window_attention_backward", _refuse, lib=_OPERATORS)
 torch.library.register_autograd("sptr::row_dots", _refuse, lib=_OPERATORS)

@@ -21,7 +21,19 @@ class AttentionArgs(ctypes.Structure):
         *((name, _P) for name in ("q", "k", "v", "order", "ptr")),
         ("windows", _L),
         *((name, _P) for name in ("positions", "table_q", "table_k", "table_v")),
-        *((name, _I) for name in ("heads", "dim", "padded", "length", "levels", "radial", "threads", "storage")),
+        *(
+            (name, _I)
+            for name in (
+                "heads",
+                "dim",
+                "padded",
+                "length",
+                "levels",
+                "radial",
+                "threads",
+                "storage",
+            )
+        ),
         *((name, _P) for name in ("out", "lse", "grad_out", "delta", "grad_q", "grad_k", "grad_v")),
         *((name, _P) for name in ("grad_table_q", "grad_table_k", "grad_table_v")),
     )
@@ -30,7 +42,9 @@ class AttentionArgs(ctypes.Structure):
 @lru_cache(maxsize=1)
 def library() -> ctypes.CDLL | None:
     """The loaded library, or None (with one warning) when it was not built."""
-    from sptr.build import library_path  # here, so that `python -m sptr.build` does not find itself imported
+    from sptr.build import (
+        library_path,
+    )  # here, so that `python -m sptr.build` does not find itself imported
 
     path = library_path()
     if not path.is_file():
@@ -46,7 +60,9 @@ def library() -> ctypes.CDLL | None:
     for function in (handle.sptr_forward, handle.sptr_backward):
         function.restype, function.argtypes = None, [ctypes.POINTER(AttentionArgs)]
     if handle.sptr_args_size() != ctypes.sizeof(AttentionArgs):
-        raise RuntimeError(f"{path}: the library does not match this package; delete it and run `python -m sptr.build`")
+        raise RuntimeError(
+            f"{path}: the library does not match this package; delete it and run `python -m sptr.build`"
+        )
     return handle
 
 

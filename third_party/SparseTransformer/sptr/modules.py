@@ -106,22 +106,39 @@ class VarLengthMultiheadSA(nn.Module):
                 f"sptr: num_heads must divide embed_dim and pe_type be one of {_PE_TYPES}; "
                 f"got {embed_dim}, {num_heads}, {pe_type!r}"
             )
-        self.embed_dim, self.num_heads, self.indice_key, self.pe_type = embed_dim, num_heads, indice_key, pe_type
-        self.window_size, self.shift_win, self.origin, self.fused = to_3d_numpy(window_size), shift_win, origin, fused
+        self.embed_dim, self.num_heads, self.indice_key, self.pe_type = (
+            embed_dim,
+            num_heads,
+            indice_key,
+            pe_type,
+        )
+        self.window_size, self.shift_win, self.origin, self.fused = (
+            to_3d_numpy(window_size),
+            shift_win,
+            origin,
+            fused,
+        )
         self.levels = levels
-        self.quant_size = self.window_size / levels if quant_size is None else to_3d_numpy(quant_size)
+        self.quant_size = (
+            self.window_size / levels if quant_size is None else to_3d_numpy(quant_size)
+        )
         self.scale = qk_scale or (embed_dim // num_heads) ** -0.5
         self.q, self.k, self.v = (nn.Linear(embed_dim, embed_dim, bias=qkv_bias) for _ in range(3))
         self.proj, self.drop = nn.Linear(embed_dim, embed_dim), nn.Dropout(dropout)
         self.query_table, self.key_table, self.value_table = (
-            self._table() if pe_type == "contextual" and wanted else None for wanted in (rel_query, rel_key, rel_value)
+            self._table() if pe_type == "contextual" and wanted else None
+            for wanted in (rel_query, rel_key, rel_value)
         )
         self.position = (
-            PositionEmbeddingCoordsSine(pos_type=pe_type, d_pos=embed_dim) if pe_type in ("sine", "fourier") else None
+            PositionEmbeddingCoordsSine(pos_type=pe_type, d_pos=embed_dim)
+            if pe_type in ("sine", "fourier")
+            else None
         )
 
     def _table(self) -> nn.Parameter:
-        table = torch.empty(2 * self.levels - 1, 3, self.num_heads, self.embed_dim // self.num_heads)
+        table = torch.empty(
+            2 * self.levels - 1, 3, self.num_heads, self.embed_dim // self.num_heads
+        )
         return nn.Parameter(nn.init.trunc_normal_(table, std=0.02))
 
     def _index(self, tokens: SparseTrTensor) -> WindowIndex:

@@ -68,7 +68,9 @@ def scatter_softmax_csr(logits: Tensor, index_0_offsets: Tensor, dim: int = 0) -
     """Softmax of [M, h] over every run ``index_0_offsets[i]:index_0_offsets[i+1]`` of the first dimension."""
     if dim != 0:
         raise ValueError(f"sptr: the runs lie along dimension 0; got {dim}")
-    return _Softmax.apply(logits, torch.repeat_interleave(index_0_offsets.long().diff()), len(index_0_offsets) - 1)
+    return _Softmax.apply(
+        logits, torch.repeat_interleave(index_0_offsets.long().diff()), len(index_0_offsets) - 1
+    )
 
 
 def _slices(pairs: int, x: Tensor) -> Iterator[slice]:
@@ -115,7 +117,9 @@ class _Logits(torch.autograd.Function):
             query, key = q.index_select(0, index_0[s]), k.index_select(0, index_1[s])
             total = query * key if direct else torch.zeros_like(query)
             if rel is not None:
-                total.addcmul_(query, _positional(table_q, rel[s])).addcmul_(key, _positional(table_k, rel[s]))
+                total.addcmul_(query, _positional(table_q, rel[s])).addcmul_(
+                    key, _positional(table_k, rel[s])
+                )
             out[s] = total.sum(-1)
         return out
 
@@ -123,14 +127,19 @@ class _Logits(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, table_q, table_k, rel, index_0, index_1 = ctx.saved_tensors
-        grad_q, grad_k = (torch.zeros_like(x, memory_format=torch.contiguous_format) for x in (q, k))
+        grad_q, grad_k = (
+            torch.zeros_like(x, memory_format=torch.contiguous_format) for x in (q, k)
+        )
         grad_tq, grad_tk = _table_grads(table_q), _table_grads(table_k)
         for s in _slices(len(index_0), q):
             g = grad[s, :, None]
             query, key = q.index_select(0, index_0[s]), k.index_select(0, index_1[s])
             to_query, to_key = (key, query) if ctx.direct else (0, 0)
             if rel is not None:
-                to_query, to_key = to_query + _positional(table_q, rel[s]), to_key + _positional(table_k, rel[s])
+                to_query, to_key = (
+                    to_query + _positional(table_q, rel[s]),
+                    to_key + _positional(table_k, rel[s]),
+                )
                 _add_positional(grad_tq, rel[s], g * query)
                 _add_positional(grad_tk, rel[s], g * key)
             _add_rows(grad_q, index_0[s], g * to_query)
@@ -154,7 +163,10 @@ class _Values(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         p, v, table, rel, index_0, index_1 = ctx.saved_tensors
-        grad_p, grad_v = torch.empty_like(p), torch.zeros_like(v, memory_format=torch.contiguous_format)
+        grad_p, grad_v = (
+            torch.empty_like(p),
+            torch.zeros_like(v, memory_format=torch.contiguous_format),
+        )
         grad_table = _table_grads(table)
         for s in _slices(len(index_0), v):
             g = grad.index_select(0, index_0[s])
@@ -166,7 +178,9 @@ class _Values(torch.autograd.Function):
         return grad_p, grad_v, _stacked(grad_table), None, None, None
 
 
-def _pair_values(v: Tensor, table: Tensor | None, rel: Tensor | None, index_1: Tensor, s: slice) -> Tensor:
+def _pair_values(
+    v: Tensor, table: Tensor | None, rel: Tensor | None, index_1: Tensor, s: slice
+) -> Tensor:
     values = v.index_select(0, index_1[s])
     return values if table is None else values + _positional(table, rel[s])
 
@@ -203,13 +217,19 @@ def operator_window_attention(
     """:func:`sptr.fused_window_attention` through the unfused operators; memory O(pairs)."""
     dtype = torch.promote_types(query.dtype, torch.float32)
     q, k, v = (x.to(dtype).index_select(0, index.order) for x in (query, key, value))
-    tables = [table if table is None else table.to(dtype) for table in (query_table, key_table, value_table)]
+    tables = [
+        table if table is None else table.to(dtype)
+        for table in (query_table, key_table, value_table)
+    ]
     absent = q.new_zeros(index.table_length, 3, *q.shape[1:])
     table_q, table_k = (absent if table is None else table for table in tables[:2])
     index_0, offsets_0, n_max, index_1, offsets_1 = pair_layout(index.ptr.diff())
     positions = index.positions.index_select(0, index.order)
     rel = relative_index(
-        positions.index_select(0, index_0), positions.index_select(0, index_1), index.kind, index.levels
+        positions.index_select(0, index_0),
+        positions.index_select(0, index_1),
+        index.kind,
+        index.levels,
     )
     pairs = (index_0, offsets_0, index_1, offsets_1, n_max)
     if tables[0] is None and tables[1] is None:

@@ -41,7 +41,9 @@ def grid_sample(
     """
     if start is not None:
         coords = coords - start
-    order, ptr, _ = partition(coords, batch, torch.as_tensor(to_3d_numpy(size), dtype=coords.dtype), origin=origin)
+    order, ptr, _ = partition(
+        coords, batch, torch.as_tensor(to_3d_numpy(size), dtype=coords.dtype), origin=origin
+    )
     counts = ptr.diff()
     window = torch.repeat_interleave(counts)
     cluster = torch.empty_like(order)
@@ -67,7 +69,11 @@ def pair_layout(counts: Tensor) -> tuple[Tensor, Tensor, int, Tensor, Tensor]:
     local = torch.arange(len(window), device=counts.device) - first[window]
     offsets_0 = torch.cat([n.new_zeros(1), n.cumsum(0)])
     index_0 = torch.repeat_interleave(n)
-    index_1 = torch.arange(len(index_0), device=counts.device) - offsets_0[index_0] + first[window][index_0]
+    index_1 = (
+        torch.arange(len(index_0), device=counts.device)
+        - offsets_0[index_0]
+        + first[window][index_0]
+    )
     n_max = int(counts.max()) if len(counts) else 0
     return index_0, offsets_0, n_max, index_1, base[window] + local
 

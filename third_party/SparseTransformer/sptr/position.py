@@ -24,8 +24,16 @@ class PositionEmbeddingCoordsSine(nn.Module):
         """``d_pos`` channels (even for ``fourier``) from ``d_in`` coordinates."""
         super().__init__()
         if pos_type not in ("sine", "fourier") or d_pos % 2:
-            raise ValueError(f"sptr: pos_type must be 'sine' or 'fourier' and d_pos even; got {pos_type!r}, {d_pos}")
-        self.temperature, self.scale, self.pos_type, self.d_pos, self.d_in = temperature, scale, pos_type, d_pos, d_in
+            raise ValueError(
+                f"sptr: pos_type must be 'sine' or 'fourier' and d_pos even; got {pos_type!r}, {d_pos}"
+            )
+        self.temperature, self.scale, self.pos_type, self.d_pos, self.d_in = (
+            temperature,
+            scale,
+            pos_type,
+            d_pos,
+            d_in,
+        )
         if pos_type == "fourier":
             self.register_buffer("gauss_B", torch.randn(d_in, d_pos // 2) * gauss_scale)
 

@@ -18,7 +18,9 @@ def dense_window_attention(
     query, key, value = query.double(), key.double(), value.double()
     window = torch.empty(len(query), dtype=torch.long)
     window[index.order] = torch.repeat_interleave(index.ptr.diff())
-    rows = relative_index(index.positions[:, None], index.positions[None, :], index.kind, index.levels)
+    rows = relative_index(
+        index.positions[:, None], index.positions[None, :], index.kind, index.levels
+    )
 
     def positional(table: Tensor) -> Tensor:  # [N, N, h, d]
         return sum(table.double()[rows[..., axis], axis] for axis in range(3))

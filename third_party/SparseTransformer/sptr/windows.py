@@ -12,7 +12,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["KINDS", "WindowIndex", "exponential_bins", "partition", "relative_index", "spherical", "window_index"]
+__all__ = [
+    "KINDS",
+    "WindowIndex",
+    "exponential_bins",
+    "partition",
+    "relative_index",
+    "spherical",
+    "window_index",
+]
 
 KINDS = ("cubic", "radial")
 
@@ -129,7 +137,9 @@ def partition(
             f"sptr: coordinates must be finite and span less than 2^62 windows; got {span[1:]} windows per axis"
         )
     cell = cell.long()
-    key = ((batch * int(span[1]) + cell[:, 0]) * int(span[2]) + cell[:, 1]) * int(span[3]) + cell[:, 2]
+    key = ((batch * int(span[1]) + cell[:, 0]) * int(span[2]) + cell[:, 1]) * int(span[3]) + cell[
+        :, 2
+    ]
     ordered, order = key.sort(stable=True)
     counts = torch.unique_consecutive(ordered, return_counts=True)[1]
     return order, torch.cat([counts.new_zeros(1), counts.cumsum(0)]), inside
@@ -158,7 +168,9 @@ def window_index(
     if kind not in KINDS:
         raise ValueError(f"sptr: kind must be one of {KINDS}; got {kind!r}")
     if levels < 1 or base <= 0:
-        raise ValueError(f"sptr: levels must be at least 1 and base positive; got {levels} and {base}")
+        raise ValueError(
+            f"sptr: levels must be at least 1 and base positive; got {levels} and {base}"
+        )
     order, ptr, inside = partition(coords, batch, window, origin=origin, shift=shift)
     positions = torch.floor(inside / _triple(quant, "quant", coords)).clamp(0, levels - 1).float()
     if kind == "radial":
