@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from core.contracts import Batch
 from core.models.fusion.c2l import C2L, PixelHead
 from core.models.fusion.l2c import L2C, draw_points, grid_sizes
-from core.models.fusion.layers import PointBatchNorm
+from core.models.layers import PointBatchNorm
 from core.models.fusion.learner import learner
 from core.models.image.sampling import View, sample_image
 

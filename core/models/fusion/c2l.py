@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.models.fusion.layers import PointBatchNorm
+from core.models.layers import PointBatchNorm
 
 __all__ = ["C2L", "PixelHead"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from core.models.fusion.layers import PointBatchNorm
+from core.models.layers import PointBatchNorm
 
 __all__ = ["learner"]
 

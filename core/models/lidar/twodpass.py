@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from core.config import Section
 from core.contracts import Batch, Output
-from core.models.fusion.layers import PointBatchNorm
+from core.models.layers import PointBatchNorm
 from core.sparse import Conv3d, MapCache, SparseBatchNorm, SparseTensor, gather_sum
 from core.sparse.points import GatherTable
 from core.sparse.tensor import Grid, argsort, floor_to

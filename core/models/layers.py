@@ -1,4 +1,4 @@
-"""Layers the fusion blocks share."""
+"""Layers that networks of several rooms share."""
 
 from __future__ import annotations
 
