@@ -9,11 +9,11 @@ Started again it goes on where it stopped.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
 from core.engine.run.cli import read_arguments, run_command
+from core.machine import usable_cores
 
 
 def main() -> None:
@@ -34,9 +34,7 @@ def main() -> None:
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args, config = read_arguments(parser)
-    workers = (
-        min(len(os.sched_getaffinity(0)), 16) if args.workers is None else max(args.workers, 1)
-    )
+    workers = usable_cores(most=16) if args.workers is None else max(args.workers, 1)
     from core.data.instances.build import build_database
     from core.data.instances.convert import convert_database
     from core.data.instances.sheet import write_sheet

@@ -22,6 +22,7 @@ from typing import Literal
 
 from core.engine.run.cli import run_command
 from core.errors import EXIT_USER_ERROR
+from core.machine import usable_cores
 
 __all__ = ["CHECKS", "Row", "examine", "main", "mpi_row"]
 
@@ -226,10 +227,9 @@ def _memory() -> Row:
 
 
 def _cores() -> Row:
-    usable = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Row(
+        "CPU cores", "ok", f"{usable_cores()} usable of {os.cpu_count()}, {platform.machine()}"
     )
-    return Row("CPU cores", "ok", f"{usable} usable of {os.cpu_count()}, {platform.machine()}")
 
 
 CHECKS: tuple[Callable[[], Row], ...] = (

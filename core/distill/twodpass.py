@@ -280,10 +280,7 @@ def _head(width: int, classes: int) -> nn.Sequential:
 
 def _take(values: Tensor, rows: Tensor) -> Tensor:
     """``values[rows]`` [R, C]; its gradient is a sum in a fixed order."""
-    ptr = torch.arange(len(rows) + 1, device=rows.device)
-    return gather_sum(
-        values, GatherTable(ptr, rows.int(), torch.ones(len(rows), device=rows.device), len(values))
-    )
+    return gather_sum(values, GatherTable.lookup(rows, len(values)))
 
 
 def majority_of_cells(labels: Tensor, rows: Tensor, cells: int, classes: int) -> Tensor:

@@ -45,6 +45,16 @@ class GatherTable:
             ptr, index.index_select(0, order).int(), weight.index_select(0, order).float(), columns
         )
 
+    @classmethod
+    def lookup(cls, rows: Tensor, columns: int) -> GatherTable:
+        """Build ``y[i] = x[rows[i]]``; unlike an index, its gradient is a sum in a fixed order.
+
+        Args:
+            rows: integer [R], 0..columns-1, in any order and with repeats. columns: rows of x.
+        """
+        ptr = torch.arange(len(rows) + 1, device=rows.device)
+        return cls(ptr, rows.int(), torch.ones(len(rows), device=rows.device), columns)
+
     @cached_property
     def rows(self) -> Tensor:
         """Row of each entry, int64 [E]."""

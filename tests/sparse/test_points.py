@@ -207,6 +207,17 @@ def random_table(rows=9, columns=7, entries=40) -> tuple[GatherTable, torch.Tens
     return GatherTable.from_entries(row, index, weight, rows, columns), dense
 
 
+def test_lookup_reads_rows_in_any_order(path):
+    rows = torch.tensor([2, 0, 2, 3, 2])
+    x = torch.arange(8.0).view(4, 2).requires_grad_()
+    y = gather_sum(x, GatherTable.lookup(rows, len(x)))
+    assert torch.equal(y, x[rows])
+    y.backward(torch.ones_like(y))
+    assert x.grad.tolist() == [[1, 1], [0, 0], [3, 3], [1, 1]]
+    empty = GatherTable.lookup(rows[:0], len(x))
+    assert gather_sum(x, empty).shape == (0, 2)
+
+
 @pytest.mark.parametrize(
     "dtype, tolerance", [*DTYPES, (torch.bfloat16, 2e-2), (torch.float16, 3e-3)]
 )

@@ -6,7 +6,6 @@ Started again it goes on where it stopped. ``evaluate.py --robustness`` makes th
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from core.data.corruptions.write import write_corrupted
 from core.datasets import build_dataset
 from core.datasets.base import SPLITS
 from core.errors import EXIT_USER_ERROR, UserError
+from core.machine import usable_cores
 
 __all__ = ["main"]
 
@@ -52,9 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args, overrides = parser.parse_known_args(argv)
     corruptions = chosen(args.profile, args.kinds, keep_labels=args.keep_labels)
     dataset = build_dataset(load_config(args.config, overrides), args.split)
-    workers = (
-        min(len(os.sched_getaffinity(0)), 16) if args.workers is None else max(args.workers, 1)
-    )
+    workers = usable_cores(most=16) if args.workers is None else max(args.workers, 1)
     written = write_corrupted(
         dataset,
         corruptions,

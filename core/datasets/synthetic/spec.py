@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 
 from core.errors import UserError
+from core.machine import usable_cores
 
 __all__ = ["WorldSpec"]
 
@@ -16,10 +16,7 @@ _KITTI_VAL = "08"
 
 
 def _processors() -> int:
-    return min(
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        16,
-    )
+    return usable_cores(most=16)
 
 
 @dataclass(frozen=True)

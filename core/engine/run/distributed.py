@@ -18,11 +18,11 @@ from torch import Tensor
 
 from core.engine.run.torchpack_api import context as torchpack_context
 from core.errors import UserError
+from core.machine import usable_cores
 
 __all__ = [
     "ErrorRelay",
     "World",
-    "available_cores",
     "barrier",
     "detect",
     "first_host",
@@ -153,7 +153,7 @@ def start() -> World:
             )
         torch.cuda.set_device(world.device)
     if "OMP_NUM_THREADS" not in os.environ or world.launcher == "torchrun":
-        torch.set_num_threads(max(1, available_cores() // world.local_size))
+        torch.set_num_threads(max(1, usable_cores() // world.local_size))
     torchpack_context._world_size, torchpack_context._world_rank = world.size, world.rank
     torchpack_context._local_size, torchpack_context._local_rank = (
         world.local_size,
@@ -174,11 +174,6 @@ def start() -> World:
                 cure="Check that the hosts reach each other and the port is free; `make doctor` checks the MPI flavour",
             ) from error
     return world
-
-
-def available_cores() -> int:
-    """Cores this process may use (its affinity mask where the system has one)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def barrier() -> None:

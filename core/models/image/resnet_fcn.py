@@ -112,7 +112,5 @@ class PixelReader:
             torch.div(index, stride, rounding_mode="floor") for index in (self.row, self.column)
         )
         pixels = features.permute(0, 2, 3, 1).reshape(-1, features.shape[1])
-        index = ((self.image * height + row) * width + column).int()
-        ptr = torch.arange(len(index) + 1, device=index.device)
-        weight = torch.ones(len(index), device=index.device)
-        return gather_sum(pixels, GatherTable(ptr, index, weight, len(pixels)))
+        rows = (self.image * height + row) * width + column
+        return gather_sum(pixels, GatherTable.lookup(rows, len(pixels)))

@@ -99,7 +99,7 @@ class PointGrid:
     @cached_property
     def spread(self) -> GatherTable:
         """Cells -> points."""
-        return _lookup(self.rows, len(self))
+        return GatherTable.lookup(self.rows, len(self))
 
     @cached_property
     def halves(self) -> tuple[GatherTable, GatherTable]:
@@ -112,9 +112,8 @@ class PointGrid:
         counts.scatter_add_(0, parent, torch.ones_like(parent))
         cells = torch.arange(len(self), device=parent.device)
         share = 1.0 / counts.index_select(0, parent)
-        return GatherTable.from_entries(parent, cells, share, size, len(self)), _lookup(
-            parent, size
-        )
+        mean = GatherTable.from_entries(parent, cells, share, size, len(self))
+        return mean, GatherTable.lookup(parent, size)
 
 
 def _unique(keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -124,12 +123,6 @@ def _unique(keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         keys.index_select(0, order), return_inverse=True, return_counts=True
     )
     return values, torch.empty_like(places).scatter_(0, order, places), counts
-
-
-def _lookup(rows: Tensor, columns: int) -> GatherTable:
-    """``y[i] = x[rows[i]]``; unlike an index, its gradient is a sum in a fixed order."""
-    ptr = torch.arange(len(rows) + 1, device=rows.device)
-    return GatherTable(ptr, rows.int(), torch.ones(len(rows), device=rows.device), columns)
 
 
 def distinct_places(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -260,9 +253,11 @@ class TwoDPass(nn.Module):
             v, p, down = encoder(x, fine, coarse)
             stages.append(v)
             extras[f"scale_rows/{i}"] = fine.rows
-            heads.append(gather_sum(p, _lookup(coarse.rows.index_select(0, places), len(coarse))))
+            heads.append(
+                gather_sum(p, GatherTable.lookup(coarse.rows.index_select(0, places), len(coarse)))
+            )
             x, fine = SparseTensor.from_batch(p + down, coarse.coords, coarse.cache), coarse
-        logits = gather_sum(self.head(torch.cat(heads, 1)), _lookup(rows, len(places)))
+        logits = gather_sum(self.head(torch.cat(heads, 1)), GatherTable.lookup(rows, len(places)))
         return Output(logits, tuple(stages), extras)
 
     def cells(self, points: Tensor, i: int) -> Tensor:
