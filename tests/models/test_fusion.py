@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from core.contracts import Batch
 from core.models.fusion.c2l import C2L, PixelHead
 from core.models.fusion.l2c import L2C, draw_points, grid_sizes
-from core.models.layers import PointBatchNorm
 from core.models.fusion.learner import learner
 from core.models.image.sampling import View, sample_image
+from core.models.layers import PointBatchNorm
 
 SIZE = (9, 14)
 SCALES = (1, 2, 4, 8)
