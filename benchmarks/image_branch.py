@@ -163,7 +163,7 @@ def stage_points(model: LidarCamera, batch: Batch) -> list[Tensor]:
 
 
 def pixel_loss(logits: Tensor, batch: Batch) -> Tensor:
-    """Cross entropy at the points in view."""
+    """Cross entropy at the points in sight."""
     labels = torch.where(batch.visible.any(0), batch.labels, 0)
     return F.cross_entropy(logits.float(), labels, ignore_index=0)
 
@@ -182,7 +182,7 @@ def fusion_step(
 ) -> None:
     """Drawing points into images and reading images at points, at all four stages."""
     if kind == "ours":
-        exchange.view.tables.clear()  # they belong to one batch
+        exchange.links.tables.clear()  # they belong to one batch
     loss = 0.0
     for stage, (p, skip) in enumerate(zip(points, skips)):
         drawn = exchange.draw(p, tuple(skip.shape[2:]), tuple(2**i for i in range(4 - stage)))

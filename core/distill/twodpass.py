@@ -20,7 +20,7 @@ from core.distill.base import Knowledge, Method
 from core.errors import UserError
 from core.losses import CrossEntropyLovasz, kl_divergence
 from core.models.image.resnet_fcn import STRIDES, FCNConfig, PixelReader, ResNetFCN
-from core.models.image.sampling import View
+from core.models.image.sampling import PixelLinks
 from core.models.probe import probe
 from core.sparse import gather_sum
 from core.sparse.points import GatherTable
@@ -156,21 +156,21 @@ class MSFSKD(Method):
     def _image_losses(
         self, batch: Batch, scales: list[Scale], logits: list[Tensor]
     ) -> dict[str, Tensor]:
-        """Of everything that looks at the images; at the points in view, which may be none."""
+        """Of everything that looks at the images; at the points in sight, which may be none."""
         if batch.images is None:
             raise UserError(
                 "this method learns from images, and the batch has none",
                 where="data.images",
                 cure="Set data.images: true, or distill.mode: aux_heads or baseline",
             )
-        view = View.of(batch, "last")
-        read = PixelReader(view, tuple(batch.images.shape[-2:]))
+        links = PixelLinks.of(batch, "last")
+        read = PixelReader(links, tuple(batch.images.shape[-2:]))
         maps = self.image(batch.images.flatten(0, 1))
-        labels = batch.labels.index_select(0, view.point)
+        labels = batch.labels.index_select(0, links.point)
         losses: dict[str, Tensor] = {}
         fused = []
         for i, (scale, own, fusion) in enumerate(zip(scales, logits, self.fusions)):
-            rows = scale.rows.index_select(0, view.point)
+            rows = scale.rows.index_select(0, links.point)
             joint = fusion(
                 read(maps[self.image_stages[i]], self.image_stages[i]), _take(scale.features, rows)
             )

@@ -14,7 +14,7 @@ from core.contracts import Batch
 from core.models.fusion.c2l import C2L, PixelHead
 from core.models.fusion.l2c import L2C, draw_points, grid_sizes
 from core.models.fusion.learner import learner
-from core.models.image.sampling import View, sample_image
+from core.models.image.sampling import PixelLinks, sample_image
 from core.models.layers import PointBatchNorm
 
 SIZE = (9, 14)
@@ -60,7 +60,7 @@ def test_drawing_equals_loops(scales: tuple[int, ...]) -> None:
     p = features(len(batch.coords), 5).requires_grad_()
     q = p.detach().clone().requires_grad_()
     found, expected = (
-        draw_points(p, View.of(batch, "last"), SIZE, scales),
+        draw_points(p, PixelLinks.of(batch, "last"), SIZE, scales),
         drawn_by_loops(q, batch, SIZE, scales),
     )
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
@@ -106,10 +106,13 @@ def test_sampling_equals_grid_sample(overlap: str) -> None:
     assert (batch.visible.sum(0) > 1).any() and (~batch.visible.any(0)).any()
     a = features(6, 5, *SIZE).requires_grad_()
     b = a.detach().clone().requires_grad_()
-    view = View.of(batch, overlap)
-    found, expected = sample_image(a, view), read_by_loops(b, batch, overlap)
+    links = PixelLinks.of(batch, overlap)
+    found, expected = sample_image(a, links), read_by_loops(b, batch, overlap)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=2e-5)  # weights are f32
-    assert torch.equal(view.in_view, batch.visible.any(0)) and found[~view.in_view].abs().max() == 0
+    assert (
+        torch.equal(links.in_sight, batch.visible.any(0))
+        and found[~links.in_sight].abs().max() == 0
+    )
     weight = features(*found.shape, seed=1)
     (found * weight).sum().backward()
     (expected * weight).sum().backward()
@@ -121,11 +124,11 @@ def test_pixels_on_the_outermost_centres() -> None:
     batch = replace(batch, visible=torch.ones_like(batch.visible))
     batch.pixels[0, :4] = torch.tensor([[-1.0, -1], [1, -1], [-1, 1], [1, 1]])
     maps = features(1, 3, *SIZE)
-    found = sample_image(maps, View.of(batch, "last"))[:4]
+    found = sample_image(maps, PixelLinks.of(batch, "last"))[:4]
     torch.testing.assert_close(
         found, torch.stack([maps[0, :, y, x] for y in (0, -1) for x in (0, -1)])
     )
-    drawn = draw_points(features(len(batch.coords), 2), View.of(batch, "last"), SIZE, (1,))
+    drawn = draw_points(features(len(batch.coords), 2), PixelLinks.of(batch, "last"), SIZE, (1,))
     assert drawn.isfinite().all()
 
 
@@ -141,9 +144,9 @@ def test_order_of_cameras() -> None:
             pixels=batch.pixels[order],
             images=batch.images[:, order],
         )
-        views = (View.of(b, overlap) for b in (batch, shuffled))
+        linked = (PixelLinks.of(b, overlap) for b in (batch, shuffled))
         return tuple(
-            sample_image(m.flatten(0, 1), v) for m, v in zip((maps, maps[:, order]), views)
+            sample_image(m.flatten(0, 1), links) for m, links in zip((maps, maps[:, order]), linked)
         )
 
     torch.testing.assert_close(*read(batch, "mean"), rtol=1e-6, atol=1e-7)
@@ -220,7 +223,7 @@ def test_block_sizes_at_the_published_width() -> None:
         assert [round(n / 1e6, 2) for n in found] == list(rounded)
 
 
-def test_pixel_head_classifies_points_in_view_only() -> None:
+def test_pixel_head_classifies_points_in_sight_only() -> None:
     head = PixelHead(6, 4).double()
     f, rows = features(7, 6), torch.tensor([1, 4, 5])
     mean, var = f[rows].mean(0), f[rows].var(0, unbiased=False)

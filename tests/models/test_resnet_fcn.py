@@ -12,7 +12,7 @@ from torch import nn
 
 from core.errors import UserError
 from core.models.image.resnet_fcn import MAP_STRIDES, FCNConfig, PixelReader, ResNetFCN
-from core.models.image.sampling import View
+from core.models.image.sampling import PixelLinks
 
 
 def make(width: int = 8, encoder: str = "resnet18", **options: object) -> ResNetFCN:
@@ -20,11 +20,11 @@ def make(width: int = 8, encoder: str = "resnet18", **options: object) -> ResNet
     return ResNetFCN(FCNConfig(encoder=encoder, **options), width)
 
 
-def make_view(uv: list, image: list[int]) -> View:
+def make_links(uv: list, image: list[int]) -> PixelLinks:
     uv, count = torch.tensor(uv, dtype=torch.float32).view(-1, 2), len(image)
     point = torch.arange(count)
     ones = torch.ones(count)
-    return View(
+    return PixelLinks(
         point, torch.tensor(image), uv, ones, torch.arange(count + 1), 2, ones.bool(), point, point
     )
 
@@ -90,7 +90,7 @@ def test_pixels_before_the_enlargement_are_those_after(size: tuple[int, int]) ->
     v = torch.minimum(rows + fraction[:, 1], torch.tensor(height - 1.0))
     uv = torch.stack([2 * u / (width - 1) - 1, 2 * v / (height - 1) - 1], 1)
     image = torch.arange(len(rows)) % 2
-    read = PixelReader(make_view(uv.tolist(), image.tolist()), size)
+    read = PixelReader(make_links(uv.tolist(), image.tolist()), size)
     with torch.no_grad():
         maps = model(torch.rand(2, 3, height, width))
         for i, features in enumerate(maps):
@@ -101,14 +101,14 @@ def test_pixels_before_the_enlargement_are_those_after(size: tuple[int, int]) ->
 
 def test_pixels_of_a_batch_and_their_gradient() -> None:
     batch = camera_batch(0, 1)
-    view = View.of(batch, "last")
-    read = PixelReader(view, tuple(batch.images.shape[-2:]))
+    links = PixelLinks.of(batch, "last")
+    read = PixelReader(links, tuple(batch.images.shape[-2:]))
     features = torch.randn(6, 4, 12, 20, requires_grad=True)
     values = read(features, 0)
     assert len(values) == int(batch.visible.sum())  # every camera that sees a point gives a row
     values.sum().backward()
     assert float(features.grad.sum()) == 4 * len(values)
-    nowhere = PixelReader(make_view([], []), (24, 40))(features, 0)
+    nowhere = PixelReader(make_links([], []), (24, 40))(features, 0)
     assert nowhere.shape == (0, 4)
     nowhere.sum().backward()
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from core.errors import UserError
 from core.models.image.resnet import RESNETS, ResNet
-from core.models.image.sampling import View, sample_image
+from core.models.image.sampling import PixelLinks, sample_image
 from core.models.image.swiftnet import ImageConfig, SwiftNet, upsample
 
 
@@ -191,7 +191,7 @@ def test_decoder_at_points(overlap: str, training: bool) -> None:
     net.train(training)
     batch.visible[0, :4] = True
     batch.pixels[0, :4] = torch.tensor([[-1.0, -1], [1, -1], [-1, 1], [1, 1]])
-    view = View.of(batch, overlap)
+    links = PixelLinks.of(batch, overlap)
     skips = [
         torch.randn(6, c, 36 >> i, 56 >> i, dtype=torch.float64)
         .contiguous(memory_format=torch.channels_last)
@@ -202,7 +202,7 @@ def test_decoder_at_points(overlap: str, training: bool) -> None:
     for unit, skip in zip(net.decoder, reversed(skips[:-1])):
         up = F.interpolate(x, skip.shape[2:], mode="bilinear", align_corners=True)
         x = naive_unit(naive_unit(skip, unit.skip) + up, unit.blend)
-    expected, found = sample_image(x, view)[view.rows], net.decode_at(skips, view)
+    expected, found = sample_image(x, links)[links.rows], net.decode_at(skips, links)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
     inputs = [*skips, *net.decoder.parameters()]
     torch.testing.assert_close(
@@ -213,12 +213,12 @@ def test_decoder_at_points(overlap: str, training: bool) -> None:
 def test_decoder_without_a_point_and_with_many() -> None:
     net, batch = branch(decoder_channels=24).train(), camera_batch(0, 1)
     skips = [torch.randn(6, c, 8 >> i, 16 >> i) for i, c in enumerate((64, 128, 256, 24))]
-    crowded = View.of(batch, "last")
+    crowded = PixelLinks.of(batch, "last")
     assert 2 * len(crowded.rows) > 6 * 8 * 16
     dense = sample_image(net.decode(skips), crowded)[crowded.rows]
     torch.testing.assert_close(net.decode_at(skips, crowded), dense)
     batch.visible[:] = False
-    empty = net.decode_at(skips, View.of(batch, "last"))
+    empty = net.decode_at(skips, PixelLinks.of(batch, "last"))
     assert empty.shape == (0, 24)
     empty.sum().backward()
     assert all(p.grad.isfinite().all() for p in net.decoder.parameters())

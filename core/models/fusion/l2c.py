@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.models.image.layers import Pointwise
-from core.models.image.sampling import View
+from core.models.image.sampling import PixelLinks
 from core.models.image.swiftnet import upsample
 from core.sparse import gather_sum
 
@@ -19,20 +19,25 @@ def grid_sizes(size: tuple[int, int], scales: tuple[int, ...]) -> list[tuple[int
     return [tuple(max(1, round(length / c + 0.01)) for length in size) for c in scales]
 
 
-def draw_points(p: Tensor, view: View, size: tuple[int, int], scales: tuple[int, ...]) -> Tensor:
+def draw_points(
+    p: Tensor, links: PixelLinks, size: tuple[int, int], scales: tuple[int, ...]
+) -> Tensor:
     """Mean of the points in each cell of a coarser and coarser grid, brought to one size and averaged over the grids.
 
     One gather fills the cells of all scans, cameras and scales; cells without points, and cameras that see none, are 0.
 
     Args:
-        p: [SV, C] point features. view: where they are. size: (H, W) of the map. scales: cells per pixel edge, 1 first.
+        p: [SV, C] point features.
+        links: where they are.
+        size: (H, W) of the map.
+        scales: cells per pixel edge, 1 first.
 
     Returns:
         [B * K, C, H, W], channels last in memory.
     """
     sizes = grid_sizes(size, scales)
-    cells = gather_sum(p, view.cells(sizes)).split([view.images * h * w for h, w in sizes])
-    maps = [c.view(view.images, h, w, -1).permute(0, 3, 1, 2) for c, (h, w) in zip(cells, sizes)]
+    cells = gather_sum(p, links.cells(sizes)).split([links.images * h * w for h, w in sizes])
+    maps = [c.view(links.images, h, w, -1).permute(0, 3, 1, 2) for c, (h, w) in zip(cells, sizes)]
     total = maps[0]
     for coarse in maps[1:]:
         total = total + upsample(coarse, size)

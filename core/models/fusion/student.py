@@ -18,7 +18,7 @@ from core.contracts import Batch, Output
 from core.models.fusion.c2l import C2L, PixelHead
 from core.models.fusion.l2c import L2C, draw_points
 from core.models.fusion.learner import learner
-from core.models.image.sampling import Overlap, View, sample_image
+from core.models.image.sampling import Overlap, PixelLinks, sample_image
 from core.models.image.swiftnet import ImageConfig, SwiftNet
 from core.models.lidar.blocks import scaled_channels
 from core.models.lidar.minkunet import MinkUNet
@@ -96,9 +96,9 @@ class LidarCamera(nn.Module):
 
         * ``stage4_points`` [SV, C]: last encoder stage at the fine voxels, before fusion.
         * ``in_view`` bool [SV]: some camera sees the voxel.
-        * ``image_features/i`` [SV, ic], 0 where not in view, and ``learned_features/i`` [SV, ic]: with images, ``c2l``
+        * ``image_features/i`` [SV, ic], 0 where out of sight, and ``learned_features/i`` [SV, ic]: with images, ``c2l``
           and ``learner``.
-        * ``pixel_logits`` [SV, num_classes], 0 where not in view: with images; in evaluation only with
+        * ``pixel_logits`` [SV, num_classes], 0 where out of sight: with images; in evaluation only with
           ``eval_pixels``.
         """
         exchange = Exchange(self, batch)
@@ -119,13 +119,13 @@ class Exchange:
         self.model = model
         self.extras: dict[str, Tensor] = {}
         self.decodes = model.training or model.config.eval_pixels
-        self.view: View | None = None
+        self.links: PixelLinks | None = None
         self.skips: list[Tensor] = []
         has_images = batch.images is not None and batch.images.shape[1] > 0
         nowhere = torch.zeros(len(batch.coords), dtype=torch.bool, device=batch.coords.device)
         self.extras["in_view"] = batch.visible.any(0) if has_images else nowhere
         if has_images and (self.decodes or model.config.c2l):
-            self.view = View.of(batch, model.config.overlap)
+            self.links = PixelLinks.of(batch, model.config.overlap)
             self.image = model.pix_branch.stem(batch.images.flatten(0, 1))
 
     def __call__(self, stage: int, x: SparseTensor, batch: Batch) -> tuple[SparseTensor, Tensor]:
@@ -133,7 +133,7 @@ class Exchange:
         model, points = self.model, devoxelize(x, batch.coords)
         if stage == STAGES - 1:
             self.extras["stage4_points"] = points
-        skip = None if self.view is None else self.image_stage(stage, points)
+        skip = None if self.links is None else self.image_stage(stage, points)
         if not model.config.c2l:
             return x, points
         fused = model.c2l_fusion_blocks[stage](points, self._image_features(stage, points, skip))
@@ -152,11 +152,11 @@ class Exchange:
 
     def draw(self, points: Tensor, size: tuple[int, int], scales: tuple[int, ...]) -> Tensor:
         """Points [SV, C] in the images, [B * K, C, *size]."""
-        return draw_points(points, self.view, size, scales)
+        return draw_points(points, self.links, size, scales)
 
     def read(self, features: Tensor) -> Tensor:
         """Images' features [B * K, C, H, W] at the points, [SV, C]."""
-        return sample_image(features, self.view)
+        return sample_image(features, self.links)
 
     def _image_features(self, stage: int, points: Tensor, skip: Tensor | None) -> Tensor:
         """[SV, ic]: the image's where a camera looks, the learner's (or 0) elsewhere."""
@@ -173,12 +173,12 @@ class Exchange:
             return learned
         self.extras[f"learned_features/{stage}"] = learned
         self.extras[f"image_features/{stage}"] = seen
-        return torch.where(self.view.in_view[:, None], seen, learned)
+        return torch.where(self.links.in_sight[:, None], seen, learned)
 
     def pixels(self) -> dict[str, Tensor]:
         """``pixel_logits``, where they are asked for."""
-        if self.view is None or not self.decodes:
+        if self.links is None or not self.decodes:
             return {}
-        view, model = self.view, self.model
-        decoded = model.pix_branch.decode_at(self.skips, view)
-        return {"pixel_logits": model.classifier_pix(decoded, view.rows, len(view.in_view))}
+        links, model = self.links, self.model
+        decoded = model.pix_branch.decode_at(self.skips, links)
+        return {"pixel_logits": model.classifier_pix(decoded, links.rows, len(links.in_sight))}

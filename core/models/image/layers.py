@@ -60,7 +60,7 @@ class NormReluConv(nn.Sequential):
         once per point gives what interpolating the convolved map gives.
 
         Args:
-            table: rectified pixels -> interpolated tap at each (point, tap), R * k * k rows; see ``View.taps``.
+            table: rectified pixels -> interpolated tap at each (point, tap), R * k * k rows; see ``PixelLinks.taps``.
         """
         norm, _, conv = self
 

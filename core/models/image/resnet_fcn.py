@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from core.config import Section
 from core.models.image.resnet import ResNet
-from core.models.image.sampling import View
+from core.models.image.sampling import PixelLinks
 from core.models.image.swiftnet import IMAGENET
 from core.sparse import gather_sum
 from core.sparse.points import GatherTable
@@ -96,16 +96,16 @@ class PixelReader:
     """Reads the maps at the pixel each visible point falls on; one row per (point, camera that sees it).
 
     Args:
-        view: the pairs. size: (rows, columns) of the images.
+        links: the pairs. size: (rows, columns) of the images.
     """
 
-    def __init__(self, view: View, size: tuple[int, int]) -> None:
-        self.image = view.image
-        pixel = (view.uv.flip(1) + 1) / 2 * (view.uv.new_tensor(size) - 1)
+    def __init__(self, links: PixelLinks, size: tuple[int, int]) -> None:
+        self.image = links.image
+        pixel = (links.uv.flip(1) + 1) / 2 * (links.uv.new_tensor(size) - 1)
         self.row, self.column = torch.floor(pixel).long().unbind(1)
 
     def __call__(self, features: Tensor, stage: int) -> Tensor:
-        """Map ``stage`` [N, C, h, w] -> [P, C], in the order of the view's pairs."""
+        """Map ``stage`` [N, C, h, w] -> [P, C], in the order of the links."""
         stride = MAP_STRIDES[stage]
         height, width = features.shape[2:]
         row, column = (

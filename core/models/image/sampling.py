@@ -1,6 +1,6 @@
 """Which point lies where in which image, as sparse matrices between points and pixels.
 
-Everything that needs a data-dependent size is found once per batch, in :meth:`View.of`; stages only do arithmetic.
+Everything that needs a data-dependent size is found once per batch, in :meth:`PixelLinks.of`; stages do arithmetic.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from torch import Tensor
 from core.contracts import Batch
 from core.sparse.points import GatherTable, gather_sum
 
-__all__ = ["Overlap", "View", "sample_image"]
+__all__ = ["Overlap", "PixelLinks", "sample_image"]
 
 Overlap = Literal["last", "mean"]
 
 
 @dataclass
-class View:
+class PixelLinks:
     """The (point, image) pairs of a batch, sorted by point, then camera. Image ``b * K + k`` is camera k of scan b.
 
     Attributes:
         point, image: i64 [P]. uv: f32 [P, 2] in [-1, 1], outermost pixel centres. weight: f32 [P], share of the pair in
             what its point reads; 1 per point in total. ptr: i64 [SV + 1], pairs of each point.
-        images: B * K. in_view: bool [SV]. rows: i64 [R], the points in view. used: i64 [U], the pairs that weigh
+        images: B * K. in_sight: bool [SV]. rows: i64 [R], the points in sight. used: i64 [U], the pairs that weigh
             something.
     """
 
@@ -37,21 +37,21 @@ class View:
     weight: Tensor
     ptr: Tensor
     images: int
-    in_view: Tensor
+    in_sight: Tensor
     rows: Tensor
     used: Tensor
     tables: dict[Any, GatherTable] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, batch: Batch, overlap: Overlap) -> View:
+    def of(cls, batch: Batch, overlap: Overlap) -> PixelLinks:
         """Of a batch with images; a point that several cameras see reads the last one, or the mean of all."""
         scans, cameras = batch.images.shape[:2]
         visible = batch.visible.T
         point, camera = visible.nonzero(as_tuple=True)
         counts = visible.sum(1)
-        in_view = counts > 0
+        in_sight = counts > 0
         ptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        rows = in_view.nonzero()[:, 0]
+        rows = in_sight.nonzero()[:, 0]
         if overlap == "last":
             used = ptr.index_select(0, rows + 1) - 1
             rank = torch.arange(len(point), device=point.device)
@@ -61,7 +61,7 @@ class View:
             weight = 1.0 / counts.index_select(0, point)
         image = batch.coords[:, 0].long().index_select(0, point) * cameras + camera
         uv = batch.pixels.flatten(0, 1).index_select(0, camera * len(counts) + point).float()
-        return cls(point, image, uv, weight, ptr, scans * cameras, in_view, rows, used)
+        return cls(point, image, uv, weight, ptr, scans * cameras, in_sight, rows, used)
 
     def cells(self, sizes: Sequence[tuple[int, int]]) -> GatherTable:
         """Points -> mean in each cell ``floor((uv + 1) / 2 * (size - 1))`` of the grids (rows, columns) of ``sizes``.
@@ -80,12 +80,12 @@ class View:
             counts.scatter_add_(0, cell, torch.ones_like(cell))
             weight = 1.0 / counts.index_select(0, cell)
             self.tables[key] = GatherTable.from_entries(
-                cell, point, weight, start, len(self.in_view)
+                cell, point, weight, start, len(self.in_sight)
             )
         return self.tables[key]
 
     def corners(self, size: tuple[int, int]) -> GatherTable:
-        """Pixels of [B * K, H, W] -> bilinear value at each point, 0 for a point not in view."""
+        """Pixels of [B * K, H, W] -> bilinear value at each point, 0 for a point out of sight."""
         key = ("corners", size)
         if key not in self.tables:
             height, width = size
@@ -104,9 +104,9 @@ class View:
         return self.tables[key]
 
     def taps(self, size: tuple[int, int], kernel: int) -> GatherTable:
-        """Pixels of [B * K, H, W] -> bilinear value around each point in view, shifted by each tap of a kernel.
+        """Pixels of [B * K, H, W] -> bilinear value around each point in sight, shifted by each tap of a kernel.
 
-        Rows are ordered by point in view, tap row, tap column; beyond the image lie zeros.
+        Rows are ordered by point in sight, tap row, tap column; beyond the image lie zeros.
         """
         key = ("taps", size, kernel)
         if key not in self.tables:
@@ -124,7 +124,7 @@ class View:
                 * w_c[:, None, :, None, :]
                 * share[:, None, None, None, None]
             )
-            rank = self.in_view.cumsum(0).index_select(0, point) - 1
+            rank = self.in_sight.cumsum(0).index_select(0, point) - 1
             self.tables[key] = self._tap_table(
                 rank, index.flatten(1, 2), weight.flatten(1, 2), size
             )
@@ -163,8 +163,8 @@ def _pixel(uv: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     return u * (width - 1), v * (height - 1)
 
 
-def sample_image(features: Tensor, view: View) -> Tensor:
+def sample_image(features: Tensor, links: PixelLinks) -> Tensor:
     """Bilinear features at the points: [B * K, C, H, W] -> [SV, C], 0 where no camera looks."""
     height, width = features.shape[2:]
     pixels = features.permute(0, 2, 3, 1).reshape(-1, features.shape[1])
-    return gather_sum(pixels, view.corners((height, width)))
+    return gather_sum(pixels, links.corners((height, width)))

@@ -21,7 +21,7 @@ from core.config import Section
 from core.errors import UserError
 from core.models.image.layers import NormReluConv
 from core.models.image.resnet import RESNETS, ResNet
-from core.models.image.sampling import View, sample_image
+from core.models.image.sampling import PixelLinks, sample_image
 
 __all__ = ["ImageConfig", "SwiftNet", "upsample"]
 
@@ -98,16 +98,16 @@ class UpUnit(nn.Module):
         """[N, width, h, w] and skip [N, C, H, W] -> [N, width, H, W]."""
         return self.blend(self._sum(x, skip))
 
-    def at_points(self, x: Tensor, skip: Tensor, view: View) -> Tensor:
-        """The same, read at the points in view, [R, width]; the 3x3 convolution is made nowhere else."""
-        table = view.taps(tuple(skip.shape[2:]), self.blend[2].kernel_size[0])
+    def at_points(self, x: Tensor, skip: Tensor, links: PixelLinks) -> Tensor:
+        """The same, read at the points in sight, [R, width]; the 3x3 convolution is made nowhere else."""
+        table = links.taps(tuple(skip.shape[2:]), self.blend[2].kernel_size[0])
         return self.blend.at_points(self._sum(x, skip), table)
 
     def _sum(self, x: Tensor, skip: Tensor) -> Tensor:
         lateral = self.skip(skip)
         raised = upsample(x, lateral.shape[2:])
-        # Added in place to what nobody else holds; not to the lateral map: it is a view, and its backward pass would
-        # copy the whole map four times.
+        # Added in place to what nobody else holds; not to the lateral map: it shares memory with a matrix product, and
+        # its backward pass would copy the whole map four times.
         return raised + lateral if raised is x else raised.add_(lateral)
 
 
@@ -162,16 +162,16 @@ class SwiftNet(nn.Module):
         """Four skips, fine to coarse -> [N, out_channels, H, W] at the finest skip's size."""
         return self._refine(skips, len(self.decoder))
 
-    def decode_at(self, skips: Sequence[Tensor], view: View) -> Tensor:
-        """``decode`` read at the points in view, [R, out_channels] in the order of ``view.rows``.
+    def decode_at(self, skips: Sequence[Tensor], links: PixelLinks) -> Tensor:
+        """``decode`` read at the points in sight, [R, out_channels] in the order of ``links.rows``.
 
         With at least two pixels per point, the last convolution costs less at the points than on the map.
         """
         pixels = skips[0].numel() // skips[0].shape[1]
-        if 2 * len(view.rows) > pixels:
-            return sample_image(self.decode(skips), view).index_select(0, view.rows)
+        if 2 * len(links.rows) > pixels:
+            return sample_image(self.decode(skips), links).index_select(0, links.rows)
         return self.decoder[-1].at_points(
-            self._refine(skips, len(self.decoder) - 1), skips[0], view
+            self._refine(skips, len(self.decoder) - 1), skips[0], links
         )
 
     def _refine(self, skips: Sequence[Tensor], units: int) -> Tensor:
