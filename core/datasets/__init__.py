@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib
-
 from core.config import Config
 from core.datasets.base import ScanDataset, check_split
-from core.errors import UserError
+from core.registry import look_up
 
 __all__ = ["DATASETS", "build_dataset", "dataset_class"]
 
@@ -25,25 +22,7 @@ def dataset_class(config: Config) -> type[ScanDataset]:
     Raises:
         UserError: no name, or an unknown one.
     """
-    section = config.tree.get("dataset")
-    name = section.get("name") if isinstance(section, dict) else None
-    if name is None:
-        raise UserError(
-            "key 'dataset.name' is missing",
-            where=config.origin("dataset.name"),
-            cure=f"Set it to one of: {', '.join(DATASETS)}",
-        )
-    if name not in DATASETS:
-        near = difflib.get_close_matches(str(name), DATASETS, n=1)
-        raise UserError(
-            f"key 'dataset.name' has the unknown value '{name}'",
-            where=config.origin("dataset.name"),
-            cure=f"Did you mean '{near[0]}'?"
-            if near
-            else f"Known data sets: {', '.join(DATASETS)}",
-        )
-    module, _, attribute = DATASETS[name].partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    return look_up(DATASETS, config, "dataset.name", "data sets")
 
 
 def build_dataset(config: Config, split: str) -> ScanDataset:

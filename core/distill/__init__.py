@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
-from importlib import import_module
-
 from core.config import Config
 from core.distill.base import Knowledge, Method
-from core.errors import UserError
+from core.registry import look_up
 
 __all__ = ["METHODS", "Knowledge", "Method", "method_class"]
 
@@ -23,15 +20,4 @@ def method_class(config: Config) -> type[Method]:
     Raises:
         UserError: no ``distill`` section, or an unknown method.
     """
-    section = config.tree.get("distill")
-    name = section.get("name") if isinstance(section, dict) else None
-    if name not in METHODS:
-        near = difflib.get_close_matches(str(name), METHODS, n=1)
-        what = "key 'distill.name' is missing" if name is None else f"unknown method '{name}'"
-        raise UserError(
-            what,
-            where=f"{config.origin('distill.name')}, key 'distill.name'",
-            cure=f"Did you mean '{near[0]}'?" if near else f"Known methods: {', '.join(METHODS)}",
-        )
-    module, _, attribute = METHODS[name].partition(":")
-    return getattr(import_module(module), attribute)
+    return look_up(METHODS, config, "distill.name", "methods")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
-from importlib import import_module
+from typing import Any
 
 from torch import nn
 
 from core.config import Config
-from core.errors import UserError
+from core.registry import look_up
 
-__all__ = ["LIDAR_MODELS", "MODELS", "build_model"]
+__all__ = ["LIDAR_MODELS", "MODELS", "build_model", "model_class"]
 
 LIDAR_MODELS: dict[str, str] = {  # model.name -> module:class; imported when asked for
     "minkunet": "core.models.lidar.minkunet:MinkUNet",
@@ -20,6 +19,15 @@ LIDAR_MODELS: dict[str, str] = {  # model.name -> module:class; imported when as
     "twodpass": "core.models.lidar.twodpass:TwoDPass",
 }
 MODELS = LIDAR_MODELS | {"lidar_camera": "core.models.fusion.student:LidarCamera"}
+
+
+def model_class(config: Config) -> Any:
+    """The network that ``model.name`` asks for; its options are its ``Config``.
+
+    Raises:
+        UserError: no name, or an unknown one.
+    """
+    return look_up(MODELS, config, "model.name", "models")
 
 
 def build_model(config: Config, num_classes: int, *, pretrained: bool = True) -> nn.Module:
@@ -33,18 +41,7 @@ def build_model(config: Config, num_classes: int, *, pretrained: bool = True) ->
     Raises:
         UserError: unknown model or option, or a file of weights that is missing, damaged or another network's.
     """
-    name = config.tree.get("model", {}).get("name")
-    if name not in MODELS:
-        near = difflib.get_close_matches(str(name), MODELS, n=1)
-        hint = (
-            f"did you mean '{near[0]}'?" if near else f"known models: {', '.join(sorted(MODELS))}"
-        )
-        raise UserError(
-            f"unknown model '{name}'; {hint}",
-            where=f"{config.origin('model.name')}, key 'model.name'",
-        )
-    module, _, attribute = MODELS[name].partition(":")
-    kind = getattr(import_module(module), attribute)
+    kind = model_class(config)
     model = kind(config.parse(kind.Config, "model"), num_classes)
     if pretrained and hasattr(model, "load_pretrained"):
         model.load_pretrained()

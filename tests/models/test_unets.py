@@ -196,7 +196,10 @@ def test_state_dict_has_the_published_names(name: str) -> None:
 
 
 def test_unknown_model_and_option() -> None:
-    with pytest.raises(UserError, match="unknown model 'minkunett'; did you mean 'minkunet'"):
+    with pytest.raises(
+        UserError,
+        match=r"key 'model\.name' has the unknown value 'minkunett'\. Did you mean 'minkunet'",
+    ):
         make("minkunett")
     with pytest.raises(UserError, match=r"unknown key 'model\.dropuot'; did you mean 'dropout'"):
         make("spvcnn", dropuot=0.1)
@@ -320,5 +323,5 @@ def test_command_explains_itself_in_one_paragraph(folder_config, monkeypatch, ca
         command.main()
     assert caught.value.code == 2
     assert capsys.readouterr().err.startswith(
-        "error: command line, key 'model.name': unknown model 'minkunett'"
+        "error: command line: key 'model.name' has the unknown value 'minkunett'"
     )

@@ -1,0 +1,90 @@
+"""What a validation error means to the person who wrote the YAML."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, get_args
+
+from pydantic import BaseModel
+from pydantic_core import ErrorDetails
+
+__all__ = ["did_you_mean", "explain"]
+
+
+def did_you_mean(word: object, known: Iterable[str], title: str, cutoff: float = 0.6) -> str:
+    """``Did you mean 'x'?``, or where nothing is near ``TITLE: a, b, c``."""
+    names = sorted(known)
+    near = difflib.get_close_matches(str(word), names, n=1, cutoff=cutoff)
+    if near:
+        return f"Did you mean '{near[0]}'?"
+    return f"{title}: {', '.join(names)}"
+
+
+def explain(
+    error: ErrorDetails, schema: type[BaseModel], prefix: str, subtree: Any
+) -> tuple[str, str]:
+    """Say in words what is wrong with one key.
+
+    Args:
+        error: pydantic's finding.
+        schema: the section.
+        prefix: dotted key of the section.
+        subtree: what the section was read from.
+
+    Returns:
+        The dotted key, and a sentence without its file.
+    """
+    path = _path(error, subtree)
+    key = ".".join([prefix, *path] if prefix else path)
+    if error["type"] == "extra_forbidden":
+        known = _known_keys(schema, error["loc"][:-1])
+        hint = did_you_mean(path[-1], known, "known keys", cutoff=0.5)
+        return key, f"unknown key '{key}'; {hint[0].lower()}{hint[1:]}"
+    if error["type"] == "missing":
+        return key, f"key '{key}' is missing; set it in the YAML or with --{key} VALUE"
+    return key, f"key '{key}' has the value {error['input']!r}: {error['msg']}"
+
+
+def _path(error: ErrorDetails, subtree: Any) -> list[str]:
+    """Keys that lead to an error; the names pydantic gives the members of a union are no keys and are left out."""
+    path = []
+    node = subtree
+    last = len(error["loc"]) - 1
+    for i, part in enumerate(error["loc"]):
+        is_key = isinstance(node, Mapping) and part in node
+        is_item = isinstance(node, list) and isinstance(part, int) and part < len(node)
+        if is_key or is_item:
+            node = node[part]
+            path.append(str(part))
+        elif error["type"] == "missing" and i == last:
+            path.append(str(part))
+    return path
+
+
+def _known_keys(schema: type[BaseModel], location: Sequence[str | int]) -> list[str]:
+    """Field names of the section at ``location`` below ``schema``."""
+    for i, part in enumerate(location):
+        field = schema.model_fields.get(str(part))
+        if field is None:  # an index, a free name, or pydantic's name of a member of a union
+            continue
+        sections = _sections_in(field.annotation)
+        tag = location[i + 1] if i + 1 < len(location) else None
+        chosen = [section for section in sections if _is_named(section, tag)]
+        schema = [*chosen, *sections, schema][0]
+    return list(schema.model_fields)
+
+
+def _sections_in(annotation: object) -> list[type[BaseModel]]:
+    """The sections an annotation speaks of, by itself or as members of a union or values of a mapping."""
+    sections = []
+    for candidate in (annotation, *get_args(annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            sections.append(candidate)
+    return sections
+
+
+def _is_named(section: type[BaseModel], tag: str | int | None) -> bool:
+    """Whether ``name: tag`` picks this section in a union."""
+    field = section.model_fields.get("name")
+    return field is not None and tag is not None and tag in get_args(field.annotation)

@@ -1,0 +1,176 @@
+"""The merged tree of a configuration, and typed sections of it with errors that name the key and the file."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from core.config.explain import explain
+from core.config.strict_yaml import parse_yaml
+from core.errors import UserError
+from core.io import write_text
+
+__all__ = ["Config", "Section"]
+
+S = TypeVar("S", bound="Section")
+COMMAND_LINE = "command line"
+_VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
+_SCIENTIFIC = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d{1,3}")
+
+
+class Section(BaseModel):
+    """Base of every typed part of the configuration: frozen, and a misspelt key is an error.
+
+    Each field says in ``Field(description=...)`` what it means and in which unit it is; ``python -m core.config``
+    prints these.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass
+class Config:
+    """The merged tree and, for each dotted key, the file (or command line) it came from."""
+
+    tree: dict[str, Any] = field(default_factory=dict)
+    origins: dict[str, str] = field(default_factory=dict)
+    source: str = "configuration"
+
+    def get(self, key: str) -> Any:
+        """The value at a dotted key ("" = the whole tree), None where there is none."""
+        value: Any = self.tree
+        for part in _parts(key):
+            if not isinstance(value, Mapping):
+                return None
+            value = value.get(part)
+        return value
+
+    def merge(self, values: Mapping[str, Any], origin: str, prefix: str = "") -> None:
+        """Merge ``values`` over the tree: mappings deep, lists and scalars replaced."""
+        target = self.tree
+        for part in _parts(prefix):
+            target = _child(target, part)
+        _merge(target, values, origin, prefix, self.origins)
+
+    def override(self, options: Sequence[str]) -> None:
+        """Apply ``--a.b value``, ``--a.b=value`` and ``a.b=value``; values are parsed as YAML.
+
+        Raises:
+            UserError: an option without a value.
+        """
+        queue = list(options)
+        while queue:
+            option = queue.pop(0)
+            key, equals, value = option.removeprefix("--").partition("=")
+            if not equals:
+                if not option.startswith("--") or not queue:
+                    raise UserError(
+                        f"cannot read '{option}' as an override",
+                        where=COMMAND_LINE,
+                        cure="Write --section.key VALUE or section.key=VALUE, e.g. --model.cr 0.5",
+                    )
+                value = queue.pop(0)
+            parent, _, leaf = key.rpartition(".")
+            self.merge({leaf: _parse_value(value)}, COMMAND_LINE, parent)
+
+    def parse(self, schema: type[S], prefix: str = "") -> S:
+        """Validate the subtree at ``prefix`` (dotted; empty = whole tree).
+
+        Raises:
+            UserError: names every wrong key, its file, and the nearest valid key.
+        """
+        subtree = self.get(prefix)
+        if subtree is None:
+            subtree = {}
+        try:
+            return schema.model_validate(_expand(subtree, prefix, self))
+        except ValidationError as error:
+            lines: dict[str, None] = {}  # a set that keeps its order
+            for detail in error.errors():
+                key, what = explain(detail, schema, prefix, subtree)
+                lines[f"{self.origin(key)}: {what}"] = None
+            raise UserError("; ".join(lines)) from error
+
+    def origin(self, key: str) -> str:
+        """The file ``key`` (or its nearest parent) was last set in."""
+        while key:
+            if key in self.origins:
+                return self.origins[key]
+            key = key.rpartition(".")[0]
+        return self.source
+
+    def dump(self, path: Path) -> None:
+        """Write the merged tree as YAML, atomically."""
+        write_text(path, yaml.safe_dump(self.tree, sort_keys=False, allow_unicode=True))
+
+
+def _parts(key: str) -> list[str]:
+    """The names a dotted key leads through."""
+    return key.split(".") if key else []
+
+
+def _merge(
+    target: dict[str, Any],
+    values: Mapping[str, Any],
+    origin: str,
+    prefix: str,
+    origins: dict[str, str],
+) -> None:
+    for key, value in values.items():
+        name = f"{prefix}.{key}" if prefix else str(key)
+        origins[name] = origin
+        if isinstance(value, Mapping):
+            _merge(_child(target, key), value, origin, name, origins)
+        else:
+            target[key] = value
+
+
+def _child(target: dict[str, Any], key: str) -> dict[str, Any]:
+    """The mapping at ``key``; anything else there is replaced by an empty one."""
+    child = target.get(key)
+    if not isinstance(child, dict):
+        child = {}
+        target[key] = child
+    return child
+
+
+def _parse_value(text: str) -> Any:
+    if _SCIENTIFIC.fullmatch(text):  # YAML 1.1 reads 1e-3 as text
+        return float(text)
+    try:
+        return parse_yaml(text, COMMAND_LINE)
+    except yaml.YAMLError:
+        return text
+
+
+def _expand(value: Any, key: str, config: Config) -> Any:
+    """Replace ``${NAME}`` and ``${NAME:-default}`` in strings by environment variables."""
+    if isinstance(value, Mapping):
+        expanded = {}
+        for name, item in value.items():
+            expanded[name] = _expand(item, f"{key}.{name}" if key else str(name), config)
+        return expanded
+    if isinstance(value, list):
+        return [_expand(item, key, config) for item in value]
+    if not isinstance(value, str):
+        return value
+
+    def substitute(match: re.Match[str]) -> str:
+        name, default = match.groups()
+        found = os.environ.get(name, default)
+        if found is None:
+            raise UserError(
+                f"key '{key}' uses the environment variable {name}, which is not set",
+                where=config.origin(key),
+                cure=f"export {name}=/your/folder, or pass --{key} VALUE",
+            )
+        return found
+
+    return _VARIABLE.sub(substitute, value)
