@@ -49,8 +49,10 @@ demo: setup ## from nothing to teacher, student and report, without GPU or data 
 test: setup ## all CPU tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST)
 
-lint: setup ## style and import rules
+lint: setup ## style, layers and cycles, types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@$(BIN)/lint-imports --no-cache --no-logo
+	@$(BIN)/mypy
 
 format: setup ## apply the style
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
@@ -64,5 +66,5 @@ doctor: setup ## what is installed, compiled, missing or wrong, and the cure
 	@$(BIN)/python -m core.doctor
 
 clean: ## remove the environment, compiled kernels and caches (data and runs stay)
-	rm -rf $(VENV) core/_lib $(SPTR)/sptr/_lib .pytest_cache .ruff_cache
+	rm -rf $(VENV) core/_lib $(SPTR)/sptr/_lib .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import signal
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing import connection
-from multiprocessing.context import BaseContext
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -24,6 +21,7 @@ from core.data.config import DataConfig, PasteConfig
 from core.data.mix import Mixer
 from core.data.sample import make_sample
 from core.data.sampler import MIX, PASTE, EpochSampler, SampleKey, sample_rng
+from core.data.workers import leave_on_signals, worker_context
 from core.datasets.base import ScanDataset
 from core.errors import UserError
 
@@ -33,8 +31,6 @@ __all__ = [
     "PairedSamples",
     "ScanSamples",
     "build_loader",
-    "leave_on_signals",
-    "worker_context",
 ]
 
 T = TypeVar("T")
@@ -398,29 +394,8 @@ def build_loader(
     return BatchLoader(loader, sampler)
 
 
-def worker_context() -> BaseContext:
-    """How workers start: ``fork`` is fastest (nothing is imported anew), but not safe once MPI runs in the parent.
-
-    There a server process forks them, which has imported this module, and with it torch, once for all of them.
-    """
-    if not any(name.startswith(("OMPI_", "PMI_", "PMIX_")) for name in os.environ):
-        return multiprocessing.get_context("fork")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    return context
-
-
 def _identity(batch: Any) -> Any:
     return batch
-
-
-def leave_on_signals() -> None:
-    """For forked workers: they inherit the trainer's handlers, which turn SIGTERM into a request; it is to end them.
-
-    They leave with code 0: a worker that the parent stops on its way out is no failure to report.
-    """
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, lambda *_: os._exit(0))
 
 
 def _start_worker(_: int) -> None:

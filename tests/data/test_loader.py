@@ -12,8 +12,9 @@ from data_fakes import FakeDataset
 
 from core.contracts import Batch
 from core.data.config import AugmentConfig, DataConfig
-from core.data.loader import BatchLoader, PairedSamples, ScanSamples, build_loader, worker_context
+from core.data.loader import BatchLoader, PairedSamples, ScanSamples, build_loader
 from core.data.sampler import SampleKey
+from core.data.workers import worker_context
 from core.errors import UserError
 
 CONFIG = DataConfig(voxel_size=0.5, augment=AugmentConfig(dropout=0.2), max_voxels=30)

@@ -21,8 +21,8 @@ from tqdm import tqdm
 from core.contracts import Scan
 from core.data.corruptions.apply import Sensor, corrupt
 from core.data.corruptions.profiles import Corruption
-from core.data.loader import leave_on_signals, worker_context
 from core.data.sample import keyframe_scan
+from core.data.workers import leave_on_signals, worker_context
 from core.datasets.base import ScanDataset
 from core.errors import UserError
 from core.io import read_json, write_bytes, write_json

@@ -21,7 +21,7 @@ from loguru import logger
 from tqdm import tqdm
 
 from core.data.instances.database import FORMAT, INDEX, META, Database, class_file, index_dtype
-from core.data.loader import leave_on_signals, worker_context
+from core.data.workers import leave_on_signals, worker_context
 from core.errors import UserError
 from core.io import atomic_path, read_json, write_json
 from core.labels import LabelSpace
