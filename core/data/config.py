@@ -24,22 +24,31 @@ Range = tuple[float, float]
 
 
 class AugmentConfig(Section):
-    """``data.augment:``, training only; the defaults are those of 2DPASS and U2MKD, ``null`` switches a step off.
+    """``data.augment:``, training only; the defaults are those of 2DPASS and U2MKD, ``null`` switches a step off."""
 
-    Attributes:
-        flip: true = one of none, x, y, xy with equal chance, or a list of those to choose from; "x" negates x.
-        rotate: degrees about z, uniform in [low, high]; true = [-180, 180].
-        scale: factor uniform in [low, high], on all three axes; without ``scale_z`` (2DPASS) on x and y.
-        translate_std: m, standard deviation along x, y, z of one shift of the whole scan.
-        dropout: the largest fraction of points left out; the fraction of a scan is uniform in [0, dropout].
-    """
-
-    flip: bool | tuple[FlipAxes, ...] = True
-    rotate: bool | Range | None = True
-    scale: Range | None = (0.95, 1.05)
-    scale_z: bool = True
-    translate_std: tuple[float, float, float] | None = (0.1, 0.1, 0.1)
-    dropout: float = Field(0.0, ge=0, lt=1)
+    flip: bool | tuple[FlipAxes, ...] = Field(
+        True,
+        description="true = one of none, x, y, xy with equal chance, or a list of those to choose from; "
+        '"x" negates x',
+    )
+    rotate: bool | Range | None = Field(
+        True, description="degrees about z, uniform in [low, high]; true = [-180, 180]"
+    )
+    scale: Range | None = Field(
+        (0.95, 1.05),
+        description="factor uniform in [low, high], on all three axes; without scale_z on x and y",
+    )
+    scale_z: bool = Field(True, description="scale z too; false as in 2DPASS")
+    translate_std: tuple[float, float, float] | None = Field(
+        (0.1, 0.1, 0.1),
+        description="m, standard deviation along x, y, z of one shift of the whole scan",
+    )
+    dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="largest fraction of points left out; that of a scan is uniform in [0, dropout]",
+    )
 
     @field_validator("rotate", "scale")
     @classmethod
@@ -85,25 +94,30 @@ class VoteAugmentConfig(AugmentConfig):
     The defaults are those of 2DPASS's published scores: any yaw and a small shift. No view leaves a point out.
     """
 
-    flip: bool | tuple[FlipAxes, ...] = False
-    scale: Range | None = None
-    scale_z: bool = False
-    dropout: float = Field(0.0, ge=0, le=0)
+    flip: bool | tuple[FlipAxes, ...] = Field(
+        False, description='as in data.augment: true, or a list of axes; "x" negates x'
+    )
+    scale: Range | None = Field(
+        None, description="factor uniform in [low, high], on x and y, with scale_z on z too"
+    )
+    scale_z: bool = Field(False, description="scale z too")
+    dropout: float = Field(0.0, ge=0, le=0, description="0: no view leaves a point out")
 
 
 class ImageAugmentConfig(Section):
-    """``data.image_augment:``, training only, each camera on its own; the defaults are those of 2DPASS on nuScenes.
+    """``data.image_augment:``, training only, each camera on its own; the defaults are those of 2DPASS on nuScenes."""
 
-    Attributes:
-        crop: px, [width, height] of a cut-out at the image's lower edge, anywhere along it; null = the whole image.
-            It follows ``data.image_size``.
-        flip: chance of a mirrored image.
-        jitter: brightness, contrast, saturation: each changed by a factor uniform in 1 +- this; null = none.
-    """
-
-    crop: tuple[int, int] | None = None
-    flip: float = Field(0.5, ge=0, le=1)
-    jitter: tuple[float, float, float] | None = (0.4, 0.4, 0.4)
+    crop: tuple[int, int] | None = Field(
+        None,
+        description="px, [width, height] of a cut-out at the image's lower edge, anywhere along it, after "
+        "data.image_size; null = the whole image",
+    )
+    flip: float = Field(0.5, ge=0, le=1, description="chance of a mirrored image")
+    jitter: tuple[float, float, float] | None = Field(
+        (0.4, 0.4, 0.4),
+        description="brightness, contrast, saturation: each changed by a factor uniform in 1 +- this; "
+        "null = none",
+    )
 
     @field_validator("crop")
     @classmethod
@@ -123,43 +137,49 @@ class ImageAugmentConfig(Section):
 
 
 class ThingRule(Section):
-    """What the paste augmentation knows of one thing class.
+    """What the paste augmentation knows of one thing class."""
 
-    Attributes:
-        min_points: instances with fewer points are neither stored nor pasted.
-        ground: classes an instance may be put on.
-    """
-
-    min_points: int = Field(10, ge=1)
-    ground: tuple[str, ...] = Field(min_length=1)
+    min_points: int = Field(
+        10, ge=1, description="instances with fewer points are neither stored nor pasted"
+    )
+    ground: tuple[str, ...] = Field(min_length=1, description="classes an instance may be put on")
 
 
 class PasteConfig(Section):
-    """``data.paste:``, training only: objects of other training scans, put on this scan's ground (as in U2MKD).
+    """``data.paste:``, training only: objects of other training scans, put on this scan's ground (as in U2MKD)."""
 
-    Attributes:
-        database: folder that ``prepare_inst_database.py`` wrote.
-        count: objects drawn for each scan; one that fits nowhere is left out.
-        max_points: of all pasted objects of a scan together; an object that would exceed it is left out.
-        weights: chance of a class: "frequency" = its number of instances in the database, "sqrt" = the root of that,
-            "uniform", or numbers by class name (a class not named is never drawn).
-        jitter: m, (along x and y, upwards): a place is shifted by up to +- the first and 0 to the second.
-        occlude: remove the keyframe's points behind a pasted object, as the scanner would not have seen them. False
-            keeps them, as published.
-        things: classes, smallest instances and grounds; null = the label space's table
-            (:mod:`core.data.instances.tables`).
-        sensor: m, the scanner in the scan's frame, about which objects are turned and from which they cast shadows;
-            null = the origin, for PandaSet the place on the roof.
-    """
-
-    database: Path
-    count: int = Field(6, ge=1)
-    max_points: int = Field(5000, ge=1)
-    weights: Literal["frequency", "sqrt", "uniform"] | dict[str, float] = "frequency"
-    jitter: tuple[float, float] = (0.5, 0.05)
-    occlude: bool = True
-    things: dict[str, ThingRule] | None = None
-    sensor: tuple[float, float, float] | None = None
+    database: Path = Field(description="folder that prepare_inst_database.py wrote")
+    count: int = Field(
+        6, ge=1, description="objects drawn for each scan; one that fits nowhere is left out"
+    )
+    max_points: int = Field(
+        5000,
+        ge=1,
+        description="points of all pasted objects of a scan; an object that would exceed it is left out",
+    )
+    weights: Literal["frequency", "sqrt", "uniform"] | dict[str, float] = Field(
+        "frequency",
+        description='chance of a class: "frequency" = its number of instances in the database, "sqrt" = the '
+        'root of that, "uniform", or numbers by class name (a class not named is never drawn)',
+    )
+    jitter: tuple[float, float] = Field(
+        (0.5, 0.05),
+        description="m: a place is shifted by up to +- the first along x and y, and 0 to the second upwards",
+    )
+    occlude: bool = Field(
+        True,
+        description="remove the keyframe's points behind a pasted object, as the scanner would not have seen "
+        "them; false keeps them, as published",
+    )
+    things: dict[str, ThingRule] | None = Field(
+        None,
+        description="classes, smallest instances and grounds; null = the label space's table",
+    )
+    sensor: tuple[float, float, float] | None = Field(
+        None,
+        description="m, the scanner in the scan's frame, about which objects are turned and from which they "
+        "cast shadows; null = the origin, for PandaSet the place on the roof",
+    )
 
     @field_validator("jitter", "weights")
     @classmethod
@@ -173,44 +193,67 @@ class PasteConfig(Section):
 
 
 class DataConfig(Section):
-    """``data:`` section.
+    """``data:`` section: how a scan becomes a sample."""
 
-    Attributes:
-        voxel_size: m, edge of a voxel.
-        augment: training augmentation; null = none.
-        paste: training only: objects from an instance database; null = none.
-        mix: training only: chance of a scan to take in all instances of another one, drawn at random (2DPASS); they
-            count as pasted. The reader has to give instance numbers.
-        point_range: m, [x0, y0, z0, x1, y1, z1] in the LiDAR frame; points outside are in no voxel, and are scored as
-            errors. null = all points.
-        max_voxels: training only; of a larger sample the voxels nearest to a random one are kept. null = all.
-        label_vote: label of a voxel: "first" = its first point's, "majority" = the most frequent of its keyframe
-            points, ignore left out (the smaller train id wins a tie).
-        intensity_divisor: intensities are divided by it (1 = as recorded: KITTI 0..1, nuScenes 0..255).
-        sweeps: false = the view sees the keyframe's own points only, whatever the reader appends.
-        images: give the cameras' images and the pixel of each voxel.
-        eval_images: in evaluation too. False is for students that need cameras only while they learn.
-        image_augment: training augmentation of the images; null = none.
-        image_size: px, [width, height] images are resized to (bilinear); null = as recorded.
-        train_cameras: training only; this many cameras, drawn anew for each sample, are used. null = all.
-        on_bad_sample: "raise" stops at a damaged scan; "skip" takes the next one and reports it.
-    """
-
-    voxel_size: float = Field(0.05, gt=0)
-    augment: AugmentConfig | None = AugmentConfig()
-    paste: PasteConfig | None = None
-    mix: float = Field(0.0, ge=0, le=1)
-    point_range: tuple[float, float, float, float, float, float] | None = None
-    max_voxels: int | None = Field(None, ge=1)
-    label_vote: Literal["first", "majority"] = "first"
-    intensity_divisor: float = Field(1.0, gt=0)
-    sweeps: bool = True
-    images: bool = False
-    eval_images: bool = True
-    image_augment: ImageAugmentConfig | None = None
-    image_size: tuple[int, int] | None = None
-    train_cameras: int | None = Field(None, ge=1)
-    on_bad_sample: Literal["raise", "skip"] = "raise"
+    voxel_size: float = Field(0.05, gt=0, description="m, edge of a voxel")
+    augment: AugmentConfig | None = Field(
+        AugmentConfig(), description="training only: augmentation of the points; null = none"
+    )
+    paste: PasteConfig | None = Field(
+        None, description="training only: objects from an instance database; null = none"
+    )
+    mix: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="training only: chance of a scan to take in all instances of another one, drawn at random "
+        "(2DPASS); they count as pasted; the reader has to give instance numbers",
+    )
+    point_range: tuple[float, float, float, float, float, float] | None = Field(
+        None,
+        description="m, [x0, y0, z0, x1, y1, z1] in the LiDAR frame; points outside are in no voxel, and are "
+        "scored as errors; null = all points",
+    )
+    max_voxels: int | None = Field(
+        None,
+        ge=1,
+        description="training only: of a larger sample the voxels nearest to a random one are kept; "
+        "null = all",
+    )
+    label_vote: Literal["first", "majority"] = Field(
+        "first",
+        description='label of a voxel: "first" = its first point\'s, "majority" = the most frequent of its '
+        "keyframe points, ignore left out (the smaller train id wins a tie)",
+    )
+    intensity_divisor: float = Field(
+        1.0,
+        gt=0,
+        description="intensities are divided by it (1 = as recorded: KITTI 0..1, nuScenes 0..255)",
+    )
+    sweeps: bool = Field(
+        True, description="false = the keyframe's own points only, whatever the reader appends"
+    )
+    images: bool = Field(False, description="give the cameras' images and the pixel of each voxel")
+    eval_images: bool = Field(
+        True,
+        description="in evaluation too; false is for students that need cameras only while they learn",
+    )
+    image_augment: ImageAugmentConfig | None = Field(
+        None, description="training only: augmentation of the images; null = none"
+    )
+    image_size: tuple[int, int] | None = Field(
+        None,
+        description="px, [width, height] images are resized to (bilinear); null = as recorded",
+    )
+    train_cameras: int | None = Field(
+        None,
+        ge=1,
+        description="training only: this many cameras, drawn anew for each sample; null = all",
+    )
+    on_bad_sample: Literal["raise", "skip"] = Field(
+        "raise",
+        description='"raise" stops at a damaged scan; "skip" takes the next one and reports it',
+    )
 
     @field_validator("image_size")
     @classmethod

@@ -45,31 +45,29 @@ SPLITS: tuple[str, ...] = get_args(SplitName)
 
 
 class Multisweeps(Section):
-    """Neighbouring sweeps appended to a keyframe.
+    """Neighbouring sweeps appended to a keyframe."""
 
-    Attributes:
-        num_sweeps: sweeps before the keyframe, and as many after it unless ``only_past``.
-        only_past: take none after the keyframe.
-    """
-
-    num_sweeps: int = Field(0, ge=0)
-    only_past: bool = True
+    num_sweeps: int = Field(
+        0,
+        ge=0,
+        description="sweeps before the keyframe, and as many after it unless only_past",
+    )
+    only_past: bool = Field(True, description="take none after the keyframe")
 
 
 class DatasetConfig(Section):
-    """The ``dataset:`` section, as far as all data sets share it.
+    """The ``dataset:`` section, as far as all data sets share it."""
 
-    Attributes:
-        name: key of the registry in ``core.datasets``.
-        root: folder of the data.
-        use_labels: read ground truth where the split has it; False for label-free pretraining.
-        cameras: names of the cameras to give with each scan, in this order; None = all of the data set.
-    """
-
-    name: str
-    root: Path
-    use_labels: bool = True
-    cameras: tuple[str, ...] | None = None
+    name: str = Field(description="the reader")
+    root: Path = Field(description="folder of the data")
+    use_labels: bool = Field(
+        True,
+        description="read ground truth where the split has it; false for label-free pretraining",
+    )
+    cameras: tuple[str, ...] | None = Field(
+        None,
+        description="cameras to give with each scan, in this order; null = all of the data set, [] = none",
+    )
 
 
 @dataclass(frozen=True)

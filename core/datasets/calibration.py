@@ -21,10 +21,9 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import yaml
 from pydantic import Field, field_validator
 
-from core.config import Config, Section
+from core.config import Config, Section, read_yaml
 from core.contracts import Camera
 from core.datasets.base import image_size, read_image
 from core.errors import UserError
@@ -39,9 +38,11 @@ Row = tuple[float, float, float, float]
 class CameraCalibration(Section):
     """One camera of the file."""
 
-    size: tuple[int, int]
-    projection: tuple[Row, Row, Row]
-    min_depth: float = Field(1.0, ge=0)
+    size: tuple[int, int] = Field(description="px, [width, height] of the images")
+    projection: tuple[Row, Row, Row] = Field(
+        description="3 x 4, from homogeneous LiDAR coordinates (m) to pixels times depth"
+    )
+    min_depth: float = Field(1.0, ge=0, description="m, points nearer than this are not seen")
 
     @field_validator("size")
     @classmethod
@@ -61,10 +62,7 @@ def read_calibration(path: Path) -> dict[str, CameraCalibration]:
     Raises:
         UserError: the file is no YAML, or a key is missing, unknown or of another shape.
     """
-    try:
-        tree = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"this is not valid YAML ({error})", where=str(path)) from error
+    tree = read_yaml(path)
     if not isinstance(tree, dict):
         raise UserError("expected the key 'cameras' with one entry per camera", where=str(path))
     return Config(tree=tree, source=str(path)).parse(_Calibration).cameras

@@ -46,25 +46,40 @@ def _has_stem(pattern: str) -> str:
 
 
 class FolderConfig(DatasetConfig):
-    """``dataset:`` section of one's own data.
+    """``dataset:`` section of one's own data."""
 
-    Attributes:
-        scans: glob of the scan files below ``root``; a ``.npy`` file holds numbers [points, point_fields].
-        labels: label file below ``root``; ``{stem}`` is the scan's file name up to its first dot. None = no labels.
-        point_fields: float32 values per point; the first four are x, y, z (m, z up) and intensity.
-        label_dtype: type of one id.
-        label_bits: low bits of an id that name the class; the bits above are the instance (SemanticKITTI: 16).
-        label_space: ``nuscenes``, ``semantickitti``, or a YAML file with ``classes`` and ``map``.
-        split: inclusive range of positions in the sorted list of scans, by split.
-    """
-
-    scans: str = "*.bin"
-    labels: Annotated[str, AfterValidator(_has_stem)] | None = None
-    point_fields: int = Field(4, ge=4)
-    label_dtype: Literal["uint8", "uint16", "uint32"] = "uint32"
-    label_bits: int = Field(16, ge=1, le=16)
-    label_space: str = "semantickitti"
-    split: dict[SplitName, tuple[int, int]] = Field(default_factory=dict)
+    scans: str = Field(
+        "*.bin",
+        description="glob of the scan files below root; a .npy file holds numbers [points, point_fields]",
+    )
+    labels: Annotated[str, AfterValidator(_has_stem)] | None = Field(
+        None,
+        description="label file below root, e.g. {stem}.label; {stem} is the scan's file name up to its first "
+        "dot; null = no labels",
+    )
+    point_fields: int = Field(
+        4,
+        ge=4,
+        description="float32 values per point; the first four are x, y, z (m, z up) and intensity",
+    )
+    label_dtype: Literal["uint8", "uint16", "uint32"] = Field(
+        "uint32", description="type of one id"
+    )
+    label_bits: int = Field(
+        16,
+        ge=1,
+        le=16,
+        description="low bits of an id that name the class; the bits above are the instance",
+    )
+    label_space: str = Field(
+        "semantickitti",
+        description="nuscenes, semantickitti, or a YAML file with classes and map",
+    )
+    split: dict[SplitName, tuple[int, int]] = Field(
+        default_factory=dict,
+        description="inclusive range of positions in the sorted list of scans, {train: [0, 9], val: [10, 11]}; "
+        "without it all scans",
+    )
 
 
 class FolderDataset(ScanDataset):

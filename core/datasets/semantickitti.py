@@ -74,24 +74,30 @@ FrameRanges = Annotated[dict[str, tuple[int, int]], BeforeValidator(_sequence_na
 
 
 class KittiSweeps(Multisweeps):
-    """``labelled``: keep the labels of other sweeps' points (they are ground truth of other keyframes)."""
+    """Neighbouring scans, whose labels are ground truth of other keyframes."""
 
-    labelled: bool = False
+    labelled: bool = Field(
+        False, description="true: neighbours' points keep their labels; false: they are ignored"
+    )
 
 
 class SemanticKITTIConfig(DatasetConfig):
-    """``dataset:`` section of SemanticKITTI.
+    """``dataset:`` section of SemanticKITTI."""
 
-    Attributes:
-        split: sequences of a split in place of the official ones, e.g. ``{train: ["00"], val: ["08"]}``.
-        frames: inclusive range of frame numbers by split and sequence, ``{train: {"00": [0, 8]}}``. Sequences it names
-            for a split are the split's sequences unless ``split`` says otherwise.
-        multisweeps: neighbouring scans through the poses; they come from the same split's frames only.
-    """
-
-    split: dict[SplitName, Sequences] = Field(default_factory=dict)
-    frames: dict[SplitName, FrameRanges] = Field(default_factory=dict)
-    multisweeps: KittiSweeps = KittiSweeps()
+    split: dict[SplitName, Sequences] = Field(
+        default_factory=dict,
+        description='sequences of a split in place of the official ones, {train: ["00"], val: ["08"]}',
+    )
+    frames: dict[SplitName, FrameRanges] = Field(
+        default_factory=dict,
+        description='inclusive range of frame numbers by split and sequence, {train: {"00": [0, 8]}}; '
+        "sequences it names for a split are the split's sequences unless split says otherwise",
+    )
+    multisweeps: KittiSweeps = Field(
+        KittiSweeps(),
+        description="neighbouring scans (10 Hz: 1 = 0.1 s) through the poses; they come from the same "
+        "split's frames only",
+    )
 
 
 @dataclass(frozen=True)

@@ -46,34 +46,48 @@ class MSFSKD(Method):
     """
 
     class Config(Section):
-        """``distill:`` section; defaults are those of the published models.
+        """``distill:`` section; defaults are those of the published models."""
 
-        Attributes:
-            mode: "full"; "aux_heads" = classifiers at the student's scales and no image, the control that tells deep
-                supervision from distillation; "baseline" = the student alone.
-            image: the image network.
-            hidden: width of the fused features; null = of the student's first scale.
-            w_scale: of the segmentation by each scale of the student.
-            w_seg2d: of the fused features' segmentation, shared among the scales.
-            w_kl: of the distillation, shared among the scales.
-            kl_reduction: "mean" over points and classes (as published: the usual value divided by the number of
-                classes), or "batchmean" over points.
-            detach: the fused prediction is a fixed target of the distillation. False moves both.
-            feat_residual: add the image feature to the fused one (the paper, and the code of 2022).
-            learner_residual: the scales' classifiers see feature + learner(feature) (the paper).
-        """
-
-        name: Literal["2dpass"]
-        mode: Literal["full", "aux_heads", "baseline"] = "full"
-        image: FCNConfig = FCNConfig()
-        hidden: int | None = Field(None, ge=1)
-        w_scale: float = Field(1.0, ge=0)
-        w_seg2d: float = Field(1.0, ge=0)
-        w_kl: float = Field(0.05, ge=0)
-        kl_reduction: Literal["mean", "batchmean"] = "mean"
-        detach: bool = True
-        feat_residual: bool = False
-        learner_residual: bool = False
+        name: Literal["2dpass"] = Field(description="the method")
+        mode: Literal["full", "aux_heads", "baseline"] = Field(
+            "full",
+            description='"full"; "aux_heads" = classifiers at the student\'s scales and no image, the control '
+            'that tells deep supervision from distillation; "baseline" = the student alone',
+        )
+        image: FCNConfig = Field(FCNConfig(), description="the image network")
+        hidden: int | None = Field(
+            None,
+            ge=1,
+            description="width of the fused features; null = of the student's first scale",
+        )
+        w_scale: float = Field(
+            1.0, ge=0, description="weight of the segmentation by each scale of the student"
+        )
+        w_seg2d: float = Field(
+            1.0,
+            ge=0,
+            description="weight of the fused features' segmentation, shared among the scales",
+        )
+        w_kl: float = Field(
+            0.05, ge=0, description="weight of the distillation, shared among the scales"
+        )
+        kl_reduction: Literal["mean", "batchmean"] = Field(
+            "mean",
+            description='"mean" over points and classes (as published: the usual value divided by the number '
+            'of classes), or "batchmean" over points',
+        )
+        detach: bool = Field(
+            True,
+            description="the fused prediction is a fixed target of the distillation; false moves both",
+        )
+        feat_residual: bool = Field(
+            False,
+            description="add the image feature to the fused one (the paper, and the code of 2022)",
+        )
+        learner_residual: bool = Field(
+            False,
+            description="the scales' classifiers see feature + learner(feature) (the paper)",
+        )
 
         needs_teacher: ClassVar[bool] = False
 

@@ -45,20 +45,40 @@ class U2MKD(Method):
     class Config(Section):
         """``distill:`` section; defaults are those of the published model A."""
 
-        name: Literal["u2mkd"]
-        w_kl: float = Field(1.0, ge=0)  # teacher's logits; B: 2.0
-        w_feat: float = Field(1.0, ge=0)  # teacher's features at stride 16; B: 2.0
+        name: Literal["u2mkd"] = Field(description="the method")
+        w_kl: float = Field(
+            1.0, ge=0, description="weight of the teacher's logits; published model B: 2.0"
+        )
+        w_feat: float = Field(
+            1.0,
+            ge=0,
+            description="weight of the teacher's features at stride 16; published model B: 2.0",
+        )
         w_align: float = Field(
-            1.0, ge=0
-        )  # imputed against real image features, each of the four stages
-        w_pixel: float = Field(1.0, ge=0)  # segmentation of the image branch at visible points
-        temperature: float = Field(1.0, gt=0)  # of the softmax in the logit term
-        # voxels of the teacher's terms: labelled = without "ignore"; right = where the teacher's class is the label's
-        mask: Literal["all", "labelled", "right"] = "all"
-        # the logit term's mean: over voxels (published), or within each class the teacher predicts first
-        kl_mean: Literal["voxels", "classes"] = "voxels"
-        align_detach: bool = True  # the real image features are a fixed target
-        normalize_features: bool = False  # min-max per voxel before the features are compared
+            1.0,
+            ge=0,
+            description="weight of imputed against real image features, each of the four stages",
+        )
+        w_pixel: float = Field(
+            1.0,
+            ge=0,
+            description="weight of the image branch's segmentation at visible points",
+        )
+        temperature: float = Field(1.0, gt=0, description="of the softmax in the logit term")
+        mask: Literal["all", "labelled", "right"] = Field(
+            "all",
+            description='voxels of the teacher\'s terms: "labelled" = without "ignore"; "right" = where the '
+            "teacher's class is the label's",
+        )
+        kl_mean: Literal["voxels", "classes"] = Field(
+            "voxels",
+            description="the logit term's mean: over voxels (published), or within each class the teacher "
+            "predicts first",
+        )
+        align_detach: bool = Field(True, description="the real image features are a fixed target")
+        normalize_features: bool = Field(
+            False, description="min-max per voxel before the features are compared"
+        )
 
         @property
         def needs_teacher(self) -> bool:

@@ -44,21 +44,23 @@ _MIN_DEPTH = 1.0  # m, as in the devkit
 
 
 class NuScenesConfig(DatasetConfig):
-    """``dataset:`` section of nuScenes.
+    """``dataset:`` section of nuScenes."""
 
-    Attributes:
-        version: table folder; with ``v1.0-trainval`` the test split is read from ``v1.0-test``.
-        multisweeps: ``num_sweeps`` records backwards; unless ``only_past``, then forwards until there are
-            ``2 * num_sweeps``.
-        frames: by split, scene names, sample tokens or LIDAR_TOP sample_data tokens to use in place of the official
-            split.
-        instances: also read the panoptic files where they are.
-    """
-
-    version: Literal["v1.0-trainval", "v1.0-mini", "v1.0-test"] = "v1.0-trainval"
-    multisweeps: Multisweeps = Multisweeps()
-    frames: dict[SplitName, tuple[str, ...]] = Field(default_factory=dict)
-    instances: bool = False
+    version: Literal["v1.0-trainval", "v1.0-mini", "v1.0-test"] = Field(
+        "v1.0-trainval",
+        description="table folder; with v1.0-trainval the test split is read from v1.0-test",
+    )
+    multisweeps: Multisweeps = Field(
+        Multisweeps(),
+        description="num_sweeps records (20 Hz: 1 = 0.05 s) backwards; unless only_past, then forwards until "
+        "there are 2 * num_sweeps",
+    )
+    frames: dict[SplitName, tuple[str, ...]] = Field(
+        default_factory=dict,
+        description="by split, scene names, sample tokens or LIDAR_TOP sample_data tokens in place of the "
+        "official split, {train: [scene-0061]}",
+    )
+    instances: bool = Field(False, description="also read the panoptic files where they are")
 
 
 class NuScenes(ScanDataset):

@@ -77,23 +77,32 @@ FrameRanges = Annotated[dict[str, tuple[int, int]], BeforeValidator(_sequence_na
 
 
 class PandaSetConfig(DatasetConfig):
-    """``dataset:`` section of PandaSet.
+    """``dataset:`` section of PandaSet."""
 
-    Attributes:
-        sensors: whose points a scan holds: ``pandar64`` (360 degrees), ``pandargt`` (forward, dense, up to 300 m).
-        split: sequences of a split. By default those with labels whose number is divisible by 5 validate and the others
-            train; PandaSet has no official split, and no test split.
-        frames: inclusive range of frame numbers by split and sequence, ``{val: {"002": [2, 2]}}``. Sequences it names
-            for a split are the split's sequences unless ``split`` says otherwise.
-        multisweeps: neighbouring frames of the sequence (10 Hz), through the poses; their labels are ignored.
-        instances: number the points inside labelled cuboids of their own class.
-    """
-
-    sensors: tuple[Literal["pandar64", "pandargt"], ...] = Field(("pandar64",), min_length=1)
-    split: dict[SplitName, Sequences] = Field(default_factory=dict)
-    frames: dict[SplitName, FrameRanges] = Field(default_factory=dict)
-    multisweeps: Multisweeps = Multisweeps()
-    instances: bool = False
+    sensors: tuple[Literal["pandar64", "pandargt"], ...] = Field(
+        ("pandar64",),
+        min_length=1,
+        description="whose points a scan holds: pandar64 (360 degrees), pandargt (forward, dense, up to 300 m)",
+    )
+    split: dict[SplitName, Sequences] = Field(
+        default_factory=dict,
+        description='sequences of a split, {train: ["001"], val: ["003"]}; by default those with labels whose '
+        "number is divisible by 5 validate and the others train (there is no official split, and no test "
+        "split)",
+    )
+    frames: dict[SplitName, FrameRanges] = Field(
+        default_factory=dict,
+        description='inclusive range of frame numbers by split and sequence, {val: {"002": [2, 2]}}; '
+        "sequences it names for a split are the split's sequences unless split says otherwise",
+    )
+    multisweeps: Multisweeps = Field(
+        Multisweeps(),
+        description="neighbouring frames of the sequence (10 Hz: 1 = 0.1 s) through the poses; their labels "
+        "are ignored",
+    )
+    instances: bool = Field(
+        False, description="number the points inside labelled cuboids of their own class"
+    )
 
 
 @dataclass(frozen=True)

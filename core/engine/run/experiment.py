@@ -26,51 +26,72 @@ __all__ = [
 class AmpConfig(Section):
     """``amp:`` section: mixed precision."""
 
-    enabled: bool = False
-    dtype: Literal["bf16", "fp16"] = (
-        "bf16"  # bf16 needs no loss scaling; fp16 uses a gradient scaler
+    enabled: bool = Field(False, description="compute in half precision where that is safe")
+    dtype: Literal["bf16", "fp16"] = Field(
+        "bf16", description="bf16 needs no loss scaling; fp16 uses a gradient scaler"
     )
 
 
 class CriterionConfig(Section):
     """``criterion:`` section: cross entropy + Lovász-softmax on voxel logits."""
 
-    w_ce: float = Field(1.0, ge=0)
-    w_lovasz: float = Field(1.0, ge=0)
-    w_balanced: float = Field(0.0, ge=0)  # cross entropy in which every class present counts alike
-    class_weight: list[float] | None = None  # one per class, class 0 (ignore) first
-    class_counts: list[int] | None = (
-        None  # in its place: training points per class; weight = (most / count)^(1/3)
+    w_ce: float = Field(1.0, ge=0, description="weight of the cross entropy")
+    w_lovasz: float = Field(1.0, ge=0, description="weight of the Lovász-softmax")
+    w_balanced: float = Field(
+        0.0, ge=0, description="weight of a cross entropy in which every class present counts alike"
     )
-    scope: Literal["global", "local"] = (
-        "global"  # joined batch of all processes, or each process on its own
+    class_weight: list[float] | None = Field(
+        None, description="one weight per class, class 0 (ignore) first; null = all alike"
+    )
+    class_counts: list[int] | None = Field(
+        None,
+        description="in its place: training points per class; weight = (most / count)^(1/3)",
+    )
+    scope: Literal["global", "local"] = Field(
+        "global", description="the joined batch of all processes, or each process on its own"
     )
 
 
 class TrainConfig(Section):
-    """``train:`` section."""
+    """``train:`` section: everything about a training but its optimiser."""
 
-    seed: int = Field(0, ge=0)
-    deterministic: Literal["off", "seeded", "strict"] = "seeded"
-    accumulate: int = Field(1, ge=1)  # batches per optimiser step
-    grad_clip: float | None = Field(None, gt=0)  # maximum L2 norm of the gradient
+    seed: int = Field(0, ge=0, description="of weights, order of scans and augmentation")
+    deterministic: Literal["off", "seeded", "strict"] = Field(
+        "seeded",
+        description='"seeded" = seeds alone; "strict" = slower kernels on GPUs that repeat bit for bit; '
+        '"off" = let cuDNN choose the fastest',
+    )
+    accumulate: int = Field(1, ge=1, description="batches per optimiser step")
+    grad_clip: float | None = Field(
+        None, gt=0, description="largest L2 norm of the gradient; null = any"
+    )
     ema: float | None = Field(
-        None, gt=0, lt=1
-    )  # decay of averaged weights, e.g. 0.999; evaluation uses them
+        None,
+        gt=0,
+        lt=1,
+        description="decay of averaged weights, e.g. 0.999; evaluation uses them; null = none",
+    )
     swa_start: int | None = Field(
-        None, ge=1
-    )  # in its place: mean of the weights at the ends of epochs from this on
-    init_from: Path | None = (
-        None  # fine-tuning: checkpoint or run folder whose weights the run begins with
+        None,
+        ge=1,
+        description="in its place: mean of the weights at the ends of epochs from this on; null = none",
+    )
+    init_from: Path | None = Field(
+        None,
+        description="fine-tuning: checkpoint or run folder whose weights the run begins with; "
+        "null = from scratch",
     )
     init_skip: list[str] = Field(
-        default_factory=list
-    )  # beginnings of names that do not come from there, e.g. head.
-    sync_bn: bool = True  # batch statistics over all processes
-    save_every: int = Field(500, ge=1)  # optimiser steps between checkpoints within an epoch
+        default_factory=list,
+        description="beginnings of parameters' names that do not come from there, e.g. head.",
+    )
+    sync_bn: bool = Field(True, description="batch statistics over all processes")
+    save_every: int = Field(
+        500, ge=1, description="optimiser steps between checkpoints within an epoch"
+    )
     max_nonfinite_steps: int = Field(
-        0, ge=0
-    )  # steps with a NaN or infinite loss that are skipped before stopping
+        0, ge=0, description="steps with a NaN or infinite loss that are skipped before stopping"
+    )
 
     @model_validator(mode="after")
     def _one_average(self) -> TrainConfig:
@@ -80,32 +101,42 @@ class TrainConfig(Section):
 
 
 class EvalConfig(Section):
-    """``eval:`` section."""
+    """``eval:`` section: how a network is scored."""
 
     every: int = Field(
-        1, ge=1
-    )  # epochs between evaluations on the val split; the last epoch always
-    batch_size: int = Field(1, ge=1)  # scans per process
-    pictures: int = Field(3, ge=0)  # scans drawn in report.html
-    legacy_metric: bool = (
-        False  # print the lenient mIoU of 2DPASS's published scores beside the official one
+        1,
+        ge=1,
+        description="epochs between evaluations on the val split; the last epoch is always scored",
     )
-    vote_augment: VoteAugmentConfig = VoteAugmentConfig()  # of --vote-mode legacy_random
+    batch_size: int = Field(1, ge=1, description="scans per process")
+    pictures: int = Field(3, ge=0, description="scans drawn in report.html")
+    legacy_metric: bool = Field(
+        False,
+        description="print the lenient mIoU of 2DPASS's published scores beside the official one",
+    )
+    vote_augment: VoteAugmentConfig = Field(
+        VoteAugmentConfig(),
+        description="what the views of --vote-mode legacy_random are drawn from",
+    )
 
 
 class TeacherSection(Section):
-    """``teacher:`` section of a student's configuration.
+    """``teacher:`` section of a student's configuration."""
 
-    Attributes:
-        model: what the teacher has to be, e.g. ``{name: spvcnn_spformer, cr: 2.0}``; compared with its checkpoint.
-        data: keys that replace those of the teacher's own ``data:`` section, e.g. ``{augment: null}``.
-        cache: folder for what the teacher says about each scan, so that it runs once for many students; its view then
-            has to be the same in every epoch (``teacher.data.augment: null``).
-    """
-
-    model: dict[str, Any] = Field(default_factory=dict)
-    data: dict[str, Any] = Field(default_factory=dict)
-    cache: Path | None = None
+    model: dict[str, Any] = Field(
+        default_factory=dict,
+        description="what the teacher has to be, e.g. {name: spvcnn_spformer, cr: 2.0}; compared with its "
+        "checkpoint",
+    )
+    data: dict[str, Any] = Field(
+        default_factory=dict,
+        description="keys that replace those of the teacher's own data section, e.g. {augment: null}",
+    )
+    cache: Path | None = Field(
+        None,
+        description="folder for what the teacher says about each scan, so that it runs once for many "
+        "students; its view then has to be the same in every epoch (teacher.data.augment: null); null = none",
+    )
 
 
 class Experiment(Section):

@@ -18,27 +18,35 @@ __all__ = ["OptimizerConfig", "SchedulerConfig", "build_optimizer", "build_sched
 
 
 class OptimizerConfig(Section):
-    """``optimizer:`` section."""
+    """``optimizer:`` section: how weights move."""
 
-    name: Literal["sgd", "adam", "adamw"] = "sgd"
-    lr: float = Field(0.24, gt=0)  # peak learning rate
-    weight_decay: float = Field(1e-4, ge=0)
-    momentum: float = Field(0.9, ge=0, lt=1)  # sgd
-    nesterov: bool = True  # sgd
-    betas: tuple[float, float] = (0.9, 0.999)  # adam, adamw
+    name: Literal["sgd", "adam", "adamw"] = Field("sgd", description="the optimiser")
+    lr: float = Field(0.24, gt=0, description="peak learning rate")
+    weight_decay: float = Field(1e-4, ge=0, description="decay of the weights (adamw: decoupled)")
+    momentum: float = Field(0.9, ge=0, lt=1, description="sgd: momentum")
+    nesterov: bool = Field(True, description="sgd: Nesterov's form of momentum")
+    betas: tuple[float, float] = Field(
+        (0.9, 0.999), description="adam, adamw: decay of the two running means"
+    )
     lr_scale: dict[str, float] = Field(
-        default_factory=dict
-    )  # part of a parameter's name -> factor on lr, e.g. {transformer_block: 0.1}
+        default_factory=dict,
+        description="part of a parameter's name -> factor on lr, e.g. {transformer_block: 0.1}",
+    )
 
 
 class SchedulerConfig(Section):
-    """``scheduler:`` section; every schedule is evaluated per optimiser step."""
+    """``scheduler:`` section: the learning rate over time; every schedule is evaluated per optimiser step."""
 
-    name: Literal["none", "cosine", "cosine_warmup", "poly"] = "cosine_warmup"
+    name: Literal["none", "cosine", "cosine_warmup", "poly"] = Field(
+        "cosine_warmup", description="the schedule"
+    )
     warmup_steps: int = Field(
-        0, ge=0
-    )  # linear warm-up of cosine_warmup; U2MKD: 1000 / processes, 0 with one process
-    power: float = Field(0.9, gt=0)  # poly
+        0,
+        ge=0,
+        description="optimiser steps, linear warm-up of cosine_warmup; U2MKD: 1000 / processes, "
+        "0 with one process",
+    )
+    power: float = Field(0.9, gt=0, description="poly: exponent of the decay")
 
 
 def build_optimizer(config: OptimizerConfig, model: nn.Module) -> Optimizer:

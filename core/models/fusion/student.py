@@ -45,26 +45,26 @@ class LidarCamera(nn.Module):
     """
 
     class Config(Section):
-        """``model:`` section; each switch that is off gives an ablation of the method.
+        """``model:`` section; each switch that is off gives an ablation of the method."""
 
-        Attributes:
-            lidar: a network of its own, with all its options.
-            image: see :class:`ImageConfig`.
-            l2c: draw LiDAR features into the images.
-            c2l: let image features into the voxels; off, the image branch learns beside them.
-            learner: impute features where no camera looks (off: zeros); needs ``c2l``, and is not built without it.
-            overlap: what a point that several cameras see reads: the "last" one (U2MKD) or the "mean".
-            eval_pixels: run the image decoder in evaluation too.
-        """
-
-        name: Literal["lidar_camera"]
-        lidar: BackboneConfig
-        image: ImageConfig = ImageConfig()
-        l2c: bool = True
-        c2l: bool = True
-        learner: bool = True
-        overlap: Overlap = "last"
-        eval_pixels: bool = False
+        name: Literal["lidar_camera"] = Field(description="the network")
+        lidar: BackboneConfig = Field(description="the LiDAR network, with all its options")
+        image: ImageConfig = Field(ImageConfig(), description="the image network")
+        l2c: bool = Field(True, description="draw LiDAR features into the images")
+        c2l: bool = Field(
+            True,
+            description="let image features into the voxels; off, the image branch learns beside them",
+        )
+        learner: bool = Field(
+            True,
+            description="impute features where no camera looks (off: zeros); needs c2l, and is not built "
+            "without it",
+        )
+        overlap: Overlap = Field(
+            "last",
+            description='what a point that several cameras see reads: the "last" one (U2MKD) or the "mean"',
+        )
+        eval_pixels: bool = Field(False, description="run the image decoder in evaluation too")
 
     def __init__(self, config: Config, num_classes: int) -> None:
         super().__init__()

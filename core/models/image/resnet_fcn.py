@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from core.config import Section
@@ -28,15 +29,16 @@ NARROW = 64  # width of the coarse stages' decoders before their last layer
 
 
 class FCNConfig(Section):
-    """``distill.image:`` section.
+    """``distill.image:`` section."""
 
-    Attributes:
-        encoder: resnet18, resnet34 (published) or resnet50.
-        weights: file of the encoder's ImageNet weights (.pth or .safetensors); null = from scratch, as published.
-    """
-
-    encoder: Literal["resnet18", "resnet34", "resnet50"] = "resnet34"
-    weights: Path | None = None
+    encoder: Literal["resnet18", "resnet34", "resnet50"] = Field(
+        "resnet34", description="the encoder; published: resnet34"
+    )
+    weights: Path | None = Field(
+        None,
+        description="file of the encoder's ImageNet weights (.pth or .safetensors); null = from scratch, "
+        "as published",
+    )
 
 
 class ResNetFCN(nn.Module):

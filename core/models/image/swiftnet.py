@@ -33,27 +33,35 @@ SPP_MOMENTUM = 0.012  # pooled grids have few cells, so their statistics move sl
 
 
 class ImageConfig(Section):
-    """``model.image:`` section.
+    """``model.image:`` section."""
 
-    Attributes:
-        encoder: resnet18, resnet34 or resnet50 (built in), or the name of a timm model (``pip install timm``).
-        weights: file of the encoder's ImageNet weights (.pth or .safetensors); null = from scratch.
-        stem_stride: of the built-in encoders' first convolution: 1 = features at strides 2, 4, 8, 16 like the voxels';
-            2 = at 4, 8, 16, 32, a quarter of the work.
-        skip: what the decoder and the fusion read: stages after ("activated", as U2MKD's code does) or before their
-            last ReLU ("preactivation", as the SwiftNet paper does); timm models give the former only.
-        normalize: "imagenet" = mean and deviation of ImageNet; "none" = 0..255 (U2MKD's released weights).
-        decoder_channels: width of pooling and decoder.
-        spp_grids: rows of the pooled grids; columns follow the image's shape.
-    """
-
-    encoder: str = "resnet18"
-    weights: Path | None = None
-    stem_stride: Literal[1, 2] = 1
-    skip: Literal["activated", "preactivation"] = "activated"
-    normalize: Literal["imagenet", "none"] = "imagenet"
-    decoder_channels: int = Field(128, ge=8)
-    spp_grids: tuple[int, ...] = (8, 4, 2)
+    encoder: str = Field(
+        "resnet18",
+        description="resnet18, resnet34 or resnet50 (built in), or the name of a timm model (pip install timm)",
+    )
+    weights: Path | None = Field(
+        None,
+        description="file of the encoder's ImageNet weights (.pth or .safetensors); null = from scratch",
+    )
+    stem_stride: Literal[1, 2] = Field(
+        1,
+        description="of the built-in encoders' first convolution: 1 = features at strides 2, 4, 8, 16 like the "
+        "voxels'; 2 = at 4, 8, 16, 32, a quarter of the work",
+    )
+    skip: Literal["activated", "preactivation"] = Field(
+        "activated",
+        description='what the decoder and the fusion read: stages after ("activated", as U2MKD\'s code does) '
+        'or before their last ReLU ("preactivation", as the SwiftNet paper does); timm models give the former '
+        "only",
+    )
+    normalize: Literal["imagenet", "none"] = Field(
+        "imagenet",
+        description='"imagenet" = mean and deviation of ImageNet; "none" = 0..255 (U2MKD\'s released weights)',
+    )
+    decoder_channels: int = Field(128, ge=8, description="width of pooling and decoder")
+    spp_grids: tuple[int, ...] = Field(
+        (8, 4, 2), description="rows of the pooled grids; columns follow the image's shape"
+    )
 
 
 def upsample(x: Tensor, size: Sequence[int]) -> Tensor:

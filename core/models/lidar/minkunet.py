@@ -26,9 +26,9 @@ class MinkUNet(nn.Module):
     class Config(Section):
         """``model:`` section."""
 
-        name: Literal["minkunet"]
-        cr: float = Field(1.0, gt=0)  # factor on every channel count
-        in_channel: int = Field(4, ge=1)  # x, y, z (m), intensity
+        name: Literal["minkunet"] = Field(description="the network")
+        cr: float = Field(1.0, gt=0, description="factor on every channel count")
+        in_channel: int = Field(4, ge=1, description="features of a point: x, y, z (m), intensity")
 
     def __init__(self, config: Config, num_classes: int) -> None:
         super().__init__()

@@ -42,28 +42,39 @@ LEGACY_SPHERE_QUANT = (
 
 
 class Windows(Section):
-    """Window geometry, shared by the models of this file.
+    """Window geometry, shared by the models of this file."""
 
-    Attributes:
-        window_size: m, edge of the cubic windows of the first block.
-        window_size_sphere: degrees, degrees, m: azimuth, inclination, range of the first block's radial windows.
-        window_size_scale: growth per block of the cubic edge, and of the two angles.
-        a: m, width of the innermost bin of the exponential splitting.
-        drop_path_rate: block i drops its branches with probability ``linspace(0, rate, 7)[i]``.
-        window_origin: "sample" = each scan's own minimum; "batch" = the batch's (released weights), then a prediction
-            depends on what else is in the batch.
-        legacy_quant: use U2MKD's constant radial bins (4/3 degrees) in place of window / 24.
-        checkpointing: recompute the attention blocks in the backward pass to save memory.
-    """
-
-    window_size: float = Field(0.3, gt=0)
-    window_size_sphere: tuple[float, float, float] = (2.0, 2.0, 120.0)
-    window_size_scale: tuple[float, float] = (2.0, 2.0)
-    a: float = Field(0.0125, gt=0)
-    drop_path_rate: float = Field(0.3, ge=0, lt=1)
-    window_origin: Literal["sample", "batch"] = "sample"
-    legacy_quant: bool = False
-    checkpointing: bool = False
+    window_size: float = Field(
+        0.3, gt=0, description="m, edge of the cubic windows of the first block"
+    )
+    window_size_sphere: tuple[float, float, float] = Field(
+        (2.0, 2.0, 120.0),
+        description="degrees, degrees, m: azimuth, inclination, range of the first block's radial windows",
+    )
+    window_size_scale: tuple[float, float] = Field(
+        (2.0, 2.0), description="growth per block of the cubic edge, and of the two angles"
+    )
+    a: float = Field(
+        0.0125, gt=0, description="m, width of the innermost bin of the exponential splitting"
+    )
+    drop_path_rate: float = Field(
+        0.3,
+        ge=0,
+        lt=1,
+        description="block i drops its branches with probability linspace(0, rate, 7)[i]",
+    )
+    window_origin: Literal["sample", "batch"] = Field(
+        "sample",
+        description='"sample" = each scan\'s own minimum; "batch" = the batch\'s (released weights), then a '
+        "prediction depends on what else is in the batch",
+    )
+    legacy_quant: bool = Field(
+        False,
+        description="use U2MKD's constant radial bins (4/3 degrees) in place of window / 24",
+    )
+    checkpointing: bool = Field(
+        False, description="recompute the attention blocks in the backward pass to save memory"
+    )
 
     def block(self, channels: int, stage: int, drop: int) -> SphereFormerBlock:
         """The block of ``stage`` (0 = first); ``drop`` picks its drop-path probability."""
@@ -202,7 +213,7 @@ class SPVCNNSphereFormer(SPVCNN):
     class Config(SPVCNN.Config, Windows):
         """``model:`` section."""
 
-        name: Literal["spvcnn_spformer"]
+        name: Literal["spvcnn_spformer"] = Field(description="the network")
 
     def __init__(self, config: Config, num_classes: int) -> None:
         super().__init__(config, num_classes)
@@ -250,10 +261,12 @@ class SphereFormerUNet(nn.Module):
     class Config(Windows):
         """``model:`` section."""
 
-        name: Literal["sphereformer"]
-        in_channel: int = Field(4, ge=1)  # x, y, z (m), intensity
-        layers: tuple[int, ...] = (32, 64, 128, 256, 256)  # channels of the levels
-        block_reps: int = Field(2, ge=1)  # residual blocks per level and direction
+        name: Literal["sphereformer"] = Field(description="the network")
+        in_channel: int = Field(4, ge=1, description="features of a point: x, y, z (m), intensity")
+        layers: tuple[int, ...] = Field(
+            (32, 64, 128, 256, 256), description="channels of the levels"
+        )
+        block_reps: int = Field(2, ge=1, description="residual blocks per level and direction")
 
     def __init__(self, config: Config, num_classes: int) -> None:
         super().__init__()

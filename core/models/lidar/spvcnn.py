@@ -32,12 +32,15 @@ class SPVCNN(nn.Module):
     class Config(Section):
         """``model:`` section."""
 
-        name: Literal["spvcnn"]
-        cr: float = Field(1.0, gt=0)  # factor on every channel count
-        in_channel: int = Field(4, ge=1)  # x, y, z (m), intensity
+        name: Literal["spvcnn"] = Field(description="the network")
+        cr: float = Field(1.0, gt=0, description="factor on every channel count")
+        in_channel: int = Field(4, ge=1, description="features of a point: x, y, z (m), intensity")
         dropout: float = Field(
-            0.3, ge=0, lt=1
-        )  # on the voxel features after each point-to-voxel step of the decoder
+            0.3,
+            ge=0,
+            lt=1,
+            description="chance, on the voxel features after each point-to-voxel step of the decoder",
+        )
 
     def __init__(self, config: Config, num_classes: int) -> None:
         super().__init__()

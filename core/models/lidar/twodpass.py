@@ -188,23 +188,32 @@ class TwoDPass(nn.Module):
     """
 
     class Config(Section):
-        """``model:`` section.
+        """``model:`` section."""
 
-        Attributes:
-            hidden: width of every layer; published: 64 (SemanticKITTI), 128 and 256 (nuScenes, large).
-            scales: edge of the cells after each block, in units of the finest; published: 2, 4, 8, 16, large: 16 twice
-                more.
-            low, high: m, corners of the box that is divided. shape: cells of the finest grid along x, y, z.
-            in_channel: x, y, z (m), intensity, ...
-        """
-
-        name: Literal["twodpass"]
-        hidden: int = Field(64, ge=2)
-        scales: tuple[int, ...] = Field((2, 4, 8, 16), min_length=1)
-        low: Vector = (-50.0, -50.0, -4.0)
-        high: Vector = (50.0, 50.0, 2.0)
-        shape: tuple[int, int, int] = (1000, 1000, 60)
-        in_channel: int = Field(4, ge=3)
+        name: Literal["twodpass"] = Field(description="the network")
+        hidden: int = Field(
+            64,
+            ge=2,
+            description="width of every layer; published: 64 (SemanticKITTI), 128 and 256 (nuScenes, large)",
+        )
+        scales: tuple[int, ...] = Field(
+            (2, 4, 8, 16),
+            min_length=1,
+            description="edge of the cells after each block, in units of the finest; published: 2, 4, 8, 16, "
+            "large: 16 twice more",
+        )
+        low: Vector = Field(
+            (-50.0, -50.0, -4.0), description="m, lower corner of the box that is divided"
+        )
+        high: Vector = Field(
+            (50.0, 50.0, 2.0), description="m, upper corner of the box that is divided"
+        )
+        shape: tuple[int, int, int] = Field(
+            (1000, 1000, 60), description="cells of the finest grid along x, y, z"
+        )
+        in_channel: int = Field(
+            4, ge=3, description="features of a point: x, y, z (m), intensity, ..."
+        )
 
         @field_validator("scales", "shape")
         @classmethod
