@@ -103,13 +103,13 @@ class Plain(Exchange):
             result = result.index_put((rows,), values[0, :, 0].T.to(result.dtype))
         return result
 
-    def pixels(self) -> dict[str, Tensor]:
+    def pixel_logits(self) -> Tensor:
         """Logits of every pixel of the full image, then read at the points."""
         head = self.model.classifier_pix
         full = upsample(self.model.pix_branch.decode(self.skips), self.size)
         normal = F.batch_norm(full, None, None, head.norm.weight, head.norm.bias, training=True)
         logits = F.conv2d(F.relu(normal), head.linear.weight[:, :, None, None], head.linear.bias)
-        return {"pixel_logits": self.read(logits)}
+        return self.read(logits)
 
 
 VERSIONS = {"ours": Exchange, "plain": Plain}
@@ -174,7 +174,7 @@ def branch_step(kind: str, model: LidarCamera, batch: Batch, points: Sequence[Te
     for stage, p in enumerate(points):
         skip = exchange.image_stage(stage, p)
         loss = loss + exchange.read(skip).float().square().mean()
-    (loss + pixel_loss(exchange.pixels()["pixel_logits"], batch)).backward()
+    (loss + pixel_loss(exchange.pixel_logits(), batch)).backward()
 
 
 def fusion_step(
@@ -193,7 +193,7 @@ def fusion_step(
 def decoder_step(exchange: Exchange, skips: Sequence[Tensor], batch: Batch) -> None:
     """Decoder and classifier, from the skips on."""
     exchange.skips = list(skips)
-    pixel_loss(exchange.pixels()["pixel_logits"], batch).backward()
+    pixel_loss(exchange.pixel_logits(), batch).backward()
 
 
 def student_step(kind: str, model: LidarCamera, batch: Batch) -> None:
@@ -201,7 +201,7 @@ def student_step(kind: str, model: LidarCamera, batch: Batch) -> None:
     exchange = VERSIONS[kind](model, batch)
     output = model.lidar(batch, exchange)
     loss = F.cross_entropy(output.logits.float(), batch.labels) + pixel_loss(
-        exchange.pixels()["pixel_logits"], batch
+        exchange.pixel_logits(), batch
     )
     loss.backward()
 

@@ -19,6 +19,7 @@ from core.data import gather_rows
 from core.distill.base import Knowledge, Method
 from core.errors import UserError
 from core.losses import CrossEntropyLovasz, feature_mse, kl_divergence
+from core.models.fusion.output import FusedOutput
 from core.models.probe import probe
 from core.sparse import SparseTensor, SyncBatchNorm, devoxelize
 
@@ -32,9 +33,8 @@ class U2MKD(Method):
 
     Args:
         config: see :class:`U2MKD.Config`.
-        student: returns ``extras["stage4_points"]`` [SV, C] and, where it has an image branch, ``pixel_logits``,
-            ``in_view``, ``image_features/i`` and ``learned_features/i``. LiDAR-only networks are students too: their
-            features are read from the stage of stride 16.
+        student: returns a :class:`FusedOutput` where it has an image branch. LiDAR-only networks are students too:
+            their features are read from the stage of stride 16.
         teacher: the frozen network, looked at for its width alone; None when no term needs it.
         criterion: the segmentation loss.
 
@@ -109,33 +109,30 @@ class U2MKD(Method):
         """The losses of section 5.2 of the method, by name and already weighted."""
         output = self.student(batch)
         losses = self.criterion(output.logits, batch.labels)
-        losses |= self._pixel_losses(output, batch)
-        losses |= self._align_losses(output)
+        if isinstance(output, FusedOutput):
+            losses |= self._pixel_losses(output, batch)
+            losses |= self._align_losses(output)
         if knowledge is not None:
             losses |= self._teacher_losses(output, batch, knowledge)
         return losses
 
-    def _pixel_losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
-        logits = output.extras.get("pixel_logits")
-        if logits is None or self.config.w_pixel == 0:
+    def _pixel_losses(self, output: FusedOutput, batch: Batch) -> dict[str, Tensor]:
+        if output.pixel_logits is None or self.config.w_pixel == 0:
             return {}
-        labels = torch.where(output.extras["in_view"], batch.labels, IGNORE)
-        named = self.criterion(logits, labels)
+        labels = torch.where(output.in_view, batch.labels, IGNORE)
+        named = self.criterion(output.pixel_logits, labels)
         return {f"pixel_{name}": self.config.w_pixel * loss for name, loss in named.items()}
 
-    def _align_losses(self, output: Output) -> dict[str, Tensor]:
+    def _align_losses(self, output: FusedOutput) -> dict[str, Tensor]:
         """Mean squared error of imputed against real image features at visible points."""
-        extras, losses = output.extras, {}
-        stages = [name.partition("/")[2] for name in extras if name.startswith("learned_features/")]
-        for stage in stages if self.config.w_align > 0 else ():
-            target = extras[f"image_features/{stage}"]
-            target = target.detach() if self.config.align_detach else target
-            loss = feature_mse(
-                extras[f"learned_features/{stage}"],
-                target,
-                extras["in_view"],
-                scope=self.criterion.scope,
-            )
+        losses: dict[str, Tensor] = {}
+        if self.config.w_align == 0:
+            return losses
+        stages = zip(output.learned_features, output.image_features)
+        for stage, (learned, target) in enumerate(stages):
+            if self.config.align_detach:
+                target = target.detach()
+            loss = feature_mse(learned, target, output.in_view, scope=self.criterion.scope)
             losses[f"align{stage}"] = self.config.w_align * loss
         return losses
 
@@ -180,14 +177,14 @@ def _stage(stages: Sequence[SparseTensor]) -> SparseTensor | None:
 
 def _student_features(output: Output, batch: Batch) -> Tensor:
     """[SV, C] at the fine voxels, before fusion with image features."""
-    features = output.extras.get("stage4_points")
-    return devoxelize(_stage(output.stages), batch.coords) if features is None else features
+    if isinstance(output, FusedOutput):
+        return output.points
+    return devoxelize(_stage(output.stages), batch.coords)
 
 
 def _width(output: Output, kind: str) -> int:
-    features = output.extras.get("stage4_points") if kind == "student" else None
-    if features is not None:
-        return features.shape[1]
+    if kind == "student" and isinstance(output, FusedOutput):
+        return output.points.shape[1]
     stage = _stage(output.stages)
     if stage is None:
         raise UserError(

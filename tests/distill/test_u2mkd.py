@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from core.distill.base import Knowledge
 from core.distill.u2mkd import U2MKD
 from core.errors import UserError
 from core.losses import CrossEntropyLovasz
+from core.models.fusion.output import FusedOutput
 from core.sparse import MapCache, SparseTensor
 
 CLASSES, STUDENT, TEACHER, IMAGE = 4, 5, 6, 3
@@ -35,21 +37,26 @@ class Student(nn.Module):
         )
         self.real, self.imputed = nn.Linear(4, IMAGE), nn.Linear(4, IMAGE)
 
-    def forward(self, batch: Batch) -> Output:
-        extras = {"stage4_points": self.points(batch.feats)}
-        if self.images:
-            in_view = (
-                torch.zeros(len(batch.feats), dtype=torch.bool)
-                if batch.visible is None
-                else batch.visible.any(0)
-            )
-            extras |= {
-                "in_view": in_view,
-                "pixel_logits": torch.where(in_view[:, None], self.pixels(batch.feats), 0.0),
-                "image_features/0": self.real(batch.feats),
-                "learned_features/0": self.imputed(batch.feats),
-            }
-        return Output(self.logits(batch.feats), (), extras)
+    def forward(self, batch: Batch) -> FusedOutput:
+        in_view = torch.zeros(len(batch.feats), dtype=torch.bool)
+        if batch.visible is not None:
+            in_view = batch.visible.any(0)
+        output = FusedOutput(
+            logits=self.logits(batch.feats),
+            points=self.points(batch.feats),
+            in_view=in_view,
+            image_features=(),
+            learned_features=(),
+            pixel_logits=None,
+        )
+        if not self.images:
+            return output
+        return replace(
+            output,
+            image_features=(self.real(batch.feats),),
+            learned_features=(self.imputed(batch.feats),),
+            pixel_logits=torch.where(in_view[:, None], self.pixels(batch.feats), 0.0),
+        )
 
 
 class Teacher(nn.Module):
@@ -152,7 +159,6 @@ def test_every_term_is_its_formula(mask: str, temperature: float, kl_mean: str) 
     )
     losses = {name: float(value.detach()) for name, value in method(batch, knowledge).items()}
     output = method.student(batch)
-    extras = output.extras
     every, seen = range(6), [i for i in range(6) if SEEN[i]]
     known = [i for i in every if links[i] >= 0 and (mask == "all" or LABELS[i] != 0)]
     said = {
@@ -175,12 +181,12 @@ def test_every_term_is_its_formula(mask: str, temperature: float, kl_mean: str) 
         0
     ]  # one cell: interpolation returns its features everywhere
     with torch.no_grad():
-        adapted = method.adapt_layer(extras["stage4_points"])
+        adapted = method.adapt_layer(output.points)
     expected = {
         "ce": mean_cross_entropy(output.logits, LABELS, list(every)),
-        "pixel_ce": 0.25 * mean_cross_entropy(extras["pixel_logits"], LABELS, seen),
+        "pixel_ce": 0.25 * mean_cross_entropy(output.pixel_logits, LABELS, seen),
         "kl": 2.0 * temperature**2 * kl,
-        "align0": 0.5 * mean_square(extras["learned_features/0"], extras["image_features/0"], seen),
+        "align0": 0.5 * mean_square(output.learned_features[0], output.image_features[0], seen),
         "feat": 3.0 * mean_square(adapted, single_cell.expand(6, -1), known),
     }
     assert losses.keys() == expected.keys()
@@ -193,7 +199,7 @@ def test_features_are_scaled_to_their_range_on_both_sides() -> None:
     batch, knowledge = make_batch(LABELS, SEEN), make_knowledge([0, 1, 2, 3, 4, 4], 5)
     loss = float(method(batch, knowledge)["feat"].detach())
     with torch.no_grad():
-        a = method.adapt_layer(method.student(batch).extras["stage4_points"]).double()
+        a = method.adapt_layer(method.student(batch).points).double()
     b = knowledge.stages[0].feats[0].double().expand(6, -1)
     scaled = [
         (x - x.amin(1, keepdim=True)) / (x.amax(1, keepdim=True) - x.amin(1, keepdim=True))

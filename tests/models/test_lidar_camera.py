@@ -13,6 +13,7 @@ from core.config import Config
 from core.contracts import Batch
 from core.errors import UserError
 from core.models import build_model
+from core.models.fusion.output import FusedOutput
 from core.models.fusion.student import LidarCamera
 from core.models.probe import probe, random_batch
 from core.sparse import devoxelize, voxel_mean
@@ -83,8 +84,8 @@ def test_any_number_of_cameras(cameras: int) -> None:
         assert (
             output.logits.shape == (len(batch.coords), CLASSES) and output.logits.isfinite().all()
         )
-        assert output.extras["in_view"].tolist() == batch.visible.any(0).tolist()
-        assert ("pixel_logits" in output.extras) == (training and cameras > 0)
+        assert output.in_view.tolist() == batch.visible.any(0).tolist()
+        assert (output.pixel_logits is not None) == (training and cameras > 0)
 
 
 @pytest.mark.parametrize(
@@ -93,25 +94,16 @@ def test_any_number_of_cameras(cameras: int) -> None:
 def test_every_backbone_learns(lidar: str, cr: float) -> None:
     net, batch = student(lidar, cr).train(), camera_batch(0, 1)
     output = net(batch)
-    extras, count = output.extras, len(batch.coords)
-    widths = (64, 128, 256, 24)
-    for i, width in enumerate(widths):
-        assert (
-            extras[f"image_features/{i}"].shape
-            == extras[f"learned_features/{i}"].shape
-            == (count, width)
-        )
-    assert extras["stage4_points"].shape == (count, int(256 * cr)) and extras[
-        "pixel_logits"
-    ].shape == (count, CLASSES)
+    count = len(batch.coords)
+    widths = [64, 128, 256, 24]
+    assert [f.shape for f in output.image_features] == [(count, width) for width in widths]
+    assert [f.shape for f in output.learned_features] == [(count, width) for width in widths]
+    assert output.points.shape == (count, int(256 * cr))
+    assert output.pixel_logits.shape == (count, CLASSES)
     assert [s.stride[0] for s in output.stages] == [2, 4, 8, 16, 8, 4, 2, 1]
-    align = sum(
-        (extras[f"learned_features/{i}"] - extras[f"image_features/{i}"])[extras["in_view"]]
-        .square()
-        .mean()
-        for i in range(4)
-    )
-    (output.logits.square().mean() + extras["pixel_logits"].square().mean() + align).backward()
+    pairs = zip(output.learned_features, output.image_features)
+    align = sum((a - b)[output.in_view].square().mean() for a, b in pairs)
+    (output.logits.square().mean() + output.pixel_logits.square().mean() + align).backward()
     missing = [
         name for name, p in net.named_parameters() if p.grad is None or not p.grad.isfinite().all()
     ]
@@ -124,10 +116,11 @@ def test_mixed_precision(images: bool) -> None:
     exactly = net.eval()(batch).logits
     with torch.autocast("cpu", torch.bfloat16):
         output = net.train()(batch if images else without_images(batch))
-        (
-            output.logits.float().square().mean()
-            + sum(v.float().mean() for v in output.extras.values())
-        ).backward()
+        exchanged = [output.points, *output.image_features, *output.learned_features]
+        if images:
+            exchanged.append(output.pixel_logits)
+        loss = output.logits.float().square().mean()
+        (loss + sum(value.float().mean() for value in exchanged)).backward()
         assert output.logits.dtype == torch.bfloat16
     assert all(p.grad.isfinite().all() for p in net.parameters() if p.grad is not None)
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
@@ -138,12 +131,10 @@ def test_mixed_precision(images: bool) -> None:
 def test_nothing_in_view() -> None:
     net, batch = student().train(), camera_batch(0, 1)
     output = net(replace(batch, visible=torch.zeros_like(batch.visible)))
-    assert output.logits.isfinite().all() and not output.extras["in_view"].any()
-    assert (
-        output.extras["pixel_logits"].abs().max() == 0
-        and output.extras["image_features/2"].abs().max() == 0
-    )
-    (output.logits.square().mean() + output.extras["pixel_logits"].square().mean()).backward()
+    assert output.logits.isfinite().all() and not output.in_view.any()
+    assert output.pixel_logits.abs().max() == 0
+    assert output.image_features[2].abs().max() == 0
+    (output.logits.square().mean() + output.pixel_logits.square().mean()).backward()
     assert all(p.grad.isfinite().all() for p in net.parameters() if p.grad is not None)
 
 
@@ -169,29 +160,26 @@ def test_camera_free_equals_cameras_that_see_nothing() -> None:
     blind = net(replace(batch, visible=torch.zeros_like(batch.visible))).logits
     close(net(without_images(batch)).logits, blind)
     assert not torch.allclose(net(batch).logits, blind, atol=1e-3)
-    assert probe(net.float()).extras["stage4_points"].shape == (len(random_batch(300).coords), 128)
+    assert probe(net.float()).points.shape == (len(random_batch(300).coords), 128)
 
 
 @torch.no_grad()
 def test_points_out_of_view_do_not_read_images() -> None:
     net, batch = exact(c2l=True, l2c=False), double(camera_batch(0))
-    extras = exchange_features(net, batch)
-    for i in range(4):
-        image, learned, used = (
-            extras[f"{name}/{i}"] for name in ("image_features", "learned_features", "used")
-        )
-        seen = batch.visible.any(0)
-        assert torch.equal(used[seen], image[seen]) and torch.equal(used[~seen], learned[~seen])
+    output, used = run_and_spy(net, batch)
+    seen = batch.visible.any(0)
+    for image, learned, taken in zip(output.image_features, output.learned_features, used):
+        assert torch.equal(taken[seen], image[seen])
+        assert torch.equal(taken[~seen], learned[~seen])
+    assert len(output.image_features) == len(used) == 4
 
 
-def exchange_features(net: LidarCamera, batch: Batch) -> dict[str, Tensor]:
-    """The student's extras and, as ``used/i``, what each camera-to-LiDAR block was given."""
-    used = {}
-    for i, block in enumerate(net.c2l_fusion_blocks):
-        block.register_forward_pre_hook(
-            lambda _, inputs, i=i: used.update({f"used/{i}": inputs[1]})
-        )
-    return {**net(batch).extras, **used}
+def run_and_spy(net: LidarCamera, batch: Batch) -> tuple[FusedOutput, list[Tensor]]:
+    """The student's output and the image features that each camera-to-LiDAR block was given."""
+    used: list[Tensor] = []
+    for block in net.c2l_fusion_blocks:
+        block.register_forward_pre_hook(lambda _, inputs: used.append(inputs[1]))
+    return net(batch), used
 
 
 @torch.no_grad()
@@ -204,7 +192,7 @@ def test_company_in_the_batch_does_not_matter(cameras: bool) -> None:
     whole, parts = net(together), [net(b) for b in alone]
     close(whole.logits, torch.cat([p.logits for p in parts]))
     if cameras:
-        close(whole.extras["pixel_logits"], torch.cat([p.extras["pixel_logits"] for p in parts]))
+        close(whole.pixel_logits, torch.cat([p.pixel_logits for p in parts]))
 
 
 @torch.no_grad()
@@ -245,7 +233,7 @@ def test_fused_points_reach_encoder_and_decoder() -> None:
         close(output.stages[i].feats, expected.feats)
         if i < 3:
             close(seen[f"down{i + 1}"][0].feats, expected.feats)
-    close(output.extras["stage4_points"], seen["fused3"][0][0])
+    close(output.points, seen["fused3"][0][0])
     z1 = seen["fused3"][1] + lidar.point_transforms[0](seen["stem"].feats)
     close(seen["up"].feats, voxel_mean(output.stages[3], z1, batch.coords).feats)
 
@@ -290,7 +278,7 @@ def test_which_loss_reaches_which_branch(l2c: bool, c2l: bool) -> None:
         }
 
     assert ("pix_branch" in touched(net(batch).logits)) == c2l
-    assert ("lidar" in touched(net(batch).extras["pixel_logits"])) == l2c
+    assert ("lidar" in touched(net(batch).pixel_logits)) == l2c
 
 
 # --- ablations ------------------------------------------------------------------------------------------------------
@@ -301,15 +289,11 @@ def test_switches() -> None:
     lidar_only = plain.lidar(batch)
     close(plain(batch).logits, lidar_only.logits)  # the image branch is auxiliary
     assert len(plain.c2l_fusion_blocks) == len(plain.learner) == 0
-    assert not any(
-        key.startswith(("image_features", "learned_features")) for key in plain(batch).extras
-    )
+    assert plain(batch).image_features == plain(batch).learned_features == ()
     no_learner = exact(learner=False)
-    extras = exchange_features(no_learner, batch)
-    assert (
-        extras["used/1"][~batch.visible.any(0)].abs().max() == 0
-        and "learned_features/1" not in extras
-    )
+    output, used = run_and_spy(no_learner, batch)
+    assert used[1][~batch.visible.any(0)].abs().max() == 0
+    assert output.learned_features == ()
     assert no_learner(without_images(batch)).logits.isfinite().all()
     assert len(exact(l2c=False).l2c_fusion_blocks) == 0
 

@@ -18,7 +18,8 @@ from core.contracts import Batch, Output
 from core.models.fusion.c2l import C2L, PixelHead
 from core.models.fusion.l2c import L2C, draw_points
 from core.models.fusion.learner import learner
-from core.models.image.sampling import Overlap, PixelLinks, sample_image
+from core.models.fusion.output import FusedOutput
+from core.models.image.sampling import Overlap, PixelLinks, map_size, sample_image
 from core.models.image.swiftnet import ImageConfig, SwiftNet
 from core.models.lidar.blocks import scaled_channels
 from core.models.lidar.minkunet import MinkUNet
@@ -71,14 +72,12 @@ class LidarCamera(nn.Module):
         self.config = config
         self.lidar = BACKBONES[config.lidar.name](config.lidar, num_classes)
         self.pix_branch = SwiftNet(config.image)
-        widths = list(
-            zip(self.pix_branch.channels, scaled_channels(config.lidar.cr)[1 : STAGES + 1])
-        )
+        point_channels = scaled_channels(config.lidar.cr)[1 : STAGES + 1]
+        widths = list(zip(self.pix_branch.channels, point_channels))
+        imputes = config.c2l and config.learner
         self.l2c_fusion_blocks = nn.ModuleList(L2C(ic, pc) for ic, pc in widths if config.l2c)
         self.c2l_fusion_blocks = nn.ModuleList(C2L(ic, pc) for ic, pc in widths if config.c2l)
-        self.learner = nn.ModuleList(
-            learner(pc, ic) for ic, pc in widths if config.c2l and config.learner
-        )
+        self.learner = nn.ModuleList(learner(pc, ic) for ic, pc in widths if imputes)
         self.classifier_pix = PixelHead(self.pix_branch.out_channels, num_classes)
 
     def load_pretrained(self) -> None:
@@ -89,54 +88,60 @@ class LidarCamera(nn.Module):
         """
         self.pix_branch.load_pretrained()
 
-    def forward(self, batch: Batch) -> Output:
-        """Logits [SV, num_classes] in the batch's voxel order.
+    def forward(self, batch: Batch) -> FusedOutput:
+        """Logits [SV, num_classes] in the batch's voxel order, the LiDAR network's stages, and what was exchanged.
 
-        Stages and extras are those of the LiDAR network (after fusion), and for i = 0..3:
-
-        * ``stage4_points`` [SV, C]: last encoder stage at the fine voxels, before fusion.
-        * ``in_view`` bool [SV]: some camera sees the voxel.
-        * ``image_features/i`` [SV, ic], 0 where out of sight, and ``learned_features/i`` [SV, ic]: with images, ``c2l``
-          and ``learner``.
-        * ``pixel_logits`` [SV, num_classes], 0 where out of sight: with images; in evaluation only with
-          ``eval_pixels``.
+        The image decoder runs in training; in evaluation only with ``eval_pixels``.
         """
         exchange = Exchange(self, batch)
-        output = self.lidar(batch, exchange)
-        return Output(
-            output.logits, output.stages, {**output.extras, **exchange.extras, **exchange.pixels()}
-        )
+        return exchange.output(self.lidar(batch, exchange))
 
 
 class Exchange:
     """One forward pass between the two networks: called after each encoder stage.
 
     Args:
-        model: the student. batch: with or without images.
+        model: the student.
+        batch: with or without images.
+
+    Attributes:
+        uses_images: the batch has images, and something reads them; else there are neither ``links`` nor ``image``.
+        links: points and pixels.
+        image: [B * K, C, H, W], what the next image stage is fed.
+        skips: [B * K, ic, H, W] of the image stages so far.
+        points: see :class:`FusedOutput`, like the other attributes.
     """
+
+    links: PixelLinks
+    image: Tensor
+    points: Tensor
 
     def __init__(self, model: LidarCamera, batch: Batch) -> None:
         self.model = model
-        self.extras: dict[str, Tensor] = {}
         self.decodes = model.training or model.config.eval_pixels
-        self.links: PixelLinks | None = None
+        self.uses_images = False
         self.skips: list[Tensor] = []
-        has_images = batch.images is not None and batch.images.shape[1] > 0
-        nowhere = torch.zeros(len(batch.coords), dtype=torch.bool, device=batch.coords.device)
-        self.extras["in_view"] = batch.visible.any(0) if has_images else nowhere
-        if has_images and (self.decodes or model.config.c2l):
+        self.image_features: list[Tensor] = []
+        self.learned_features: list[Tensor] = []
+        if batch.images is None or batch.visible is None or batch.images.shape[1] == 0:
+            self.in_view = torch.zeros_like(batch.coords[:, 0], dtype=torch.bool)
+            return
+        self.in_view = batch.visible.any(0)
+        self.uses_images = self.decodes or model.config.c2l
+        if self.uses_images:
             self.links = PixelLinks.of(batch, model.config.overlap)
             self.image = model.pix_branch.stem(batch.images.flatten(0, 1))
 
     def __call__(self, stage: int, x: SparseTensor, batch: Batch) -> tuple[SparseTensor, Tensor]:
         """Run one image stage and fuse both ways: (voxels, points [SV, C])."""
-        model, points = self.model, devoxelize(x, batch.coords)
+        points = devoxelize(x, batch.coords)
         if stage == STAGES - 1:
-            self.extras["stage4_points"] = points
-        skip = None if self.links is None else self.image_stage(stage, points)
-        if not model.config.c2l:
+            self.points = points
+        skip = self.image_stage(stage, points) if self.uses_images else None
+        if not self.model.config.c2l:
             return x, points
-        fused = model.c2l_fusion_blocks[stage](points, self._image_features(stage, points, skip))
+        image = self._image_features(stage, points, skip)
+        fused = self.model.c2l_fusion_blocks[stage](points, image)
         return voxel_mean(x, fused, batch.coords), fused
 
     def image_stage(self, stage: int, points: Tensor) -> Tensor:
@@ -145,7 +150,7 @@ class Exchange:
         self.image, skip = model.pix_branch.stage(stage, self.image)
         if model.config.l2c:
             scales = tuple(2**i for i in range(STAGES - stage))
-            drawn = self.draw(points, tuple(skip.shape[2:]), scales)
+            drawn = self.draw(points, map_size(skip), scales)
             self.image, skip = model.l2c_fusion_blocks[stage](skip, drawn)
         self.skips.append(skip)
         return skip
@@ -163,22 +168,30 @@ class Exchange:
         model = self.model
         seen = None if skip is None else self.read(skip)
         if not model.learner:
-            return (
-                points.new_zeros(len(points), model.pix_branch.channels[stage])
-                if seen is None
-                else seen
-            )
+            if seen is not None:
+                return seen
+            return points.new_zeros(len(points), model.pix_branch.channels[stage])
         learned = model.learner[stage](points)
         if seen is None:
             return learned
-        self.extras[f"learned_features/{stage}"] = learned
-        self.extras[f"image_features/{stage}"] = seen
-        return torch.where(self.links.in_sight[:, None], seen, learned)
+        self.learned_features.append(learned)
+        self.image_features.append(seen)
+        return torch.where(self.in_view[:, None], seen, learned)
 
-    def pixels(self) -> dict[str, Tensor]:
-        """``pixel_logits``, where they are asked for."""
-        if self.links is None or not self.decodes:
-            return {}
-        links, model = self.links, self.model
-        decoded = model.pix_branch.decode_at(self.skips, links)
-        return {"pixel_logits": model.classifier_pix(decoded, links.rows, len(links.in_sight))}
+    def pixel_logits(self) -> Tensor | None:
+        """[SV, classes], 0 where no camera looks; None where the image decoder is not asked for."""
+        if not (self.uses_images and self.decodes):
+            return None
+        decoded = self.model.pix_branch.decode_at(self.skips, self.links)
+        return self.model.classifier_pix(decoded, self.links.rows, len(self.in_view))
+
+    def output(self, lidar: Output) -> FusedOutput:
+        """What the LiDAR network returned, and what was exchanged on the way."""
+        return FusedOutput(
+            **vars(lidar),
+            points=self.points,
+            in_view=self.in_view,
+            image_features=tuple(self.image_features),
+            learned_features=tuple(self.learned_features),
+            pixel_logits=self.pixel_logits(),
+        )

@@ -15,7 +15,7 @@ from torch import Tensor
 from core.contracts import Batch
 from core.sparse.points import GatherTable, gather_sum
 
-__all__ = ["Overlap", "PixelLinks", "sample_image"]
+__all__ = ["Overlap", "PixelLinks", "map_size", "sample_image"]
 
 Overlap = Literal["last", "mean"]
 
@@ -163,8 +163,13 @@ def _pixel(uv: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     return u * (width - 1), v * (height - 1)
 
 
+def map_size(features: Tensor) -> tuple[int, int]:
+    """Rows and columns of a map [N, C, H, W]."""
+    height, width = features.shape[2:]
+    return height, width
+
+
 def sample_image(features: Tensor, links: PixelLinks) -> Tensor:
     """Bilinear features at the points: [B * K, C, H, W] -> [SV, C], 0 where no camera looks."""
-    height, width = features.shape[2:]
     pixels = features.permute(0, 2, 3, 1).reshape(-1, features.shape[1])
-    return gather_sum(pixels, links.corners((height, width)))
+    return gather_sum(pixels, links.corners(map_size(features)))
