@@ -1,6 +1,6 @@
 """Score a checkpoint on every raw point of a split, also under corruptions, predict scans of one's own, or submit.
 
-python evaluate.py configs/synthetic/minkunet_laptop.yaml --checkpoint runs/.../max-iou-val-vox.pt --json scores.json
+python evaluate.py configs/synthetic/minkunet_demo.yaml --checkpoint runs/.../max-iou-val-vox.pt --json scores.json
 python evaluate.py configs/nuscenes/spvcnn.yaml --checkpoint CHECKPOINT --predict my_scans --out predictions --preview
 python evaluate.py configs/semantickitti/spvcnn.yaml --checkpoint CHECKPOINT --votes 12 --submit submissions/first
 """

@@ -1,6 +1,6 @@
 """Stage 1: train any LiDAR-only network with labels.
 
-    python train_teacher.py configs/synthetic/minkunet_laptop.yaml
+    python train_teacher.py configs/synthetic/minkunet_demo.yaml
     torchpack dist-run -np 4 python train_teacher.py configs/nuscenes/spvcnn.yaml --run-dir runs/nuscenes/spvcnn
 
 The same command started again continues from the newest checkpoint.

@@ -15,11 +15,11 @@ import statistics
 import time
 from pathlib import Path
 
+from benchmarks.timing import write_measurement
 from core.config import load_config
 from core.data.corruptions import PROFILES, Corruption, Sensor, corrupt
 from core.datasets import build_dataset
 from core.engine.run.cli import run_command
-from core.io import write_json
 
 
 def seconds(corruption: Corruption, scans: list, sensor: Sensor) -> tuple[float, float]:
@@ -57,7 +57,7 @@ def main() -> None:
                 f"  {profile:16} {corruption.name:26} {1e3 * median:7.1f} ms   first {1e3 * first:7.1f} ms"
             )
     if args.json:
-        write_json(args.json, {"points": points, "seconds": found})
+        write_measurement(args.json, {"points": points, "seconds": found})
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.timing import write_measurement
 from core.config import Config, load_config
 from core.data import DataConfig, ScanSamples, build_loader, collate, make_sample, voxelize
 from core.data.augment import augment
@@ -29,7 +30,6 @@ from core.data.sample import decode_images, project_points
 from core.datasets import build_dataset
 from core.datasets.base import ScanDataset
 from core.engine.run.cli import run_command
-from core.io import write_json
 
 
 def median_time(work: Callable[[Any], object], items: Iterable[Any]) -> float:
@@ -140,7 +140,7 @@ def main() -> None:
         rate, start = loaders[workers]["scans_per_second"], loaders[workers]["start_seconds"]
         print(f"  loader, {workers} workers {rate:8.1f} scans/s  (start {start:.2f} s)")
     if args.json:
-        write_json(
+        write_measurement(
             args.json, {"config": args.config, "seconds_per_scan": stages, "loader": loaders}
         )
 

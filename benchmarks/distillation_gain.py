@@ -29,10 +29,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.timing import write_measurement
 from core.engine.run.checkpoint import read_checkpoint
 from core.engine.run.cli import run_command
 from core.errors import UserError
-from core.io import read_json, write_json
+from core.io import read_json
 from core.metrics import EvaluationResult
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -294,7 +295,7 @@ def main() -> None:
             f"one network in all runs, {check_one_network(folders):,} values", highlight=False
         )
     if args.json:
-        write_json(args.json, [asdict(s) for s in scores])
+        write_measurement(args.json, {"scores": [asdict(s) for s in scores]})
 
 
 if __name__ == "__main__":

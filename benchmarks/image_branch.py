@@ -30,12 +30,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from benchmarks.timing import median_ms
+from benchmarks.timing import median_ms, write_measurement
 from core.config import Config
 from core.contracts import Batch
 from core.engine.run.cli import run_command
 from core.engine.run.memory import keep_freed_memory
-from core.io import write_json
 from core.models import build_model
 from core.models.fusion.l2c import grid_sizes
 from core.models.fusion.student import Exchange, LidarCamera
@@ -336,7 +335,7 @@ def main() -> None:
                             "mib": {"plain": plain_mib, "ours": ours_mib}})  # fmt: skip
     console.print(table)
     if args.json:
-        write_json(
+        write_measurement(
             args.json,
             {"size": args.size, "cameras": args.cameras, "batch": args.batch, "parts": records},
         )

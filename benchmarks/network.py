@@ -28,14 +28,15 @@ import torch.nn.functional as F
 from rich.table import Table
 from torch import Tensor, nn
 
-from benchmarks.sparse_conv import DTYPES, as_batch, measure_peak, processor, read_features, start
-from benchmarks.timing import median_ms
+from benchmarks.sparse_conv import DTYPES, as_batch, measure_peak, read_features, start
+from benchmarks.timing import median_ms, write_measurement
 from core.config import Config
 from core.contracts import Batch
 from core.data.voxelize import voxelize
 from core.engine.run.cli import run_command
+from core.engine.run.provenance import processor_name
 from core.engine.score.evaluation import predict_points
-from core.io import atomic_path, write_json
+from core.io import atomic_path
 from core.models import build_model
 from core.sparse import Conv3d, fold_batch_norm, set_backend
 
@@ -239,7 +240,7 @@ def main() -> None:
         f"{source}: {len(points):,} points, {len(batch.coords):,} voxels of {args.voxel_size} m",
         markup=False,
     )
-    console.print(f"{processor()}, torch {torch.__version__}, {status}", markup=False)
+    console.print(f"{processor_name()}, torch {torch.__version__}, {status}", markup=False)
     times = measure(network, points, args)
     console.print(time_table(times))
     shares = {}
@@ -266,12 +267,12 @@ def main() -> None:
         }
         scan = {"source": source, "points": len(points), "voxels": len(batch.coords)}
         machine = {
-            "cpu": processor(),
+            "cpu": processor_name(),
             "threads": args.threads,
             "torch": torch.__version__,
             "kernels": status,
         }
-        write_json(
+        write_measurement(
             args.json, {"scan": scan, "machine": machine, "times_ms": raw, "convolutions": shares}
         )
 

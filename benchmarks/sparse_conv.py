@@ -15,7 +15,6 @@ import project  # noqa: F401  isort: skip
 
 import argparse
 import os
-import platform
 import sys
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -29,12 +28,12 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.timing import median_ms
+from benchmarks.timing import median_ms, write_measurement
 from core.data.voxelize import voxelize
 from core.engine.run.cli import run_command
 from core.engine.run.memory import keep_freed_memory
+from core.engine.run.provenance import processor_name
 from core.errors import UserError
-from core.io import write_json
 from core.sparse import KernelMap, MapCache, convolve, kernel_map, library_status
 
 KERNEL, STEP = (3, 3, 3), (1, 1, 1)
@@ -223,18 +222,6 @@ def measure_spconv(
 # --- output -------------------------------------------------------------------------------------------------------
 
 
-def processor() -> str:
-    """The CPU's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next(
-        (line.split(":")[1].strip() for line in lines if line.startswith("model name")),
-        platform.machine(),
-    )
-
-
 def map_table(maps: dict[str, dict[str, float]]) -> Table:
     """Kernel maps, one row each."""
     table = Table(title="kernel map from nothing, ms", title_justify="left", title_style="bold")
@@ -338,7 +325,7 @@ def main() -> None:
 
         results = measure_gpu(coords, args.channels, args.repeats, console)
         if args.json:
-            write_json(
+            write_measurement(
                 args.json, {"source": source, "gpu": torch.cuda.get_device_name(), "ms": results}
             )
         return
@@ -346,7 +333,7 @@ def main() -> None:
     peaks = {name: measure_peak(dtype, 10) for name, dtype in DTYPES.items()}
     scan = {"source": source, "points": len(points), "voxels": len(coords), "pairs": kmap.num_pairs}
     machine = {
-        "cpu": processor(),
+        "cpu": processor_name(),
         "threads": args.threads,
         "torch": torch.__version__,
         "kernels": status,
@@ -368,7 +355,7 @@ def main() -> None:
     console.print(layer_table(layers, args.threads))
     if args.json:
         report = {"scan": scan, "machine": machine, "peak_gflops": peaks, "maps_ms": maps}
-        write_json(args.json, report | {"layers": [asdict(layer) for layer in layers]})
+        write_measurement(args.json, report | {"layers": [asdict(layer) for layer in layers]})
 
 
 if __name__ == "__main__":

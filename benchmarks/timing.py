@@ -1,12 +1,16 @@
-"""How the benchmarks take times."""
+"""How the benchmarks take times, and write down what they measured."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
-__all__ = ["median_ms"]
+from core.engine.run.provenance import provenance
+from core.io import write_json
+
+__all__ = ["median_ms", "write_measurement"]
 
 
 def median_ms(
@@ -20,3 +24,14 @@ def median_ms(
         work()
         times.append(clock() - start)
     return statistics.median(times) * 1e3
+
+
+def write_measurement(path: Path, values: Mapping[str, object]) -> None:
+    """Write what a benchmark measured as JSON, with the command, commit, processor and date that made it.
+
+    ``benchmarks/results.py add`` takes such a file into a table of docs/results.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    write_json(path, provenance() | dict(values))

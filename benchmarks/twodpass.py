@@ -30,7 +30,8 @@ from rich.table import Table
 from torch import nn
 
 from benchmarks.network import CLASSES, Timing, as_scan, infer
-from benchmarks.sparse_conv import DTYPES, processor, read_features, start
+from benchmarks.sparse_conv import DTYPES, read_features, start
+from benchmarks.timing import write_measurement
 from core.config import Config, load_config
 from core.contracts import Batch
 from core.data import (
@@ -45,10 +46,10 @@ from core.data import (
 from core.datasets.folder import FolderConfig, FolderDataset
 from core.engine.run.cli import run_command
 from core.engine.run.distributed import World
+from core.engine.run.provenance import processor_name
 from core.engine.score.evaluation import Predictor, predictions, score_network
 from core.engine.score.voting import Votes, voted_predictions
 from core.errors import UserError
-from core.io import write_json
 from core.labels import SEMANTICKITTI
 from core.models import build_model
 from core.models.lidar.twodpass import TwoDPass
@@ -246,18 +247,21 @@ def main() -> None:
     other = build_model(Config({"model": {"name": "minkunet", "cr": args.cr}}), CLASSES)
     console.print(f"{source}: {len(points):,} points", markup=False)
     console.print(
-        f"{processor()}, {args.threads} threads, torch {torch.__version__}, {status}", markup=False
+        f"{processor_name()}, {args.threads} threads, torch {torch.__version__}, {status}",
+        markup=False,
     )
     times = measure(network, other, points, args)
     console.print(time_table(times, args))
     if args.json:
         machine = {
-            "cpu": processor(),
+            "cpu": processor_name(),
             "threads": args.threads,
             "torch": torch.__version__,
             "kernels": status,
         }
-        write_json(args.json, {"scan": source, "machine": machine, "times_ms": as_plain(times)})
+        write_measurement(
+            args.json, {"scan": source, "machine": machine, "times_ms": as_plain(times)}
+        )
 
 
 if __name__ == "__main__":

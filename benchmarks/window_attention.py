@@ -33,9 +33,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from benchmarks.timing import write_measurement
 from core.engine.run.cli import run_command
 from core.errors import UserError
-from core.io import write_json
 
 LEVELS, HEAD_DIM, BASE = 24, 16, 0.0125
 TOLERANCE = {
@@ -367,7 +367,7 @@ def main() -> None:
         table, rows = report_one_window(args)
         console.print(f"{status}, {args.threads} threads", table)
         if args.json:
-            write_json(args.json, {"kernels": status, "windows": rows})
+            write_measurement(args.json, {"kernels": status, "windows": rows})
         return
     source, points = read_points(args.scan)
     console.print(
@@ -385,7 +385,7 @@ def main() -> None:
         ]
     console.print(report(branches))
     if args.json:
-        write_json(
+        write_measurement(
             args.json,
             {"source": source, "kernels": status, "branches": [asdict(b) for b in branches]},
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, Field, asdict, dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -203,6 +203,8 @@ class EvaluationResult:
         votes: test-time augmentations (1 = none).
         views: confusion matrices of the points that a camera sees and of those none sees, where there are cameras.
         extra: anything else worth keeping beside the score.
+        commit, processor, date: the code that scored, the machine it ran on, and the day (ISO 8601); empty in files
+            older than these fields.
     """
 
     dataset: str
@@ -219,6 +221,9 @@ class EvaluationResult:
     votes: int = 1
     views: dict[str, list[list[int]]] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
+    commit: str = ""
+    processor: str = ""
+    date: str = ""
 
     @classmethod
     def from_score(
@@ -311,7 +316,7 @@ class EvaluationResult:
         """
         cure = "Write it again with evaluate.py --json"
         fields = cls.__dataclass_fields__
-        required = [name for name in fields if name not in ("votes", "views", "extra")]
+        required = [name for name, known in fields.items() if not _has_default(known)]
         missing = (
             [name for name in required if name not in value]
             if isinstance(value, Mapping)
@@ -339,6 +344,10 @@ class EvaluationResult:
                     cure=cure,
                 )
         return result
+
+
+def _has_default(known: Field[Any]) -> bool:
+    return known.default is not MISSING or known.default_factory is not MISSING
 
 
 def _percent(value: float) -> float | None:

@@ -28,7 +28,7 @@ def config_parser(description: str) -> argparse.ArgumentParser:
         epilog="Any key of the configuration can be overridden: --model.cr 0.5, or model.cr=0.5.",
         allow_abbrev=False,
     )
-    parser.add_argument("config", help="YAML file, e.g. configs/synthetic/minkunet_laptop.yaml")
+    parser.add_argument("config", help="YAML file, e.g. configs/synthetic/minkunet_demo.yaml")
     parser.add_argument(
         "--run-dir", type=Path, help="folder of this run (default: runs/<dataset>/<config name>)"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from core.config import Config
 from core.engine.run.checkpoint import load_weights, read_checkpoint
 from core.engine.run.context import Context
 from core.engine.run.distributed import World
+from core.engine.run.provenance import provenance
 from core.engine.score.evaluation import score_network
 from core.engine.score.voting import PLAIN, Votes, loader_and_predictor
 from core.errors import UserError
@@ -56,7 +56,7 @@ def frozen_score(
         num_scans=int(totals["scans"]),
         num_points=int(totals["points"]),
         seconds=totals["seconds"],
-        command=shlex.join(["python", *sys.argv]),
+        **provenance(),
         **about,
     )
 
