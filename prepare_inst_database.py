@@ -38,7 +38,9 @@ def main() -> None:
     from core.data.instances.build import build_database
     from core.data.instances.convert import convert_database
     from core.data.instances.sheet import write_sheet
+    from core.engine.run.experiment import check_config
 
+    check_config(config)
     if args.convert:
         database = convert_database(config, args.convert, args.out, workers)
     else:

@@ -21,6 +21,7 @@ from core.config import Config, load_config
 from core.datasets import build_dataset
 from core.datasets.base import SPLITS, ScanDataset
 from core.engine.run.cli import run_command
+from core.engine.run.experiment import check_config
 from core.errors import EXIT_USER_ERROR, UserError
 from core.io import write_json
 
@@ -197,6 +198,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args, overrides = parser.parse_known_args(argv)
     config = load_config(args.config, overrides)
+    check_config(config)
     reports = []
     for split in args.splits:
         reports.append(inspect_split(config, split, quick=args.quick, cameras=args.cameras))

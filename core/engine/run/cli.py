@@ -20,12 +20,18 @@ __all__ = [
     "run_distributed",
 ]
 
+OVERRIDES = (
+    "Any key of the configuration can be overridden: --model.cr 0.5, or model.cr=0.5.\n"
+    "'python -m core.config' lists the keys with their units and defaults."
+)
+
 
 def config_parser(description: str) -> argparse.ArgumentParser:
     """Parser of ``CONFIG [--run-dir DIR] [--debug] [--section.key VALUE ...]``."""
     parser = argparse.ArgumentParser(
-        description=description,
-        epilog="Any key of the configuration can be overridden: --model.cr 0.5, or model.cr=0.5.",
+        description=description.strip(),
+        epilog=OVERRIDES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,  # examples keep their lines
         allow_abbrev=False,
     )
     parser.add_argument("config", help="YAML file, e.g. configs/synthetic/minkunet_demo.yaml")

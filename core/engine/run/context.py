@@ -59,7 +59,7 @@ class Context:
     @property
     def data(self) -> DataConfig:
         """The ``data:`` section."""
-        return self.config.parse(DataConfig, "data")
+        return self.experiment.data
 
     def dataset(self, split: str) -> ScanDataset:
         """One split; rank 0 opens it first, so that an index is built once."""

@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import Field, create_model, model_validator
 
 from core.config import Config, Section
-from core.data import VoteAugmentConfig
+from core.data import DataConfig, VoteAugmentConfig
+from core.datasets import DATASETS
+from core.datasets.base import DatasetConfig
+from core.distill import METHODS
 from core.engine.run.optim import OptimizerConfig, SchedulerConfig
 from core.errors import UserError
 from core.losses import CrossEntropyLovasz, balanced_weights
+from core.models import MODELS
+from core.registry import look_up
 
 __all__ = [
+    "COMPONENTS",
     "AmpConfig",
     "CriterionConfig",
     "EvalConfig",
     "Experiment",
     "TeacherSection",
     "TrainConfig",
+    "check_config",
 ]
+
+# Sections that a component reads, which their ``name`` picks: its registry, and what is in there.
+COMPONENTS: dict[str, tuple[Mapping[str, str], str]] = {
+    "dataset": (DATASETS, "data sets"),
+    "model": (MODELS, "models"),
+    "distill": (METHODS, "methods"),
+}
 
 
 class AmpConfig(Section):
@@ -50,6 +66,28 @@ class CriterionConfig(Section):
     scope: Literal["global", "local"] = Field(
         "global", description="the joined batch of all processes, or each process on its own"
     )
+
+    def check(self, num_classes: int) -> None:
+        """Refuse weights that do not suit this many classes.
+
+        Raises:
+            UserError: no loss term, two kinds of class weights, or a list of another length.
+        """
+        if self.w_ce == self.w_lovasz == self.w_balanced == 0:
+            raise UserError(
+                "w_ce, w_lovasz and w_balanced are 0; there is no loss", where="criterion"
+            )
+        if self.class_weight is not None and self.class_counts is not None:
+            raise UserError(
+                "class_weight and class_counts both say how classes are weighted", where="criterion"
+            )
+        for key, kind in (("class_weight", "weights"), ("class_counts", "counts")):
+            values = getattr(self, key)
+            if values is not None and len(values) != num_classes:
+                raise UserError(
+                    f"{len(values)} {kind} for {num_classes} classes (class 0 = ignore comes first)",
+                    where=f"criterion.{key}",
+                )
 
 
 class TrainConfig(Section):
@@ -140,25 +178,33 @@ class TeacherSection(Section):
 
 
 class Experiment(Section):
-    """The whole tree. ``dataset``, ``data``, ``model`` and ``distill`` are validated by the component they name."""
+    """The whole tree.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    ``dataset``, ``model`` and ``distill`` are read by the component that their ``name`` picks; :meth:`from_config`
+    gives the section of that component.
+    """
 
-    num_epochs: int = Field(ge=1)
-    batch_size: int = Field(ge=1)  # scans per process
-    workers_per_gpu: int = Field(2, ge=0)  # data-loading workers per process
-    amp: AmpConfig = AmpConfig()
-    criterion: CriterionConfig = CriterionConfig()
-    optimizer: OptimizerConfig = OptimizerConfig()
-    scheduler: SchedulerConfig = SchedulerConfig()
-    train: TrainConfig = TrainConfig()
-    eval: EvalConfig = EvalConfig()
-    dataset: dict
-    data: dict = Field(default_factory=dict)
-    model: dict
-    distill: dict | None = None  # stage 2: the method and its weights
-    teacher_pretrain: str | None = None  # stage 2: run folder or checkpoint of the teacher
-    teacher: TeacherSection = TeacherSection()
+    num_epochs: int = Field(ge=1, description="passes over the training split")
+    batch_size: int = Field(ge=1, description="scans per process")
+    workers_per_gpu: int = Field(2, ge=0, description="data-loading processes per training process")
+    amp: AmpConfig = Field(AmpConfig(), description="mixed precision")
+    criterion: CriterionConfig = Field(CriterionConfig(), description="the segmentation loss")
+    optimizer: OptimizerConfig = Field(OptimizerConfig(), description="how weights move")
+    scheduler: SchedulerConfig = Field(SchedulerConfig(), description="the learning rate over time")
+    train: TrainConfig = Field(TrainConfig(), description="the rest of a training")
+    eval: EvalConfig = Field(EvalConfig(), description="how a network is scored")
+    dataset: DatasetConfig = Field(description="where scans come from; name picks the reader")
+    data: DataConfig = Field(DataConfig(), description="how a scan becomes a sample")
+    model: Section = Field(description="the network; name picks it")
+    distill: Section | None = Field(
+        None, description="stage 2: the method and its weights; name picks it; null = stage 1"
+    )
+    teacher_pretrain: str | None = Field(
+        None, description="stage 2: run folder or checkpoint of the teacher"
+    )
+    teacher: TeacherSection = Field(
+        TeacherSection(), description="stage 2: what the teacher is and sees"
+    )
 
     @model_validator(mode="after")
     def _average_begins(self) -> Experiment:
@@ -170,12 +216,14 @@ class Experiment(Section):
 
     @classmethod
     def from_config(cls, config: Config) -> Experiment:
-        """Validate the merged tree.
+        """Validate the merged tree, all of it, before anything is opened.
 
         Raises:
-            UserError: unknown, missing or ill-typed keys, each with its file.
+            UserError: unknown, missing or ill-typed keys, each with its file; an unknown reader, network or method.
         """
-        return config.parse(cls)
+        experiment = config.parse(_schema(cls, _chosen_sections(config, ["dataset", "model"])))
+        _check_teacher(config)
+        return experiment
 
     def criterion_for(self, num_classes: int) -> CrossEntropyLovasz:
         """The loss for ``num_classes`` outputs.
@@ -183,26 +231,55 @@ class Experiment(Section):
         Raises:
             UserError: no class besides "ignore", no loss term, or a class-weight list of another length.
         """
-        c = self.criterion
         if num_classes < 2:
             raise UserError(
                 f"the label space has {num_classes} classes; there is nothing to learn",
                 where="dataset",
             )
-        if c.w_ce == c.w_lovasz == c.w_balanced == 0:
-            raise UserError(
-                "w_ce, w_lovasz and w_balanced are 0; there is no loss", where="criterion"
-            )
-        if c.class_weight is not None and c.class_counts is not None:
-            raise UserError(
-                "class_weight and class_counts both say how classes are weighted", where="criterion"
-            )
-        for key, kind in (("class_weight", "weights"), ("class_counts", "counts")):
-            values = getattr(c, key)
-            if values is not None and len(values) != num_classes:
-                raise UserError(
-                    f"{len(values)} {kind} for {num_classes} classes (class 0 = ignore comes first)",
-                    where=f"criterion.{key}",
-                )
-        weight = c.class_weight if c.class_counts is None else balanced_weights(c.class_counts)
-        return CrossEntropyLovasz(c.w_ce, c.w_lovasz, weight, c.scope, c.w_balanced)
+        criterion = self.criterion
+        criterion.check(num_classes)
+        weight = criterion.class_weight
+        if criterion.class_counts is not None:
+            weight = balanced_weights(criterion.class_counts)
+        return CrossEntropyLovasz(
+            criterion.w_ce, criterion.w_lovasz, weight, criterion.scope, criterion.w_balanced
+        )
+
+
+def check_config(config: Config) -> None:
+    """Validate what a configuration holds, for commands that need its data set alone.
+
+    What is there has to be right; the network and the length of a training may be missing.
+
+    Raises:
+        UserError: as :meth:`Experiment.from_config`.
+    """
+    sections = _chosen_sections(config, ["dataset"])
+    for key, stand_in in (("num_epochs", sys.maxsize), ("batch_size", 1), ("model", None)):
+        if config.get(key) is None:
+            sections[key] = (Any, stand_in)
+    config.parse(_schema(Experiment, sections))
+    _check_teacher(config)
+
+
+def _chosen_sections(config: Config, required: Sequence[str]) -> dict[str, Any]:
+    """Fields of the sections that a component reads: name -> (its type, ...); ``...`` = it has to be there."""
+    sections: dict[str, Any] = {}
+    for key, (registry, kind) in COMPONENTS.items():
+        if key in required or config.get(key) is not None:
+            component = look_up(registry, config, f"{key}.name", kind)
+            sections[key] = (component.Config, ...)
+    return sections
+
+
+def _schema(kind: type[Experiment], sections: dict[str, Any]) -> type[Experiment]:
+    """``kind`` with these fields in place of its general ones."""
+    return create_model(kind.__name__, __base__=kind, **sections)
+
+
+def _check_teacher(config: Config) -> None:
+    """Validate what a student's configuration says of its teacher: both parts replace or compare single keys."""
+    config.parse(DataConfig, "teacher.data")
+    if config.get("teacher.model.name") is not None:
+        network = look_up(MODELS, config, "teacher.model.name", "models")
+        config.parse(network.Config, "teacher.model")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -61,17 +62,30 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module) -> Optimizer:
             raise UserError(
                 f"optimizer.lr_scale: no trainable parameter's name contains '{pattern}'"
             )
-    groups: dict[float, list[nn.Parameter]] = {}
+    by_scale: dict[float, list[nn.Parameter]] = {}
     for name, parameter in named:
-        scale = next((s for pattern, s in config.lr_scale.items() if pattern in name), 1.0)
-        groups.setdefault(scale, []).append(parameter)
-    parameters = [{"params": p, "lr": config.lr * scale} for scale, p in groups.items()]
-    common = {"lr": config.lr, "weight_decay": config.weight_decay}
+        by_scale.setdefault(_scale_of(name, config.lr_scale), []).append(parameter)
+    groups = []
+    for scale, parameters in by_scale.items():
+        groups.append({"params": parameters, "lr": config.lr * scale})
+    decay = config.weight_decay
     if config.name == "sgd":
-        nesterov = config.nesterov and config.momentum > 0
-        return torch.optim.SGD(parameters, momentum=config.momentum, nesterov=nesterov, **common)
-    kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
-    return kind(parameters, betas=config.betas, **common)
+        momentum = config.momentum
+        nesterov = config.nesterov and momentum > 0
+        return torch.optim.SGD(
+            groups, config.lr, momentum=momentum, weight_decay=decay, nesterov=nesterov
+        )
+    if config.name == "adam":
+        return torch.optim.Adam(groups, config.lr, config.betas, weight_decay=decay)
+    return torch.optim.AdamW(groups, config.lr, config.betas, weight_decay=decay)
+
+
+def _scale_of(name: str, scales: Mapping[str, float]) -> float:
+    """The factor on the learning rate of a parameter: of the first pattern its name contains, else 1."""
+    for pattern, scale in scales.items():
+        if pattern in name:
+            return scale
+    return 1.0
 
 
 def lr_factor(config: SchedulerConfig, step: int, total_steps: int) -> float:
