@@ -34,9 +34,9 @@ from core.config import Config
 from core.contracts import Batch
 from core.data.voxelize import voxelize
 from core.engine.run.cli import run_command
-from core.engine.run.provenance import processor_name
 from core.engine.score.evaluation import predict_points
 from core.io import atomic_path
+from core.machine import processor_name
 from core.models import build_model
 from core.sparse import Conv3d, fold_batch_norm, set_backend
 

@@ -29,6 +29,7 @@ from core.io import read_json, write_json, write_text
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 NOT_RECORDED = "not recorded"
+HASH = re.compile(r"\b([0-9a-f]{7})[0-9a-f]{33}\b")
 PLACE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -135,7 +136,7 @@ def _named(name: str, value: str) -> str:
     if value == NOT_RECORDED:
         return f"{name} not recorded"
     if name == "commit":
-        return f"commit {value}"
+        return "commit " + HASH.sub(r"\1", value)
     return value
 
 

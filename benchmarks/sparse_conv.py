@@ -32,8 +32,8 @@ from benchmarks.timing import median_ms, write_measurement
 from core.data.voxelize import voxelize
 from core.engine.run.cli import run_command
 from core.engine.run.memory import keep_freed_memory
-from core.engine.run.provenance import processor_name
 from core.errors import UserError
+from core.machine import processor_name
 from core.sparse import KernelMap, MapCache, convolve, kernel_map, library_status
 
 KERNEL, STEP = (3, 3, 3), (1, 1, 1)

@@ -46,11 +46,11 @@ from core.data import (
 from core.datasets.folder import FolderConfig, FolderDataset
 from core.engine.run.cli import run_command
 from core.engine.run.distributed import World
-from core.engine.run.provenance import processor_name
 from core.engine.score.evaluation import Predictor, predictions, score_network
 from core.engine.score.voting import Votes, voted_predictions
 from core.errors import UserError
 from core.labels import SEMANTICKITTI
+from core.machine import processor_name
 from core.models import build_model
 from core.models.lidar.twodpass import TwoDPass
 from core.sparse import fold_batch_norm

@@ -3,8 +3,44 @@
 from __future__ import annotations
 
 import os
+import platform
+from pathlib import Path
 
-__all__ = ["usable_cores"]
+__all__ = ["processor_name", "usable_cores"]
+
+CPUINFO = Path("/proc/cpuinfo")
+INSTRUCTION_SETS = {  # by their flag in CPUINFO, best first
+    "amx_bf16": "AMX",
+    "avx512_bf16": "AVX512-BF16",
+    "avx512f": "AVX-512",
+    "avx2": "AVX2",
+}
+
+
+def processor_name() -> str:
+    """Name what computes: the GPU where torch sees one, else the CPU, its best instruction set and usable cores."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    facts = _cpu_facts()
+    name = facts.get("model name", platform.machine())
+    flags = set(facts.get("flags", "").split())
+    best = next((title for flag, title in INSTRUCTION_SETS.items() if flag in flags), None)
+    if best is not None:
+        name = f"{name} with {best}"
+    return f"{name}, {usable_cores()} cores"
+
+
+def _cpu_facts() -> dict[str, str]:
+    """The lines of the first processor in CPUINFO; empty where the system has no such file."""
+    if not CPUINFO.is_file():
+        return {}
+    facts: dict[str, str] = {}
+    for line in CPUINFO.read_text().splitlines():
+        key, _, value = line.partition(":")
+        facts.setdefault(key.strip(), value.strip())
+    return facts
 
 
 def usable_cores(most: int | None = None) -> int:

@@ -1,12 +1,14 @@
-"""The cores a process may use follow its affinity mask."""
+"""The cores a process may use follow its affinity mask; a processor has a name that tells times apart."""
 
 from __future__ import annotations
 
 import os
+import platform
 
 import pytest
 
-from core.machine import usable_cores
+from core import machine
+from core.machine import processor_name, usable_cores
 
 
 @pytest.fixture
@@ -26,3 +28,28 @@ def test_every_core_where_the_system_has_no_mask(three_cores, monkeypatch):
     assert usable_cores() == 8
     monkeypatch.setattr(os, "cpu_count", lambda: None)
     assert usable_cores() == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "best"),
+    [
+        ("sse2 avx2", " with AVX2"),
+        ("avx2 avx512f avx512_bf16", " with AVX512-BF16"),
+        ("avx2 avx512f avx512_bf16 amx_bf16", " with AMX"),
+        ("sse2", ""),
+    ],
+)
+def test_a_processor_is_named_with_its_best_instruction_set(
+    flags, best, three_cores, monkeypatch, tmp_path
+):
+    text = f"processor\t: 0\nmodel name\t: Some CPU\nflags\t\t: fpu {flags}\n\nprocessor\t: 1\nflags\t: amx_bf16\n"
+    (tmp_path / "cpuinfo").write_text(text)
+    monkeypatch.setattr(machine, "CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert processor_name() == f"Some CPU{best}, 3 cores"
+
+
+def test_a_processor_the_system_does_not_name(three_cores, monkeypatch, tmp_path):
+    monkeypatch.setattr(machine, "CPUINFO", tmp_path / "none")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert processor_name() == f"{platform.machine()}, 3 cores"

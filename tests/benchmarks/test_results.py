@@ -33,13 +33,14 @@ def scores(path: Path, miou: float) -> Path:
 
 
 def test_a_page_keeps_its_text_and_gets_its_table(folder: Path) -> None:
-    row = Record(row="64", values={"fp32": 19.84}, command="python b.py", commit="abc", seeds=[3])
+    row = Record(row="64", values={"fp32": 19.84}, command="python b.py", seeds=[3])
+    row.commit = 8 * "abcde" + " with local changes"
     add_record(folder / "data" / "layers.json", row)
     assert write_pages(folder) == [folder / "speed.md"]
     text = (folder / "speed.md").read_text()
     assert text.startswith("# Speed\n\nBefore.\n") and text.endswith("<!-- end -->\n\nAfter.\n")
     assert "| 64 | 19.8 | – | (1) |" in text
-    made = "1. `python b.py`; seed 3; commit abc; processor not recorded; date not recorded"
+    made = "1. `python b.py`; seed 3; commit abcdeab with local changes; processor not recorded; date not recorded"
     assert made in text
     assert "stale" not in text
     assert write_pages(folder) == []

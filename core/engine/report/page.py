@@ -18,10 +18,10 @@ from core.engine.report.pictures import class_palette, legible
 from core.engine.report.scenes import ScenePicture, legend, scene_blocks, swatch, thousands
 from core.engine.report.style import page
 from core.engine.run.experiment import TrainConfig
-from core.engine.run.provenance import processor_name
 from core.engine.run.run_dir import git_state
 from core.io import read_json, write_text
 from core.labels import LABEL_SPACES
+from core.machine import processor_name
 from core.metrics import Confusion, EvaluationResult
 
 __all__ = ["ScenePicture", "write_report"]
@@ -377,5 +377,5 @@ def _versions(run_dir: Path, config_text: str) -> dict[str, str]:
         "Seed": f"{TrainConfig().seed} (default)" if seed is None else str(seed),
         "PyTorch": str(state.get("torch", torch.__version__)),
         "Python": platform.python_version(),
-        "Processor": processor_name(),
+        "Processor": str(state.get("processor", processor_name())),
     }

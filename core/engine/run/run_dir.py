@@ -18,6 +18,7 @@ from core.engine.run.checkpoint import CheckpointStore
 from core.engine.run.distributed import World
 from core.errors import UserError
 from core.io import write_json, write_text
+from core.machine import processor_name
 
 __all__ = ["RunDir", "default_run_dir", "git_state"]
 
@@ -101,7 +102,12 @@ class RunDir:
             config.dump(saved)
             write_json(
                 self.path / "git.json",
-                git_state() | {"torch": torch.__version__, "command": sys.argv},
+                git_state()
+                | {
+                    "torch": torch.__version__,
+                    "command": sys.argv,
+                    "processor": processor_name(),
+                },
             )
         suffix = f"_{world.rank:04d}" if world.size > 1 else ""
         logger.add(
