@@ -40,7 +40,8 @@ IGNORED_FILES = (
 )
 # Keys of JSON files and configurations of checkpoints whose values belong to one run alone.
 IGNORED_KEYS = re.compile(
-    r"(^|/)(seconds\w*|\w*time|command|checkpoint|\w*sha256|config|path|folder|root|created|source)(/|$)"
+    r"(^|/)(seconds\w*|\w*time|command|commit|processor|date|"
+    r"checkpoint|\w*sha256|config|path|folder|root|created|source)(/|$)"
 )
 # Parts of a checkpoint that a continued run depends on.
 CHECKPOINT_PARTS = re.compile(
