@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import ctypes
 import warnings
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from sptr.inputs import GradientTypes, Inputs, InputTypes, padded_tables
 
 __all__ = ["cuda_library", "cuda_library_status", "serves"]
 
@@ -25,31 +27,21 @@ _P, _L, _I = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
 _OPERATORS = torch.library.Library("sptr", "IMPL")
 
 
+_POINTERS = ("q", "k", "v", "order", "ptr", "positions", "table_q", "table_k", "table_v")
+_SIZES = ("heads", "dim", "padded", "length", "levels", "radial", "type", "device")
+_RESULTS = ("out", "lse", "grad_out", "delta", "grad_q", "grad_k", "grad_v")
+_TABLE_GRADIENTS = ("grad_table_q", "grad_table_k", "grad_table_v")
+
+
 class CudaArgs(ctypes.Structure):
     """Mirror of ``Attention`` in ``csrc/cuda/attention.h``; unset pointers are null."""
 
     _fields_ = (
-        *(
-            (name, _P)
-            for name in (
-                "q",
-                "k",
-                "v",
-                "order",
-                "ptr",
-                "positions",
-                "table_q",
-                "table_k",
-                "table_v",
-            )
-        ),
+        *((name, _P) for name in _POINTERS),
         *((name, _L) for name in ("tokens", "windows")),
-        *(
-            (name, _I)
-            for name in ("heads", "dim", "padded", "length", "levels", "radial", "type", "device")
-        ),
-        *((name, _P) for name in ("out", "lse", "grad_out", "delta", "grad_q", "grad_k", "grad_v")),
-        *((name, _P) for name in ("grad_table_q", "grad_table_k", "grad_table_v")),
+        *((name, _I) for name in _SIZES),
+        *((name, _P) for name in _RESULTS),
+        *((name, _P) for name in _TABLE_GRADIENTS),
         *((name, _I) for name in ("partial", "block_forward", "block_query", "block_key")),
         *((name, _L) for name in ("first_tile", "tiles")),
     )
@@ -57,7 +49,7 @@ class CudaArgs(ctypes.Structure):
 
 @lru_cache(maxsize=1)
 def cuda_library() -> ctypes.CDLL | None:
-    """The loaded library, or None (with one warning) when it was not built."""
+    """Load the library, once; None (with one warning) when it was not built."""
     from sptr.build import cuda_library_path
 
     path = cuda_library_path()
@@ -75,17 +67,11 @@ def open_library(path: Path) -> ctypes.CDLL:
     """Load and check a library of the CUDA kernels; needs neither a GPU nor a driver."""
     handle = ctypes.CDLL(str(path))
     handle.sptr_cuda_args_size.restype = _L
-    handle.sptr_cuda_error.restype, handle.sptr_cuda_error.argtypes = (
-        ctypes.c_char_p,
-        [ctypes.c_int],
-    )
+    handle.sptr_cuda_error.restype = ctypes.c_char_p
+    handle.sptr_cuda_error.argtypes = [ctypes.c_int]
     handle.sptr_cuda_plan.argtypes = [ctypes.POINTER(CudaArgs)]
-    for function in (
-        handle.sptr_cuda_forward,
-        handle.sptr_cuda_backward_queries,
-        handle.sptr_cuda_backward_keys,
-    ):
-        function.argtypes = [ctypes.POINTER(CudaArgs), _P]
+    for name in ("forward", "backward_queries", "backward_keys"):
+        getattr(handle, f"sptr_cuda_{name}").argtypes = [ctypes.POINTER(CudaArgs), _P]
     if handle.sptr_cuda_args_size() != ctypes.sizeof(CudaArgs):
         raise RuntimeError(
             f"{path}: the library does not match this package; delete it and run `python -m sptr.build`"
@@ -94,7 +80,7 @@ def open_library(path: Path) -> ctypes.CDLL:
 
 
 def cuda_library_status() -> tuple[bool, str]:
-    """(usable, one line) for a health check; does not ask for a GPU."""
+    """Say for a health check whether the kernels are there, in one line; does not ask for a GPU."""
     from sptr.build import cuda_library_path
 
     path = cuda_library_path()
@@ -104,27 +90,31 @@ def cuda_library_status() -> tuple[bool, str]:
 
 
 def serves(query: Tensor, length: int, levels: int, radial: bool) -> bool:
-    """Whether the kernels run on this CUDA tensor [N, h, d] with tables of ``length`` rows; False: the unfused path."""
+    """Tell whether the kernels run on this CUDA tensor [N, h, d], with tables of ``length`` rows."""
     if query.dtype not in _TYPES:
         return False
-    if (
-        torch.compiler.is_compiling()
-    ):  # no library can be asked while tracing; the launch says what is wrong
-        return True
+    if torch.compiler.is_compiling():
+        return True  # no library can be asked while tracing; the launch says what is wrong
     if torch.cuda.get_device_capability(query.device) < MIN_CAPABILITY:
         return False
-    return cuda_library() is not None and _fits(
-        query.device, query.shape[2], length, levels, radial
-    )
+    if cuda_library() is None:
+        return False
+    return _fits(query.device, query.shape[2], length, levels, radial)
 
 
 @lru_cache(maxsize=256)
 def _fits(device: torch.device, dim: int, length: int, levels: int, radial: bool) -> bool:
     """Whether the shared memory of the device holds the look-ups of a tile."""
     args = CudaArgs(
-        tokens=1, heads=1, dim=dim, padded=_pad(dim), length=length, levels=levels, radial=int(radial),
+        tokens=1,
+        heads=1,
+        dim=dim,
+        padded=_pad(dim),
+        length=length,
+        levels=levels,
+        radial=int(radial),
         device=_index(device),
-    )  # fmt: skip
+    )
     _call("plan", args)
     if not _planned(args):
         warnings.warn(
@@ -150,7 +140,9 @@ def _index(device: torch.device) -> int:
 
 
 def _stream(device: torch.device) -> int:
-    return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+    if device.type != "cuda":
+        return 0
+    return torch.cuda.current_stream(device).cuda_stream
 
 
 def _call(name: str, args: CudaArgs, *stream: int) -> None:
@@ -159,49 +151,47 @@ def _call(name: str, args: CudaArgs, *stream: int) -> None:
         raise RuntimeError(
             "sptr: the CUDA kernels are missing; run `python -m sptr.build` where nvcc is installed"
         )
-    error = getattr(handle, f"sptr_cuda_{name}")(ctypes.byref(args), *stream)
+    function = getattr(handle, f"sptr_cuda_{name}")
+    error = function(ctypes.byref(args), *stream)
     if error:
-        raise RuntimeError(
-            f"sptr: CUDA error {error} in {name}: {handle.sptr_cuda_error(error).decode()}"
-        )
+        reason = handle.sptr_cuda_error(error).decode()
+        raise RuntimeError(f"sptr: CUDA error {error} in {name}: {reason}")
 
 
 class _Launch:
     """The C structure with its tile sizes, and the contiguous tensors it points into."""
 
-    def __init__(
-        self, q, k, v, table_q, table_k, table_v, order, ptr, positions, levels, radial
-    ) -> None:
-        heads, dim = q.shape[1:]
+    def __init__(self, inputs: Inputs) -> None:
+        q, ptr = inputs.q, inputs.ptr
         if len(q) and len(ptr) < 2:
             raise ValueError(f"sptr: {len(q)} tokens and no window")
-        padded = _pad(dim)
-        tables = {"table_q": table_q, "table_k": table_k, "table_v": table_v}
-        tensors = {
-            name: F.pad(t.float().permute(2, 1, 0, 3), (0, padded - dim))
-            for name, t in tables.items()
-        }
-        tensors |= {
-            "q": q,
-            "k": k,
-            "v": v,
-            "order": order.long(),
-            "ptr": ptr.long(),
-            "positions": positions.float(),
-        }
-        self.device, self.kept = q.device, []
+        padded = _pad(inputs.dim)
+        tensors = padded_tables(inputs, padded)
+        tensors |= {"q": q, "k": inputs.k, "v": inputs.v}
+        tensors |= {"order": inputs.order.long(), "ptr": ptr.long()}
+        tensors["positions"] = inputs.positions.float()
+        self.device = q.device
+        self.kept: list[Tensor] = []
         self.struct = CudaArgs(
-            tokens=len(q), windows=len(ptr) - 1, heads=heads, dim=dim, padded=padded, length=table_q.shape[0],
-            levels=levels, radial=int(radial), type=_TYPES[q.dtype], device=_index(q.device),
-        )  # fmt: skip
-        self.point(**tensors)
+            tokens=len(q),
+            windows=len(ptr) - 1,
+            heads=inputs.heads,
+            dim=inputs.dim,
+            padded=padded,
+            length=inputs.length,
+            levels=inputs.levels,
+            radial=int(inputs.radial),
+            type=_TYPES[q.dtype],
+            device=_index(q.device),
+        )
+        self.point(tensors)
         _call("plan", self.struct)
         if not _planned(self.struct):
             raise ValueError(
-                f"sptr: tables of {len(table_q)} rows need more shared memory than {q.device} has"
+                f"sptr: tables of {inputs.length} rows need more shared memory than {q.device} has"
             )
 
-    def point(self, **tensors: Tensor) -> None:
+    def point(self, tensors: Mapping[str, Tensor]) -> None:
         """Point at tensors, made contiguous."""
         for name, tensor in tensors.items():
             tensor = tensor.contiguous()
@@ -220,21 +210,18 @@ class _Launch:
     def run_for_tables(self, name: str, block: int, *tables: str) -> list[Tensor]:
         """Launch all tiles; the gradients [h, 3, L, padded] fp32 of these tables."""
         s = self.struct
-        shape, tiles = (s.heads, 3, s.length, s.padded), self.tiles(block)
-        sums = [torch.zeros(shape, dtype=torch.float32, device=self.device) for _ in tables]
+        tiles = self.tiles(block)
+        sums = [self._empty_table().zero_() for _ in tables]
         if not torch.are_deterministic_algorithms_enabled():
             s.partial = 0
-            self.point(**dict(zip(tables, sums)))
+            self.point(dict(zip(tables, sums)))
             self.run(name, 0, tiles)
             return sums
         s.partial = 1
         step = max(1, _PARTIAL_BYTES // (4 * sums[0].numel()))
         for first in range(0, tiles, step):
             count = min(step, tiles - first)
-            parts = [
-                torch.empty((count, *shape), dtype=torch.float32, device=self.device)
-                for _ in tables
-            ]
+            parts = [self._empty_table(count) for _ in tables]
             for table, part in zip(tables, parts):
                 setattr(s, table, part.data_ptr())
             self.run(name, first, count)
@@ -242,38 +229,44 @@ class _Launch:
                 total += part.sum(0)
         return sums
 
+    def _empty_table(self, *leading: int) -> Tensor:
+        """Room for the gradient of a table, fp32 [*leading, h, 3, L, padded]."""
+        s = self.struct
+        shape = (*leading, s.heads, 3, s.length, s.padded)
+        return torch.empty(shape, dtype=torch.float32, device=self.device)
+
 
 @torch.library.impl(_OPERATORS, "window_attention", "CUDA")
-def forward(
-    q, k, v, table_q, table_k, table_v, order, ptr, positions, levels, radial
-) -> tuple[Tensor, Tensor]:
-    """(out [N, h, d], log of the softmax denominators fp32 [N, h])."""
+def forward(*values: *InputTypes) -> tuple[Tensor, Tensor]:
+    """Attend: the output [N, h, d], and the log of the softmax denominators fp32 [N, h]."""
+    inputs = Inputs(*values)
+    q = inputs.q
     with torch.cuda.device_of(q):
-        launch = _Launch(q, k, v, table_q, table_k, table_v, order, ptr, positions, levels, radial)
+        launch = _Launch(inputs)
         out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
         lse = torch.empty(q.shape[:2], dtype=torch.float32, device=q.device)
-        launch.point(out=out, lse=lse)
+        launch.point({"out": out, "lse": lse})
         launch.run("forward", 0, launch.tiles(launch.struct.block_forward))
     return out, lse
 
 
 @torch.library.impl(_OPERATORS, "window_attention_backward", "CUDA")
-def backward(
-    q, k, v, table_q, table_k, table_v, order, ptr, positions, levels, radial, lse, delta, grad
-) -> tuple[Tensor, ...]:
-    """Gradients of q, k, v and the three tables, each in the type of its tensor."""
-    with torch.cuda.device_of(q):
-        launch = _Launch(q, k, v, table_q, table_k, table_v, order, ptr, positions, levels, radial)
-        features = [torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v)]
-        launch.point(lse=lse, delta=delta.float(), grad_out=grad.to(q.dtype))
-        launch.point(**dict(zip(("grad_q", "grad_k", "grad_v"), features)))
+def backward(*values: *GradientTypes) -> tuple[Tensor, ...]:
+    """Differentiate: gradients of q, k, v and the three tables, each in the type of its tensor."""
+    inputs, (lse, delta, grad) = Inputs(*values[:11]), values[11:]
+    features = (inputs.q, inputs.k, inputs.v)
+    with torch.cuda.device_of(inputs.q):
+        launch = _Launch(inputs)
+        grads = [torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in features]
+        launch.point({"lse": lse, "delta": delta.float(), "grad_out": grad.to(inputs.q.dtype)})
+        launch.point(dict(zip(("grad_q", "grad_k", "grad_v"), grads)))
         s = launch.struct
         grad_q, grad_v = launch.run_for_tables(
             "backward_queries", s.block_query, "grad_table_q", "grad_table_v"
         )
         (grad_k,) = launch.run_for_tables("backward_keys", s.block_key, "grad_table_k")
-    tables = [
-        grad[..., : q.shape[2]].permute(2, 1, 0, 3).contiguous().to(table.dtype)
-        for grad, table in zip((grad_q, grad_k, grad_v), (table_q, table_k, table_v))
-    ]
-    return (*features, *tables)
+    tables = (inputs.table_q, inputs.table_k, inputs.table_v)
+    for padded, table in zip((grad_q, grad_k, grad_v), tables):
+        as_given = padded[..., : inputs.dim].permute(2, 1, 0, 3).contiguous()
+        grads.append(as_given.to(table.dtype))
+    return tuple(grads)

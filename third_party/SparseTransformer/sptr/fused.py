@@ -9,19 +9,21 @@ and ``sptr::window_attention_backward`` and is taken up by ``_is_native``.
 from __future__ import annotations
 
 import ctypes
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from sptr import cuda
+from sptr.inputs import GradientTypes, Inputs, InputTypes, padded_tables
 from sptr.library import AttentionArgs, library, pointer
 from sptr.operators import operator_window_attention
 from sptr.windows import KINDS, WindowIndex
 
 __all__ = ["fused_window_attention"]
 
+_Tables: TypeAlias = tuple[Tensor | None, Tensor | None, Tensor | None]
 MAX_DIM = 64
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # numbered as Storage in csrc/attention.h
 _PAD = 16  # the kernels read table rows in whole vectors
@@ -41,9 +43,14 @@ _OPERATORS.define("row_dots(Tensor a, Tensor b) -> Tensor")
 
 
 def fused_window_attention(
-    query: Tensor, key: Tensor, value: Tensor, index: WindowIndex, query_table: Tensor | None = None,
-    key_table: Tensor | None = None, value_table: Tensor | None = None,
-) -> Tensor:  # fmt: skip
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    index: WindowIndex,
+    query_table: Tensor | None = None,
+    key_table: Tensor | None = None,
+    value_table: Tensor | None = None,
+) -> Tensor:
     """Softmax attention of every token over its window, with contextual relative position.
 
     With r the relative index of a pair (:func:`sptr.windows.relative_index`) and a the axis,
@@ -62,22 +69,41 @@ def fused_window_attention(
     Raises:
         ValueError: shapes, types or devices do not fit together.
     """
-    _check(query, key, value, index, (query_table, key_table, value_table))
-    radial, length = index.kind == "radial", index.table_length
-    if not _is_native(query, length, index.levels, radial):
-        return operator_window_attention(
-            query, key, value, index, query_table, key_table, value_table
-        )
-    tables = [query_table, key_table, value_table]
-    order, ptr, positions, levels = index.order, index.ptr, index.positions, index.levels
+    tables = (query_table, key_table, value_table)
+    _check(query, key, value, index, tables)
+    radial, levels, length = index.kind == "radial", index.levels, index.table_length
+    if not _is_native(query, length, levels, radial):
+        return operator_window_attention(query, key, value, index, *tables)
+    positions = index.positions
     if all(table is None for table in tables):
-        radial, levels, length, positions = False, 1, 1, torch.zeros_like(positions)
-    heads, dim = query.shape[1:]
-    absent = None if all(t is not None for t in tables) else query.new_zeros(length, 3, heads, dim)
-    tables = [absent if table is None else table[:length] for table in tables]
-    return torch.ops.sptr.window_attention(
-        query, key, value, *tables, order, ptr, positions, levels, radial
-    )[0]
+        radial, levels, length = False, 1, 1
+        positions = torch.zeros_like(positions)
+    out, _ = torch.ops.sptr.window_attention(
+        query,
+        key,
+        value,
+        *_present(tables, query, length),
+        index.order,
+        index.ptr,
+        positions,
+        levels,
+        radial,
+    )
+    return out
+
+
+def _present(tables: _Tables, query: Tensor, length: int) -> list[Tensor]:
+    """The first ``length`` rows of each table, [length, 3, h, d]; zeros, held once, for those that are absent."""
+    zeros: Tensor | None = None
+    present = []
+    for table in tables:
+        if table is not None:
+            present.append(table[:length])
+            continue
+        if zeros is None:
+            zeros = query.new_zeros(length, 3, *query.shape[1:])
+        present.append(zeros)
+    return present
 
 
 def _is_native(query: Tensor, length: int, levels: int, radial: bool) -> bool:
@@ -85,14 +111,36 @@ def _is_native(query: Tensor, length: int, levels: int, radial: bool) -> bool:
         return cuda.serves(query, length, levels, radial)
     if query.device.type != "cpu" or query.dtype not in _DTYPES:
         return False
-    return (
-        torch.compiler.is_compiling() or library() is not None
-    )  # no library can be loaded while tracing
+    if torch.compiler.is_compiling():  # no library can be loaded while tracing
+        return True
+    return library() is not None
 
 
-def _check(
-    q: Tensor, k: Tensor, v: Tensor, index: WindowIndex, tables: tuple[Tensor | None, ...]
-) -> None:
+def _check(q: Tensor, k: Tensor, v: Tensor, index: WindowIndex, tables: _Tables) -> None:
+    _check_features(q, k, v)
+    tokens = len(q)
+    wrong_size = len(index.order) != tokens or index.positions.shape != (tokens, 3)
+    if index.kind not in KINDS or wrong_size:
+        raise ValueError(
+            f"sptr: the index describes {len(index.order)} tokens (kind {index.kind!r}), the query {tokens}"
+        )
+    for name, table in zip(("query_table", "key_table", "value_table"), tables):
+        if table is None:
+            continue
+        if table.shape[1:] != (3, *q.shape[1:]) or len(table) < index.table_length:
+            raise ValueError(
+                f"sptr: {name} must be [L, 3, {q.shape[1]}, {q.shape[2]}] with L >= {index.table_length} for "
+                f"{index.levels} levels, kind {index.kind!r}; got {list(table.shape)}"
+            )
+    everything = (q, k, v, index.order, index.ptr, index.positions, *tables)
+    devices = {x.device for x in everything if x is not None}
+    if len(devices) != 1:
+        raise ValueError(
+            f"sptr: all tensors must be on one device; got {sorted(map(str, devices))}"
+        )
+
+
+def _check_features(q: Tensor, k: Tensor, v: Tensor) -> None:
     shapes = {tuple(x.shape) for x in (q, k, v)}
     if len(shapes) != 1 or q.ndim != 3 or not 1 <= q.shape[2] <= MAX_DIM or not q.shape[1]:
         raise ValueError(
@@ -102,59 +150,37 @@ def _check(
         raise ValueError(
             f"sptr: query, key, value must share one floating type; got {q.dtype}, {k.dtype}, {v.dtype}"
         )
-    if (
-        index.kind not in KINDS
-        or len(index.order) != len(q)
-        or index.positions.shape != (len(q), 3)
-    ):
-        raise ValueError(
-            f"sptr: the index describes {len(index.order)} tokens (kind {index.kind!r}), the query {len(q)}"
-        )
-    for name, table in zip(("query_table", "key_table", "value_table"), tables):
-        if table is not None and (
-            table.shape[1:] != (3, *q.shape[1:]) or len(table) < index.table_length
-        ):
-            raise ValueError(
-                f"sptr: {name} must be [L, 3, {q.shape[1]}, {q.shape[2]}] with L >= {index.table_length} for "
-                f"{index.levels} levels, kind {index.kind!r}; got {list(table.shape)}"
-            )
-    devices = {
-        x.device
-        for x in (q, k, v, index.order, index.ptr, index.positions, *tables)
-        if x is not None
-    }
-    if len(devices) != 1:
-        raise ValueError(
-            f"sptr: all tensors must be on one device; got {sorted(map(str, devices))}"
-        )
 
 
 class _Arguments:
     """The C structure, and the contiguous tensors it points into: features as they are, the rest in fp32 or int64."""
 
-    def __init__(
-        self, q, k, v, table_q, table_k, table_v, order, ptr, positions, levels, radial
-    ) -> None:
-        heads, dim = q.shape[1:]
-        tables = {"table_q": table_q, "table_k": table_k, "table_v": table_v}
-        padding = -dim % _PAD
-        tensors = {
-            name: F.pad(t.float().permute(2, 1, 0, 3), (0, padding)) for name, t in tables.items()
-        }
-        tensors |= {"q": q, "k": k, "v": v, "order": order.long(), "ptr": ptr.long()}
-        binned = positions[:, :2] if radial else positions
+    def __init__(self, inputs: Inputs) -> None:
+        q, positions, levels = inputs.q, inputs.positions, inputs.levels
+        binned = positions[:, :2] if inputs.radial else positions
         if positions.numel() and (binned.amin() < 0 or binned.amax() >= levels):
             raise ValueError(f"sptr: positions inside a window must be bins 0..{levels - 1}")
+        padded = -(-inputs.dim // _PAD) * _PAD
+        tensors = padded_tables(inputs, padded)
+        tensors |= {"q": q, "k": inputs.k, "v": inputs.v}
+        tensors |= {"order": inputs.order.long(), "ptr": inputs.ptr.long()}
         tensors["positions"] = positions.float()
-        self.kept = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        self.kept: dict[str, Tensor] = {}
         self.struct = AttentionArgs(
-            windows=len(ptr) - 1, heads=heads, dim=dim, padded=dim + padding, length=table_q.shape[0], levels=levels,
-            radial=int(radial), threads=torch.get_num_threads(), storage=_DTYPES.index(q.dtype),
-            **{name: pointer(tensor) for name, tensor in self.kept.items()},
-        )  # fmt: skip
+            windows=len(inputs.ptr) - 1,
+            heads=inputs.heads,
+            dim=inputs.dim,
+            padded=padded,
+            length=inputs.length,
+            levels=levels,
+            radial=int(inputs.radial),
+            threads=torch.get_num_threads(),
+            storage=_DTYPES.index(q.dtype),
+        )
+        self.point({name: tensor.contiguous() for name, tensor in tensors.items()})
 
-    def point(self, **tensors: Tensor) -> None:
-        """Add further tensors, contiguous, features and their gradients in the type of q, others fp32."""
+    def point(self, tensors: Mapping[str, Tensor]) -> None:
+        """Point at contiguous tensors: features and their gradients in the type of q, others fp32 or int64."""
         for name, tensor in tensors.items():
             self.kept[name] = tensor
             setattr(self.struct, name, pointer(tensor))
@@ -170,53 +196,49 @@ def _kernels() -> ctypes.CDLL:
 
 
 @torch.library.impl(_OPERATORS, "window_attention", "CPU")
-def _forward(
-    q, k, v, table_q, table_k, table_v, order, ptr, positions, levels, radial
-) -> tuple[Tensor, Tensor]:
+def _forward(*values: *InputTypes) -> tuple[Tensor, Tensor]:
     """(out [N, h, d], log of the softmax denominators fp32 [N, h])."""
-    arguments = _Arguments(
-        q, k, v, table_q, table_k, table_v, order, ptr, positions, levels, radial
-    )
-    out, lse = torch.empty(q.shape, dtype=q.dtype), torch.empty(q.shape[:2])
-    arguments.point(out=out, lse=lse)
+    inputs = Inputs(*values)
+    arguments = _Arguments(inputs)
+    out = torch.empty(inputs.q.shape, dtype=inputs.q.dtype)
+    lse = torch.empty(inputs.q.shape[:2])
+    arguments.point({"out": out, "lse": lse})
     _kernels().sptr_forward(ctypes.byref(arguments.struct))
     return out, lse
 
 
 @torch.library.register_fake("sptr::window_attention", lib=_OPERATORS)
-def _(q, k, v, table_q, table_k, table_v, order, ptr, positions, levels, radial):
-    return torch.empty_like(q, memory_format=torch.contiguous_format), q.new_empty(
-        q.shape[:2], dtype=torch.float32
-    )
+def _fake_forward(*values: *InputTypes) -> tuple[Tensor, Tensor]:
+    q = Inputs(*values).q
+    lse = q.new_empty(q.shape[:2], dtype=torch.float32)
+    return torch.empty_like(q, memory_format=torch.contiguous_format), lse
 
 
 @torch.library.impl(_OPERATORS, "window_attention_backward", "CPU")
-def _backward(
-    q, k, v, table_q, table_k, table_v, order, ptr, positions, levels, radial, lse, delta, grad
-) -> tuple[Tensor, ...]:
+def _backward(*values: *GradientTypes) -> tuple[Tensor, ...]:
     """Gradients of q, k, v and the three tables, each in the type of its tensor."""
-    arguments = _Arguments(
-        q, k, v, table_q, table_k, table_v, order, ptr, positions, levels, radial
-    )
-    heads, dim = q.shape[1:]
-    features = [torch.empty(q.shape, dtype=q.dtype) for _ in range(3)]
-    tables = [torch.zeros(heads, 3, len(table_q), arguments.struct.padded) for _ in range(3)]
+    inputs, (lse, delta, grad) = Inputs(*values[:11]), values[11:]
+    arguments = _Arguments(inputs)
+    heads, dim, dtype = inputs.heads, inputs.dim, inputs.q.dtype
+    shape = (heads, 3, inputs.length, arguments.struct.padded)
+    features = [torch.empty(inputs.q.shape, dtype=dtype) for _ in range(3)]
+    tables = [torch.zeros(shape) for _ in range(3)]
     arguments.point(
-        lse=lse, delta=delta.contiguous(), grad_out=grad.to(q.dtype).contiguous(),
-        **dict(zip(("grad_q", "grad_k", "grad_v"), features)),
-        **dict(zip(("grad_table_q", "grad_table_k", "grad_table_v"), tables)),
-    )  # fmt: skip
+        {"lse": lse, "delta": delta.contiguous(), "grad_out": grad.to(dtype).contiguous()}
+    )
+    arguments.point(dict(zip(("grad_q", "grad_k", "grad_v"), features)))
+    arguments.point(dict(zip(("grad_table_q", "grad_table_k", "grad_table_v"), tables)))
     _kernels().sptr_backward(ctypes.byref(arguments.struct))
-    tables = [g[..., :dim].permute(2, 1, 0, 3).contiguous() for g in tables]
-    return (*features, *(g.to(x.dtype) for g, x in zip(tables, (table_q, table_k, table_v))))
+    for table, like in zip(tables, (inputs.table_q, inputs.table_k, inputs.table_v)):
+        as_given = table[..., :dim].permute(2, 1, 0, 3).contiguous()
+        features.append(as_given.to(like.dtype))
+    return tuple(features)
 
 
 @torch.library.register_fake("sptr::window_attention_backward", lib=_OPERATORS)
-def _(q, k, v, table_q, table_k, table_v, order, ptr, positions, levels, radial, lse, delta, grad):
-    return tuple(
-        torch.empty_like(x, memory_format=torch.contiguous_format)
-        for x in (q, k, v, table_q, table_k, table_v)
-    )
+def _fake_backward(*values: *GradientTypes) -> tuple[Tensor, ...]:
+    differentiable = values[:6]  # q, k, v and the tables
+    return tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in differentiable)
 
 
 @torch.library.impl(_OPERATORS, "row_dots", "CompositeExplicitAutograd")
@@ -233,7 +255,7 @@ def _row_dots(a: Tensor, b: Tensor) -> Tensor:
 
 
 @torch.library.register_fake("sptr::row_dots", lib=_OPERATORS)
-def _(a, b):
+def _fake_row_dots(a: Tensor, b: Tensor) -> Tensor:
     return a.new_empty(a.shape[:2], dtype=torch.float32)
 
 
@@ -251,7 +273,8 @@ def _differentiate(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Ten
     grads = torch.ops.sptr.window_attention_backward(
         *tensors, ctx.levels, ctx.radial, lse, delta, grad
     )
-    return (*(g if needed else None for g, needed in zip(grads, ctx.needs_input_grad)), *[None] * 5)
+    wanted = [g if needed else None for g, needed in zip(grads, ctx.needs_input_grad)]
+    return (*wanted, *[None] * 5)
 
 
 def _refuse(ctx: Any, *grads: Tensor | None) -> None:

@@ -14,6 +14,10 @@ __all__ = ["AttentionArgs", "library", "library_status", "pointer", "set_isa"]
 _P, _L, _I = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
 
 
+_SIZES = ("heads", "dim", "padded", "length", "levels", "radial", "threads", "storage")
+_RESULTS = ("out", "lse", "grad_out", "delta", "grad_q", "grad_k", "grad_v")
+
+
 class AttentionArgs(ctypes.Structure):
     """Mirror of ``AttentionArgs`` in ``csrc/attention.h``; unset pointers are null."""
 
@@ -21,30 +25,17 @@ class AttentionArgs(ctypes.Structure):
         *((name, _P) for name in ("q", "k", "v", "order", "ptr")),
         ("windows", _L),
         *((name, _P) for name in ("positions", "table_q", "table_k", "table_v")),
-        *(
-            (name, _I)
-            for name in (
-                "heads",
-                "dim",
-                "padded",
-                "length",
-                "levels",
-                "radial",
-                "threads",
-                "storage",
-            )
-        ),
-        *((name, _P) for name in ("out", "lse", "grad_out", "delta", "grad_q", "grad_k", "grad_v")),
+        *((name, _I) for name in _SIZES),
+        *((name, _P) for name in _RESULTS),
         *((name, _P) for name in ("grad_table_q", "grad_table_k", "grad_table_v")),
     )
 
 
 @lru_cache(maxsize=1)
 def library() -> ctypes.CDLL | None:
-    """The loaded library, or None (with one warning) when it was not built."""
-    from sptr.build import (
-        library_path,
-    )  # here, so that `python -m sptr.build` does not find itself imported
+    """Load the library, once; None (with one warning) when it was not built."""
+    # Imported here, so that `python -m sptr.build` does not find itself imported.
+    from sptr.build import library_path
 
     path = library_path()
     if not path.is_file():
@@ -67,7 +58,7 @@ def library() -> ctypes.CDLL | None:
 
 
 def pointer(tensor: Tensor) -> int:
-    """Address of a contiguous CPU tensor's data."""
+    """Return the address of a contiguous CPU tensor's data."""
     assert tensor.is_contiguous() and tensor.device.type == "cpu"
     return tensor.data_ptr()
 
@@ -79,7 +70,7 @@ def set_isa(name: str) -> bool:
 
 
 def library_status() -> tuple[bool, str]:
-    """(usable, one line) for a health check."""
+    """Say for a health check whether the kernels are usable, and which they are, in one line."""
     handle = library()
     if handle is None:
         return False, "not built; run `python -m sptr.build`"

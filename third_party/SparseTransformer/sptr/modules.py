@@ -49,19 +49,29 @@ class SparseTrTensor:
             )
 
     def replace_feature(self, features: Tensor) -> SparseTrTensor:
-        """The same tokens with other features [N, C']; window indices stay shared."""
+        """Give the same tokens other features [N, C']; window indices stay shared."""
         return replace(self, query_feats=features, key_feats=None, value_feats=None)
 
     def find_indice_params(self, key: Any) -> WindowIndex | None:
-        """The window index stored under ``key``."""
+        """Look up the window index stored under ``key``."""
         return self.indice_dict.get(key)
 
 
 def sparse_self_attention(
-    query: Tensor, key: Tensor, value: Tensor, xyz: Tensor, index: WindowIndex, pe_type: str = "none",
-    query_table: Tensor | None = None, key_table: Tensor | None = None, value_table: Tensor | None = None, *,
-    fused: bool = True, position: nn.Module | None = None, batch: Tensor | None = None,
-) -> Tensor:  # fmt: skip
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    xyz: Tensor,
+    index: WindowIndex,
+    pe_type: str = "none",
+    query_table: Tensor | None = None,
+    key_table: Tensor | None = None,
+    value_table: Tensor | None = None,
+    *,
+    fused: bool = True,
+    position: nn.Module | None = None,
+    batch: Tensor | None = None,
+) -> Tensor:
     """Attention of every token over its window.
 
     Args:
@@ -93,12 +103,25 @@ class VarLengthMultiheadSA(nn.Module):
     """Multi-head self-attention inside windows of any population, with separate query, key and value projections."""
 
     def __init__(
-        self, embed_dim: int, num_heads: int, indice_key: str, window_size: float | Sequence[float] | np.ndarray,
-        shift_win: bool = False, pe_type: str = "none", dropout: float = 0.0, qk_scale: float | None = None,
-        qkv_bias: bool = True, *, quant_size: float | Sequence[float] | np.ndarray | None = None, levels: int = 24,
-        rel_query: bool = True, rel_key: bool = True, rel_value: bool = True, origin: str = "sample",
+        self,
+        embed_dim: int,
+        num_heads: int,
+        indice_key: str,
+        window_size: float | Sequence[float] | np.ndarray,
+        shift_win: bool = False,
+        pe_type: str = "none",
+        dropout: float = 0.0,
+        qk_scale: float | None = None,
+        qkv_bias: bool = True,
+        *,
+        quant_size: float | Sequence[float] | np.ndarray | None = None,
+        levels: int = 24,
+        rel_query: bool = True,
+        rel_key: bool = True,
+        rel_value: bool = True,
+        origin: str = "sample",
         fused: bool = True,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """``quant_size`` (units of ``window_size``) defaults to window_size / levels; dropout acts on the output."""
         super().__init__()
         if embed_dim % num_heads or pe_type not in _PE_TYPES:
@@ -106,36 +129,32 @@ class VarLengthMultiheadSA(nn.Module):
                 f"sptr: num_heads must divide embed_dim and pe_type be one of {_PE_TYPES}; "
                 f"got {embed_dim}, {num_heads}, {pe_type!r}"
             )
-        self.embed_dim, self.num_heads, self.indice_key, self.pe_type = (
-            embed_dim,
-            num_heads,
-            indice_key,
-            pe_type,
-        )
-        self.window_size, self.shift_win, self.origin, self.fused = (
-            to_3d_numpy(window_size),
-            shift_win,
-            origin,
-            fused,
-        )
+        self.embed_dim = embed_dim
+        self.num_heads = num_heads
+        self.indice_key = indice_key
+        self.pe_type = pe_type
+        self.window_size = to_3d_numpy(window_size)
+        self.shift_win = shift_win
+        self.origin = origin
+        self.fused = fused
         self.levels = levels
-        self.quant_size = (
-            self.window_size / levels if quant_size is None else to_3d_numpy(quant_size)
-        )
+        if quant_size is None:
+            quant_size = self.window_size / levels
+        self.quant_size = to_3d_numpy(quant_size)
         self.scale = qk_scale or (embed_dim // num_heads) ** -0.5
         self.q, self.k, self.v = (nn.Linear(embed_dim, embed_dim, bias=qkv_bias) for _ in range(3))
         self.proj, self.drop = nn.Linear(embed_dim, embed_dim), nn.Dropout(dropout)
-        self.query_table, self.key_table, self.value_table = (
-            self._table() if pe_type == "contextual" and wanted else None
-            for wanted in (rel_query, rel_key, rel_value)
-        )
-        self.position = (
-            PositionEmbeddingCoordsSine(pos_type=pe_type, d_pos=embed_dim)
-            if pe_type in ("sine", "fourier")
-            else None
-        )
+        contextual = pe_type == "contextual"
+        self.query_table = self._table(contextual and rel_query)
+        self.key_table = self._table(contextual and rel_key)
+        self.value_table = self._table(contextual and rel_value)
+        self.position: PositionEmbeddingCoordsSine | None = None
+        if pe_type in ("sine", "fourier"):
+            self.position = PositionEmbeddingCoordsSine(pos_type=pe_type, d_pos=embed_dim)
 
-    def _table(self) -> nn.Parameter:
+    def _table(self, wanted: bool) -> nn.Parameter | None:
+        if not wanted:
+            return None
         table = torch.empty(
             2 * self.levels - 1, 3, self.num_heads, self.embed_dim // self.num_heads
         )
@@ -148,21 +167,35 @@ class VarLengthMultiheadSA(nn.Module):
         if key not in tokens.indice_dict:
             batch, xyz = tokens.query_indices[:, 0], tokens.query_indices[:, 1:].float()
             tokens.indice_dict[key] = window_index(
-                xyz, batch, self.window_size, self.quant_size, levels=self.levels, origin=self.origin,
+                xyz,
+                batch,
+                self.window_size,
+                self.quant_size,
+                levels=self.levels,
+                origin=self.origin,
                 shift=self.shift_win,
-            )  # fmt: skip
+            )
         return tokens.indice_dict[key]
 
     def forward(self, tokens: SparseTrTensor) -> SparseTrTensor:
-        """[N, C] tokens -> [N, C] tokens, sharing the window indices."""
+        """Attend: [N, C] tokens -> [N, C] tokens that share the window indices."""
         features = tokens.query_feats
         key = features if tokens.key_feats is None else tokens.key_feats
         value = key if tokens.value_feats is None else tokens.value_feats
         shape = (len(features), self.num_heads, self.embed_dim // self.num_heads)
         query = (self.q(features) * self.scale).view(shape)
         out = sparse_self_attention(
-            query, self.k(key).view(shape), self.v(value).view(shape), tokens.query_indices[:, 1:].float(),
-            self._index(tokens), self.pe_type, self.query_table, self.key_table, self.value_table, fused=self.fused,
-            position=self.position, batch=tokens.query_indices[:, 0],
-        )  # fmt: skip
+            query,
+            self.k(key).view(shape),
+            self.v(value).view(shape),
+            tokens.query_indices[:, 1:].float(),
+            self._index(tokens),
+            self.pe_type,
+            self.query_table,
+            self.key_table,
+            self.value_table,
+            fused=self.fused,
+            position=self.position,
+            batch=tokens.query_indices[:, 0],
+        )
         return tokens.replace_feature(self.drop(self.proj(out.flatten(1))))

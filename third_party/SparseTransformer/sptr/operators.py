@@ -17,49 +17,87 @@ from sptr.pairs import pair_layout
 from sptr.windows import WindowIndex, relative_index
 
 __all__ = [
-    "attention_step1", "attention_step2", "attention_step2_with_rel_pos_value", "dot_prod_with_idx",
-    "dot_prod_with_idx_all", "operator_window_attention", "scatter_softmax_csr",
-]  # fmt: skip
+    "attention_step1",
+    "attention_step2",
+    "attention_step2_with_rel_pos_value",
+    "dot_prod_with_idx",
+    "dot_prod_with_idx_all",
+    "operator_window_attention",
+    "scatter_softmax_csr",
+]
 
 _SLICE = 2**20  # numbers of a pair tensor [run, h, d] held at a time
 
 
 def attention_step1(
-    q: Tensor, k: Tensor, index_0: Tensor, index_0_offsets: Tensor | None, index_1: Tensor,
-    index_1_offsets: Tensor | None = None, n_max: int | None = None,
-) -> Tensor:  # fmt: skip
+    q: Tensor,
+    k: Tensor,
+    index_0: Tensor,
+    index_0_offsets: Tensor | None,
+    index_1: Tensor,
+    index_1_offsets: Tensor | None = None,
+    n_max: int | None = None,
+) -> Tensor:
     """``a_m = q[index_0_m] . k[index_1_m]`` per head: q, k [N, h, d] -> [M, h]."""
     return _Logits.apply(q, k, None, None, None, index_0, index_1, True)
 
 
 def attention_step2(
-    p: Tensor, v: Tensor, index_0: Tensor, index_0_offsets: Tensor | None, index_1: Tensor,
-    index_1_offsets: Tensor | None = None, n_max: int | None = None,
-) -> Tensor:  # fmt: skip
+    p: Tensor,
+    v: Tensor,
+    index_0: Tensor,
+    index_0_offsets: Tensor | None,
+    index_1: Tensor,
+    index_1_offsets: Tensor | None = None,
+    n_max: int | None = None,
+) -> Tensor:
     """``o_i = sum_j p_ij v_j``: p [M, h], v [N, h, d] -> [N, h, d]."""
     return _Values.apply(p, v, None, None, index_0, index_1)
 
 
 def dot_prod_with_idx(
-    q: Tensor, k: Tensor, table_q: Tensor, table_k: Tensor, rel_idx: Tensor, index_0: Tensor,
-    index_0_offsets: Tensor | None, index_1: Tensor, index_1_offsets: Tensor | None = None, n_max: int | None = None,
-) -> Tensor:  # fmt: skip
+    q: Tensor,
+    k: Tensor,
+    table_q: Tensor,
+    table_k: Tensor,
+    rel_idx: Tensor,
+    index_0: Tensor,
+    index_0_offsets: Tensor | None,
+    index_1: Tensor,
+    index_1_offsets: Tensor | None = None,
+    n_max: int | None = None,
+) -> Tensor:
     """``q_i.sum_a Tq[r_a, a] + k_j.sum_a Tk[r_a, a]``: tables [L, 3, h, d], rel_idx int [M, 3] -> [M, h]."""
     return _Logits.apply(q, k, table_q, table_k, rel_idx, index_0, index_1, False)
 
 
 def dot_prod_with_idx_all(
-    q: Tensor, k: Tensor, table_q: Tensor, table_k: Tensor, rel_idx: Tensor, index_0: Tensor,
-    index_0_offsets: Tensor | None, index_1: Tensor, index_1_offsets: Tensor | None = None, n_max: int | None = None,
-) -> Tensor:  # fmt: skip
+    q: Tensor,
+    k: Tensor,
+    table_q: Tensor,
+    table_k: Tensor,
+    rel_idx: Tensor,
+    index_0: Tensor,
+    index_0_offsets: Tensor | None,
+    index_1: Tensor,
+    index_1_offsets: Tensor | None = None,
+    n_max: int | None = None,
+) -> Tensor:
     """:func:`attention_step1` + :func:`dot_prod_with_idx`."""
     return _Logits.apply(q, k, table_q, table_k, rel_idx, index_0, index_1, True)
 
 
 def attention_step2_with_rel_pos_value(
-    p: Tensor, v: Tensor, table_v: Tensor, rel_idx: Tensor, index_0: Tensor, index_0_offsets: Tensor | None,
-    index_1: Tensor, index_1_offsets: Tensor | None = None, n_max: int | None = None,
-) -> Tensor:  # fmt: skip
+    p: Tensor,
+    v: Tensor,
+    table_v: Tensor,
+    rel_idx: Tensor,
+    index_0: Tensor,
+    index_0_offsets: Tensor | None,
+    index_1: Tensor,
+    index_1_offsets: Tensor | None = None,
+    n_max: int | None = None,
+) -> Tensor:
     """``o_i = sum_j p_ij (v_j + sum_a Tv[r_a, a])``: p [M, h], v [N, h, d] -> [N, h, d]."""
     return _Values.apply(p, v, table_v, rel_idx, index_0, index_1)
 
@@ -68,20 +106,25 @@ def scatter_softmax_csr(logits: Tensor, index_0_offsets: Tensor, dim: int = 0) -
     """Softmax of [M, h] over every run ``index_0_offsets[i]:index_0_offsets[i+1]`` of the first dimension."""
     if dim != 0:
         raise ValueError(f"sptr: the runs lie along dimension 0; got {dim}")
-    return _Softmax.apply(
-        logits, torch.repeat_interleave(index_0_offsets.long().diff()), len(index_0_offsets) - 1
-    )
+    owner = torch.repeat_interleave(index_0_offsets.long().diff())
+    return _Softmax.apply(logits, owner, len(index_0_offsets) - 1)
 
 
 def _slices(pairs: int, x: Tensor) -> Iterator[slice]:
     """Runs of pairs whose features [run, h, d] take a few megabytes."""
-    length = max(1, _SLICE // max(1, x[0].numel())) if len(x) else 1
-    return (slice(begin, begin + length) for begin in range(0, pairs, length))
+    length = 1
+    if len(x):
+        length = max(1, _SLICE // max(1, x[0].numel()))
+    for begin in range(0, pairs, length):
+        yield slice(begin, begin + length)
 
 
 def _positional(table: Tensor, rel_idx: Tensor) -> Tensor:
     """``sum_a T[r_a, a]``: [pairs, h, d]."""
-    return sum(table[:, axis].index_select(0, rel_idx[:, axis]) for axis in range(3))
+    total = table[:, 0].index_select(0, rel_idx[:, 0])
+    for axis in (1, 2):
+        total = total + table[:, axis].index_select(0, rel_idx[:, axis])
+    return total
 
 
 def _add_rows(target: Tensor, index: Tensor, rows: Tensor) -> None:
@@ -97,29 +140,47 @@ def _add_positional(target: list[Tensor], rel_idx: Tensor, rows: Tensor) -> None
 
 
 def _table_grads(table: Tensor | None) -> list[Tensor]:
-    return [] if table is None else [torch.zeros_like(table[:, 0]).contiguous() for _ in range(3)]
+    """Zeros [L, h, d] per axis of a table; none without it."""
+    if table is None:
+        return []
+    return [torch.zeros_like(table[:, 0]).contiguous() for _ in range(3)]
 
 
 def _stacked(grads: list[Tensor]) -> Tensor | None:
     return torch.stack(grads, 1) if grads else None
 
 
+def _zeros(like: Tensor) -> Tensor:
+    return torch.zeros_like(like, memory_format=torch.contiguous_format)
+
+
 class _Logits(torch.autograd.Function):
     """``[direct] q_i.k_j + q_i.sum_a Tq[r_a, a] + k_j.sum_a Tk[r_a, a]``."""
 
     @staticmethod
-    def forward(ctx: Any, q, k, table_q, table_k, rel, index_0, index_1, direct: bool) -> Tensor:
-        index_0, index_1, rel = index_0.long(), index_1.long(), None if rel is None else rel.long()
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        table_q: Tensor | None,
+        table_k: Tensor | None,
+        rel: Tensor | None,
+        index_0: Tensor,
+        index_1: Tensor,
+        direct: bool,
+    ) -> Tensor:
+        index_0, index_1 = index_0.long(), index_1.long()
+        rel = None if rel is None else rel.long()
         ctx.save_for_backward(q, k, table_q, table_k, rel, index_0, index_1)
         ctx.direct = direct
         out = q.new_empty(len(index_0), q.shape[1])
         for s in _slices(len(index_0), q):
-            query, key = q.index_select(0, index_0[s]), k.index_select(0, index_1[s])
+            query = q.index_select(0, index_0[s])
+            key = k.index_select(0, index_1[s])
             total = query * key if direct else torch.zeros_like(query)
-            if rel is not None:
-                total.addcmul_(query, _positional(table_q, rel[s])).addcmul_(
-                    key, _positional(table_k, rel[s])
-                )
+            if rel is not None and table_q is not None and table_k is not None:
+                total.addcmul_(query, _positional(table_q, rel[s]))
+                total.addcmul_(key, _positional(table_k, rel[s]))
             out[s] = total.sum(-1)
         return out
 
@@ -127,19 +188,19 @@ class _Logits(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, table_q, table_k, rel, index_0, index_1 = ctx.saved_tensors
-        grad_q, grad_k = (
-            torch.zeros_like(x, memory_format=torch.contiguous_format) for x in (q, k)
-        )
+        grad_q, grad_k = _zeros(q), _zeros(k)
         grad_tq, grad_tk = _table_grads(table_q), _table_grads(table_k)
         for s in _slices(len(index_0), q):
             g = grad[s, :, None]
-            query, key = q.index_select(0, index_0[s]), k.index_select(0, index_1[s])
-            to_query, to_key = (key, query) if ctx.direct else (0, 0)
+            query = q.index_select(0, index_0[s])
+            key = k.index_select(0, index_1[s])
+            to_query, to_key = key, query
             if rel is not None:
-                to_query, to_key = (
-                    to_query + _positional(table_q, rel[s]),
-                    to_key + _positional(table_k, rel[s]),
-                )
+                to_query = _positional(table_q, rel[s])
+                to_key = _positional(table_k, rel[s])
+                if ctx.direct:
+                    to_query = key + to_query
+                    to_key = query + to_key
                 _add_positional(grad_tq, rel[s], g * query)
                 _add_positional(grad_tk, rel[s], g * key)
             _add_rows(grad_q, index_0[s], g * to_query)
@@ -151,22 +212,30 @@ class _Values(torch.autograd.Function):
     """``sum_j p_ij (v_j + sum_a Tv[r_a, a])``."""
 
     @staticmethod
-    def forward(ctx: Any, p, v, table, rel, index_0, index_1) -> Tensor:
-        index_0, index_1, rel = index_0.long(), index_1.long(), None if rel is None else rel.long()
+    def forward(
+        ctx: Any,
+        p: Tensor,
+        v: Tensor,
+        table: Tensor | None,
+        rel: Tensor | None,
+        index_0: Tensor,
+        index_1: Tensor,
+    ) -> Tensor:
+        index_0, index_1 = index_0.long(), index_1.long()
+        rel = None if rel is None else rel.long()
         ctx.save_for_backward(p, v, table, rel, index_0, index_1)
-        out = torch.zeros_like(v, memory_format=torch.contiguous_format)
+        out = _zeros(v)
         for s in _slices(len(index_0), v):
-            _add_rows(out, index_0[s], p[s, :, None] * _pair_values(v, table, rel, index_1, s))
+            weighted = p[s, :, None] * _pair_values(v, table, rel, index_1, s)
+            _add_rows(out, index_0[s], weighted)
         return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         p, v, table, rel, index_0, index_1 = ctx.saved_tensors
-        grad_p, grad_v = (
-            torch.empty_like(p),
-            torch.zeros_like(v, memory_format=torch.contiguous_format),
-        )
+        grad_p = torch.empty_like(p)
+        grad_v = _zeros(v)
         grad_table = _table_grads(table)
         for s in _slices(len(index_0), v):
             g = grad.index_select(0, index_0[s])
@@ -181,8 +250,11 @@ class _Values(torch.autograd.Function):
 def _pair_values(
     v: Tensor, table: Tensor | None, rel: Tensor | None, index_1: Tensor, s: slice
 ) -> Tensor:
+    """``v_j + sum_a Tv[r_a, a]`` of the pairs ``s``: [run, h, d]."""
     values = v.index_select(0, index_1[s])
-    return values if table is None else values + _positional(table, rel[s])
+    if table is None or rel is None:
+        return values
+    return values + _positional(table, rel[s])
 
 
 class _Softmax(torch.autograd.Function):
@@ -211,19 +283,20 @@ class _Softmax(torch.autograd.Function):
 
 
 def operator_window_attention(
-    query: Tensor, key: Tensor, value: Tensor, index: WindowIndex, query_table: Tensor | None = None,
-    key_table: Tensor | None = None, value_table: Tensor | None = None,
-) -> Tensor:  # fmt: skip
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    index: WindowIndex,
+    query_table: Tensor | None = None,
+    key_table: Tensor | None = None,
+    value_table: Tensor | None = None,
+) -> Tensor:
     """:func:`sptr.fused_window_attention` through the unfused operators; memory O(pairs)."""
     dtype = torch.promote_types(query.dtype, torch.float32)
     q, k, v = (x.to(dtype).index_select(0, index.order) for x in (query, key, value))
-    tables = [
-        table if table is None else table.to(dtype)
-        for table in (query_table, key_table, value_table)
-    ]
-    absent = q.new_zeros(index.table_length, 3, *q.shape[1:])
-    table_q, table_k = (absent if table is None else table for table in tables[:2])
+    table_q, table_k, table_v = (_cast(t, dtype) for t in (query_table, key_table, value_table))
     index_0, offsets_0, n_max, index_1, offsets_1 = pair_layout(index.ptr.diff())
+    pairs = (index_0, offsets_0, index_1, offsets_1, n_max)
     positions = index.positions.index_select(0, index.order)
     rel = relative_index(
         positions.index_select(0, index_0),
@@ -231,16 +304,22 @@ def operator_window_attention(
         index.kind,
         index.levels,
     )
-    pairs = (index_0, offsets_0, index_1, offsets_1, n_max)
-    if tables[0] is None and tables[1] is None:
+    if table_q is None and table_k is None:
         logits = attention_step1(q, k, *pairs)
     else:
+        absent = q.new_zeros(index.table_length, 3, *q.shape[1:])
+        table_q = absent if table_q is None else table_q
+        table_k = absent if table_k is None else table_k
         logits = dot_prod_with_idx_all(q, k, table_q, table_k, rel, *pairs)
     weights = scatter_softmax_csr(logits, offsets_0)
-    if tables[2] is None:
+    if table_v is None:
         out = attention_step2(weights, v, *pairs)
     else:
-        out = attention_step2_with_rel_pos_value(weights, v, tables[2], rel, *pairs)
+        out = attention_step2_with_rel_pos_value(weights, v, table_v, rel, *pairs)
     place = torch.empty_like(index.order)
     place[index.order] = torch.arange(len(place), device=place.device)
     return out.index_select(0, place).to(query.dtype)
+
+
+def _cast(table: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    return None if table is None else table.to(dtype)

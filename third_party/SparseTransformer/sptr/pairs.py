@@ -18,14 +18,19 @@ __all__ = ["get_indices_params", "grid_sample", "pair_layout", "to_3d_numpy"]
 
 
 def to_3d_numpy(size: float | Sequence[float] | np.ndarray) -> np.ndarray:
-    """A number or three as float64 [3], always a copy."""
+    """Spread a number or three to float64 [3], always a copy."""
     return np.broadcast_to(np.asarray(size, dtype=np.float64), 3).copy()
 
 
 def grid_sample(
-    coords: Tensor, batch: Tensor, size: float | Sequence[float] | np.ndarray, start: Tensor | None = None, *,
-    return_p2v: bool = True, origin: str = "sample",
-) -> tuple[Tensor, ...]:  # fmt: skip
+    coords: Tensor,
+    batch: Tensor,
+    size: float | Sequence[float] | np.ndarray,
+    start: Tensor | None = None,
+    *,
+    return_p2v: bool = True,
+    origin: str = "sample",
+) -> tuple[Tensor, ...]:
     """Cluster tokens by window.
 
     Args:
@@ -41,9 +46,8 @@ def grid_sample(
     """
     if start is not None:
         coords = coords - start
-    order, ptr, _ = partition(
-        coords, batch, torch.as_tensor(to_3d_numpy(size), dtype=coords.dtype), origin=origin
-    )
+    window_size = torch.as_tensor(to_3d_numpy(size), dtype=coords.dtype)
+    order, ptr, _ = partition(coords, batch, window_size, origin=origin)
     counts = ptr.diff()
     window = torch.repeat_interleave(counts)
     cluster = torch.empty_like(order)
@@ -51,37 +55,41 @@ def grid_sample(
     if not return_p2v:
         return cluster, counts
     slot = torch.arange(len(order), device=order.device) - ptr[:-1][window]
-    p2v = order.new_zeros(len(counts), int(counts.max()) if len(counts) else 0)
+    most = int(counts.max()) if len(counts) else 0
+    p2v = order.new_zeros(len(counts), most)
     p2v[window, slot] = order
     return cluster, p2v, counts
 
 
 def pair_layout(counts: Tensor) -> tuple[Tensor, Tensor, int, Tensor, Tensor]:
-    """Pairs of windows with ``counts`` i64 [W] tokens.
+    """Write out the pairs of windows with ``counts`` i64 [W] tokens.
 
     Returns:
         index_0 i64 [M], index_0_offsets i64 [N+1], n_max, index_1 i64 [M], index_1_offsets i64 [N]; see the module.
     """
     counts = counts.long()
-    first, base = counts.cumsum(0) - counts, (counts * counts).cumsum(0) - counts * counts
+    squares = counts * counts
+    first = counts.cumsum(0) - counts
+    base = squares.cumsum(0) - squares
     window = torch.repeat_interleave(counts)
     n = counts[window]  # tokens in the window of each token
     local = torch.arange(len(window), device=counts.device) - first[window]
     offsets_0 = torch.cat([n.new_zeros(1), n.cumsum(0)])
     index_0 = torch.repeat_interleave(n)
-    index_1 = (
-        torch.arange(len(index_0), device=counts.device)
-        - offsets_0[index_0]
-        + first[window][index_0]
-    )
+    pair = torch.arange(len(index_0), device=counts.device)
+    index_1 = pair - offsets_0[index_0] + first[window][index_0]
     n_max = int(counts.max()) if len(counts) else 0
     return index_0, offsets_0, n_max, index_1, base[window] + local
 
 
 def get_indices_params(
-    xyz: Tensor, batch: Tensor, window_size: float | Sequence[float] | np.ndarray, shift_win: bool = False, *,
+    xyz: Tensor,
+    batch: Tensor,
+    window_size: float | Sequence[float] | np.ndarray,
+    shift_win: bool = False,
+    *,
     origin: str = "sample",
-) -> tuple[Tensor, Tensor, int, Tensor, Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor, int, Tensor, Tensor, Tensor]:
     """Sort tokens by window and write out the pairs.
 
     Args:

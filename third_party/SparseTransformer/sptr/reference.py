@@ -11,19 +11,24 @@ __all__ = ["dense_window_attention"]
 
 
 def dense_window_attention(
-    query: Tensor, key: Tensor, value: Tensor, index: WindowIndex, query_table: Tensor | None = None,
-    key_table: Tensor | None = None, value_table: Tensor | None = None,
-) -> Tensor:  # fmt: skip
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    index: WindowIndex,
+    query_table: Tensor | None = None,
+    key_table: Tensor | None = None,
+    value_table: Tensor | None = None,
+) -> Tensor:
     """:func:`sptr.fused_window_attention` through an [N, N] mask, differentiable, float64 [N, h, d]."""
     query, key, value = query.double(), key.double(), value.double()
     window = torch.empty(len(query), dtype=torch.long)
     window[index.order] = torch.repeat_interleave(index.ptr.diff())
-    rows = relative_index(
-        index.positions[:, None], index.positions[None, :], index.kind, index.levels
-    )
+    of_query, of_key = index.positions[:, None], index.positions[None, :]
+    rows = relative_index(of_query, of_key, index.kind, index.levels)
 
     def positional(table: Tensor) -> Tensor:  # [N, N, h, d]
-        return sum(table.double()[rows[..., axis], axis] for axis in range(3))
+        wide = table.double()
+        return wide[rows[..., 0], 0] + wide[rows[..., 1], 1] + wide[rows[..., 2], 2]
 
     logits = torch.einsum("ihd,jhd->ijh", query, key)
     if query_table is not None:

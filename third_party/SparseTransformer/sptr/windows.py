@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
 __all__ = [
     "KINDS",
+    "Extent",
     "WindowIndex",
     "exponential_bins",
     "partition",
@@ -23,6 +26,9 @@ __all__ = [
 ]
 
 KINDS = ("cubic", "radial")
+Extent: TypeAlias = (
+    float | Sequence[float] | np.ndarray | Tensor
+)  # one number, or one for each axis
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,7 @@ class WindowIndex:
 
 
 def spherical(xyz: Tensor) -> Tensor:
-    """(azimuth in [0, 360] degrees, inclination in [0, 180] degrees from up, range) of ``xyz`` [N, 3] in metres."""
+    """Turn ``xyz`` [N, 3] in metres into azimuth 0..360 degrees, inclination 0..180 degrees from up, and range in m."""
     x, y, z = xyz.unbind(-1)
     azimuth = torch.rad2deg(torch.atan2(y, x) + torch.pi)
     inclination = torch.rad2deg(torch.atan2(torch.hypot(x, y), z))
@@ -59,7 +65,7 @@ def spherical(xyz: Tensor) -> Tensor:
 
 
 def exponential_bins(difference: Tensor) -> Tensor:
-    """Exponential splitting: i64 bin of a difference of radii given in units of the base ``a``.
+    """Split exponentially: the i64 bin of a difference of radii given in units of the base ``a``.
 
     Outwards the bins are 0, 1, 2, ... with widths 1, 1, 2, 2, 4, 4, ...; a difference below zero has bin ``-k-1``.
     With ``|difference| + 2 = 1.m * 2^e`` the bin is ``2e - 2``, plus one if the leading bit of m is set; float32.
@@ -71,7 +77,7 @@ def exponential_bins(difference: Tensor) -> Tensor:
 
 
 def relative_index(query: Tensor, key: Tensor, kind: str, levels: int) -> Tensor:
-    """Row of the tables for each axis: i64 [..., 3] from ``positions`` [..., 3] of queries and keys, broadcast."""
+    """Find the tables' rows for each axis: i64 [..., 3] from ``positions`` [..., 3] of queries and keys, broadcast."""
     difference = query - key
     relative = difference.round().long() + (levels - 1)
     if kind == "cubic":
@@ -80,7 +86,7 @@ def relative_index(query: Tensor, key: Tensor, kind: str, levels: int) -> Tensor
     return torch.cat([relative[..., :2], radial], dim=-1).clamp(0, 2 * levels - 1)
 
 
-def _triple(value: float | Sequence[float] | Tensor, name: str, like: Tensor) -> Tensor:
+def _triple(value: Extent, name: str, like: Tensor) -> Tensor:
     values = torch.as_tensor(value, dtype=like.dtype, device=like.device).expand(3)
     if not bool((values > 0).all()):
         raise ValueError(f"sptr: {name} must be positive on every axis; got {values.tolist()}")
@@ -98,9 +104,13 @@ def _origin(coords: Tensor, batch: Tensor, mode: str) -> Tensor:
 
 
 def partition(
-    coords: Tensor, batch: Tensor, window: float | Sequence[float] | Tensor, *, origin: str = "sample",
+    coords: Tensor,
+    batch: Tensor,
+    window: Extent,
+    *,
+    origin: str = "sample",
     shift: bool = False,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor, Tensor]:
     """Cut the tokens of every sample into a grid of windows.
 
     Args:
@@ -130,25 +140,34 @@ def partition(
         local = local + size / 2
     cell = torch.floor(local / size)
     inside = local - cell * size
-    span = [int(batch.max()) + 1, *(cell.amax(0).double() + 1).tolist()]
-    total = span[0] * span[1] * span[2] * span[3]
+    samples = int(batch.max()) + 1
+    span = (cell.amax(0).double() + 1).tolist()
+    total = samples * span[0] * span[1] * span[2]
     if not total < 2**62:  # also catches NaN and infinity
         raise ValueError(
-            f"sptr: coordinates must be finite and span less than 2^62 windows; got {span[1:]} windows per axis"
+            f"sptr: coordinates must be finite and span less than 2^62 windows; got {span} windows per axis"
         )
-    cell = cell.long()
-    key = ((batch * int(span[1]) + cell[:, 0]) * int(span[2]) + cell[:, 1]) * int(span[3]) + cell[
-        :, 2
-    ]
+    key = batch
+    for axis, column in enumerate(cell.long().unbind(1)):
+        key = key * int(span[axis]) + column
     ordered, order = key.sort(stable=True)
-    counts = torch.unique_consecutive(ordered, return_counts=True)[1]
-    return order, torch.cat([counts.new_zeros(1), counts.cumsum(0)]), inside
+    _, counts = torch.unique_consecutive(ordered, return_counts=True)
+    ptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    return order, ptr, inside
 
 
 def window_index(
-    coords: Tensor, batch: Tensor, window: float | Sequence[float] | Tensor, quant: float | Sequence[float] | Tensor, *,
-    levels: int = 24, kind: str = "cubic", base: float = 0.0125, origin: str = "sample", shift: bool = False,
-) -> WindowIndex:  # fmt: skip
+    coords: Tensor,
+    batch: Tensor,
+    window: Extent,
+    quant: Extent,
+    *,
+    levels: int = 24,
+    kind: str = "cubic",
+    base: float = 0.0125,
+    origin: str = "sample",
+    shift: bool = False,
+) -> WindowIndex:
     """Windows and quantised positions of one attention branch.
 
     Args:
@@ -172,7 +191,8 @@ def window_index(
             f"sptr: levels must be at least 1 and base positive; got {levels} and {base}"
         )
     order, ptr, inside = partition(coords, batch, window, origin=origin, shift=shift)
-    positions = torch.floor(inside / _triple(quant, "quant", coords)).clamp(0, levels - 1).float()
+    bins = torch.floor(inside / _triple(quant, "quant", coords))
+    positions = bins.clamp(0, levels - 1).float()
     if kind == "radial":
         positions[:, 2] = coords[:, 2] / base
     return WindowIndex(order, ptr, positions, kind, levels)
