@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from core.sparse.sync_bn import synced_batch_norm
+from core.sparse.sync_bn import Synced, synced_batch_norm
 
 __all__ = ["PointBatchNorm"]
 
 
-class PointBatchNorm(nn.BatchNorm1d):
+class PointBatchNorm(Synced, nn.BatchNorm1d):
     """Batch normalisation of point features that also takes batches of one point or none (no variance to speak of)."""
-
-    sync = False
 
     def forward(self, x: Tensor) -> Tensor:
         """[P, C] -> [P, C]."""

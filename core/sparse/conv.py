@@ -9,14 +9,22 @@ from torch import Tensor, nn
 
 from core.errors import UserError
 from core.sparse.backends import convolve
-from core.sparse.maps import KernelMap, kernel_map
+from core.sparse.maps import KernelMap, coarser, kernel_map
 from core.sparse.tensor import SparseTensor, Stride
 
 __all__ = ["Conv3d"]
 
 
 def _triple(value: int | Stride) -> Stride:
-    return (value,) * 3 if isinstance(value, int) else tuple(value)
+    if isinstance(value, int):
+        return value, value, value
+    x, y, z = value
+    return x, y, z
+
+
+def _finer(stride: Stride, step: Stride) -> Stride:
+    x, y, z = (t // s for t, s in zip(stride, step))
+    return x, y, z
 
 
 class Conv3d(nn.Module):
@@ -53,11 +61,9 @@ class Conv3d(nn.Module):
         super().__init__()
         self.relu = relu
         self.in_channels, self.out_channels = in_channels, out_channels
-        self.kernel_size, self.stride, self.dilation = (
-            _triple(kernel_size),
-            _triple(stride),
-            _triple(dilation),
-        )
+        self.kernel_size = _triple(kernel_size)
+        self.stride = _triple(stride)
+        self.dilation = _triple(dilation)
         self.transposed, self.backend = transposed, backend
         volume = math.prod(self.kernel_size)
         shape = (volume, in_channels, out_channels) if volume > 1 else (in_channels, out_channels)
@@ -67,16 +73,16 @@ class Conv3d(nn.Module):
 
     @property
     def pointwise(self) -> bool:
-        """1x1x1 at stride 1: a matrix product, no map."""
+        """Whether this is 1x1x1 at stride 1: a matrix product, no map."""
         return self.kernel.dim() == 2 and self.stride == (1, 1, 1)
 
     def extra_repr(self) -> str:
-        """Shown by print(model)."""
+        """Describe the layer for ``print(model)``."""
         kind = ", transposed" if self.transposed else ""
         return f"{self.in_channels}, {self.out_channels}, kernel={self.kernel_size}, stride={self.stride}{kind}"
 
     def map_of(self, x: SparseTensor) -> tuple[KernelMap, Tensor, Stride]:
-        """Kernel map, output coordinates and output stride of this layer on ``x``.
+        """Find the kernel map, output coordinates and output stride of this layer on ``x``.
 
         Raises:
             UserError: a transposed convolution whose strided partner never ran on this input.
@@ -84,9 +90,10 @@ class Conv3d(nn.Module):
         cache = x.cache
         if not self.transposed:
             kmap = kernel_map(cache, x.stride, self.kernel_size, self.stride, self.dilation)
-            stride = tuple(t * s for t, s in zip(x.stride, self.stride))
-            return kmap, x.coords if stride == x.stride else cache.level(stride).coords, stride
-        stride = tuple(t // s for t, s in zip(x.stride, self.stride))
+            stride = coarser(x.stride, self.stride)
+            coords = x.coords if stride == x.stride else cache.level(stride).coords
+            return kmap, coords, stride
+        stride = _finer(x.stride, self.stride)
         key = (stride, self.kernel_size, self.stride, self.dilation)
         if key not in cache.maps:
             raise UserError(
@@ -97,27 +104,32 @@ class Conv3d(nn.Module):
         return cache.maps[key].transposed, cache.level(stride).coords, stride
 
     def forward(self, x: SparseTensor, residual: Tensor | None = None) -> SparseTensor:
-        """[V, Cin] -> [V', Cout]; under autocast in the autocast dtype.
+        """Convolve: [V, Cin] -> [V', Cout]; under autocast in the autocast dtype.
 
         Args:
             residual: [V', Cout], added to the result before it is rectified.
         """
-        feats, kernel = x.feats, self.kernel
+        feats: Tensor = x.feats
+        kernel: Tensor = self.kernel
         device = feats.device.type
         if torch.is_autocast_enabled(device) and feats.dtype != torch.float64:
             dtype = torch.get_autocast_dtype(device)
             feats, kernel = feats.to(dtype), kernel.to(dtype)
         if self.pointwise:
-            y = (
-                feats @ kernel
-                if self.bias is None
-                else torch.addmm(self.bias.to(feats.dtype), feats, kernel)
-            )
-            y = y if residual is None else y + residual.to(y.dtype)
-            return x.replace(torch.relu(y) if self.relu else y)
+            return x.replace(self._multiply(feats, kernel, residual))
         kmap, coords, stride = self.map_of(x)
         weight = kernel.view(-1, self.in_channels, self.out_channels)
         y = convolve(
             feats, weight, self.bias, kmap, self.backend, residual=residual, relu=self.relu
         )
         return SparseTensor(y, coords, stride, x.cache)
+
+    def _multiply(self, feats: Tensor, kernel: Tensor, residual: Tensor | None) -> Tensor:
+        """A convolution of one voxel: [V, Cin] x [Cin, Cout]."""
+        if self.bias is None:
+            y = feats @ kernel
+        else:
+            y = torch.addmm(self.bias.to(feats.dtype), feats, kernel)
+        if residual is not None:
+            y = y + residual.to(y.dtype)
+        return torch.relu(y) if self.relu else y

@@ -51,17 +51,27 @@ class PackedPairs:
 
 
 def neighbours(source: Level, target: Level, delta: Tensor, symmetric: bool) -> Tensor:
-    """Table int32 [K, n_out] of the rows of ``source`` at ``target``'s keys + ``delta`` (int64 [K], on the CPU)."""
+    """Find the rows int32 [K, n_out] of ``source`` at ``target``'s keys + ``delta`` (int64 [K], on the CPU)."""
     table = target.keys.new_empty(len(delta), len(target.keys), dtype=torch.int32)
     launch(
-        "lidistill_cuda_neighbours", table.device, source.keys, source.order, len(source.keys), target.keys,
-        target.order, len(target.keys), pointer(delta), len(delta), int(symmetric), table,
-    )  # fmt: skip
+        "lidistill_cuda_neighbours",
+        table.device,
+        source.keys,
+        source.order,
+        len(source.keys),
+        target.keys,
+        target.order,
+        len(target.keys),
+        pointer(delta),
+        len(delta),
+        int(symmetric),
+        table,
+    )
     return table
 
 
 def transpose(table: Tensor, n_in: int) -> Tensor:
-    """int32 [K, n_in]: the output row that reads each input row through offset k, or -1."""
+    """Transpose a table: int32 [K, n_in], the output row that reads each input row through offset k, or -1."""
     volume, n_out = table.shape
     out = table.new_empty(volume, n_in)
     launch("lidistill_cuda_transpose", table.device, table, volume, n_out, n_in, out)
@@ -80,12 +90,11 @@ def row_tiles(table: Tensor) -> RowTiles:
 
 
 def packed_pairs(table: Tensor) -> PackedPairs:
-    """Pairs of a table int32 [K, n_out]."""
+    """Pack the pairs of a table int32 [K, n_out] by offset."""
     volume, n_out = table.shape
     rows_in, rows_out = torch.empty_like(table), torch.empty_like(table)
-    position = (
-        (table >= 0).flatten().cumsum(0)
-    )  # one long scan; a scan per offset would leave most of the GPU idle
+    # One long scan; a scan per offset would leave most of the GPU idle.
+    position = (table >= 0).flatten().cumsum(0)
     ends = position.view(volume, n_out)[:, -1] if n_out else position.new_zeros(volume)
     launch("lidistill_cuda_pairs", table.device, table, position, volume, n_out, rows_in, rows_out)
     return PackedPairs(rows_in, rows_out, ends.diff(prepend=ends.new_zeros(1)).int())

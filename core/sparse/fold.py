@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 from itertools import pairwise
+from typing import Protocol, runtime_checkable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from core.sparse.conv import Conv3d
@@ -15,8 +16,16 @@ from core.sparse.modules import SparseReLU
 __all__ = ["fold_batch_norm"]
 
 
+@runtime_checkable
+class _Foldable(Protocol):
+    """A module that has a form for inference."""
+
+    def folded(self) -> nn.Module:
+        """Build what computes the same, once no batch normalisation is left below."""
+
+
 def fold_batch_norm(network: nn.Module) -> nn.Module:
-    """A copy of ``network`` that computes the same in evaluation mode with fewer passes over the features.
+    """Copy ``network`` into one that computes the same in evaluation mode with fewer passes over the features.
 
     In every ``nn.Sequential``, a batch normalisation right after a :class:`Conv3d` or ``nn.Linear`` is folded into its
     weights, and a ReLU after that (or right after a convolution) into the convolution. A module with a method
@@ -43,17 +52,17 @@ def _fold_below(module: nn.Module, shared: set[int]) -> nn.Module:
     for name, child in list(module.named_children()):
         setattr(module, name, _fold_below(child, shared))
     normalises = any(isinstance(part, _BatchNorm) for part in module.modules())
-    return (
-        module.folded()
-        if hasattr(module, "folded") and not normalises and not _hooked(module)
-        else module
-    )
+    if isinstance(module, _Foldable) and not normalises and not _hooked(module):
+        return module.folded()
+    return module
 
 
 def _fold_sequence(sequence: nn.Sequential, shared: set[int]) -> None:
     """Fold neighbours in place; what was folded becomes an identity, so that indices stay."""
     for (_, layer), (name, norm) in pairwise(list(sequence.named_children())):
-        if isinstance(norm, _BatchNorm) and _foldable(layer, shared) and _foldable(norm, shared):
+        if not isinstance(layer, Conv3d | nn.Linear) or not isinstance(norm, _BatchNorm):
+            continue
+        if _foldable(layer, shared) and _foldable(norm, shared):
             _scale(layer, norm)
             setattr(sequence, name, nn.Identity())
     rectified: Conv3d | None = None
@@ -61,17 +70,22 @@ def _fold_sequence(sequence: nn.Sequential, shared: set[int]) -> None:
         if isinstance(layer, SparseReLU) and rectified is not None and not _hooked(layer):
             rectified.relu = True
             setattr(sequence, name, nn.Identity())
-        if not isinstance(layer, nn.Identity):
-            rectified = layer if isinstance(layer, Conv3d) and _foldable(layer, shared) else None
+        if isinstance(layer, nn.Identity):
+            continue
+        rectified = None
+        if isinstance(layer, Conv3d) and _foldable(layer, shared):
+            rectified = layer
 
 
-def _foldable(layer: nn.Module, shared: set[int]) -> bool:
-    known = isinstance(layer, Conv3d | nn.Linear) or (
-        isinstance(layer, _BatchNorm) and layer.running_mean is not None
-    )
-    rectifies = isinstance(layer, Conv3d) and layer.relu
-    own = all(id(parameter) not in shared for parameter in layer.parameters(recurse=False))
-    return known and own and not rectifies and not _hooked(layer)
+def _foldable(layer: Conv3d | nn.Linear | _BatchNorm, shared: set[int]) -> bool:
+    """Whether nothing else depends on how this layer computes its result."""
+    if isinstance(layer, _BatchNorm) and layer.running_mean is None:
+        return False
+    if isinstance(layer, Conv3d) and layer.relu:
+        return False
+    if any(id(parameter) in shared for parameter in layer.parameters(recurse=False)):
+        return False
+    return not _hooked(layer)
 
 
 def _hooked(layer: nn.Module) -> bool:
@@ -80,19 +94,22 @@ def _hooked(layer: nn.Module) -> bool:
 
 @torch.no_grad()
 def _scale(layer: Conv3d | nn.Linear, norm: _BatchNorm) -> None:
-    """``norm(layer(x))`` as one layer; computed in float64."""
+    """Turn ``norm(layer(x))`` into one layer; computed in float64."""
+    assert norm.running_mean is not None and norm.running_var is not None
     scale = torch.rsqrt(norm.running_var.double() + norm.eps)
     if norm.weight is not None:
         scale = scale * norm.weight.double()
-    shift = (
-        -norm.running_mean.double()
-        if layer.bias is None
-        else layer.bias.double() - norm.running_mean.double()
-    )
-    bias = shift * scale if norm.bias is None else shift * scale + norm.bias.double()
-    if isinstance(layer, Conv3d):  # [..., Cin, Cout]
-        weight, factor = layer.kernel, scale
-    else:  # [Cout, Cin]
-        weight, factor = layer.weight, scale[:, None]
-    weight.copy_(weight.double() * factor)
+    shift = -norm.running_mean.double()
+    if layer.bias is not None:
+        shift = layer.bias.double() + shift
+    bias = shift * scale
+    if norm.bias is not None:
+        bias = bias + norm.bias.double()
+    weight: Tensor
+    if isinstance(layer, Conv3d):
+        weight = layer.kernel  # [..., Cin, Cout]
+        weight.copy_(weight.double() * scale)
+    else:
+        weight = layer.weight  # [Cout, Cin]
+        weight.copy_(weight.double() * scale[:, None])
     layer.bias = nn.Parameter(bias.to(weight.dtype), requires_grad=False)

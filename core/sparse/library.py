@@ -22,6 +22,7 @@ __all__ = [
     "library",
     "library_status",
     "load",
+    "loaded",
     "pointer",
     "set_isa",
 ]
@@ -62,7 +63,7 @@ _CUDA_SIGNATURES: dict[str, tuple[Any, list[Any]]] = {  # last comes the stream
 
 @lru_cache(maxsize=1)
 def library() -> ctypes.CDLL | None:
-    """The loaded library, or None (with one warning) when it was not built."""
+    """Load the library, once; None (with one warning) when it was not built."""
     path = library_path()
     if not path.is_file():
         logger.warning(
@@ -70,6 +71,18 @@ def library() -> ctypes.CDLL | None:
         )
         return None
     return load(str(path), _SIGNATURES)
+
+
+def loaded() -> ctypes.CDLL:
+    """Return the library to those who run only where it is there.
+
+    Raises:
+        RuntimeError: it was not built.
+    """
+    handle = library()
+    if handle is None:
+        raise RuntimeError("the compiled kernels are missing; `make setup` builds them")
+    return handle
 
 
 def load(path: str, signatures: dict[str, tuple[Any, list[Any]]]) -> ctypes.CDLL:
@@ -83,7 +96,7 @@ def load(path: str, signatures: dict[str, tuple[Any, list[Any]]]) -> ctypes.CDLL
 
 @lru_cache(maxsize=1)
 def cuda_library() -> ctypes.CDLL | None:
-    """The loaded GPU kernels, or None (with one warning) when they were not built. No driver is needed to load them."""
+    """Load the GPU kernels, once; None (with one warning) when they were not built. This needs no driver."""
     path = cuda_library_path()
     if not path.is_file():
         logger.warning(
@@ -93,8 +106,15 @@ def cuda_library() -> ctypes.CDLL | None:
     return load(str(path), _CUDA_SIGNATURES)
 
 
+def _loaded_cuda() -> ctypes.CDLL:
+    handle = cuda_library()
+    if handle is None:
+        raise RuntimeError("the GPU kernels are missing; `make setup` builds them with nvcc")
+    return handle
+
+
 def has_cuda_kernels(device: torch.device) -> bool:
-    """Whether the compiled kernels run on ``device``: an Ampere GPU or a later one, and they were built."""
+    """Tell whether the compiled kernels run on ``device``: an Ampere GPU or a later one, and they were built."""
     return device.type == "cuda" and _is_ampere(device) and cuda_library() is not None
 
 
@@ -106,9 +126,7 @@ def _is_ampere(device: torch.device) -> bool:
 @contextmanager
 def _stream(device: torch.device) -> Iterator[int]:
     with torch.cuda.device(device):
-        cuda_library().lidistill_cuda_use(
-            device.index
-        )  # the library brings a CUDA runtime of its own
+        _loaded_cuda().lidistill_cuda_use(device.index)  # the library brings its own CUDA runtime
         yield torch.cuda.current_stream(device).cuda_stream
 
 
@@ -118,27 +136,23 @@ def launch(name: str, device: torch.device, *arguments: Tensor | int | None) -> 
     Raises:
         RuntimeError: CUDA refused the launch, or an earlier kernel failed.
     """
-    handle = cuda_library()
-    raw = []
+    handle = _loaded_cuda()
+    raw: list[int | None] = []
     for argument in arguments:
         if isinstance(argument, Tensor):
-            assert argument.is_contiguous() and argument.device == device, (
-                name,
-                argument.device,
-                device,
-            )
+            assert argument.is_contiguous(), name
+            assert argument.device == device, (name, argument.device, device)
             argument = argument.data_ptr()
         raw.append(argument)
     with _stream(device) as stream:
         code = getattr(handle, name)(*raw, stream)
     if code:
-        raise RuntimeError(
-            f"{name} failed: {handle.lidistill_cuda_error(code).decode()} (CUDA error {code})"
-        )
+        reason = handle.lidistill_cuda_error(code).decode()
+        raise RuntimeError(f"{name} failed: {reason} (CUDA error {code})")
 
 
 def pointer(tensor: Tensor | None) -> int | None:
-    """Address of a contiguous CPU tensor's data, None for None."""
+    """Return the address of a contiguous CPU tensor's data, None for None."""
     if tensor is None:
         return None
     assert tensor.is_contiguous() and tensor.device.type == "cpu"
@@ -152,12 +166,11 @@ def set_isa(name: str) -> bool:
 
 
 def library_status() -> tuple[bool, str]:
-    """(usable, one line) for ``make doctor``."""
+    """Say for ``make doctor`` whether the kernels are usable, and which they are, in one line."""
     handle = library()
     if handle is None:
         return False, "not built; run `make setup`"
     bf16 = "native" if handle.lidistill_has_bf16() else "through fp32"
-    return (
-        True,
-        f"{library_path().name}, {handle.lidistill_isa().decode()}, bf16 {bf16}, {torch.get_num_threads()} threads",
-    )
+    isa = handle.lidistill_isa().decode()
+    threads = torch.get_num_threads()
+    return True, f"{library_path().name}, {isa}, bf16 {bf16}, {threads} threads"

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,10 +13,12 @@ from torch.profiler import record_function
 from core.errors import UserError
 from core.sparse import device_maps
 from core.sparse.device_maps import PackedPairs, RowTiles
-from core.sparse.library import has_cuda_kernels, library, pointer
+from core.sparse.library import has_cuda_kernels, library, loaded, pointer
 from core.sparse.tensor import MARGIN, Level, MapCache, Stride, pack_offsets
 
-__all__ = ["KernelMap", "Pairs", "kernel_map", "kernel_offsets"]
+__all__ = ["KernelMap", "Pairs", "coarser", "kernel_map", "kernel_offsets"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,14 @@ class KernelMap:
     """
 
     def __init__(self, table: Tensor, n_in: int, symmetric: bool) -> None:
-        self.symmetric, self.n_in, self.n_out = symmetric, n_in, table.shape[1]
-        self.volume = table.shape[0]
+        self.symmetric = symmetric
+        self.volume, self.n_out = table.shape
+        self.n_in = n_in
         self._flipped = False
         self._shared: dict[tuple[str, bool], Any] = {("table", False): table}
 
-    def _get(self, kind: str, make: Callable[[], Any]) -> Any:
+    def _get(self, kind: str, make: Callable[[], T]) -> T:
+        """What both directions share under ``kind``, made at the first use."""
         key = (kind, self._flipped)
         if key not in self._shared:
             with record_function("lidistill::kernel_map"):
@@ -65,19 +68,24 @@ class KernelMap:
 
     def _transpose_table(self) -> Tensor:
         table = self._shared["table", not self._flipped]
-        return table.flip(0) if self.symmetric else _transpose(table, self.n_out)
+        if self.symmetric:
+            return table.flip(0)
+        return _transpose(table, self.n_out)
 
     @property
     def transposed(self) -> KernelMap:
-        """Input and output swapped (transposed convolution, gradient of the input)."""
+        """The map with input and output swapped (transposed convolution, gradient of the input)."""
         other = object.__new__(KernelMap)
-        other.symmetric, other.volume, other._shared = self.symmetric, self.volume, self._shared
-        other.n_in, other.n_out, other._flipped = self.n_out, self.n_in, not self._flipped
+        other.symmetric = self.symmetric
+        other.volume = self.volume
+        other.n_in, other.n_out = self.n_out, self.n_in
+        other._flipped = not self._flipped
+        other._shared = self._shared
         return other
 
     @property
     def num_pairs(self) -> int:
-        """All pairs; a layer's multiply-accumulates are ``num_pairs * cin * cout``."""
+        """Number of all pairs; a layer's multiply-accumulates are ``num_pairs * cin * cout``."""
         return int(self.offsets.ptr[-1])
 
     @property
@@ -108,48 +116,61 @@ class KernelMap:
 
 
 def _tile_pairs(table: Tensor) -> Pairs:
-    handle, threads = library(), torch.get_num_threads()
+    handle, threads = loaded(), torch.get_num_threads()
     volume, n_out = table.shape
     tiles = -(-n_out // handle.lidistill_tile())
     ptr = torch.empty(tiles * volume + 1, dtype=torch.int64)
     count = handle.lidistill_count_tiles(pointer(table), volume, n_out, pointer(ptr), threads)
-    pairs = Pairs(ptr, torch.empty(count, dtype=torch.int32), torch.empty(count, dtype=torch.int32))
-    out = (pointer(ptr), pointer(pairs.rows_in), pointer(pairs.rows_out))
+    rows_in, rows_out = (torch.empty(count, dtype=torch.int32) for _ in range(2))
+    out = (pointer(ptr), pointer(rows_in), pointer(rows_out))
     handle.lidistill_fill_tiles(pointer(table), volume, n_out, *out, threads)
-    return pairs
+    return Pairs(ptr, rows_in, rows_out)
 
 
 def _offset_pairs(table: Tensor) -> Pairs:
     if table.device.type == "cpu" and (handle := library()) is not None:
         volume, n_out = table.shape
         ptr = torch.empty(volume + 1, dtype=torch.int64)
-        rows = [torch.empty(int((table >= 0).sum()), dtype=torch.int32) for _ in range(2)]
-        out = (pointer(ptr), *map(pointer, rows))
+        count = int((table >= 0).sum())
+        rows_in, rows_out = (torch.empty(count, dtype=torch.int32) for _ in range(2))
+        out = (pointer(ptr), pointer(rows_in), pointer(rows_out))
         handle.lidistill_fill_offsets(pointer(table), volume, n_out, *out, torch.get_num_threads())
-        return Pairs(ptr, *rows)
+        return Pairs(ptr, rows_in, rows_out)
     hit = table >= 0
     ptr = torch.cat([hit.new_zeros(1, dtype=torch.int64), hit.sum(1).cumsum(0)])
     return Pairs(ptr, table[hit], hit.nonzero()[:, 1].int())
 
 
 def kernel_offsets(kernel: Stride) -> Tensor:
-    """Integer offsets int64 [K, 3] in torchsparse's order.
+    """List the integer offsets int64 [K, 3] of a kernel in torchsparse's order.
 
     Axes of odd length run -r..r, of even length 0..k-1. With an odd volume x runs fastest, then y, then z; with an
     even volume z runs fastest, then y, then x.
     """
-    ranges = [range(-(k // 2), k // 2 + 1) if k % 2 else range(k) for k in kernel]
-    if (kernel[0] * kernel[1] * kernel[2]) % 2:
-        triples = [(x, y, z) for z, y, x in itertools.product(*reversed(ranges))]
+    xs, ys, zs = (_axis_offsets(length) for length in kernel)
+    if kernel[0] * kernel[1] * kernel[2] % 2:
+        triples = [(x, y, z) for z in zs for y in ys for x in xs]
     else:
-        triples = list(itertools.product(*ranges))
+        triples = [(x, y, z) for x in xs for y in ys for z in zs]
     return torch.tensor(triples, dtype=torch.int64)
+
+
+def _axis_offsets(length: int) -> range:
+    if length % 2:
+        return range(-(length // 2), length // 2 + 1)
+    return range(length)
+
+
+def coarser(stride: Stride, step: Stride) -> Stride:
+    """Multiply two strides, axis by axis."""
+    x, y, z = (s * t for s, t in zip(stride, step))
+    return x, y, z
 
 
 def kernel_map(
     cache: MapCache, fine: Stride, kernel: Stride, step: Stride, dilation: Stride
 ) -> KernelMap:
-    """Map from the voxels at stride ``fine`` to those at ``fine * step``; built once per cache.
+    """Find the map from the voxels at stride ``fine`` to those at ``fine * step``; built once per cache.
 
     Raises:
         UserError: the kernel reaches further than the keys allow.
@@ -158,10 +179,12 @@ def kernel_map(
     if key not in cache.maps:
         reach = max(k * s * d for k, s, d in zip(kernel, fine, dilation))
         if reach > MARGIN:
-            raise UserError(f"a kernel of {kernel} at stride {fine} and dilation {dilation} reaches {reach} voxels; "
-                            f"at most {MARGIN} are possible", where="sparse convolution")  # fmt: skip
-        coarse = tuple(s * t for s, t in zip(fine, step))
-        source, target = cache.level(fine), cache.level(coarse)
+            raise UserError(
+                f"a kernel of {kernel} at stride {fine} and dilation {dilation} reaches {reach} voxels; "
+                f"at most {MARGIN} are possible",
+                where="sparse convolution",
+            )
+        source, target = cache.level(fine), cache.level(coarser(fine, step))
         scale = torch.tensor([s * d for s, d in zip(fine, dilation)])
         symmetric = step == (1, 1, 1) and all(k % 2 for k in kernel)
         delta = pack_offsets(kernel_offsets(kernel) * scale)
@@ -183,10 +206,18 @@ def _neighbours(source: Level, target: Level, delta: Tensor, symmetric: bool) ->
         return table
     table = torch.empty(len(delta), len(target.keys), dtype=torch.int32)
     handle.lidistill_neighbours(
-        pointer(source.keys), pointer(source.order), len(source.keys),
-        pointer(target.keys), pointer(target.order), len(target.keys),
-        pointer(delta), len(delta), int(symmetric), pointer(table), torch.get_num_threads(),
-    )  # fmt: skip
+        pointer(source.keys),
+        pointer(source.order),
+        len(source.keys),
+        pointer(target.keys),
+        pointer(target.order),
+        len(target.keys),
+        pointer(delta),
+        len(delta),
+        int(symmetric),
+        pointer(table),
+        torch.get_num_threads(),
+    )
     return table
 
 
@@ -194,9 +225,8 @@ def _transpose(table: Tensor, n_in: int) -> Tensor:
     volume, n_out = table.shape
     if table.device.type == "cpu" and (handle := library()) is not None:
         out = torch.empty(volume, n_in, dtype=torch.int32)
-        handle.lidistill_transpose(
-            pointer(table), volume, n_out, n_in, pointer(out), torch.get_num_threads()
-        )
+        threads = torch.get_num_threads()
+        handle.lidistill_transpose(pointer(table), volume, n_out, n_in, pointer(out), threads)
         return out
     if has_cuda_kernels(table.device):
         return device_maps.transpose(table, n_in)

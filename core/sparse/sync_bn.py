@@ -6,7 +6,7 @@ Ranks may hold different numbers of voxels: counts, means and centred second mom
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -14,7 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-__all__ = ["SyncBatchNorm", "convert_sync_batchnorm", "synced_batch_norm"]
+__all__ = ["SyncBatchNorm", "Synced", "convert_sync_batchnorm", "synced_batch_norm"]
+
+
+class Synced:
+    """A batch normalisation that covers all processes where ``sync`` is set."""
+
+    sync = False
 
 
 class _Normalise(torch.autograd.Function):
@@ -38,46 +44,44 @@ class _Normalise(torch.autograd.Function):
         count = x.numel() // x.shape[1]
         wide = _wide(x)
         mean = wide.mean(dims) if count else wide.new_zeros(x.shape[1])
-        moment = (
-            (wide - mean.view(shape)).square_().sum(dims)
-        )  # torch.var_mean takes longer than both passes
-        means, moments, counts = _gather(
-            torch.cat([mean, moment, mean.new_full((1,), count)]), len(mean)
-        )
+        # torch.var_mean takes longer than both passes.
+        moment = (wide - mean.view(shape)).square_().sum(dims)
+        local = torch.cat([mean, moment, mean.new_full((1,), count)])
+        means, moments, counts = _gather(local, len(mean))
         total = counts.sum()
-        enough, divisor = total > 1, total.clamp_min(1)
+        enough = total > 1
+        divisor = total.clamp_min(1)
         mean = (means * counts).sum(0) / divisor
         variance = (moments + counts * (means - mean).square()).sum(0) / divisor
         mean = torch.where(enough, mean, running_mean.to(mean.dtype))
         variance = torch.where(enough, variance, running_var.to(mean.dtype))
-        ctx.save_for_backward(
-            x, weight, mean.view(shape), torch.rsqrt(variance + eps), enough / divisor
-        )
+        inverse = torch.rsqrt(variance + eps)
+        share = enough / divisor  # 1 / rows of all ranks, 0 if those were too few
+        ctx.save_for_backward(x, weight, mean.view(shape), inverse, share)
         ctx.mark_non_differentiable(mean, variance, total)
-        return F.batch_norm(x, mean, variance, weight, bias, False, 0.0, eps), mean, variance, total
+        y = F.batch_norm(x, mean, variance, weight, bias, False, 0.0, eps)
+        return y, mean, variance, total
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-        x, weight, mean, inverse, share = (
-            ctx.saved_tensors
-        )  # share: 1 / rows of all ranks, 0 if those were too few
+        x, weight, mean, inverse, share = ctx.saved_tensors
         g, dims, shape = _wide(grad), _reduced(grad), _along_channels(grad)
         centred = _wide(x) - mean
-        sum_g, sum_gn = g.sum(dims), (g * centred).sum(dims) * inverse
+        sum_g = g.sum(dims)
+        sum_gn = (g * centred).sum(dims) * inverse
         sums = torch.stack([sum_g, sum_gn])
         dist.all_reduce(sums)
         scale = inverse if weight is None else inverse * weight
-        along, level = -(sums[1] * share) * inverse * scale, -(sums[0] * share) * scale
-        grad_x = torch.addcmul(level.view(shape), centred, along.view(shape)).addcmul_(
-            g, scale.view(shape)
-        )
-        affine = (
-            (None, None) if weight is None else (sum_gn.to(weight.dtype), sum_g.to(weight.dtype))
-        )
-        return grad_x.to(grad.dtype), *affine, None, None, None
+        along = -(sums[1] * share) * inverse * scale
+        level = -(sums[0] * share) * scale
+        grad_x = torch.addcmul(level.view(shape), centred, along.view(shape))
+        grad_x = grad_x.addcmul_(g, scale.view(shape)).to(grad.dtype)
+        if weight is None:
+            return grad_x, None, None, None, None, None
+        return grad_x, sum_gn.to(weight.dtype), sum_g.to(weight.dtype), None, None, None
 
 
-def _gather(local: Tensor, channels: int) -> tuple[Tensor, Tensor, Tensor]:
+def _gather(local: Tensor, channels: int) -> tuple[Tensor, ...]:
     """Means [R, C], centred second moments [R, C] and counts [R, 1] of all R ranks."""
     gathered = local.new_empty(dist.get_world_size(), len(local))
     if local.is_cuda:
@@ -100,39 +104,56 @@ def _along_channels(x: Tensor) -> tuple[int, ...]:
     return (1, -1, *[1] * (x.dim() - 2))
 
 
+class _Running(NamedTuple):
+    mean: Tensor
+    variance: Tensor
+    batches: Tensor
+    momentum: float
+
+
+def _running(norm: _BatchNorm) -> _Running:
+    """What ``norm`` keeps between batches."""
+    mean, variance, batches = norm.running_mean, norm.running_var, norm.num_batches_tracked
+    if mean is None or variance is None or batches is None or norm.momentum is None:
+        raise ValueError("a batch normalisation needs running statistics and a momentum")
+    return _Running(mean, variance, batches, norm.momentum)
+
+
+def _by_running_statistics(norm: _BatchNorm, x: Tensor) -> Tensor:
+    return F.batch_norm(
+        x, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps
+    )
+
+
 def synced_batch_norm(norm: _BatchNorm, x: Tensor, sync: bool) -> Tensor:
     """Normalise x [N, C, ...] with ``norm``'s weights; update its running statistics in training.
 
     A batch of fewer than two rows has no variance: it is normalised by the running statistics, which stay as they are.
     """
     if not norm.training:
-        return F.batch_norm(
-            x, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps
-        )
+        return _by_running_statistics(norm, x)
+    running = _running(norm)
     if sync and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        statistics = norm.running_mean, norm.running_var
         y, mean, variance, total = _Normalise.apply(
-            x, norm.weight, norm.bias, norm.eps, *statistics
+            x, norm.weight, norm.bias, norm.eps, running.mean, running.variance
         )
         with torch.no_grad():
-            norm.num_batches_tracked += total > 1
+            running.batches.add_(total > 1)
             unbiased = variance * torch.where(total > 1, total / (total - 1), 1.0)
-            norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), norm.momentum)
-            norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), norm.momentum)
+            running.mean.lerp_(mean.to(running.mean.dtype), running.momentum)
+            running.variance.lerp_(unbiased.to(running.variance.dtype), running.momentum)
         return y
     if x.numel() // x.shape[1] < 2:
-        return F.batch_norm(
-            x, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps
-        )
-    norm.num_batches_tracked += 1
+        return _by_running_statistics(norm, x)
+    running.batches.add_(1)
     return F.batch_norm(
         x,
-        norm.running_mean,
-        norm.running_var,
+        running.mean,
+        running.variance,
         norm.weight,
         norm.bias,
         True,
-        norm.momentum,
+        running.momentum,
         norm.eps,
     )
 
@@ -145,7 +166,7 @@ class SyncBatchNorm(_BatchNorm):
             raise ValueError(f"expected at least 2 dimensions, got {x.dim()}")
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, C, ...] -> [N, C, ...]."""
+        """Normalise: [N, C, ...] -> [N, C, ...]."""
         self._check_input_dim(x)
         return synced_batch_norm(self, x, True)
 
@@ -162,7 +183,7 @@ def convert_sync_batchnorm(module: nn.Module) -> nn.Module:
     Returns:
         ``module``, or its replacement.
     """
-    if hasattr(module, "sync") and isinstance(module, _BatchNorm):
+    if isinstance(module, Synced):
         module.sync = True
         return module
     if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):

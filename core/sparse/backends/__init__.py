@@ -41,7 +41,7 @@ def set_backend(name: str | None) -> None:
 
 
 def get_backend() -> str:
-    """Name of the engine in force."""
+    """Return the name of the engine in force."""
     name = _chosen or os.environ.get("LIDISTILL_SPARSE_BACKEND", "native")
     if name not in BACKENDS:
         set_backend(name)  # raises
@@ -58,7 +58,7 @@ def convolve(
     residual: Tensor | None = None,
     relu: bool = False,
 ) -> Tensor:
-    """``y[o] = bias + sum_k x[table[k, o]] @ kernel[k]``, plus ``residual``, rectified with ``relu``.
+    """Compute ``y[o] = bias + sum_k x[table[k, o]] @ kernel[k]``, plus ``residual``, rectified with ``relu``.
 
     The last two cost next to nothing where the engine makes them part of the convolution and no gradient is wanted.
 

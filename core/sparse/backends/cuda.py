@@ -33,7 +33,7 @@ _OPERATORS.define(
 
 
 def serves(x: Tensor) -> bool:
-    """Whether these kernels can convolve ``x`` (they are loaded at the first CUDA tensor)."""
+    """Tell whether these kernels can convolve ``x`` (they are loaded at the first CUDA tensor)."""
     return x.dtype in _CODES and has_cuda_kernels(x.device)
 
 
@@ -50,7 +50,7 @@ def convolve_fused(
     residual: Tensor | None,
     relu: bool,
 ) -> Tensor:
-    """``convolve``, adding ``residual`` and rectifying on the way to memory; without gradient."""
+    """Convolve, add ``residual`` and rectify on the way to memory; without gradient."""
     return _forward(x, kernel, bias, kmap, residual, relu)
 
 
@@ -71,10 +71,9 @@ def _forward(
 
 
 def _code(dtype: torch.dtype) -> int:
-    single = dtype == torch.float32
-    return (
-        _TF32 if single and torch.backends.cuda.matmul.fp32_precision == "tf32" else _CODES[dtype]
-    )
+    if dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32":
+        return _TF32
+    return _CODES[dtype]
 
 
 def _aligned(x: Tensor) -> Tensor:
@@ -86,9 +85,15 @@ def _aligned(x: Tensor) -> Tensor:
 
 @torch.library.impl(_OPERATORS, "table_conv", "CUDA")
 def _table_conv(
-    x: Tensor, kernel: Tensor, bias: Tensor | None, rows: Tensor, table: Tensor, present: Tensor,
-    residual: Tensor | None = None, relu: bool = False,
-) -> Tensor:  # fmt: skip
+    x: Tensor,
+    kernel: Tensor,
+    bias: Tensor | None,
+    rows: Tensor,
+    table: Tensor,
+    present: Tensor,
+    residual: Tensor | None = None,
+    relu: bool = False,
+) -> Tensor:
     """``y[rows[i]] = bias + sum_k x[table[k, i]] @ kernel[k]``, [n_out, Cout]; the fields of ``RowTiles``."""
     volume, cin, cout = kernel.shape
     if x.shape[1] != cin or len(table) != volume:
@@ -96,21 +101,47 @@ def _table_conv(
             f"kernel {tuple(kernel.shape)} for {x.shape[1]} channels and {len(table)} offsets"
         )
     xs, kernel = _aligned(x), kernel.to(x.dtype)
-    ws = _aligned(F.pad(kernel, (0, 0, 0, xs.shape[1] - cin)) if xs.shape[1] > cin else kernel)
+    if xs.shape[1] > cin:
+        kernel = F.pad(kernel, (0, 0, 0, xs.shape[1] - cin))
+    ws = _aligned(kernel)
     offset = None if bias is None else bias.float().contiguous()
     y = x.new_empty(len(rows), cout)
     added = None if residual is None else residual.to(x.dtype).contiguous()
     if added is not None and added.shape != y.shape:
         raise ValueError(f"cannot add {tuple(added.shape)} to {tuple(y.shape)}")
     launch(
-        "lidistill_cuda_conv", x.device, _code(x.dtype), xs, ws, offset, added, y, rows, table, present, len(rows),
-        xs.shape[1], ws.shape[2], cout, volume, int(relu),
-    )  # fmt: skip
+        "lidistill_cuda_conv",
+        x.device,
+        _code(x.dtype),
+        xs,
+        ws,
+        offset,
+        added,
+        y,
+        rows,
+        table,
+        present,
+        len(rows),
+        xs.shape[1],
+        ws.shape[2],
+        cout,
+        volume,
+        int(relu),
+    )
     return y
 
 
 @torch.library.register_fake("lidistill::table_conv", lib=_OPERATORS)
-def _(x, kernel, bias, rows, table, present, residual=None, relu=False):
+def _fake_table_conv(
+    x: Tensor,
+    kernel: Tensor,
+    bias: Tensor | None,
+    rows: Tensor,
+    table: Tensor,
+    present: Tensor,
+    residual: Tensor | None = None,
+    relu: bool = False,
+) -> Tensor:
     return x.new_empty(rows.shape[0], kernel.shape[2])
 
 
@@ -119,28 +150,51 @@ def _table_conv_weight_grad(
     x: Tensor, grad: Tensor, rows_in: Tensor, rows_out: Tensor, count: Tensor
 ) -> Tensor:
     """``out[k] = sum over pairs of offset k of outer(x[in], grad[out])``, fp32 [K, Cin, Cout]; see ``PackedPairs``."""
-    (volume, longest), cin, cout = rows_in.shape, x.shape[1], grad.shape[1]
+    volume, longest = rows_in.shape
+    cin, cout = x.shape[1], grad.shape[1]
     xs, gs = _aligned(x), _aligned(grad.to(x.dtype))
-    splits, chunk = _split(longest, volume * -(-cin // _TILE) * -(-cout // _TILE))
+    tiles_in, tiles_out = -(-cin // _TILE), -(-cout // _TILE)
+    splits, chunk = _split(longest, volume * tiles_in * tiles_out)
     partial = x.new_empty(splits, volume, cin, cout, dtype=torch.float32)
     out = torch.empty_like(partial[0])
     launch(
-        "lidistill_cuda_weight_grad", x.device, _code(x.dtype), xs, gs, partial, out, rows_in, rows_out, count,
-        longest, chunk, splits, xs.shape[1], gs.shape[1], cin, cout, volume,
-    )  # fmt: skip
+        "lidistill_cuda_weight_grad",
+        x.device,
+        _code(x.dtype),
+        xs,
+        gs,
+        partial,
+        out,
+        rows_in,
+        rows_out,
+        count,
+        longest,
+        chunk,
+        splits,
+        xs.shape[1],
+        gs.shape[1],
+        cin,
+        cout,
+        volume,
+    )
     return out
 
 
 @torch.library.register_fake("lidistill::table_conv_weight_grad", lib=_OPERATORS)
-def _(x, grad, rows_in, rows_out, count):
+def _fake_table_conv_weight_grad(
+    x: Tensor, grad: Tensor, rows_in: Tensor, rows_out: Tensor, count: Tensor
+) -> Tensor:
     return x.new_empty(rows_in.shape[0], x.shape[1], grad.shape[1], dtype=torch.float32)
 
 
 def _split(pairs: int, tiles: int) -> tuple[int, int]:
     """(chunks per offset, pairs per chunk), from sizes alone, so that sums are made alike in every run."""
-    wanted = min(max(1, _BLOCKS // tiles), -(-pairs // 512)) if pairs else 1
+    wanted = 1
+    if pairs:
+        wanted = min(max(1, _BLOCKS // tiles), -(-pairs // 512))
     chunk = max(32, -(-pairs // wanted // 32) * 32)
-    return max(1, -(-pairs // chunk)), chunk
+    chunks = max(1, -(-pairs // chunk))
+    return chunks, chunk
 
 
 class _Convolution(torch.autograd.Function):
@@ -156,12 +210,12 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, kernel = ctx.saved_tensors
         kmap: KernelMap = ctx.kmap
-        grad_x = grad_kernel = None
-        if ctx.needs_input_grad[
-            0
-        ]:  # a convolution with each kernel[k].T; of a symmetric map over the same table
+        grad_x = grad_kernel = grad_bias = None
+        if ctx.needs_input_grad[0]:
+            # A convolution with each kernel[k].T; of a symmetric map over the same table.
             t = kmap.row_tiles if kmap.symmetric else kmap.transposed.row_tiles
-            turned = (kernel.flip(0) if kmap.symmetric else kernel).transpose(1, 2).contiguous()
+            mirrored = kernel.flip(0) if kmap.symmetric else kernel
+            turned = mirrored.transpose(1, 2).contiguous()
             grad_x = torch.ops.lidistill.table_conv(grad, turned, None, t.rows, t.table, t.present)
         if ctx.needs_input_grad[1]:
             p = kmap.packed_pairs
@@ -169,5 +223,6 @@ class _Convolution(torch.autograd.Function):
                 x, grad, p.rows_in, p.rows_out, p.count
             )
             grad_kernel = grad_kernel.to(kernel.dtype)
-        grad_bias = grad.float().sum(0).to(grad.dtype) if ctx.needs_input_grad[2] else None
+        if ctx.needs_input_grad[2]:
+            grad_bias = grad.float().sum(0).to(grad.dtype)
         return grad_x, grad_kernel, grad_bias, None

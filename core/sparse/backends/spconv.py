@@ -53,9 +53,11 @@ def _indice_pairs(kmap: KernelMap) -> tuple[Tensor, Tensor]:
     counts = pairs.ptr.diff()
     longest = max(1, int(counts.max()))
     out = torch.full((2, kmap.volume, longest), -1, dtype=torch.int32, device=pairs.rows_in.device)
-    group = torch.repeat_interleave(torch.arange(kmap.volume, device=counts.device), counts)
+    offsets = torch.arange(kmap.volume, device=counts.device)
+    group = torch.repeat_interleave(offsets, counts)
     at = torch.arange(len(group), device=counts.device) - pairs.ptr[:-1][group]
-    out[0, group, at], out[1, group, at] = pairs.rows_in, pairs.rows_out
+    out[0, group, at] = pairs.rows_in
+    out[1, group, at] = pairs.rows_out
     return out, counts.int()
 
 

@@ -21,9 +21,12 @@ def convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, kmap: KernelMap) ->
 
 def _groups(pairs: Pairs) -> list[tuple[int, Tensor, Tensor]]:
     """(offset, input rows, output rows) of the offsets that have pairs."""
-    ends = pairs.ptr.tolist()
     rows_in, rows_out = pairs.rows_in.long(), pairs.rows_out.long()
-    return [(k, rows_in[a:b], rows_out[a:b]) for k, (a, b) in enumerate(pairwise(ends)) if a < b]
+    groups = []
+    for k, (begin, end) in enumerate(pairwise(pairs.ptr.tolist())):
+        if begin < end:
+            groups.append((k, rows_in[begin:end], rows_out[begin:end]))
+    return groups
 
 
 def _accumulator(rows: int, like: Tensor, channels: int) -> Tensor:
@@ -40,18 +43,25 @@ class _Convolution(torch.autograd.Function):
         ctx.kmap = kmap
         y = _accumulator(kmap.n_out, x, kernel.shape[2])
         for k, rows_in, rows_out in _groups(kmap.offsets):
-            y.index_add_(0, rows_out, (x.index_select(0, rows_in) @ kernel[k]).to(y.dtype))
+            products = x.index_select(0, rows_in) @ kernel[k]
+            y.index_add_(0, rows_out, products.to(y.dtype))
         return y.to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, kernel = ctx.saved_tensors
-        grad_x = _accumulator(len(x), x, x.shape[1]) if ctx.needs_input_grad[0] else None
-        grad_kernel = torch.zeros_like(kernel) if ctx.needs_input_grad[1] else None
+        grad_x = grad_kernel = None
+        if ctx.needs_input_grad[0]:
+            grad_x = _accumulator(len(x), x, x.shape[1])
+        if ctx.needs_input_grad[1]:
+            grad_kernel = torch.zeros_like(kernel)
         for k, rows_in, rows_out in _groups(ctx.kmap.offsets):
             g = grad.index_select(0, rows_out)
             if grad_x is not None:
-                grad_x.index_add_(0, rows_in, (g @ kernel[k].T).to(grad_x.dtype))
+                products = g @ kernel[k].T
+                grad_x.index_add_(0, rows_in, products.to(grad_x.dtype))
             if grad_kernel is not None:
                 grad_kernel[k] = x.index_select(0, rows_in).T @ g
-        return None if grad_x is None else grad_x.to(x.dtype), grad_kernel, None
+        if grad_x is not None:
+            grad_x = grad_x.to(x.dtype)
+        return grad_x, grad_kernel, None
