@@ -17,12 +17,12 @@ from pathlib import Path
 
 from benchmarks.timing import write_measurement
 from core.config import load_config
-from core.data.corruptions import PROFILES, Corruption, Sensor, corrupt
+from core.data.corruptions import PROFILES, Corruption, Scanner, corrupt
 from core.datasets import build_dataset
 from core.engine.run.cli import run_command
 
 
-def seconds(corruption: Corruption, scans: list, sensor: Sensor) -> tuple[float, float]:
+def seconds(corruption: Corruption, scans: list, sensor: Scanner) -> tuple[float, float]:
     """(first call, median of the others)."""
     times = []
     for scan in [scans[0], *scans]:
@@ -44,7 +44,7 @@ def main() -> None:
     args, overrides = parser.parse_known_args()
     config = load_config(args.config, overrides)
     dataset = build_dataset(config, args.split)
-    sensor = Sensor.of(dataset)
+    sensor = Scanner.of(dataset)
     scans = [dataset.load(i, cameras=False) for i in range(min(args.scans, len(dataset)))]
     points = statistics.median(len(scan.points) for scan in scans)
     print(f"{dataset.describe()}; {len(scans)} scans of {points:,.0f} points, this process alone")

@@ -73,11 +73,11 @@ def time_stages(config: Config, dataset: ScanDataset, split: str, count: int) ->
         )
     if data.augment is not None:
         stages["augment"] = median_time(
-            lambda s: augment(s.points, np.random.default_rng(0), data.augment), scans
+            lambda s: augment(s.xyz, np.random.default_rng(0), data.augment), scans
         )
-    stages["voxelise"] = median_time(lambda s: voxelize(s.points, data.voxel_size), scans)
+    stages["voxelise"] = median_time(lambda s: voxelize(s.xyz, data.voxel_size), scans)
     if data.images:
-        pairs = [(s, s.points[voxelize(s.points, data.voxel_size)[1]]) for s in scans]
+        pairs = [(s, s.xyz[voxelize(s.xyz, data.voxel_size)[1]]) for s in scans]
         stages["project"] = median_time(
             lambda pair: project_points(pair[1], pair[0].cameras), pairs
         )

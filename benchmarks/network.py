@@ -19,20 +19,20 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from rich.table import Table
-from torch import Tensor, nn
+from torch import nn
 
-from benchmarks.sparse_conv import DTYPES, as_batch, measure_peak, read_features, start
+from benchmarks.sparse_conv import DTYPES, measure_peak, read_features, start
 from benchmarks.timing import median_ms, write_measurement
 from core.config import Config
-from core.contracts import Batch
-from core.data.voxelize import voxelize
+from core.contracts import Batch, Output, Points, Scan
+from core.data import DataConfig, collate, make_sample
 from core.engine.run.cli import run_command
 from core.engine.score.evaluation import predict_points
 from core.io import atomic_path
@@ -65,32 +65,18 @@ class Timing:
 
 def as_scan(points: np.ndarray, voxel_size: float) -> Batch:
     """A batch of one scan: points f32 [N, 4] (x, y, z m, intensity), random labels."""
-    _, first, inverse = voxelize(np.ascontiguousarray(points[:, :3]), voxel_size)
-    coords = as_batch(points[:, :3], voxel_size)
+    xyz = np.ascontiguousarray(points[:, :3])
+    scan = Scan("scan", Points(xyz=xyz, intensity=np.ascontiguousarray(points[:, 3])))
+    batch = collate([make_sample(scan, 0, DataConfig(voxel_size=voxel_size))])
     generator = torch.Generator().manual_seed(0)
-    labels = torch.randint(1, CLASSES, (len(coords),), generator=generator)
-    first, inverse = torch.as_tensor(first).long(), torch.as_tensor(inverse).long()
-    return Batch(
-        tokens=("scan",),
-        indices=(0,),
-        padded=(False,),
-        coords=coords,
-        feats=torch.from_numpy(points)[first],
-        labels=labels,
-        point_to_voxel=inverse,
-        voxel_to_point=first,
-        point_labels=labels[inverse],
-        keyframe=torch.ones(len(points), dtype=torch.bool),
-        distance=torch.from_numpy(np.linalg.norm(points[:, :2], axis=1)),
-        voxel_offsets=torch.tensor([0, len(coords)]),
-        point_offsets=torch.tensor([0, len(points)]),
-    )
+    labels = torch.randint(1, CLASSES, (len(batch.cells),), generator=generator)
+    return replace(batch, cells=replace(batch.cells, labels=labels))
 
 
-def infer(network: nn.Module, batch: Batch, dtype: str) -> Tensor:
-    """Logits [V, classes]."""
+def infer(network: nn.Module, batch: Batch, dtype: str) -> Output:
+    """The network's output."""
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bf16"):
-        return network(batch).logits
+        return network(batch)
 
 
 def train(network: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, dtype: str) -> None:

@@ -29,7 +29,7 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks.timing import median_ms, write_measurement
-from core.data.voxelize import voxelize
+from core.data.partitions import voxelize
 from core.engine.run.cli import run_command
 from core.engine.run.memory import keep_freed_memory
 from core.errors import UserError

@@ -37,7 +37,7 @@ from core.contracts import Batch
 from core.data import (
     ChosenScans,
     DataConfig,
-    ViewPlan,
+    VotePlan,
     VoteSamples,
     build_loader,
     collate,
@@ -118,7 +118,7 @@ class Course:
     def votes(self, votes: Votes, dtype: str) -> None:
         """The scan's views, which vote."""
         samples = VoteSamples(
-            self.scans, self.data, ViewPlan(votes.count, votes.mode), votes.chunk_on(CPU)
+            self.scans, self.data, VotePlan(votes.count, votes.mode), votes.chunk_on(CPU)
         )
         self._score(samples, partial(voted_predictions, votes=votes), dtype)
 

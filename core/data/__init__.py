@@ -7,32 +7,36 @@ from core.data.mapping import (
     gather_rows,
     keyframe_voxels,
     linked_voxels,
+    majority_labels,
     points_to_voxels,
     teacher_voxels,
     voxels_to_points,
 )
-from core.data.sample import make_sample
+from core.data.partitions import voxelize
+from core.data.sample import COLUMN_WIDTHS, Recipe, make_sample
 from core.data.sampler import EpochSampler, SampleKey, sample_rng
-from core.data.views import ViewPlan, VoteSamples
-from core.data.voxelize import voxelize
+from core.data.votes import VotePlan, VoteSamples
 
 __all__ = [
+    "COLUMN_WIDTHS",
     "AugmentConfig",
     "BatchLoader",
     "ChosenScans",
     "DataConfig",
     "EpochSampler",
     "PairedSamples",
+    "Recipe",
     "SampleKey",
     "ScanSamples",
-    "ViewPlan",
     "VoteAugmentConfig",
+    "VotePlan",
     "VoteSamples",
     "build_loader",
     "collate",
     "gather_rows",
     "keyframe_voxels",
     "linked_voxels",
+    "majority_labels",
     "make_sample",
     "points_to_voxels",
     "sample_rng",

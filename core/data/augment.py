@@ -14,10 +14,11 @@ import numpy as np
 from core.data.config import AugmentConfig, FlipAxes
 
 __all__ = [
-    "View",
+    "UNCHANGED",
+    "Change",
     "augment",
+    "draw_change",
     "draw_kept",
-    "draw_view",
     "flip",
     "move",
     "rotate",
@@ -29,7 +30,7 @@ Degrees = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class View:
+class Change:
     """One change of a whole point cloud, in this order; by default none.
 
     Attributes:
@@ -43,34 +44,37 @@ class View:
     shift: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
 
-def move(points: np.ndarray, view: View) -> np.ndarray:
+UNCHANGED = Change()
+
+
+def move(points: np.ndarray, change: Change) -> np.ndarray:
     """Apply a given change; f32 [N, 3] m -> the same, the very input where nothing changes."""
-    if view.flip != "none":
+    if change.flip != "none":
         points = points * np.array(
-            [-1 if "x" in view.flip else 1, -1 if "y" in view.flip else 1, 1], np.float32
+            [-1 if "x" in change.flip else 1, -1 if "y" in change.flip else 1, 1], np.float32
         )
-    if view.degrees:
-        angle = np.deg2rad(view.degrees)
+    if change.degrees:
+        angle = np.deg2rad(change.degrees)
         cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
         x, y, z = points.T
         points = np.stack([cos * x - sin * y, sin * x + cos * y, z], axis=1)
-    if view.scale != (1.0, 1.0, 1.0):
-        points = points * np.array(view.scale, np.float32)
-    if any(view.shift):
-        points = points + np.array(view.shift, np.float32)
+    if change.scale != (1.0, 1.0, 1.0):
+        points = points * np.array(change.scale, np.float32)
+    if any(change.shift):
+        points = points + np.array(change.shift, np.float32)
     return points
 
 
 def flip(points: np.ndarray, rng: np.random.Generator, choices: Sequence[FlipAxes]) -> np.ndarray:
     """Negate x, y, both or none, drawn with equal chance from ``choices``; f32 [N, 3] m -> the same."""
-    return move(points, View(flip=_draw_flip(rng, choices)))
+    return move(points, Change(flip=_draw_flip(rng, choices)))
 
 
 def rotate(
     points: np.ndarray, rng: np.random.Generator, degrees: Degrees = (-180.0, 180.0)
 ) -> np.ndarray:
     """Turn counter-clockwise about z by an angle uniform in ``degrees``; f32 [N, 3] m -> the same."""
-    return move(points, View(degrees=rng.uniform(*degrees)))
+    return move(points, Change(degrees=rng.uniform(*degrees)))
 
 
 def scale(
@@ -81,14 +85,14 @@ def scale(
     z: bool = True,
 ) -> np.ndarray:
     """Multiply x, y (and ``z``) by a factor uniform in ``factors``; f32 [N, 3] m -> the same."""
-    return move(points, View(scale=_draw_scale(rng, factors, z)))
+    return move(points, Change(scale=_draw_scale(rng, factors, z)))
 
 
 def translate(
     points: np.ndarray, rng: np.random.Generator, std: Sequence[float] = (0.1, 0.1, 0.1)
 ) -> np.ndarray:
     """Shift all points by one normal draw of standard deviations ``std`` (m); f32 [N, 3] m -> the same."""
-    return move(points, View(shift=_draw_shift(rng, std)))
+    return move(points, Change(shift=_draw_shift(rng, std)))
 
 
 def _draw_flip(rng: np.random.Generator, choices: Sequence[FlipAxes]) -> FlipAxes:
@@ -106,19 +110,19 @@ def _draw_shift(rng: np.random.Generator, std: Sequence[float]) -> tuple[float, 
     return tuple(rng.normal(0.0, std).tolist())
 
 
-def draw_view(rng: np.random.Generator, config: AugmentConfig) -> View:
+def draw_change(rng: np.random.Generator, config: AugmentConfig) -> Change:
     """Flip, rotation, scale and shift, as far as ``config`` asks for them."""
-    still = View()
-    return View(
-        flip=_draw_flip(rng, config.flip_choices) if config.flip_choices else still.flip,
-        degrees=still.degrees if config.rotate_range is None else rng.uniform(*config.rotate_range),
-        scale=still.scale
-        if config.scale is None
-        else _draw_scale(rng, config.scale, config.scale_z),
-        shift=still.shift
-        if config.translate_std is None
-        else _draw_shift(rng, config.translate_std),
-    )
+    flip, degrees = UNCHANGED.flip, UNCHANGED.degrees
+    scale, shift = UNCHANGED.scale, UNCHANGED.shift
+    if config.flip_choices:
+        flip = _draw_flip(rng, config.flip_choices)
+    if config.rotate_range is not None:
+        degrees = rng.uniform(*config.rotate_range)
+    if config.scale is not None:
+        scale = _draw_scale(rng, config.scale, config.scale_z)
+    if config.translate_std is not None:
+        shift = _draw_shift(rng, config.translate_std)
+    return Change(flip, degrees, scale, shift)
 
 
 def augment(points: np.ndarray, rng: np.random.Generator, config: AugmentConfig) -> np.ndarray:
@@ -130,7 +134,7 @@ def augment(points: np.ndarray, rng: np.random.Generator, config: AugmentConfig)
     Returns:
         f32 [N, 3] m; the input is not written to.
     """
-    return move(points, draw_view(rng, config))
+    return move(points, draw_change(rng, config))
 
 
 def draw_kept(count: int, rng: np.random.Generator, dropout: float) -> np.ndarray:

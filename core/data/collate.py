@@ -8,45 +8,31 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.contracts import Batch, Sample
+from core.contracts import Batch, BatchCameras, Cells, Sample
 from core.errors import UserError
 
 __all__ = ["collate"]
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Join samples; rows of voxels and points are shifted to those of the joined arrays, -1 stays -1.
+    """Join samples; rows of cells and points are shifted to those of the joined arrays, -1 stays -1.
 
     Raises:
-        UserError: some samples have images and others none, or their number or size differs.
+        UserError: some samples have images and others none, or their number or size differs; or a column of
+            ``dataset.columns`` is missing in some.
     """
-    voxels = _offsets([len(sample.coords) for sample in samples])
-    points = _offsets([len(sample.point_labels) for sample in samples])
-    to_voxel = [
-        np.where(s.point_to_voxel < 0, -1, s.point_to_voxel + o) for s, o in zip(samples, voxels)
-    ]
-    with_images = _check_images(samples)
+    cells = _offsets([len(sample.grouping) for sample in samples])
+    points = _offsets([len(sample.points) for sample in samples])
     return Batch(
         tokens=tuple(sample.token for sample in samples),
         indices=tuple(sample.index for sample in samples),
         padded=tuple(sample.padded for sample in samples),
-        coords=_join_coords([sample.coords for sample in samples], voxels),
-        feats=_join([sample.feats for sample in samples]),
-        labels=_join([sample.labels for sample in samples]),
-        point_to_voxel=_join(to_voxel),
-        voxel_to_point=_join(
-            [sample.voxel_to_point + offset for sample, offset in zip(samples, points)]
-        ),
-        point_labels=_join([sample.point_labels for sample in samples]),
-        keyframe=_join([sample.keyframe for sample in samples]),
-        distance=_join([sample.distance for sample in samples]),
-        voxel_offsets=torch.from_numpy(voxels),
+        points={name: _join([s.points[name] for s in samples]) for name in _columns(samples)},
         point_offsets=torch.from_numpy(points),
-        images=torch.from_numpy(np.stack([sample.images for sample in samples]))
-        if with_images
-        else None,
-        pixels=_join([sample.pixels for sample in samples], axis=1) if with_images else None,
-        visible=_join([sample.visible for sample in samples], axis=1) if with_images else None,
+        features=samples[0].features,
+        cells=_join_cells(samples, cells, points),
+        origins=torch.from_numpy(np.stack([sample.origin for sample in samples])),
+        cameras=_join_cameras(samples),
         skipped=tuple(line for sample in samples for line in sample.skipped),
     )
 
@@ -59,21 +45,66 @@ def _join(arrays: Sequence[np.ndarray], axis: int = 0) -> Tensor:
     return torch.from_numpy(np.concatenate(arrays, axis))
 
 
-def _join_coords(coords: Sequence[np.ndarray], offsets: np.ndarray) -> Tensor:
-    joined = np.empty((offsets[-1], 4), np.int32)
-    joined[:, 0] = np.repeat(np.arange(len(coords), dtype=np.int32), np.diff(offsets))
-    joined[:, 1:] = np.concatenate(coords)
-    return torch.from_numpy(joined)
+def _stack(arrays: Sequence[np.ndarray]) -> Tensor:
+    return torch.from_numpy(np.stack(arrays))
 
 
-def _check_images(samples: Sequence[Sample]) -> bool:
+def _columns(samples: Sequence[Sample]) -> list[str]:
+    names = list(samples[0].points)
+    for sample in samples[1:]:
+        if set(sample.points) != set(names):
+            differing = sorted(set(sample.points) ^ set(names))
+            raise UserError(
+                f"scans {samples[0].token} and {sample.token} do not have the same columns: "
+                f"{', '.join(differing)}",
+                where="dataset.columns",
+                cure="Give every scan the same columns, or leave them out",
+            )
+    return names
+
+
+def _join_cells(samples: Sequence[Sample], cells: np.ndarray, points: np.ndarray) -> Cells:
+    of_point = []
+    for sample, first in zip(samples, cells):
+        rows = sample.grouping.of_point
+        of_point.append(np.where(rows < 0, -1, rows + first))
+    coords = np.empty((cells[-1], samples[0].coords.shape[1] + 1), np.int32)
+    coords[:, 0] = np.repeat(np.arange(len(samples), dtype=np.int32), np.diff(cells))
+    coords[:, 1:] = np.concatenate([sample.coords for sample in samples])
+    return Cells(
+        partition=samples[0].partition,
+        coords=torch.from_numpy(coords),
+        of_point=_join(of_point),
+        point=_join([s.grouping.point + first for s, first in zip(samples, points)]),
+        labels=_join([sample.labels for sample in samples]),
+        offsets=torch.from_numpy(cells),
+    )
+
+
+def _join_cameras(samples: Sequence[Sample]) -> BatchCameras | None:
+    _check_images(samples)
+    cameras = [sample.cameras for sample in samples if sample.cameras is not None]
+    if not cameras:
+        return None
+    planes = {}
+    for name in cameras[0].planes:
+        planes[name] = _stack([camera.planes[name] for camera in cameras])
+    return BatchCameras(
+        images=_stack([camera.images for camera in cameras]),
+        pixels=_join([camera.pixels for camera in cameras], axis=1),
+        visible=_join([camera.visible for camera in cameras], axis=1),
+        planes=planes,
+    )
+
+
+def _check_images(samples: Sequence[Sample]) -> None:
     shapes = {None if sample.images is None else sample.images.shape for sample in samples}
     if len(shapes) > 1:
-        found = ", ".join(
-            f"{s.token} {'none' if s.images is None else s.images.shape}" for s in samples
-        )
+        found = []
+        for sample in samples:
+            shape = "none" if sample.images is None else str(sample.images.shape)
+            found.append(f"{sample.token} {shape}")
         raise UserError(
-            f"the images of a batch differ in number or size, [cameras, 3, height, width]: {found}",
+            f"the images of a batch differ in number or size, [cameras, 3, height, width]: {', '.join(found)}",
             cure="Set data.image_size: [width, height], and give all scans the same dataset.cameras",
         )
-    return shapes != {None}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
 
 from core.config import Section
+from core.data.partitions import PartitionSection, Voxels, read_partition
 
 __all__ = [
     "AugmentConfig",
@@ -178,7 +179,7 @@ class PasteConfig(Section):
     sensor: tuple[float, float, float] | None = Field(
         None,
         description="m, the scanner in the scan's frame, about which objects are turned and from which they "
-        "cast shadows; null = the origin, for PandaSet the place on the roof",
+        "cast shadows; null = the data set's own (dataset.sensor)",
     )
 
     @field_validator("jitter", "weights")
@@ -192,10 +193,24 @@ class PasteConfig(Section):
         return value
 
 
+PartitionChoice = Annotated[SerializeAsAny[PartitionSection], BeforeValidator(read_partition)]
+
+
 class DataConfig(Section):
     """``data:`` section: how a scan becomes a sample."""
 
-    voxel_size: float = Field(0.05, gt=0, description="m, edge of a voxel")
+    voxel_size: float = Field(
+        0.05, gt=0, description="m, edge of a voxel; short for partition: {name: voxels, size: …}"
+    )
+    partition: PartitionChoice | None = Field(
+        None, description="how points fall into cells; null = voxels of voxel_size"
+    )
+    features: tuple[str, ...] = Field(
+        ("xyz", "intensity"),
+        min_length=1,
+        description="columns of the points that networks read, in this order: xyz (m), intensity, distance (m), "
+        "lag (s), and those of dataset.columns",
+    )
     augment: AugmentConfig | None = Field(
         AugmentConfig(), description="training only: augmentation of the points; null = none"
     )
@@ -223,7 +238,7 @@ class DataConfig(Section):
     label_vote: Literal["first", "majority"] = Field(
         "first",
         description='label of a voxel: "first" = its first point\'s, "majority" = the most frequent of its '
-        "keyframe points, ignore left out (the smaller train id wins a tie)",
+        "labelled points (the smaller train id wins a tie)",
     )
     intensity_divisor: float = Field(
         1.0,
@@ -270,6 +285,20 @@ class DataConfig(Section):
                 "point_range is [x0, y0, z0, x1, y1, z1] with x0 < x1, y0 < y1, z0 < z1"
             )
         return self
+
+    @model_validator(mode="after")
+    def _one_size(self) -> DataConfig:
+        given = {"partition", "voxel_size"} <= self.model_fields_set
+        if given and isinstance(self.partition, Voxels) and self.partition.size != self.voxel_size:
+            raise ValueError(
+                f"voxel_size is {self.voxel_size:g} m and partition.size {self.partition.size:g} m; give one of them"
+            )
+        return self
+
+    @property
+    def cells(self) -> PartitionSection:
+        """The partition; voxels of ``voxel_size`` where none is named."""
+        return Voxels(size=self.voxel_size) if self.partition is None else self.partition
 
     def uses_images(self, training: bool) -> bool:
         """The view has images."""

@@ -19,7 +19,7 @@ from core.contracts import Batch, Pair, Sample, Scan
 from core.data.collate import collate
 from core.data.config import DataConfig, PasteConfig
 from core.data.mix import Mixer
-from core.data.sample import make_sample
+from core.data.sample import Recipe
 from core.data.sampler import MIX, PASTE, EpochSampler, SampleKey, sample_rng
 from core.data.workers import leave_on_signals, worker_context
 from core.datasets.base import ScanDataset
@@ -103,7 +103,7 @@ class ScanSamples(_Samples[Sample]):
         config: how a scan becomes a sample.
         seed: of the run, the same on all processes.
         training: augment, crop and draw cameras as ``config`` says.
-        view: number of the random stream; views of one scan with different numbers are augmented independently.
+        stream: number of the random stream; samples of one scan with different numbers are augmented independently.
     """
 
     def __init__(
@@ -113,22 +113,18 @@ class ScanSamples(_Samples[Sample]):
         *,
         seed: int = 0,
         training: bool = False,
-        view: int = 0,
+        stream: int = 0,
     ) -> None:
-        self.dataset, self.config, self.seed, self.training, self.view = (
-            dataset,
-            config,
-            seed,
-            training,
-            view,
-        )
+        self.dataset, self.config = dataset, config
+        self.seed, self.training, self.stream = seed, training, stream
+        self.recipe = Recipe.of(config, training)
         self.cameras, self.skip = config.uses_images(training), config.on_bad_sample == "skip"
         self.paste = _paster(dataset, config.paste) if training else None
         self.mix = _mixer(dataset, config) if training else None
 
     def _make(self, scan: Scan, key: SampleKey) -> Sample:
-        rng = sample_rng(self.seed, key.epoch, key.index, self.view)
-        return make_sample(scan, key.index, self.config, training=self.training, rng=rng)
+        rng = sample_rng(self.seed, key.epoch, key.index, self.stream)
+        return self.recipe.sample(scan, key.index, rng)
 
     @staticmethod
     def _mark(made: Sample, padded: bool, skipped: tuple[str, ...]) -> Sample:
@@ -176,13 +172,9 @@ class PairedSamples(_Samples[tuple[Sample, Sample]]):
         seed: int = 0,
         training: bool = False,
     ) -> None:
-        self.dataset, self.student, self.teacher, self.seed, self.training = (
-            dataset,
-            student,
-            teacher,
-            seed,
-            training,
-        )
+        self.dataset, self.seed, self.training = dataset, seed, training
+        self.student, self.teacher = student, teacher
+        self.recipes = (Recipe.of(student, training), Recipe.of(teacher, training))
         self.cameras = student.uses_images(training) or teacher.uses_images(training)
         self.skip = student.on_bad_sample == "skip"
         self.paste = _paster(dataset, student.paste) if training else None
@@ -190,14 +182,8 @@ class PairedSamples(_Samples[tuple[Sample, Sample]]):
 
     def _make(self, scan: Scan, key: SampleKey) -> tuple[Sample, Sample]:
         student, teacher = (
-            make_sample(
-                scan,
-                key.index,
-                config,
-                training=self.training,
-                rng=sample_rng(self.seed, key.epoch, key.index, view),
-            )
-            for view, config in enumerate((self.student, self.teacher))
+            recipe.sample(scan, key.index, sample_rng(self.seed, key.epoch, key.index, stream))
+            for stream, recipe in enumerate(self.recipes)
         )
         return student, teacher
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from core.contracts import Batch
+from core.contracts import IGNORE, Batch
 from core.errors import UserError
 
 __all__ = [
     "gather_rows",
     "keyframe_voxels",
     "linked_voxels",
+    "majority_labels",
     "points_to_voxels",
     "teacher_voxels",
     "voxels_to_points",
@@ -36,12 +37,12 @@ def gather_rows(values: Tensor, rows: Tensor, fill: float = 0) -> Tensor:
 
 def voxels_to_points(values: Tensor, batch: Batch, fill: float = 0) -> Tensor:
     """Give each point its voxel's value: [SV, ...] -> [SN, ...], ``fill`` for points of no voxel."""
-    return gather_rows(values, batch.point_to_voxel, fill)
+    return gather_rows(values, batch.cells.of_point, fill)
 
 
 def points_to_voxels(values: Tensor, batch: Batch) -> Tensor:
     """Give each voxel its representative point's value: [SN, ...] -> [SV, ...]."""
-    return values.index_select(0, batch.voxel_to_point)
+    return values.index_select(0, batch.cells.point)
 
 
 def teacher_voxels(student: Batch, teacher: Batch) -> Tensor:
@@ -65,7 +66,7 @@ def teacher_voxels(student: Batch, teacher: Batch) -> Tensor:
 
 def keyframe_voxels(batch: Batch) -> Tensor:
     """Voxel row of every keyframe point in order, i64 [SNk]; -1 for a point in no voxel."""
-    return batch.point_to_voxel[batch.keyframe]
+    return batch.cells.of_point[batch.keyframe]
 
 
 def linked_voxels(student: Batch, voxels: Tensor) -> Tensor:
@@ -89,3 +90,21 @@ def linked_voxels(student: Batch, voxels: Tensor) -> Tensor:
         )
     ordinal = torch.where(student.keyframe, order, -1)
     return gather_rows(voxels, points_to_voxels(ordinal, student), fill=-1)
+
+
+def majority_labels(
+    labels: Tensor, rows: Tensor, cells: int, classes: int, *, ignore_votes: bool
+) -> Tensor:
+    """Most frequent label of each cell, i64 [cells]; the smaller id wins a tie, and 0 (ignore) an empty cell.
+
+    Args:
+        labels: i64 [R], 0..classes-1. rows: i64 [R], the cell of each, -1 = none.
+        ignore_votes: "ignore" takes part in the vote; else it is the answer only where there is nothing else.
+    """
+    voting = rows >= 0
+    if not ignore_votes:
+        voting = voting & (labels > IGNORE)
+    places = torch.where(voting, rows * classes + labels, 0)
+    votes = torch.zeros(cells * classes, dtype=torch.int32, device=labels.device)
+    votes.scatter_add_(0, places, voting.int())
+    return votes.view(cells, classes).argmax(1)

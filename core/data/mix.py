@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from core.contracts import Scan
+from core.contracts import Points, Scan
 from core.data.augment import flip, rotate
 from core.data.config import AugmentConfig
 from core.datasets.base import ScanDataset
@@ -45,12 +45,12 @@ class Mixer:
         other = self.dataset.load(other + (other >= index), cameras=False)
         for part in (scan, other):
             _check(part)
-        points = other.points
+        xyz = other.xyz
         if self.augment is not None and self.augment.flip_choices:
-            points = flip(points, rng, self.augment.flip_choices)
+            xyz = flip(xyz, rng, self.augment.flip_choices)
         if self.augment is not None and self.augment.rotate_range is not None:
-            points = rotate(points, rng, self.augment.rotate_range)
-        return mix_scans(scan, replace(other, points=points))
+            xyz = rotate(xyz, rng, self.augment.rotate_range)
+        return mix_scans(scan, other.having(xyz=xyz))
 
 
 def mix_scans(scan: Scan, other: Scan) -> Scan:
@@ -58,26 +58,18 @@ def mix_scans(scan: Scan, other: Scan) -> Scan:
 
     They are marked as pasted, and their instances' numbers follow those of the scan.
     """
-    own = int(np.count_nonzero(scan.keyframe))
-    chosen = other.keyframe & (other.instances > 0)
-    count = int(np.count_nonzero(chosen))
-    if count == 0:
+    count = int(np.count_nonzero(scan.keyframe))
+    added = other.points.take(other.keyframe & (other.instances > 0))
+    if not len(added):
         return scan
     first = int(scan.instances.max(initial=0))
-
-    def join(old: np.ndarray, added: np.ndarray) -> np.ndarray:
-        return np.concatenate([old[:own], added.astype(old.dtype, copy=False), old[own:]])
-
-    pasted = np.zeros(len(scan.points), bool) if scan.pasted is None else scan.pasted
-    return replace(
-        scan,
-        points=join(scan.points, other.points[chosen]),
-        intensity=join(scan.intensity, other.intensity[chosen]),
-        labels=join(scan.labels, other.labels[chosen]),
-        instances=join(scan.instances, other.instances[chosen] + first),
-        time_lag=join(scan.time_lag, np.zeros(count)),
-        pasted=join(pasted, np.ones(count, bool)),
+    added = added.having(
+        lag=np.zeros(len(added), np.float32),
+        instance=added["instance"] + first,
+        pasted=np.ones(len(added), bool),
     )
+    before, after = scan.points.take(slice(count)), scan.points.take(slice(count, None))
+    return replace(scan, points=Points.join(before, added, after))
 
 
 def _check(scan: Scan) -> None:

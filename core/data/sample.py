@@ -1,20 +1,191 @@
-"""One scan to one augmented, voxelised view."""
+"""One scan to one augmented view, its points in cells."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
-from core.contracts import IGNORE, Camera, Sample, Scan
-from core.data.augment import View, augment, draw_kept, move
-from core.data.config import DataConfig
+from core.contracts import (
+    IGNORE,
+    Camera,
+    Grouping,
+    Partition,
+    Points,
+    Sample,
+    SampleCameras,
+    Scan,
+    Sensor,
+)
+from core.data.augment import UNCHANGED, Change, draw_change, draw_kept, move
+from core.data.config import AugmentConfig, DataConfig
 from core.data.image_augment import augment_image
-from core.data.voxelize import majority_labels, voxelize
+from core.data.mapping import majority_labels
 from core.errors import UserError
 
-__all__ = ["decode_images", "keyframe_scan", "make_sample", "project_points"]
+__all__ = [
+    "COLUMN_WIDTHS",
+    "Recipe",
+    "decode_images",
+    "keyframe_scan",
+    "make_sample",
+    "project_points",
+]
+
+# Columns every sample has that a network may read, and their values per point.
+COLUMN_WIDTHS = {"xyz": 3, "intensity": 1, "distance": 1, "lag": 1}
+_OF_READERS = {"xyz", "lag", "intensity", "label", "instance", "pasted"}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How every scan of a loader becomes a sample; in evaluation the same as in training, without the draws.
+
+    Attributes:
+        config: the ``data:`` section. partition: its cells.
+        augment: what is drawn for the points; None = nothing.
+        images: the view has images.
+        training: also crop to ``max_voxels``, draw cameras and augment images.
+    """
+
+    config: DataConfig
+    partition: Partition
+    augment: AugmentConfig | None
+    images: bool
+    training: bool
+
+    @classmethod
+    def of(cls, config: DataConfig, training: bool) -> Recipe:
+        """The recipe of a ``data:`` section."""
+        augment = config.augment if training else None
+        return cls(config, config.cells, augment, config.uses_images(training), training)
+
+    def sample(
+        self,
+        scan: Scan,
+        index: int,
+        rng: np.random.Generator | None = None,
+        change: Change = UNCHANGED,
+    ) -> Sample:
+        """Augment, group and project a scan.
+
+        Pixels are those of the points as recorded: augmentation moves the cells, not the link to the images.
+
+        Args:
+            index: the scan's position in its data set.
+            rng: source of every random draw; needed in training.
+            change: of the points, where none is drawn.
+
+        Raises:
+            UserError: no point is left after ``point_range``, the scan is too large for the cells, an image is damaged
+                or the scan has no camera.
+        """
+        if self.training and rng is None:
+            raise ValueError("training samples need a random generator")
+        if not self.config.sweeps:
+            scan = keyframe_scan(scan)
+        kept = self._kept(scan, rng)
+        if self.augment is not None and rng is not None:
+            change = draw_change(rng, self.augment)
+        xyz = move(scan.xyz, change)
+        sensor = moved_sensor(scan.sensor, change)
+        grouping = self._grouped(xyz, kept, sensor, scan.token)
+        limit = self.config.max_voxels
+        if self.training and rng is not None and limit is not None and len(grouping) > limit:
+            grouping = _crop(grouping, limit, rng, shift=self.partition.name == "voxels")
+        points = self._columns(scan, xyz)
+        sample = Sample(
+            token=scan.token,
+            index=index,
+            points=points,
+            features=self.config.features,
+            partition=self.partition,
+            grouping=grouping,
+            labels=_cell_labels(points["label"], grouping, self.config.label_vote),
+            origin=sensor.place,
+        )
+        if not self.images:
+            return sample
+        return replace(sample, cameras=self._cameras(scan, rng if self.training else None))
+
+    def _kept(self, scan: Scan, rng: np.random.Generator | None) -> np.ndarray | None:
+        """Bool [N] of the points that enter a cell, None for all; the box is that of the recorded coordinates."""
+        kept = None
+        if self.config.point_range is not None:
+            low, high = np.array(self.config.point_range, np.float32).reshape(2, 3)
+            kept = ((scan.xyz >= low) & (scan.xyz < high)).all(1)
+            if not kept.any():
+                raise UserError(
+                    f"none of the {len(scan.points)} points of scan {scan.token} lies inside data.point_range",
+                    cure="Check the range (metres, LiDAR frame), or set data.on_bad_sample: skip",
+                )
+        if self.augment is None or rng is None or self.augment.dropout == 0:
+            return kept
+        left = np.arange(len(scan.points)) if kept is None else np.flatnonzero(kept)
+        stays = draw_kept(len(left), rng, self.augment.dropout)
+        kept = np.zeros(len(scan.points), bool)
+        kept[left[stays]] = True
+        return kept
+
+    def _grouped(
+        self, xyz: np.ndarray, kept: np.ndarray | None, sensor: Sensor, token: str
+    ) -> Grouping:
+        """The cells of the points where ``kept``; the others get cell -1."""
+        try:
+            if kept is None:
+                return self.partition.group(xyz, sensor)
+            part = self.partition.group(xyz[kept], sensor)
+        except UserError as error:
+            raise UserError(error.what, where=f"scan {token}", cure=error.cure) from error
+        of_point = np.full(len(xyz), -1, np.int64)
+        of_point[kept] = part.of_point
+        return Grouping(part.coords, np.flatnonzero(kept)[part.point], of_point)
+
+    def _columns(self, scan: Scan, xyz: np.ndarray) -> Points:
+        """The columns of a sample; see :class:`core.contracts.Sample`."""
+        labels = scan.labels
+        if labels is None:
+            label = np.full(len(xyz), IGNORE, np.int64)
+        else:
+            label = labels.astype(np.int64)
+        extra = {
+            name: column for name, column in scan.points.columns.items() if name not in _OF_READERS
+        }
+        seen = scan.sensor.seen(scan.xyz)
+        return Points(
+            xyz=xyz,
+            lag=scan.time_lag,
+            intensity=scan.intensity / np.float32(self.config.intensity_divisor),
+            label=label,
+            distance=np.sqrt(np.einsum("ij,ij->i", seen, seen)),
+            **extra,
+        )
+
+    def _cameras(self, scan: Scan, rng: np.random.Generator | None) -> SampleCameras:
+        """The images and where the points lie in them; drawn and augmented where ``rng`` is given."""
+        config, cameras = self.config, scan.cameras
+        if not cameras:
+            raise UserError(
+                f"scan {scan.token} has no camera image, but data.images is on",
+                cure="Set data.images: false, or choose a data set (or dataset.cameras) with images",
+            )
+        wanted = config.train_cameras
+        if rng is not None and wanted is not None and wanted < len(cameras):
+            chosen = np.sort(rng.choice(len(cameras), wanted, replace=False))
+            cameras = tuple(cameras[i] for i in chosen)
+        pixels, visible = project_points(scan.xyz, cameras)
+        if scan.pasted is not None:
+            visible[:, scan.pasted] = False
+            pixels[:, scan.pasted] = 0
+        images = decode_images(cameras, config.image_size)
+        if rng is not None and config.image_augment is not None:
+            for k, image in enumerate(images):
+                images[k], pixels[k], visible[k] = augment_image(
+                    image, pixels[k], visible[k], rng, config.image_augment
+                )
+        return SampleCameras(_stack(images, cameras, scan.token), pixels, visible)
 
 
 def make_sample(
@@ -24,177 +195,60 @@ def make_sample(
     *,
     training: bool = False,
     rng: np.random.Generator | None = None,
-    view: View | None = None,
+    change: Change | None = None,
 ) -> Sample:
-    """Augment, voxelise and project a scan.
-
-    Pixels are those of the points as recorded: augmentation moves the voxels, not the link to the images.
-
-    Args:
-        index: the scan's position in its data set.
-        training: augment, crop to ``max_voxels`` and draw cameras, as far as ``config`` asks.
-        rng: source of every random draw; needed when ``training``.
-        view: not in training: a given change of the points in place of a drawn one; None = as recorded.
-
-    Raises:
-        UserError: no point is left after ``point_range``, the scan is too large for the voxels, an image is damaged or
-            the scan has no camera.
-    """
-    if training and rng is None:
-        raise ValueError("training samples need a random generator")
-    if training and view is not None:
-        raise ValueError("a training sample draws its view")
-    if not config.sweeps:
-        scan = keyframe_scan(scan)
-    kept = _kept_points(scan, config, rng if training else None)
-    points = scan.points
-    if training and config.augment is not None:
-        points = augment(points, rng, config.augment)
-    elif view is not None:
-        points = move(points, view)
-    coords, voxel_to_point, point_to_voxel = _voxelize_kept(
-        points, kept, config.voxel_size, scan.token
-    )
-    if training and config.max_voxels is not None and len(coords) > config.max_voxels:
-        coords, voxel_to_point, point_to_voxel = _crop(
-            coords, voxel_to_point, point_to_voxel, config.max_voxels, rng
-        )
-
-    count = len(scan.points)
-    point_labels = (
-        np.full(count, IGNORE, np.int64) if scan.labels is None else scan.labels.astype(np.int64)
-    )
-    intensity = scan.intensity[voxel_to_point] / np.float32(config.intensity_divisor)
-    sample = Sample(
-        token=scan.token,
-        index=index,
-        coords=coords,
-        feats=np.column_stack([points[voxel_to_point], intensity]).astype(np.float32, copy=False),
-        labels=_voxel_labels(point_labels, scan.keyframe, voxel_to_point, point_to_voxel, config),
-        point_to_voxel=point_to_voxel,
-        voxel_to_point=voxel_to_point,
-        point_labels=point_labels,
-        keyframe=scan.keyframe,
-        distance=np.sqrt(np.einsum("ij,ij->i", scan.points, scan.points)),
-    )
-    return (
-        _with_images(sample, scan, config, rng if training else None)
-        if config.uses_images(training)
-        else sample
-    )
+    """:meth:`Recipe.sample` for a single scan."""
+    if training and change is not None:
+        raise ValueError("a training sample draws its change")
+    return Recipe.of(config, training).sample(scan, index, rng, change or UNCHANGED)
 
 
 def keyframe_scan(scan: Scan) -> Scan:
     """The keyframe's own points alone, in their order; the same scan if it has no others."""
-    own = scan.keyframe
-    if own.all():
+    keyframe = scan.keyframe
+    if keyframe.all():
         return scan
-    return replace(
-        scan,
-        points=scan.points[own],
-        intensity=scan.intensity[own],
-        labels=None if scan.labels is None else scan.labels[own],
-        instances=None if scan.instances is None else scan.instances[own],
-        time_lag=scan.time_lag[own],
-        pasted=None if scan.pasted is None else scan.pasted[own],
-    )
+    return replace(scan, points=scan.points.take(keyframe))
 
 
-def _kept_points(
-    scan: Scan, config: DataConfig, rng: np.random.Generator | None
-) -> np.ndarray | None:
-    """Bool [N] of the points that enter a voxel, or None for all; the box is that of the recorded coordinates."""
-    kept = None
-    if config.point_range is not None:
-        low, high = np.array(config.point_range, np.float32).reshape(2, 3)
-        kept = ((scan.points >= low) & (scan.points < high)).all(1)
-        if not kept.any():
-            raise UserError(
-                f"none of the {len(scan.points)} points of scan {scan.token} lies inside data.point_range",
-                cure="Check the range (metres, LiDAR frame), or set data.on_bad_sample: skip",
-            )
-    if rng is not None and config.augment is not None and config.augment.dropout > 0:
-        left = np.arange(len(scan.points)) if kept is None else np.flatnonzero(kept)
-        stays = draw_kept(len(left), rng, config.augment.dropout)
-        kept = np.zeros(len(scan.points), bool)
-        kept[left[stays]] = True
-    return kept
+def moved_sensor(sensor: Sensor, change: Change) -> Sensor:
+    """The scanner in the frame of points after ``change``; its shift is taken as noise in the scanner's place."""
+    if not any(sensor.origin):
+        return sensor
+    place = move(sensor.place[None], replace(change, shift=(0.0, 0.0, 0.0)))[0]
+    return replace(sensor, origin=tuple(place.tolist()))
 
 
-def _voxelize_kept(
-    points: np.ndarray, kept: np.ndarray | None, voxel_size: float, token: str
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """:func:`voxelize` of the points where ``kept``; the others get voxel -1."""
-    try:
-        if kept is None:
-            return voxelize(points, voxel_size)
-        coords, first, inverse = voxelize(points[kept], voxel_size)
-    except UserError as error:
-        raise UserError(error.what, where=f"scan {token}", cure=error.cure) from error
-    point_to_voxel = np.full(len(points), -1, np.int64)
-    point_to_voxel[kept] = inverse
-    return coords, np.flatnonzero(kept)[first], point_to_voxel
+def _crop(grouping: Grouping, size: int, rng: np.random.Generator, *, shift: bool) -> Grouping:
+    """Keep the ``size`` cells nearest to a random one, in their order (ties: the earlier cell).
 
-
-def _crop(
-    coords: np.ndarray,
-    voxel_to_point: np.ndarray,
-    point_to_voxel: np.ndarray,
-    size: int,
-    rng: np.random.Generator,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Keep the ``size`` voxels nearest to a random one, in their order (ties: the earlier voxel)."""
+    Args:
+        shift: count the coordinates from the smallest again.
+    """
+    coords = grouping.coords
     offset = coords.astype(np.int64) - coords[int(rng.integers(len(coords)))]
     nearest = np.sort(np.argsort((offset * offset).sum(1), kind="stable")[:size])
-    # One entry more than there are voxels, so that -1, the points of none, looks itself up at the end.
+    # One entry more than there are cells, so that -1, the points of none, looks itself up at the end.
     new_row = np.full(len(coords) + 1, -1, np.int64)
     new_row[nearest] = np.arange(size)
     coords = coords[nearest]
-    return coords - coords.min(0), voxel_to_point[nearest], new_row[point_to_voxel]
+    if shift:
+        coords = coords - coords.min(0)
+    return Grouping(coords, grouping.point[nearest], new_row[grouping.of_point])
 
 
-def _voxel_labels(
-    point_labels: np.ndarray,
-    keyframe: np.ndarray,
-    voxel_to_point: np.ndarray,
-    point_to_voxel: np.ndarray,
-    config: DataConfig,
-) -> np.ndarray:
-    """I64 [V]; a voxel whose representative belongs to another sweep is ignored."""
-    if config.label_vote == "majority":
-        labels = majority_labels(
-            np.where(keyframe, point_labels, IGNORE), point_to_voxel, len(voxel_to_point)
-        )
-    else:
-        labels = point_labels[voxel_to_point]
-    return np.where(keyframe[voxel_to_point], labels, IGNORE)
-
-
-def _with_images(
-    sample: Sample, scan: Scan, config: DataConfig, rng: np.random.Generator | None
-) -> Sample:
-    cameras = scan.cameras
-    if not cameras:
-        raise UserError(
-            f"scan {scan.token} has no camera image, but data.images is on",
-            cure="Set data.images: false, or choose a data set (or dataset.cameras) with images",
-        )
-    if rng is not None and config.train_cameras is not None and config.train_cameras < len(cameras):
-        chosen = np.sort(rng.choice(len(cameras), config.train_cameras, replace=False))
-        cameras = tuple(cameras[i] for i in chosen)
-    pixels, visible = project_points(scan.points[sample.voxel_to_point], cameras)
-    if scan.pasted is not None:
-        unseen = scan.pasted[sample.voxel_to_point]
-        visible[:, unseen], pixels[:, unseen] = False, 0
-    images = decode_images(cameras, config.image_size)
-    if rng is not None and config.image_augment is not None:
-        for k, image in enumerate(images):
-            images[k], pixels[k], visible[k] = augment_image(
-                image, pixels[k], visible[k], rng, config.image_augment
-            )
-    return replace(
-        sample, images=_stack(images, cameras, scan.token), pixels=pixels, visible=visible
+def _cell_labels(labels: np.ndarray, grouping: Grouping, vote: str) -> np.ndarray:
+    """I64 [V]: the representative's label, or the most frequent one."""
+    if vote == "first":
+        return labels[grouping.point]
+    voted = majority_labels(
+        torch.from_numpy(labels),
+        torch.from_numpy(grouping.of_point),
+        len(grouping),
+        int(labels.max(initial=0)) + 1,
+        ignore_votes=False,
     )
+    return voted.numpy()
 
 
 def project_points(points: np.ndarray, cameras: Sequence[Camera]) -> tuple[np.ndarray, np.ndarray]:
@@ -204,10 +258,10 @@ def project_points(points: np.ndarray, cameras: Sequence[Camera]) -> tuple[np.nd
     the outermost pixels, whatever size the image is resized to.
 
     Args:
-        points: f32 [V, 3] m, LiDAR frame, not augmented.
+        points: f32 [N, 3] m, LiDAR frame, not augmented.
 
     Returns:
-        pixels f32 [K, V, 2], 0 where not visible; visible bool [K, V].
+        pixels f32 [K, N, 2], 0 where not visible; visible bool [K, N].
     """
     pixels = np.zeros((len(cameras), len(points), 2), np.float32)
     visible = np.zeros((len(cameras), len(points)), bool)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import Field
 
 from core.config import Section
-from core.contracts import Scan
+from core.contracts import Scan, Sensor
 from core.errors import UserError
 from core.labels import LabelSpace
 
@@ -28,11 +28,11 @@ __all__ = [
     "Multisweeps",
     "ScanDataset",
     "ScanFiles",
+    "SensorConfig",
     "SequenceDataset",
     "SplitName",
     "check_split",
     "image_size",
-    "join_sweeps",
     "listing",
     "near_sensor",
     "read_image",
@@ -55,6 +55,29 @@ class Multisweeps(Section):
     only_past: bool = Field(True, description="take none after the keyframe")
 
 
+class SensorConfig(Section):
+    """``dataset.sensor:``, what is known of the scanner; null = the data set's own value."""
+
+    origin: tuple[float, float, float] | None = Field(
+        None, description="m, x, y, z of the scanner in the scans' frame"
+    )
+    beams: int | None = Field(None, ge=1, description="lasers of the scanner")
+    elevation: tuple[float, float] | None = Field(
+        None, description="degrees, [lowest, highest] beam above the horizon"
+    )
+    intensity_scale: float | None = Field(
+        None, gt=0, description="largest intensity in the files, e.g. 1 or 255"
+    )
+
+    def over(self, sensor: Sensor) -> Sensor:
+        """``sensor`` with what is given here in its place."""
+        given = self.model_dump(exclude_none=True)
+        if self.elevation is not None:
+            low, high = np.radians(self.elevation).tolist()
+            given["elevation"] = (low, high)
+        return replace(sensor, **given)
+
+
 class DatasetConfig(Section):
     """The ``dataset:`` section, as far as all data sets share it."""
 
@@ -67,6 +90,9 @@ class DatasetConfig(Section):
     cameras: tuple[str, ...] | None = Field(
         None,
         description="cameras to give with each scan, in this order; null = all of the data set, [] = none",
+    )
+    sensor: SensorConfig = Field(
+        SensorConfig(), description="the scanner, where it differs from the data set's own"
     )
 
 
@@ -101,6 +127,7 @@ class ScanDataset(ABC):
         labels: the label space. root: folder of the data. split: ``train``, ``val`` or ``test``.
         point_fields: float32 values per point in a scan file, 0 where files are compressed and their sizes say nothing.
         label_dtype: type of one id in a label file.
+        sensor: the scanner.
     """
 
     Config: ClassVar[type[DatasetConfig]]
@@ -110,6 +137,7 @@ class ScanDataset(ABC):
     split: str
     point_fields: int
     label_dtype: np.dtype
+    sensor: Sensor = Sensor()
 
     @classmethod
     def label_space(cls, config: DatasetConfig) -> LabelSpace:
@@ -341,11 +369,3 @@ def _opened_image(path: Path, source: str | None = None) -> Iterator[Image.Image
 def near_sensor(points: np.ndarray) -> np.ndarray:
     """Bool [N]: |x| < 1 m and |y| < 1 m, the vehicle's own returns, dropped from extra sweeps as the devkit does."""
     return (np.abs(points[:, 0]) < 1.0) & (np.abs(points[:, 1]) < 1.0)
-
-
-def join_sweeps(parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
-    """Concatenate one field of keyframe and sweeps; None if any part is None."""
-    present = [part for part in parts if part is not None]
-    if len(present) < len(parts):
-        return None
-    return present[0] if len(present) == 1 else np.concatenate(present)

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import AfterValidator, Field
 
-from core.contracts import Camera, Scan
+from core.contracts import Camera, Points, Scan
 from core.datasets.base import (
     DatasetConfig,
     Gap,
@@ -96,6 +96,7 @@ class FolderDataset(ScanDataset):
                 not calibrated, or the split is empty.
         """
         self.config, self.split, self.root = config, split, Path(config.root)
+        self.sensor = config.sensor.over(self.sensor)
         self.labels = self.label_space(config)
         self.point_fields, self.label_dtype = (
             config.point_fields,
@@ -239,13 +240,14 @@ class FolderDataset(ScanDataset):
             labels = self.labels.to_train(raw, files.labels)
         return Scan(
             token=self.token(index),
-            points=np.ascontiguousarray(points[:, :3]),
-            intensity=np.ascontiguousarray(points[:, 3]),
-            labels=labels,
-            instances=instances,
-            time_lag=np.zeros(len(points), np.float32),
+            points=Points(
+                xyz=np.ascontiguousarray(points[:, :3]),
+                intensity=np.ascontiguousarray(points[:, 3]),
+                label=labels,
+                instance=instances,
+            ),
+            sensor=self.sensor,
             cameras=self._open_cameras(files) if cameras else (),
-            pose=np.full((4, 4), np.nan),
         )
 
     def _open_cameras(self, files: ScanFiles) -> tuple[Camera, ...]:

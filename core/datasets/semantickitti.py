@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BeforeValidator, Field
 
-from core.contracts import IGNORE, Camera, Scan
+from core.contracts import Camera, Points, Scan, Sensor
 from core.datasets.base import (
     DatasetConfig,
     Gap,
@@ -25,7 +25,6 @@ from core.datasets.base import (
     SequenceDataset,
     SplitName,
     image_size,
-    join_sweeps,
     listing,
     near_sensor,
     read_image,
@@ -119,6 +118,7 @@ class SemanticKITTI(SequenceDataset):
     point_fields = 4
     label_dtype = np.dtype("<u4")
     frame_digits = 6
+    sensor = Sensor(beams=64, elevation=(-0.4328, 0.0349), intensity_scale=1.0)  # HDL-64E
 
     def __init__(self, config: SemanticKITTIConfig, split: str) -> None:
         """List the split's scans.
@@ -128,6 +128,7 @@ class SemanticKITTI(SequenceDataset):
         """
         self.config, self.split = config, split
         self.root = _find_root(config.root)
+        self.sensor = config.sensor.over(self.sensor)
         self.cameras = ("image_2",) if config.cameras is None else config.cameras
         if not set(self.cameras) <= {"image_2"}:
             raise UserError(
@@ -221,49 +222,36 @@ class SemanticKITTI(SequenceDataset):
     def load(self, index: int, *, cameras: bool = True) -> Scan:
         sequence, frame = self._frames[index]
         parts = [self._read(sequence, frame)]
-        lags = [np.zeros(len(parts[0][0]), np.float32)]
         for other in self._neighbours(sequence, frame):
-            points, labels, instances = self._read(sequence, other)
-            keep = ~near_sensor(points)
-            points = points[keep]
-            points[:, :3] = transform(self._relative(sequence, frame, other), points[:, :3])
-            if labels is not None:
-                labels = (
-                    labels[keep]
-                    if self.config.multisweeps.labelled
-                    else np.full(len(points), IGNORE, np.uint8)
-                )
-                instances = (
-                    instances[keep]
-                    if self.config.multisweeps.labelled
-                    else np.zeros(len(points), np.int32)
-                )
-            parts.append((points, labels, instances))
-            lags.append(np.full(len(points), self._lag(sequence, frame, other), np.float32))
-        points = join_sweeps([part[0] for part in parts])
+            sweep = self._read(sequence, other)
+            sweep = sweep.take(~near_sensor(sweep["xyz"]))
+            xyz = transform(self._relative(sequence, frame, other), sweep["xyz"])
+            lag = np.full(len(sweep), self._lag(sequence, frame, other), np.float32)
+            sweep = sweep.having(xyz=xyz, lag=lag)
+            if not self.config.multisweeps.labelled:
+                sweep = sweep.having(label=None, instance=None)
+            parts.append(sweep)
         return Scan(
             token=self.token(index),
-            points=np.ascontiguousarray(points[:, :3]),
-            intensity=np.ascontiguousarray(points[:, 3]),
-            labels=join_sweeps([part[1] for part in parts]),
-            instances=join_sweeps([part[2] for part in parts]),
-            time_lag=join_sweeps(lags),
+            points=Points.join(*parts),
+            sensor=self.sensor,
             cameras=self._cameras(sequence, frame) if cameras else (),
             pose=self._pose(sequence, frame),
         )
 
-    def _read(
-        self, sequence: str, frame: int
-    ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    def _read(self, sequence: str, frame: int) -> Points:
         files = self._files(sequence, frame)
-        points = read_points(files.points, self.point_fields)
-        if files.labels is None:
-            return points, None, None
-        raw = read_labels(files.labels, self.label_dtype, len(points))
-        return (
-            points,
-            self.labels.to_train(raw & 0xFFFF, files.labels),
-            (raw >> 16).astype(np.int32),
+        values = read_points(files.points, self.point_fields)
+        label = instance = None
+        if files.labels is not None:
+            raw = read_labels(files.labels, self.label_dtype, len(values))
+            label = self.labels.to_train(raw & 0xFFFF, files.labels)
+            instance = (raw >> 16).astype(np.int32)
+        return Points(
+            xyz=np.ascontiguousarray(values[:, :3]),
+            intensity=np.ascontiguousarray(values[:, 3]),
+            label=label,
+            instance=instance,
         )
 
     def _cameras(self, sequence: str, frame: int) -> tuple[Camera, ...]:

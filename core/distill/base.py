@@ -8,10 +8,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from core.contracts import Batch, Output
+from core.contracts import Batch, Output, Stage
 from core.data import keyframe_voxels, linked_voxels
 from core.errors import UserError
-from core.sparse import SparseTensor
 
 __all__ = ["Knowledge", "Method"]
 
@@ -32,7 +31,7 @@ class Knowledge:
     coords: Tensor
     keyframe_voxels: Tensor
     logits: Tensor
-    stages: Sequence[SparseTensor]
+    stages: Sequence[Stage]
 
     @classmethod
     def of(cls, batch: Batch, output: Output) -> Knowledge:

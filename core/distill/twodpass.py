@@ -7,7 +7,7 @@ fused one. Image network, fusion and auxiliary classifiers exist in training onl
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -15,7 +15,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from core.config import Section
-from core.contracts import Batch, Output
+from core.contracts import Batch, Output, Stage
+from core.data import majority_labels
 from core.distill.base import Knowledge, Method
 from core.errors import UserError
 from core.losses import CrossEntropyLovasz, kl_divergence
@@ -24,9 +25,8 @@ from core.models.image.sampling import PixelLinks
 from core.models.probe import probe
 from core.sparse import gather_sum
 from core.sparse.points import GatherTable
-from core.sparse.tensor import floor_to
 
-__all__ = ["MSFSKD", "Scale", "majority_of_cells", "scales_of"]
+__all__ = ["MSFSKD"]
 
 HEAD = 128  # hidden width of every classifier
 
@@ -116,13 +116,15 @@ class MSFSKD(Method):
         )
         output = probe(student)
         classes = output.logits.shape[1]
-        widths = [stage.channels for stage in _encoder_stages(student, output)]
+        widths = [stage.channels for stage in _encoder_stages(output)]
         self.heads = nn.ModuleList(_head(width, classes) for width in widths)
         if config.mode == "full":
             hidden = config.hidden or widths[0]
             _check_residual(config, hidden, widths)
             self.image = ResNetFCN(config.image, hidden)
-            self.image_stages = tuple(_image_stage(edge) for edge in _edges(student, output))
+            self.image_stages = tuple(
+                _image_stage(stage.edge[0]) for stage in _encoder_stages(output)
+            )
             self.fusions = nn.ModuleList(
                 Fusion(width, hidden, classes, config.feat_residual) for width in widths
             )
@@ -146,13 +148,14 @@ class MSFSKD(Method):
         losses = self.criterion(output.logits, batch.labels)
         if self.config.mode == "baseline":
             return losses
-        scales = scales_of(self.student, output, batch)
+        scales = _encoder_stages(output)
         logits = [
-            head(self._enhanced(i, scale.features))
+            head(self._enhanced(i, scale.feats))
             for i, (head, scale) in enumerate(zip(self.heads, scales))
         ]
         for own, scale in zip(logits, scales):
-            labels = majority_of_cells(batch.labels, scale.rows, len(own), own.shape[1])
+            cells, classes = own.shape
+            labels = majority_labels(batch.labels, scale.rows, cells, classes, ignore_votes=True)
             _add(losses, "scale", self.auxiliary(own, labels), self.config.w_scale)
         return (
             losses
@@ -168,7 +171,7 @@ class MSFSKD(Method):
         )
 
     def _image_losses(
-        self, batch: Batch, scales: list[Scale], logits: list[Tensor]
+        self, batch: Batch, scales: Sequence[Stage], logits: list[Tensor]
     ) -> dict[str, Tensor]:
         """Of everything that looks at the images; at the points in sight, which may be none."""
         if batch.images is None:
@@ -186,7 +189,7 @@ class MSFSKD(Method):
         for i, (scale, own, fusion) in enumerate(zip(scales, logits, self.fusions)):
             rows = scale.rows.index_select(0, links.point)
             joint = fusion(
-                read(maps[self.image_stages[i]], self.image_stages[i]), _take(scale.features, rows)
+                read(maps[self.image_stages[i]], self.image_stages[i]), _take(scale.feats, rows)
             )
             fused.append(joint)
             target = fusion.head(joint)
@@ -225,53 +228,19 @@ class Fusion(nn.Module):
         return u + image if self.residual else u
 
 
-@dataclass(frozen=True)
-class Scale:
-    """One scale of the student's encoder.
+def _encoder_stages(output: Output) -> Sequence[Stage]:
+    """The student's encoder stages, fine to coarse.
 
-    Attributes:
-        features: [M, C], one row per cell. rows: i64 [SV], the cell of each of the batch's voxels.
+    Raises:
+        UserError: it has none.
     """
-
-    features: Tensor
-    rows: Tensor
-
-
-def scales_of(student: nn.Module, output: Output, batch: Batch) -> list[Scale]:
-    """The encoder's features by cell, fine to coarse: grids of ``twodpass``, strides of the U-Nets."""
-    scales = []
-    for i, stage in enumerate(_encoder_stages(student, output)):
-        rows = output.extras.get(f"scale_rows/{i}")
-        if rows is None:
-            cells = floor_to(batch.coords, stage.stride)
-            rows = stage.cache.level(stage.stride).find(stage.cache.grid.pack(cells))
-        scales.append(Scale(stage.feats, rows))
-    return scales
-
-
-def _encoder_stages(student: nn.Module, output: Output) -> list:
-    """All stages of a network with scales of its own; else those before the first that is not coarser."""
-    if hasattr(student, "scales"):
-        return list(output.stages)
-    found: list = []
-    for stage in output.stages:
-        if found and stage.stride[0] <= found[-1].stride[0]:
-            break
-        found.append(stage)
-    if not found:
+    if not output.encoder_stages:
         raise UserError(
             "the student has no encoder stages that images could teach",
             where="model.name",
             cure="Choose twodpass, minkunet, spvcnn or spvcnn_spformer, or set distill.mode: baseline",
         )
-    return found
-
-
-def _edges(student: nn.Module, output: Output) -> tuple[int, ...]:
-    """Edge of each scale's cells, in units of the finest."""
-    return getattr(student, "scales", None) or tuple(
-        stage.stride[0] for stage in _encoder_stages(student, output)
-    )
+    return output.encoder_stages
 
 
 def _image_stage(edge: int) -> int:
@@ -295,17 +264,6 @@ def _head(width: int, classes: int) -> nn.Sequential:
 def _take(values: Tensor, rows: Tensor) -> Tensor:
     """``values[rows]`` [R, C]; its gradient is a sum in a fixed order."""
     return gather_sum(values, GatherTable.lookup(rows, len(values)))
-
-
-def majority_of_cells(labels: Tensor, rows: Tensor, cells: int, classes: int) -> Tensor:
-    """Most frequent label of each cell, i64 [cells]; "ignore" takes part, and the smaller id wins a tie.
-
-    Args:
-        labels: i64 [SV]. rows: i64 [SV], 0..cells-1.
-    """
-    votes = torch.zeros(cells * classes, dtype=torch.int32, device=labels.device)
-    votes.scatter_add_(0, rows * classes + labels, torch.ones_like(rows, dtype=torch.int32))
-    return votes.view(cells, classes).argmax(1)
 
 
 def _add(

@@ -14,14 +14,14 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from core.config import Section
-from core.contracts import IGNORE, Batch, Output
+from core.contracts import IGNORE, Batch, Output, Stage
 from core.data import gather_rows
 from core.distill.base import Knowledge, Method
 from core.errors import UserError
 from core.losses import CrossEntropyLovasz, feature_mse, kl_divergence
 from core.models.fusion.output import FusedOutput
 from core.models.probe import probe
-from core.sparse import SparseTensor, SyncBatchNorm, devoxelize
+from core.sparse import SyncBatchNorm
 
 __all__ = ["U2MKD"]
 
@@ -161,7 +161,7 @@ class U2MKD(Method):
             )
         if config.w_feat > 0:
             stage = _stage(knowledge.stages)
-            target = gather_rows(devoxelize(stage, knowledge.coords), rows)
+            target = gather_rows(stage.at_cells(), rows)
             features = self.adapt_layer(_student_features(output, batch))
             if config.normalize_features:
                 features, target = _min_max(features), _min_max(target)
@@ -171,15 +171,15 @@ class U2MKD(Method):
         return losses
 
 
-def _stage(stages: Sequence[SparseTensor]) -> SparseTensor | None:
-    return next((stage for stage in stages if stage.stride == _STRIDE), None)
+def _stage(stages: Sequence[Stage]) -> Stage | None:
+    return next((stage for stage in stages if stage.edge == _STRIDE), None)
 
 
 def _student_features(output: Output, batch: Batch) -> Tensor:
     """[SV, C] at the fine voxels, before fusion with image features."""
     if isinstance(output, FusedOutput):
         return output.points
-    return devoxelize(_stage(output.stages), batch.coords)
+    return _stage(output.stages).at_cells()
 
 
 def _width(output: Output, kind: str) -> int:

@@ -6,10 +6,19 @@ from typing import Any
 
 from torch import nn
 
-from core.config import Config
+from core.config import Config, Section
+from core.data import COLUMN_WIDTHS, DataConfig
+from core.errors import UserError
 from core.registry import look_up
 
-__all__ = ["LIDAR_MODELS", "MODELS", "build_model", "model_class"]
+__all__ = [
+    "LIDAR_MODELS",
+    "MODELS",
+    "build_model",
+    "input_width",
+    "model_class",
+    "with_input_width",
+]
 
 LIDAR_MODELS: dict[str, str] = {  # model.name -> module:class; imported when asked for
     "minkunet": "core.models.lidar.minkunet:MinkUNet",
@@ -42,7 +51,62 @@ def build_model(config: Config, num_classes: int, *, pretrained: bool = True) ->
         UserError: unknown model or option, or a file of weights that is missing, damaged or another network's.
     """
     kind = model_class(config)
-    model = kind(config.parse(kind.Config, "model"), num_classes)
+    section = with_input_width(config.parse(kind.Config, "model"), config)
+    _check_partition(kind, config)
+    model = kind(section, num_classes)
     if pretrained and hasattr(model, "load_pretrained"):
         model.load_pretrained()
     return model
+
+
+def with_input_width(section: Section, config: Config) -> Section:
+    """A network's section, whose ``in_channel`` follows from ``data.features``.
+
+    Raises:
+        UserError: the YAML gives another ``in_channel`` than its features have columns.
+    """
+    if "lidar" in type(section).model_fields:
+        lidar = with_input_width(section.lidar, config)
+        return section.model_copy(update={"lidar": lidar})
+    if "in_channel" not in type(section).model_fields:
+        return section
+    width = input_width(config)
+    if "in_channel" in section.model_fields_set and section.in_channel != width:
+        raise UserError(
+            f"key 'in_channel' is {section.in_channel}, but data.features has {width} values per point",
+            where=config.origin("model"),
+            cure="Leave in_channel out: it follows from data.features",
+        )
+    return section.model_copy(update={"in_channel": width})
+
+
+def input_width(config: Config) -> int:
+    """Values per point of ``data.features``, those of ``dataset.columns`` included.
+
+    Raises:
+        UserError: a feature that no column has.
+    """
+    data = config.parse(DataConfig, "data")
+    widths = dict(COLUMN_WIDTHS)
+    columns = config.tree.get("dataset", {}).get("columns") or {}
+    for name, column in columns.items():
+        widths[name] = column.get("channels", 1)
+    for name in data.features:
+        if name not in widths:
+            raise UserError(
+                f"key 'data.features' names '{name}', which no point has",
+                where=config.origin("data.features"),
+                cure=f"Columns are {', '.join(widths)}; dataset.columns adds others from disk",
+            )
+    return sum(widths[name] for name in data.features)
+
+
+def _check_partition(kind: Any, config: Config) -> None:
+    """Refuse a partition that the network cannot read."""
+    name = config.parse(DataConfig, "data").cells.name
+    if name not in kind.partitions:
+        raise UserError(
+            f"'{config.tree['model']['name']}' does not read the partition '{name}'",
+            where=config.origin("data.partition"),
+            cure=f"It reads {', '.join(kind.partitions)}",
+        )

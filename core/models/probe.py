@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from core.contracts import Batch, Output, Sample
+from core.contracts import Batch, Grouping, Output, Points, Sample
 from core.data import collate
+from core.data.partitions import Voxels
 
 __all__ = ["probe", "random_batch"]
 
@@ -23,16 +24,25 @@ def random_batch(voxels: int = 40_000, seed: int = 0) -> Batch:
     ]
     coords = np.unique(np.concatenate([ground, wall]), axis=0).astype(np.int32)
     count = len(coords)
-    zeros, rows = np.zeros(count, np.int64), np.arange(count)
-    feats = np.c_[coords * 0.1, rng.random(count)].astype(np.float32)
-    distance = np.zeros(count, np.float32)
-    return collate(
-        [
-            Sample(
-                "random", 0, coords, feats, zeros, rows, rows, zeros, np.ones(count, bool), distance
-            )
-        ]
+    rows = np.arange(count)
+    labels = np.zeros(count, np.int64)
+    points = Points(
+        xyz=(coords * 0.1).astype(np.float32),
+        intensity=rng.random(count).astype(np.float32),
+        label=labels,
+        distance=np.zeros(count, np.float32),
     )
+    sample = Sample(
+        token="random",
+        index=0,
+        points=points,
+        features=("xyz", "intensity"),
+        partition=Voxels(size=0.1),
+        grouping=Grouping(coords, rows, rows),
+        labels=labels,
+        origin=np.zeros(3, np.float32),
+    )
+    return collate([sample])
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ from core.sparse.library import library_status, set_isa
 from core.sparse.maps import KernelMap, kernel_map, kernel_offsets
 from core.sparse.modules import SparseBatchNorm, SparseDropout, SparseLinear, SparseReLU, cat
 from core.sparse.points import devoxelize, gather_sum, global_pool, local_pool, voxel_mean
+from core.sparse.stage import SparseStage
 from core.sparse.sync_bn import SyncBatchNorm, convert_sync_batchnorm
 from core.sparse.tensor import MapCache, SparseTensor
 
@@ -19,6 +20,7 @@ __all__ = [
     "SparseDropout",
     "SparseLinear",
     "SparseReLU",
+    "SparseStage",
     "SparseTensor",
     "SyncBatchNorm",
     "cat",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -14,7 +15,15 @@ from core.sparse.library import library, pointer
 from core.sparse.maps import kernel_map, kernel_offsets
 from core.sparse.tensor import SparseTensor, Stride, argsort, floor_to, pack_offsets
 
-__all__ = ["GatherTable", "devoxelize", "gather_sum", "global_pool", "local_pool", "voxel_mean"]
+__all__ = [
+    "GatherTable",
+    "devoxelize",
+    "gather_sum",
+    "global_pool",
+    "local_pool",
+    "parents",
+    "voxel_mean",
+]
 
 
 @dataclass
@@ -105,59 +114,66 @@ def gather_sum(x: Tensor, table: GatherTable) -> Tensor:
     return _GatherSum.apply(x, table)
 
 
-def _cached(x: SparseTensor, kind: str, points: Tensor, make: Any) -> Any:
-    """One table per (kind, stride, point set); the points are kept so that their address stays theirs."""
-    key = (kind, x.stride, points.data_ptr(), points.shape[0])
-    if key not in x.cache.maps:
-        with record_function("lidistill::kernel_map"):
-            x.cache.maps[key] = (make(), points)
-    return x.cache.maps[key][0]
+def _own_points(x: SparseTensor, points: Tensor | None) -> bool:
+    """Whether the points are the voxels that ``x`` was made on; a table between the two is kept with their maps."""
+    return points is None or points is x.cache.coords
 
 
-def _same_voxels(x: SparseTensor, points: Tensor) -> bool:
-    return (
-        x.stride == (1, 1, 1)
-        and points.data_ptr() == x.coords.data_ptr()
-        and points.shape == x.coords.shape
-    )
+def _table(
+    x: SparseTensor,
+    kind: str,
+    points: Tensor | None,
+    make: Callable[[SparseTensor, Tensor], GatherTable],
+) -> GatherTable:
+    """The table between points and voxels; made once for the input's own voxels."""
+    with record_function("lidistill::kernel_map"):
+        if points is not None and not _own_points(x, points):
+            return make(x, points)
+        key = (kind, x.stride)
+        if key not in x.cache.maps:
+            x.cache.maps[key] = make(x, x.cache.coords)
+        return x.cache.maps[key]
 
 
-def _parents(x: SparseTensor, points: Tensor) -> Tensor:
-    cells = floor_to(torch.floor(points) if points.is_floating_point() else points, x.stride)
+def parents(x: SparseTensor, points: Tensor) -> Tensor:
+    """Row int64 [P] of the voxel of ``x`` that holds each of the points [P, 4], -1 = none."""
+    whole = torch.floor(points) if points.is_floating_point() else points
+    cells = floor_to(whole, x.stride)
     return x.cache.level(x.stride).find(x.cache.grid.pack(cells))
 
 
-def voxel_mean(x: SparseTensor, point_feats: Tensor, points: Tensor) -> SparseTensor:
+def voxel_mean(x: SparseTensor, point_feats: Tensor, points: Tensor | None = None) -> SparseTensor:
     """Mean of the points in each voxel of ``x`` (cell = floor(c / s) s); 0 where a voxel has none.
 
     Args:
-        point_feats: [P, C]. points: [P, 4] (b, x, y, z) at stride 1, integer or float.
+        point_feats: [P, C].
+        points: [P, 4] (b, x, y, z) at stride 1, integer or float; None = the voxels that ``x`` was made on.
     """
-    if _same_voxels(x, points):
+    if _own_points(x, points) and x.stride == (1, 1, 1):
         return x.replace(point_feats)
-
-    def make() -> GatherTable:
-        parent = _parents(x, points)
-        index = (parent >= 0).nonzero()[:, 0]
-        rows = parent[index]
-        counts = torch.bincount(rows, minlength=x.num_voxels)
-        return GatherTable.from_entries(rows, index, 1.0 / counts[rows], x.num_voxels, len(points))
-
-    return x.replace(gather_sum(point_feats, _cached(x, "mean", points, make)))
+    return x.replace(gather_sum(point_feats, _table(x, "mean", points, _means)))
 
 
-def devoxelize(x: SparseTensor, points: Tensor) -> Tensor:
+def _means(x: SparseTensor, points: Tensor) -> GatherTable:
+    parent = parents(x, points)
+    index = (parent >= 0).nonzero()[:, 0]
+    rows = parent[index]
+    counts = torch.bincount(rows, minlength=x.num_voxels)
+    return GatherTable.from_entries(rows, index, 1.0 / counts[rows], x.num_voxels, len(points))
+
+
+def devoxelize(x: SparseTensor, points: Tensor | None = None) -> Tensor:
     """Trilinear interpolation of voxel features at points, [P, C].
 
     The eight cells are floor(c / s) s + {0, s}^3 and weights are measured from cell corners; absent cells weigh 0 and
     the rest is renormalised (+1e-8). At stride 1 and integer points this is the identity.
 
     Args:
-        points: [P, 4] (b, x, y, z) at stride 1, integer or float.
+        points: [P, 4] (b, x, y, z) at stride 1, integer or float; None = the voxels that ``x`` was made on.
     """
-    if _same_voxels(x, points):
+    if _own_points(x, points) and x.stride == (1, 1, 1):
         return x.feats
-    return gather_sum(x.feats, _cached(x, "trilinear", points, lambda: _trilinear(x, points)))
+    return gather_sum(x.feats, _table(x, "trilinear", points, _trilinear))
 
 
 def _trilinear(x: SparseTensor, points: Tensor) -> GatherTable:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.profiler import record_function
 
+from core.contracts import Cells
 from core.errors import UserError
 from core.sparse.library import library, pointer
 
@@ -187,6 +188,21 @@ class SparseTensor:
         if len(feats) != len(coords):
             raise ValueError(f"{len(feats)} feature rows for {len(coords)} voxels")
         return cls(feats, coords, (1, 1, 1), cache or MapCache(coords))
+
+    @classmethod
+    def of(cls, cells: Cells, feats: Tensor) -> SparseTensor:
+        """Tensor on the cells of a batch; every network that sees the batch shares their kernel maps.
+
+        Args:
+            cells: of three axes, or of two, which lie in the plane z = 0. feats: [SV, C].
+        """
+        if "maps" not in cells.tables:
+            coords = cells.coords
+            if coords.shape[1] == 3:
+                coords = torch.cat([coords, torch.zeros_like(coords[:, :1])], 1)
+            cells.tables["maps"] = MapCache(coords)
+        cache = cells.tables["maps"]
+        return cls.from_batch(feats, cache.coords, cache)
 
     def replace(self, feats: Tensor) -> SparseTensor:
         """Same voxels, new features."""

@@ -6,15 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from core.contracts import Scan
-from core.data.corruptions import PROFILES, Corruption, Sensor
+from core.contracts import Points, Scan
+from core.data.corruptions import PROFILES, Corruption, Scanner
 from core.data.corruptions.base import Sweep
 from core.labels import SEMANTICKITTI
 
 RINGS, COLUMNS, HEIGHT, WALL = 64, 240, 1.73, 30.0
 CAR, ROAD, BUILDING = 1, 9, 13
 VEHICLES = np.isin(np.arange(256), (CAR, 2, 3, 4, 5, 7, 8))
-SENSOR = Sensor(beams=RINGS, scale=255.0, place=np.zeros(3, np.float32), vehicles=VEHICLES)
+SENSOR = Scanner(beams=RINGS, scale=255.0, place=np.zeros(3, np.float32), vehicles=VEHICLES)
 
 
 def street(token: str = "08/000000", columns: int = COLUMNS, seed: int = 0) -> Scan:
@@ -39,12 +39,12 @@ def street(token: str = "08/000000", columns: int = COLUMNS, seed: int = 0) -> S
     count = len(points)
     return Scan(
         token=token,
-        points=points.astype(np.float32),
-        intensity=(rng.integers(5, 100, count) / 100).astype(np.float32),
-        labels=np.where(on_ground, ROAD, np.where(sector, CAR, BUILDING)).astype(np.uint8),
-        instances=np.arange(1, count + 1, dtype=np.int32),
-        time_lag=np.zeros(count, np.float32),
-        cameras=(),
+        points=Points(
+            xyz=points.astype(np.float32),
+            intensity=(rng.integers(5, 100, count) / 100).astype(np.float32),
+            label=np.where(on_ground, ROAD, np.where(sector, CAR, BUILDING)).astype(np.uint8),
+            instance=np.arange(1, count + 1, dtype=np.int32),
+        ),
         pose=np.eye(4),
     )
 
@@ -52,13 +52,12 @@ def street(token: str = "08/000000", columns: int = COLUMNS, seed: int = 0) -> S
 def sweep_of(scan: Scan) -> Sweep:
     """What a corruption function gets."""
     counts = scan.intensity * np.float32(255)
-    return Sweep(scan.points, counts, VEHICLES[scan.labels], RINGS)
+    return Sweep(scan.xyz, counts, VEHICLES[scan.labels], RINGS)
 
 
 def part(scan: Scan, rows: object) -> Scan:
     """Some points of a scan."""
-    names = ("points", "intensity", "labels", "instances", "time_lag")
-    return replace(scan, **{name: getattr(scan, name)[rows] for name in names})
+    return replace(scan, points=scan.points.take(rows))
 
 
 def named(profile: str, name: str) -> Corruption:

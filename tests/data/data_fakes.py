@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from core.contracts import Camera, Scan
+from core.contracts import Camera, Points, Scan, Sensor
 from core.errors import UserError
 
 
@@ -25,13 +25,12 @@ def make_scan(
     count = len(points)
     return Scan(
         token=token,
-        points=points,
-        intensity=np.arange(count, dtype=np.float32),
-        labels=None if labels is None else np.asarray(labels, np.uint8),
-        instances=None,
-        time_lag=np.zeros(count, np.float32)
-        if time_lag is None
-        else np.asarray(time_lag, np.float32),
+        points=Points(
+            xyz=points,
+            lag=None if time_lag is None else np.asarray(time_lag, np.float32),
+            intensity=np.arange(count, dtype=np.float32),
+            label=None if labels is None else np.asarray(labels, np.uint8),
+        ),
         cameras=cameras,
         pose=np.eye(4),
     )
@@ -62,6 +61,8 @@ def forward_camera(
 
 class FakeDataset:
     """``count`` random scans, all different; those in ``bad`` are damaged, loading ``deadly`` ends the process."""
+
+    sensor = Sensor()
 
     def __init__(
         self,

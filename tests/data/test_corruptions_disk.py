@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from corruption_scenes import street
 
-from core.data.corruptions import CorruptedScans, Sensor, chosen, published
+from core.data.corruptions import CorruptedScans, Scanner, chosen, published
 from core.data.corruptions.__main__ import main
 from core.data.corruptions.write import write_corrupted
 from core.datasets.semantickitti import SemanticKITTI, SemanticKITTIConfig
@@ -26,7 +26,7 @@ def root(tmp_path: Path) -> Path:
         (folder / part).mkdir(parents=True)
     for frame in range(3):
         scan = street(columns=30, seed=frame)
-        np.column_stack([scan.points, scan.intensity]).astype("<f4").tofile(
+        np.column_stack([scan.xyz, scan.intensity]).astype("<f4").tofile(
             folder / f"velodyne/{frame:06d}.bin"
         )
         ids = SEMANTICKITTI.to_raw(scan.labels).astype("<u4") | (scan.labels == 1).astype("<u4") * (
@@ -45,7 +45,7 @@ def test_files_hold_what_is_made_on_the_fly(clean: SemanticKITTI, tmp_path: Path
     corruptions = chosen("semantickitti-c", KINDS)
     assert write_corrupted(clean, corruptions, tmp_path / "c", seed=4) == 3 * len(corruptions)
     for corruption in corruptions:
-        made = CorruptedScans(clean, corruption, Sensor.of(clean), seed=4)
+        made = CorruptedScans(clean, corruption, Scanner.of(clean), seed=4)
         read = published(tmp_path / "c", corruption)
         assert [read.token(i) for i in range(len(read))] == [
             made.token(i) for i in range(len(made))
@@ -53,7 +53,7 @@ def test_files_hold_what_is_made_on_the_fly(clean: SemanticKITTI, tmp_path: Path
         assert read.labels.classes == SEMANTICKITTI.classes
         for index in range(3):
             one, other = made.load(index, cameras=False), read.load(index, cameras=False)
-            assert np.array_equal(one.points, other.points) and np.array_equal(
+            assert np.array_equal(one.xyz, other.xyz) and np.array_equal(
                 one.intensity, other.intensity
             )
             assert np.array_equal(one.labels, other.labels) and np.array_equal(

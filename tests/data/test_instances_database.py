@@ -9,7 +9,6 @@ import pickle
 import shutil
 import signal
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +56,7 @@ def test_extract_exactly():
     labels = [CAR, CAR, PEDESTRIAN, CAR, PEDESTRIAN, CAR, 11, PEDESTRIAN, CAR, CAR]
     numbers = [5, 7, 5, 5, 5, 0, 5, 5, 5, 7]
     scan = make_scan(xyz, labels=labels, time_lag=[0] * 8 + [0.1] * 2, token="a/b")
-    part = extract(replace(scan, instances=np.array(numbers, np.int32)), RULES)
+    part = extract(scan.having(instance=np.array(numbers, np.int32)), RULES)
     assert part.small == 1  # car 7 has one point in the keyframe
     assert part.points[:, 3].tolist() == [0, 3, 2, 4, 7]
     np.testing.assert_array_equal(part.points[:, :3], xyz[[0, 3, 2, 4, 7]])
@@ -92,7 +91,7 @@ def test_world_s_instances_are_all_there(root, built):
                 own = (scan.labels == cls) & (scan.instances == number)
                 if own.sum() >= 10:
                     wanted[scan.token, cls, int(number)] = np.column_stack(
-                        [scan.points, scan.intensity]
+                        [scan.xyz, scan.intensity]
                     )[own]
     index = built.index
     assert len(index) == len(wanted) > 20
@@ -162,7 +161,7 @@ class ManyScans:
             labels=[CAR] * 12 + [PEDESTRIAN] * (count - 12),
             token=f"{index}",
         )
-        return replace(scan, instances=np.full(count, 1 + index, np.int32))
+        return scan.having(instance=np.full(count, 1 + index, np.int32))
 
     @property
     def seen(self) -> list[int]:

@@ -77,16 +77,16 @@ def expected(cloud: np.ndarray, target: np.ndarray) -> np.ndarray:
 def test_object_is_turned_to_the_place_and_stands_on_its_ground(folder):
     scan = road_scan()
     pasted = paster(folder, count=1)(scan, rng())
-    assert len(pasted.points) == 24 + 40
+    assert len(pasted.xyz) == 24 + 40
     assert pasted.pasted.tolist() == [False] * 24 + [True] * 40
-    np.testing.assert_allclose(pasted.points[24:], expected(CLOUD, CENTRE), atol=2e-6)
-    assert pasted.points[24:, 2].min() == pytest.approx(-1.75)
-    np.testing.assert_array_equal(pasted.points[:24], scan.points)
+    np.testing.assert_allclose(pasted.xyz[24:], expected(CLOUD, CENTRE), atol=2e-6)
+    assert pasted.xyz[24:, 2].min() == pytest.approx(-1.75)
+    np.testing.assert_array_equal(pasted.xyz[:24], scan.xyz)
     assert set(pasted.labels[24:]) == {CAR} and set(pasted.intensity[24:]) == {7.0}
-    assert {field: getattr(pasted, field).dtype for field in ("points", "intensity", "labels", "time_lag")} == {
-        "points": "f4", "intensity": "f4", "labels": "u1", "time_lag": "f4",
+    assert {field: getattr(pasted, field).dtype for field in ("xyz", "intensity", "labels", "time_lag")} == {
+        "xyz": "f4", "intensity": "f4", "labels": "u1", "time_lag": "f4",
     }  # fmt: skip
-    assert scan.pasted is None and len(scan.points) == 24
+    assert scan.pasted is None and len(scan.xyz) == 24
 
 
 def test_places_nearest_in_distance_come_first():
@@ -105,7 +105,7 @@ def test_places_nearest_in_distance_come_first():
 
 
 def test_only_the_class_s_own_ground_counts(folder):
-    scan = replace(road_scan(), labels=np.full(24, MANMADE, np.uint8))
+    scan = road_scan().having(label=np.full(24, MANMADE, np.uint8))
     assert paster(folder)(scan, rng()) is scan
     other = {"car": ThingRule(min_points=1, ground=("sidewalk",))}
     assert paster(folder, things=other)(road_scan(), rng()).pasted is None
@@ -136,8 +136,8 @@ def test_a_scanner_off_the_origin_is_what_objects_are_turned_about(folder):
     scan = road_scan(centre=CENTRE + sensor)
     pasted = paster(folder, count=1, sensor=tuple(sensor))(scan, rng())
     relative = CLOUD - np.float32([*sensor, 0])
-    np.testing.assert_allclose(pasted.points[24:], expected(relative, CENTRE) + sensor, atol=5e-6)
-    np.testing.assert_array_equal(pasted.points[:24], scan.points)
+    np.testing.assert_allclose(pasted.xyz[24:], expected(relative, CENTRE) + sensor, atol=5e-6)
+    np.testing.assert_array_equal(pasted.xyz[:24], scan.xyz)
 
 
 def test_two_objects_never_share_a_place(folder):
@@ -153,7 +153,7 @@ def test_nothing_is_put_around_the_sensor(folder):
 def test_shifts_start_from_the_place_each_time():
     scan = road_scan(more=[CENTRE + (0, 0, 0.5), CENTRE + (1.5, 0, 0.5)], labels=[CAR, CAR])
     things = np.arange(256) == CAR
-    scene = Scene(scan.points, scan.labels, things, np.full(256, -1, np.int8))
+    scene = Scene(scan.xyz, scan.labels, things, np.full(256, -1, np.int8))
     shifts = np.array([[[0, 0, 0], [1.5, 0, 0.0], [-1.25, 0.0, 0.0625]]])
     anchor = np.array([*CLOUD[:, :2].mean(0, dtype=np.float64), CLOUD[:, 2].min()])
     moved = place(scene, CLOUD[:, :3], anchor, CENTRE[None].copy(), shifts, np.zeros((0, 2, 3)))
@@ -176,7 +176,7 @@ def test_jitter_is_bounded(folder):
         paster(folder, count=1, jitter=(0.5, 0.05))(road_scan(), rng(seed)) for seed in range(20)
     ]
     anchors = np.array(
-        [[*p.points[24:, :2].mean(0, dtype=np.float64), p.points[24:, 2].min()] for p in dropped]
+        [[*p.xyz[24:, :2].mean(0, dtype=np.float64), p.xyz[24:, 2].min()] for p in dropped]
     )
     away = anchors - CENTRE
     assert np.abs(away[:, :2]).max() <= 0.5 + 1e-5 and np.abs(away[:, :2]).max() > 0.3
@@ -193,14 +193,14 @@ def test_budget_holds_for_all_classes_together(tmp_path):
 
 def test_keyframe_then_pasted_then_sweeps(folder):
     scan = RoadDataset().load(0)
-    scan = replace(
-        scan, instances=np.where(np.arange(len(scan.points)) == 0, 4017, 0).astype(np.int32)
-    )
+    numbers = np.zeros(len(scan.points), np.int32)
+    numbers[0] = 4017
+    scan = scan.having(instance=numbers)
     augmented = paster(folder, count=20)(scan, rng())
     own, extra = 72, int(augmented.pasted.sum())
     assert extra == 120
     assert augmented.keyframe.tolist() == [True] * (own + extra) + [False] * 30
-    np.testing.assert_array_equal(augmented.points[own + extra :], scan.points[own:])
+    np.testing.assert_array_equal(augmented.xyz[own + extra :], scan.xyz[own:])
     np.testing.assert_array_equal(augmented.intensity[:own], scan.intensity[:own])
     assert augmented.instances[0] == 4017
     assert augmented.instances[augmented.pasted].tolist() == [1] * 40 + [2] * 40 + [3] * 40
@@ -209,7 +209,7 @@ def test_keyframe_then_pasted_then_sweeps(folder):
 def test_instance_numbers_of_31_bits_stay_unique(folder):
     numbers = np.full(24, 2**31 - 1, np.int32)
     numbers[:2] = 1, 3
-    pasted = paster(folder, count=1)(replace(road_scan(), instances=numbers), rng())
+    pasted = paster(folder, count=1)(road_scan().having(instance=numbers), rng())
     assert pasted.instances.dtype == np.int32 and set(pasted.instances[24:]) == {2}
 
 
@@ -277,14 +277,14 @@ def test_occlusion_removes_what_lies_behind_in_the_keyframe_alone(folder):
     scan = road_scan(more=[behind, beside, behind], labels=[MANMADE, MANMADE, 0])
     lag = np.zeros(27, np.float32)
     lag[-1] = 0.05
-    scan = replace(scan, time_lag=lag)
+    scan = scan.having(lag=lag)
     kept = paster(folder, count=1)(scan, rng())
-    assert len(kept.points) == 27 + 40
+    assert len(kept.xyz) == 27 + 40
     cut = paster(folder, count=1, occlude=True)(scan, rng())
-    left = cut.points[~cut.pasted]
+    left = cut.xyz[~cut.pasted]
     assert not (np.abs(left[cut.keyframe[~cut.pasted]] - behind) < 1e-3).all(1).any()
     assert (np.abs(left - beside) < 1e-3).all(1).any()
-    np.testing.assert_allclose(cut.points[-1], behind, atol=1e-5)
+    np.testing.assert_allclose(cut.xyz[-1], behind, atol=1e-5)
     assert cut.pasted.sum() == 40
 
 
@@ -296,7 +296,7 @@ def test_no_camera_sees_pasted_points(folder):
     assert new.sum() > 30 and not sample.visible[:, new].any() and not sample.pixels[:, new].any()
     assert sample.visible[0, ~new].all()
     plain = make_sample(
-        replace(pasted, pasted=None), 0, DataConfig(voxel_size=0.01, augment=None, images=True)
+        pasted.having(pasted=None), 0, DataConfig(voxel_size=0.01, augment=None, images=True)
     )
     assert plain.visible[0, new].all()  # they do lie in the camera's view
 
@@ -382,7 +382,7 @@ def test_scans_of_another_split_are_warned_about(tmp_path):
 
 
 def test_bad_input_is_named(folder):
-    unlabelled = replace(road_scan(), labels=None)
+    unlabelled = road_scan().having(label=None)
     with pytest.raises(UserError, match=r"data\.paste: scan scan has no labels"):
         paster(folder)(unlabelled, rng())
     with pytest.raises(
@@ -410,9 +410,9 @@ def test_real_objects_stand_on_the_real_road(tmp_path):
     scan = build_dataset(Config({"dataset": tree}), "train").load(0)
     augmented = Paster(PasteConfig(database=database.folder), SEMANTICKITTI)(scan, rng())
     assert 0 < augmented.pasted.sum() <= 5000
-    road = scan.points[(scan.labels == 9) | (scan.labels == 10)]
+    road = scan.xyz[(scan.labels == 9) | (scan.labels == 10)]
     for number in np.unique(augmented.instances[augmented.pasted]):
-        cloud = augmented.points[augmented.pasted & (augmented.instances == number)]
+        cloud = augmented.xyz[augmented.pasted & (augmented.instances == number)]
         near = road[np.hypot(*(road[:, :2] - cloud[:, :2].mean(0)).T) < 5]
         assert abs(cloud[:, 2].min() - near[:, 2].mean()) < 0.4
         assert len(cloud) >= 3 and len(near) > 20

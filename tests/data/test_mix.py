@@ -39,7 +39,8 @@ class Scans:
             token=self.token(index),
         )
         instances = None if self.bare else np.array([0, 0, 0, 7, 7, 7], np.int32)
-        return replace(scan, instances=instances, cameras=(forward_camera(),) if cameras else ())
+        cameras = (forward_camera(),) if cameras else ()
+        return replace(scan, points=scan.points.having(instance=instances), cameras=cameras)
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -49,7 +50,7 @@ def rng(seed: int = 0) -> np.random.Generator:
 def test_instances_follow_the_keyframe() -> None:
     scan, other = Scans(2).load(0), Scans(2).load(1)
     mixed = mix_scans(scan, other)
-    assert mixed.points[:, 0].tolist() == [3, 3, 3, 3, 3, 13, 13, 3]
+    assert mixed.xyz[:, 0].tolist() == [3, 3, 3, 3, 3, 13, 13, 3]
     assert mixed.intensity.tolist() == [0, 1, 2, 3, 4, 3, 4, 5]
     assert mixed.labels.tolist() == [1, 1, 1, 2, 2, 2, 2, 2]
     assert mixed.instances.tolist() == [0, 0, 0, 7, 7, 14, 14, 7]
@@ -58,16 +59,16 @@ def test_instances_follow_the_keyframe() -> None:
     assert mixed.cameras is scan.cameras and mixed.token == scan.token
     kinds = {
         name: getattr(mixed, name).dtype
-        for name in ("points", "intensity", "labels", "instances", "time_lag")
+        for name in ("xyz", "intensity", "labels", "instances", "time_lag")
     }
     assert kinds == {name: getattr(scan, name).dtype for name in kinds}
-    without = replace(other, instances=np.zeros(6, np.int32))
+    without = other.having(instance=np.zeros(6, np.int32))
     assert mix_scans(scan, without) is scan
 
 
 def test_any_scan_but_the_same() -> None:
     mixer, scan = Mixer(Scans(4), None, 1.0), Scans(4).load(1)
-    drawn = [mixer(scan, 1, rng(seed)).points[5, 0] for seed in range(300)]
+    drawn = [mixer(scan, 1, rng(seed)).xyz[5, 0] for seed in range(300)]
     counts = {x: drawn.count(x) for x in set(drawn)}
     assert counts.keys() == {3, 23, 33}
     assert min(counts.values()) > 70  # expected 100, standard deviation 8
@@ -78,8 +79,8 @@ def test_any_scan_but_the_same() -> None:
 
 def test_instances_turn_on_their_own() -> None:
     mixed = Mixer(Scans(2), TURN, 1.0)(Scans(2).load(0), 0, rng())
-    np.testing.assert_allclose(mixed.points[5:7], [[-3, 13, 0], [-4, 13, 0]], atol=1e-5)
-    assert mixed.points[:5, 0].tolist() == [3] * 5
+    np.testing.assert_allclose(mixed.xyz[5:7], [[-3, 13, 0], [-4, 13, 0]], atol=1e-5)
+    assert mixed.xyz[:5, 0].tolist() == [3] * 5
 
 
 def test_orientations_are_independent() -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
-from core.data.voxelize import majority_labels, voxelize
+from core.data.mapping import majority_labels
+from core.data.partitions import voxelize
 from core.errors import UserError
 
 
@@ -86,4 +88,6 @@ def test_majority_labels_by_hand():
     #  voxel 0: 3 3 2 -> 3; voxel 1: 0 0 4 -> 4 (ignore does not vote); voxel 2: 2 1 -> 1 (tie); voxel 3: 0 -> 0
     labels = np.array([3, 3, 2, 0, 0, 4, 2, 1, 0, 4])
     voxel = np.array([0, 0, 0, 1, 1, 1, 2, 2, 3, -1])
-    assert majority_labels(labels, voxel, 4).tolist() == [3, 4, 1, 0]
+    assert majority_labels(
+        torch.from_numpy(labels), torch.from_numpy(voxel), 4, 5, ignore_votes=False
+    ).tolist() == [3, 4, 1, 0]

@@ -43,7 +43,7 @@ def test_example_of_the_documentation(root) -> None:
     assert dataset.cameras == ("front",)
     scan = dataset.load(0)
     (camera,) = scan.cameras
-    uv, depth, visible = camera.project(scan.points)
+    uv, depth, visible = camera.project(scan.xyz)
     assert visible.tolist() == [True, False, True, False], (
         "behind, and nearer than 1 m, nothing is visible"
     )

@@ -46,7 +46,7 @@ def test_reads_scans_and_labels(root):
     assert [dataset.token(i) for i in range(len(dataset))] == ["s0", "s1", "s2"]
     assert build(root, "val").token(0) == "s3" and dataset.index_of("s1") == 1
     scan = dataset.load(1)
-    np.testing.assert_array_equal(scan.points, points_of(1)[:, :3])
+    np.testing.assert_array_equal(scan.xyz, points_of(1)[:, :3])
     np.testing.assert_array_equal(scan.intensity, points_of(1)[:, 3])
     assert scan.labels.tolist() == [3, 4, 5, 3, 4] and scan.instances is None
     assert scan.cameras == () and np.isnan(scan.pose).all() and scan.keyframe.all()
@@ -131,7 +131,7 @@ def test_real_folder():
     dataset = build(REAL / "nuscenes_projected", split={"train": [0, 9]}, **keys)
     assert len(dataset) == 10
     scan = dataset.load(0)
-    ground = scan.points[scan.labels == 11]
+    ground = scan.xyz[scan.labels == 11]
     assert (
         len(ground) > 5000 and -2.5 < np.median(ground[:, 2]) < -1.4
     )  # the sensor sits 1.84 m above the road

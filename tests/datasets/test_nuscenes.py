@@ -76,7 +76,7 @@ def test_points_and_labels_are_the_files(root, devkit):
     scan = dataset.load(1)
     record = lidar_record(devkit, dataset, 1)
     cloud = LidarPointCloud.from_file(str(root / record["filename"])).points
-    np.testing.assert_array_equal(scan.points, cloud[:3].T)
+    np.testing.assert_array_equal(scan.xyz, cloud[:3].T)
     np.testing.assert_array_equal(scan.intensity, cloud[3])
     raw = np.fromfile(root / devkit.get("lidarseg", record["token"])["filename"], np.uint8)
     names = [devkit.lidarseg_idx2name_mapping[i] for i in raw]
@@ -105,7 +105,7 @@ def test_projection_agrees_with_the_devkit(root, devkit):
         pixels, depth, image = devkit.explorer.map_pointcloud_to_image(
             dataset.token(1), sample["data"][camera.name]
         )
-        uv, own_depth, visible = camera.project(scan.points)
+        uv, own_depth, visible = camera.project(scan.xyz)
         width, height = camera.size
         assert camera.size == image.size
         # The devkit leaves a margin of one pixel at the left and the top.
@@ -149,12 +149,12 @@ def test_past_sweeps_agree_with_the_devkit(root, devkit):
         lags[0] > 0
     )  # the devkit also takes the vehicle's returns out of the keyframe; we keep a keyframe whole
     assert other.sum() == (~scan.keyframe).sum() > 0
-    np.testing.assert_allclose(scan.points[~scan.keyframe], cloud.points[:3, other].T, atol=1e-3)
+    np.testing.assert_allclose(scan.xyz[~scan.keyframe], cloud.points[:3, other].T, atol=1e-3)
     np.testing.assert_array_equal(scan.intensity[~scan.keyframe], cloud.points[3, other])
     np.testing.assert_allclose(scan.time_lag[~scan.keyframe], lags[0, other], atol=1e-6)
     assert not scan.labels[~scan.keyframe].any()
     alone = build(root).load(index, cameras=False)
-    np.testing.assert_array_equal(scan.points[scan.keyframe], alone.points)
+    np.testing.assert_array_equal(scan.xyz[scan.keyframe], alone.xyz)
     np.testing.assert_array_equal(scan.labels[scan.keyframe], alone.labels)
 
 
@@ -321,7 +321,7 @@ def test_index_is_mapped_and_pickles_small(root):
     assert len(data) < 3000
     again = pickle.loads(data)
     assert isinstance(again.index.lidar_ego, np.memmap)
-    np.testing.assert_array_equal(again.load(0).points, dataset.load(0).points)
+    np.testing.assert_array_equal(again.load(0).xyz, dataset.load(0).xyz)
 
 
 def _open(root, queue):
@@ -391,13 +391,13 @@ def test_real_keyframe_agrees_with_the_devkit(tmp_path):
     devkit = pytest.importorskip("nuscenes").NuScenes(VERSION, str(tmp_path), verbose=False)
     dataset = build(tmp_path, frames={"val": ["ca9a282c9e77460f8360f564131a8af5"]})
     scan = dataset.load(0)
-    assert len(scan.points) == 34688
+    assert len(scan.xyz) == 34688
     sample = devkit.get("sample", dataset.sample_token(0))
     for camera in scan.cameras:
         pixels, _, _ = devkit.explorer.map_pointcloud_to_image(
             dataset.token(0), sample["data"][camera.name]
         )
-        uv, _, visible = camera.project(scan.points)
+        uv, _, visible = camera.project(scan.xyz)
         inner = visible & (uv[:, 0] > 1) & (uv[:, 1] > 1)
         assert (
             abs(int(inner.sum()) - pixels.shape[1]) <= 2

@@ -144,13 +144,13 @@ def test_points_labels_and_intensity_of_the_chosen_sensors(written: Path) -> Non
     assert len(dataset) == 4 and dataset.token(2) == "001/02" and dataset.index_of("001/02") == 2
     scan = dataset.load(0)
     rows = np.flatnonzero(SENSOR == 0)
-    np.testing.assert_allclose(scan.points, ours(LOCAL)[rows], atol=1e-5)
-    assert scan.points.dtype == scan.intensity.dtype == scan.time_lag.dtype == np.float32
+    np.testing.assert_allclose(scan.xyz, ours(LOCAL)[rows], atol=1e-5)
+    assert scan.xyz.dtype == scan.intensity.dtype == scan.time_lag.dtype == np.float32
     assert scan.intensity.tolist() == [0, 100, 200, 250]
     assert [PANDASET.classes[c] for c in scan.labels] == ["car", "sidewalk", "ignore", "car"]
     assert scan.labels.dtype == np.uint8 and scan.keyframe.all() and scan.instances is None
     both = build(written, sensors=["pandar64", "pandargt"]).load(0)
-    np.testing.assert_allclose(both.points, ours(LOCAL), atol=1e-5)
+    np.testing.assert_allclose(both.xyz, ours(LOCAL), atol=1e-5)
     forward = build(written, sensors=["pandargt"]).load(0)
     assert [PANDASET.classes[c] for c in forward.labels] == ["road", "pedestrian"]
 
@@ -160,7 +160,7 @@ def test_pose_leads_back_into_the_world(written: Path) -> None:
     assert scan.pose.dtype == np.float64
     np.testing.assert_allclose(scan.pose[:3, :3] @ scan.pose[:3, :3].T, np.eye(3), atol=1e-12)
     np.testing.assert_allclose(
-        scan.points @ scan.pose[:3, :3].T + scan.pose[:3, 3], world(LOCAL) + 1e-3, atol=1e-4
+        scan.xyz @ scan.pose[:3, :3].T + scan.pose[:3, 3], world(LOCAL) + 1e-3, atol=1e-4
     )
     np.testing.assert_allclose(
         scan.pose[:3, 0], rotation(YAW) @ [0, 1, 0], atol=1e-12
@@ -202,12 +202,12 @@ def test_camera_moves_by_its_own_pose(root: Path) -> None:
 def test_sweeps_of_a_standing_scene_coincide(written: Path) -> None:
     sweeps = {"num_sweeps": 1, "only_past": False}
     scan = build(written, multisweeps=sweeps, sensors=["pandar64", "pandargt"]).load(1)
-    assert scan.keyframe.sum() == 6 and len(scan.points) == 6 + 5 + 6, (
+    assert scan.keyframe.sum() == 6 and len(scan.xyz) == 6 + 5 + 6, (
         "the vehicle's own return leaves the sweeps"
     )
-    past, future = scan.points[6:11], scan.points[11:]
-    np.testing.assert_allclose(past, scan.points[[0, 1, 2, 3, 5]], atol=2e-3)
-    np.testing.assert_allclose(future, scan.points[:6], atol=2e-3)
+    past, future = scan.xyz[6:11], scan.xyz[11:]
+    np.testing.assert_allclose(past, scan.xyz[[0, 1, 2, 3, 5]], atol=2e-3)
+    np.testing.assert_allclose(future, scan.xyz[:6], atol=2e-3)
     np.testing.assert_allclose(scan.time_lag[6:], [0.1] * 5 + [-0.1] * 6, atol=1e-6)
     assert not scan.labels[6:].any() and scan.labels[:6].any()
 
@@ -428,12 +428,12 @@ def test_real_frame_stands_on_the_ground_and_looks_forward() -> None:
     dataset = real_frames("val", sensors=BOTH)
     assert len(dataset) == 1
     scan = dataset.load(0)
-    assert len(scan.points) == 165_537 and len(np.unique(scan.labels)) > 8
+    assert len(scan.xyz) == 165_537 and len(np.unique(scan.labels)) > 8
     np.testing.assert_allclose(scan.pose[:3, :3].T @ scan.pose[:3, :3], np.eye(3), atol=1e-9)
     near = class_rows(scan, "road")
-    near = near[np.hypot(*scan.points[near, :2].T) < 20]
-    assert -0.7 < np.median(scan.points[near, 2]) < 0.3
-    forward = real_frames("val", sensors=["pandargt"]).load(0, cameras=False).points
+    near = near[np.hypot(*scan.xyz[near, :2].T) < 20]
+    assert -0.7 < np.median(scan.xyz[near, 2]) < 0.3
+    forward = real_frames("val", sensors=["pandargt"]).load(0, cameras=False).xyz
     azimuth = np.degrees(np.arctan2(forward[:, 1], forward[:, 0]))
     assert np.percentile(np.abs(azimuth), 99) < 35, "the PandarGT looks along x"
 
@@ -442,7 +442,7 @@ def test_real_frame_stands_on_the_ground_and_looks_forward() -> None:
 def test_real_points_fall_into_the_cameras_that_look_at_them() -> None:
     scan = real_frames("val", sensors=BOTH).load(0)
     assert [camera.name for camera in scan.cameras] == list(CAMERAS)
-    distance = np.linalg.norm(scan.points, axis=1)
+    distance = np.linalg.norm(scan.xyz, axis=1)
     bearings = {
         "front_camera": 0,
         "front_left_camera": 58,
@@ -451,11 +451,11 @@ def test_real_points_fall_into_the_cameras_that_look_at_them() -> None:
         "right_camera": -88,
     }
     for camera in scan.cameras:
-        uv, _, visible = camera.project(scan.points)
+        uv, _, visible = camera.project(scan.xyz)
         assert 15_000 < visible.sum() < 80_000
         assert camera.size == (1920, 1080)
         middle = visible & (np.abs(uv[:, 0] - 960) < 60) & (distance > 8)
-        bearing = np.degrees(np.arctan2(scan.points[middle, 1], scan.points[middle, 0]))
+        bearing = np.degrees(np.arctan2(scan.xyz[middle, 1], scan.xyz[middle, 0]))
         if camera.name in bearings:
             turned = (
                 np.median(np.abs(bearing)) if camera.name == "back_camera" else np.median(bearing)
@@ -464,11 +464,9 @@ def test_real_points_fall_into_the_cameras_that_look_at_them() -> None:
         road = visible & (scan.labels == PANDASET.classes.index("road"))
         if road.sum() > 500:
             assert np.median(uv[road, 1]) > 540, "the road lies in the lower half"
-    ahead = (np.abs(np.arctan2(scan.points[:, 1], scan.points[:, 0])) < np.radians(20)) & (
-        distance > 15
-    )
-    ahead &= np.abs(scan.points[:, 2]) < 3
-    assert scan.cameras[1].project(scan.points[ahead])[2].mean() > 0.97
+    ahead = (np.abs(np.arctan2(scan.xyz[:, 1], scan.xyz[:, 0])) < np.radians(20)) & (distance > 15)
+    ahead &= np.abs(scan.xyz[:, 2]) < 3
+    assert scan.cameras[1].project(scan.xyz[ahead])[2].mean() > 0.97
 
 
 @real
@@ -491,7 +489,7 @@ def test_real_sweeps_agree_with_the_keyframe_through_the_poses() -> None:
     def agreement(points: np.ndarray) -> float:
         cells = [
             np.floor(p / 0.3).astype(np.int64) @ [1 << 40, 1 << 20, 1]
-            for p in (scans[0].points, points)
+            for p in (scans[0].xyz, points)
         ]
         _, rows = np.unique(cells[0], return_index=True)
         found = np.searchsorted(cells[0][rows], cells[1]).clip(max=len(rows) - 1)
@@ -499,7 +497,7 @@ def test_real_sweeps_agree_with_the_keyframe_through_the_poses() -> None:
         return float((scans[0].labels[rows][found[hit]] == scans[1].labels[hit]).mean())
 
     chain = np.linalg.inv(scans[0].pose) @ scans[1].pose
-    joined = scans[1].points @ chain[:3, :3].T + chain[:3, 3]
-    assert agreement(joined) > 0.93 and agreement(joined) > agreement(scans[1].points) + 0.02
+    joined = scans[1].xyz @ chain[:3, :3].T + chain[:3, 3]
+    assert agreement(joined) > 0.93 and agreement(joined) > agreement(scans[1].xyz) + 0.02
     sweep = real_frames("train", multisweeps={"num_sweeps": 1}).load(1, cameras=False)
     assert not sweep.keyframe.all() and np.unique(sweep.time_lag)[1] == pytest.approx(0.1, abs=0.01)

@@ -77,7 +77,7 @@ def test_reads_points_labels_instances_and_camera(root):
         len(dataset) == 5 and dataset.token(3) == "00/000003" and dataset.index_of("00/000003") == 3
     )
     scan = dataset.load(3)
-    np.testing.assert_array_equal(scan.points, points_of(3)[:, :3])
+    np.testing.assert_array_equal(scan.xyz, points_of(3)[:, :3])
     np.testing.assert_array_equal(scan.intensity, points_of(3)[:, 3])
     assert scan.labels.dtype == np.uint8 and scan.labels.tolist() == TRAIN
     assert scan.instances.dtype == np.int32 and scan.instances.tolist() == list(range(COUNT))
@@ -110,11 +110,11 @@ def test_pose_is_that_of_the_lidar(root):
 def test_sweeps_follow_the_poses(root):
     dataset = build(root, multisweeps={"num_sweeps": 1, "only_past": False})
     scan = dataset.load(2)
-    assert len(scan.points) == COUNT + 2 * (
+    assert len(scan.xyz) == COUNT + 2 * (
         COUNT - 1
     )  # the vehicle's own return is dropped from sweeps only
-    np.testing.assert_array_equal(scan.points[:COUNT], points_of(2)[:, :3])
-    past, future = scan.points[COUNT : COUNT + 5], scan.points[COUNT + 5 :]
+    np.testing.assert_array_equal(scan.xyz[:COUNT], points_of(2)[:, :3])
+    past, future = scan.xyz[COUNT : COUNT + 5], scan.xyz[COUNT + 5 :]
     np.testing.assert_allclose(past, points_of(1)[:5, :3] - [2, 0, 0], atol=1e-5)
     np.testing.assert_allclose(future, points_of(3)[:5, :3] + [2, 0, 0], atol=1e-5)
     np.testing.assert_allclose(scan.time_lag, [0] * COUNT + [0.1] * 5 + [-0.1] * 5, atol=1e-6)
@@ -135,7 +135,7 @@ def test_sweeps_may_keep_their_labels(root):
 @pytest.mark.parametrize(("index", "sweeps"), [(0, 2), (1, 3), (2, 4), (3, 3), (4, 2)])
 def test_sweeps_are_cut_at_both_ends(root, index, sweeps):
     dataset = build(root, multisweeps={"num_sweeps": 2, "only_past": False})
-    assert len(dataset.load(index).points) == COUNT + sweeps * (COUNT - 1)
+    assert len(dataset.load(index).xyz) == COUNT + sweeps * (COUNT - 1)
 
 
 def test_sweeps_stay_inside_the_split(root):
@@ -146,8 +146,8 @@ def test_sweeps_stay_inside_the_split(root):
     assert len(build(root, **keys)) == 3
     val = build(root, "val", **keys)
     assert [val.token(i) for i in range(len(val))] == ["00/000003", "00/000004"]
-    assert len(val.load(0).points) == COUNT
-    assert len(val.load(1).points) == COUNT + COUNT - 1
+    assert len(val.load(0).xyz) == COUNT
+    assert len(val.load(1).xyz) == COUNT + COUNT - 1
 
 
 def test_root_may_hold_dataset_sequences(tmp_path):
@@ -305,7 +305,7 @@ def test_pickles_small(root):
     dataset.load(0)
     data = pickle.dumps(dataset)
     assert len(data) < 4000
-    np.testing.assert_array_equal(pickle.loads(data).load(1).points, dataset.load(1).points)
+    np.testing.assert_array_equal(pickle.loads(data).load(1).xyz, dataset.load(1).xyz)
 
 
 @pytest.mark.parametrize(
@@ -346,7 +346,7 @@ def test_real_neighbours_agree_once_registered():
     key = scan.keyframe
     own = {
         tuple(c): label
-        for c, label in zip(np.floor(scan.points[key] / 0.5).astype(int).tolist(), scan.labels[key])
+        for c, label in zip(np.floor(scan.xyz[key] / 0.5).astype(int).tolist(), scan.labels[key])
     }
 
     def agreement(points, labels):
@@ -354,6 +354,6 @@ def test_real_neighbours_agree_once_registered():
         hits = [own[c] == label for c, label in zip(cells, labels) if c in own]
         return np.mean(hits)
 
-    registered = agreement(scan.points[~key], scan.labels[~key])
-    raw = agreement(other.points[other.keyframe], other.labels[other.keyframe])
+    registered = agreement(scan.xyz[~key], scan.labels[~key])
+    raw = agreement(other.xyz[other.keyframe], other.labels[other.keyframe])
     assert registered > raw and registered > 0.9

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.config import Config, load_config
-from core.contracts import Batch, Output
+from core.contracts import Batch, Output, Stage
+from core.data import majority_labels
 from core.distill import method_class
-from core.distill.twodpass import MSFSKD, majority_of_cells, scales_of
+from core.distill.twodpass import MSFSKD
 from core.engine.run.context import Context
 from core.engine.run.distributed import World
 from core.engine.run.experiment import Experiment
@@ -25,10 +25,10 @@ from core.engine.train.students import student_trainer
 from core.errors import UserError
 from core.losses import CrossEntropyLovasz, balanced_weights, lovasz_softmax
 from core.models import build_model
-from core.sparse import SparseTensor
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from camera_scene import camera_batch
+from made_samples import with_labels, with_visible, without_images
 
 CLASSES = 17
 REPO = Path(__file__).parents[2]
@@ -64,8 +64,11 @@ class Wide(nn.Module):
         self.width, self.scales, self.classes = width, scales, classes
 
     def forward(self, batch: Batch) -> Output:
-        stage = SparseTensor.from_batch(torch.zeros(len(batch.coords), self.width), batch.coords)
-        return Output(torch.zeros(len(batch.coords), self.classes), (stage,) * len(self.scales))
+        feats = torch.zeros(len(batch.coords), self.width)
+        rows = torch.arange(len(batch.coords))
+        stages = tuple(Stage(feats, rows, (scale,) * 3) for scale in self.scales)
+        logits = torch.zeros(len(batch.coords), self.classes)
+        return Output(logits, stages, encoder=len(stages))
 
 
 # --- sizes and tables -----------------------------------------------------------------------------------------------
@@ -147,7 +150,7 @@ def test_majority_of_cells() -> None:
     labels = torch.tensor([0, 0, 3, 2, 2, 3, 3, 1, 4])
     rows = torch.tensor([0, 0, 0, 1, 1, 1, 1, 3, 3])
     # Cell 0 is mostly unlabelled and so ignored; 2 ties with 3, and 1 with 4; cell 2 is empty.
-    assert majority_of_cells(labels, rows, 4, 5).tolist() == [0, 2, 0, 1]
+    assert majority_labels(labels, rows, 4, 5, ignore_votes=True).tolist() == [0, 2, 0, 1]
 
 
 # --- losses ---------------------------------------------------------------------------------------------------------
@@ -197,10 +200,8 @@ def test_every_term_is_its_formula(options: dict) -> None:
         scan = batch.coords[points, 0].long()
         maps = method.image(batch.images[:, 0])
         joint = []
-        for i, (scale, fusion) in enumerate(
-            zip(scales_of(method.student, output, batch), method.fusions)
-        ):
-            features = scale.features
+        for i, (scale, fusion) in enumerate(zip(output.encoder_stages, method.fusions)):
+            features = scale.feats
             learned = torch.relu(
                 F.linear(features, fusion.learner[0].weight, fusion.learner[0].bias)
             )
@@ -208,7 +209,7 @@ def test_every_term_is_its_formula(options: dict) -> None:
                 features + learned if options.get("learner_residual") else features
             )
             ce, lovasz = segmentation(
-                own, majority_of_cells(batch.labels, scale.rows, len(own), CLASSES)
+                own, majority_labels(batch.labels, scale.rows, len(own), CLASSES, ignore_votes=True)
             )
             expected["scale_ce"] += w_scale * ce
             expected["scale_lovasz"] += w_scale * lovasz
@@ -283,11 +284,11 @@ def test_single_labelled_pixel_and_no_label_at_all() -> None:
     visible = torch.zeros_like(batch.visible)
     visible[0, 5] = True
     labels = torch.zeros_like(batch.labels)
-    assert whole(make_method(), replace(batch, visible=visible, labels=labels))["ce"] == 0
+    assert whole(make_method(), with_labels(with_visible(batch, visible), labels))["ce"] == 0
     labels[5] = 3
     assert (
         float(
-            whole(make_method(), replace(batch, visible=visible, labels=labels))[
+            whole(make_method(), with_labels(with_visible(batch, visible), labels))[
                 "joint_ce"
             ].detach()
         )
@@ -308,10 +309,8 @@ def test_other_students(name: str, scales: int) -> None:
     assert method.image_stages == (0, 1, 2, 3)
     batch = camera_batch(0, 1)
     output = method.student.eval()(batch)
-    found = scales_of(method.student, output, batch)
-    assert [len(s.features) for s in found] == sorted(
-        {len(s.features) for s in found}, reverse=True
-    )
+    found = output.encoder_stages
+    assert [len(s.feats) for s in found] == sorted({len(s.feats) for s in found}, reverse=True)
     for stage, scale in zip(output.stages, found):
         cells = (
             torch.div(batch.coords[:, 1:], stage.stride[0], rounding_mode="floor") * stage.stride[0]
@@ -323,7 +322,7 @@ def test_other_students(name: str, scales: int) -> None:
 def test_ablations() -> None:
     batch = camera_batch(0)
     aux, baseline = make_method(mode="aux_heads"), make_method(mode="baseline")
-    assert whole(aux, replace(batch, images=None, pixels=None, visible=None)).keys() == {
+    assert whole(aux, without_images(batch)).keys() == {
         *("ce", "lovasz", "scale_ce", "scale_lovasz")
     }
     assert not any(
@@ -336,7 +335,7 @@ def test_ablations() -> None:
 
 def test_refusals() -> None:
     with pytest.raises(UserError, match=r"learns from images.*data.images: true"):
-        make_method()(replace(camera_batch(0), images=None))
+        make_method()(without_images(camera_batch(0)))
     with pytest.raises(UserError, match="one width at every scale"):
         make_method(make_student("minkunet"), learner_residual=True)
     with pytest.raises(ValueError, match="learner_residual needs mode: full"):
@@ -395,4 +394,4 @@ def test_a_run_deploys_the_lidar_network_alone(tiny_nuscenes: Path, tmp_path: Pa
     whole_scans.set_epoch(1, 0)
     batch = next(iter(whole_scans))
     assert batch.images is None and (batch.point_to_voxel >= 0).all()
-    assert (predict_points(student.eval()(batch).logits, batch) > 0).all()
+    assert (predict_points(student.eval()(batch), batch) > 0).all()

@@ -9,16 +9,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from made_samples import made_sample
 from torch import Tensor, nn
 
-from core.contracts import Batch, Output, Sample
+from core.contracts import Batch, Output
 from core.data import collate
 from core.distill.base import Knowledge
 from core.distill.u2mkd import U2MKD
 from core.errors import UserError
 from core.losses import CrossEntropyLovasz
 from core.models.fusion.output import FusedOutput
-from core.sparse import MapCache, SparseTensor
+from core.sparse import MapCache, SparseStage, SparseTensor
 
 CLASSES, STUDENT, TEACHER, IMAGE = 4, 5, 6, 3
 
@@ -66,7 +67,8 @@ class Teacher(nn.Module):
         cache = MapCache(batch.coords)
         coords = cache.level((16, 16, 16)).coords
         stage = SparseTensor(torch.ones(len(coords), TEACHER), coords, (16, 16, 16), cache)
-        return Output(torch.zeros(len(batch.coords), CLASSES), (stage,))
+        logits = torch.zeros(len(batch.coords), CLASSES)
+        return Output(logits, (SparseStage(stage),), encoder=1)
 
 
 def make_batch(
@@ -90,7 +92,7 @@ def make_batch(
     feats = rng.normal(size=(count, 4)).astype(np.float32)
     zeros = np.zeros(points, np.int64)
     labels = np.array(labels, np.int64)
-    sample = Sample(
+    sample = made_sample(
         "scan", 0, coords, feats, labels, links, first, zeros, np.ones(points, bool), np.zeros(points, np.float32),
         **images,
     )  # fmt: skip
@@ -112,7 +114,7 @@ def make_knowledge(links: list[int], voxels: int) -> Knowledge:
         torch.rand(len(cells), TEACHER, generator=generator), cells, (16, 16, 16), cache
     )
     logits = torch.randn(voxels, CLASSES, generator=generator)
-    return Knowledge(("scan",), coords, torch.tensor(links), logits, (stage,))
+    return Knowledge(("scan",), coords, torch.tensor(links), logits, (SparseStage(stage),))
 
 
 def make_method(student: nn.Module | None = None, **options: object) -> U2MKD:

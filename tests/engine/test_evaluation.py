@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from made_samples import made_sample
 from torch import nn
 
 from core.contracts import Batch, Output, Sample
@@ -30,7 +31,7 @@ def sample(
     coords = np.c_[np.arange(voxels), np.zeros((voxels, 2))].astype(np.int32)
     firsts = np.array([int(np.flatnonzero(to_voxel == v)[0]) for v in range(voxels)], np.int64)
     truth = np.array(labels, np.int64)
-    return Sample(
+    return made_sample(
         token=f"scan{index}",
         index=index,
         coords=coords,
@@ -54,7 +55,7 @@ def one_hot(classes: list[int], count: int = 4) -> torch.Tensor:
 def test_points_take_the_class_of_their_voxel_across_the_batch() -> None:
     batch = collate([sample(0, [0, 1, 0, -1], [1, 1, 1, 1]), sample(1, [1, 0, -1], [1, 1, 1])])
     logits = one_hot([3, 1, 2, 3])
-    assert predict_points(logits, batch).tolist() == [3, 1, 3, 0, 3, 2, 0]
+    assert predict_points(Output(logits), batch).tolist() == [3, 1, 3, 0, 3, 2, 0]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -62,7 +63,7 @@ def test_ignore_is_never_predicted(dtype: torch.dtype) -> None:
     batch = collate([sample(0, [0, 1, 2], [1, 1, 1])])
     logits = torch.tensor([[9.0, 1.0, 2.0], [0.0, -5.0, -7.0], [1.0, -6e4, -6.1e4]]).to(dtype)
     before = logits.clone()
-    predicted = predict_points(logits, batch)
+    predicted = predict_points(Output(logits), batch)
     assert predicted.tolist() == [2, 1, 1] and predicted.dtype == torch.int64
     assert torch.equal(logits, before), "the network's output is not written to"
 
@@ -73,14 +74,14 @@ def test_random_logits_give_a_class_exactly_where_there_is_a_voxel() -> None:
     batch = collate([sample(0, to_voxel.tolist(), [1] * 220)])
     logits = torch.randn(20, 6, generator=torch.Generator().manual_seed(0))
     logits[:, 0] += 100
-    predicted = predict_points(logits, batch).numpy()
+    predicted = predict_points(Output(logits), batch).numpy()
     assert (to_voxel == -1).any()
     assert ((predicted > 0) == (to_voxel >= 0)).all()
 
 
 def test_scan_without_a_single_voxel() -> None:
     batch = collate([sample(0, [-1, -1], [1, 2])])
-    assert predict_points(torch.zeros(0, 4), batch).tolist() == [0, 0]
+    assert predict_points(Output(torch.zeros(0, 4)), batch).tolist() == [0, 0]
 
 
 # --- which points count ---------------------------------------------------------------------------------------------

@@ -101,7 +101,7 @@ def nuscenes_scans(tiny_nuscenes: Path) -> ScanDataset:
 
 def sizes(scans: ScanDataset) -> list[int]:
     """Points of each scan, read and counted."""
-    return [len(scans.load(i, cameras=False).points) for i in range(len(scans))]
+    return [len(scans.load(i, cameras=False).xyz) for i in range(len(scans))]
 
 
 # --- what is written ------------------------------------------------------------------------------------------------

@@ -12,11 +12,12 @@ import pytest
 import torch
 import yaml
 from folder_world import write_world
+from made_samples import made_sample
 from torch import Tensor, nn
 
 from core.config import load_config
 from core.contracts import Batch, Output, Sample
-from core.data import ChosenScans, ViewPlan, VoteSamples, collate, make_sample
+from core.data import ChosenScans, VotePlan, VoteSamples, collate, make_sample
 from core.engine.run.context import Context
 from core.engine.run.distributed import World
 from core.engine.score.evaluation import predictions, score_network
@@ -44,7 +45,7 @@ def view(to_voxel: list[int], token: str = "a", index: int = 0, padded: bool = F
     coords = np.c_[np.arange(voxels), np.zeros((voxels, 2))].astype(np.int32)
     feats, truth = np.zeros((voxels, 4), np.float32), np.arange(len(rows)) % 3
     keyframe, distance = np.ones(len(rows), bool), np.full(len(rows), 5.0, np.float32)
-    return Sample(
+    return made_sample(
         token,
         index,
         coords,
@@ -191,7 +192,7 @@ def test_identity_view_through_the_vote_equals_the_plain_prediction(world) -> No
     scans = context.dataset("val")
     network = trained_network(context, scans.labels, world.parent / "net.pt")
     plain = context.loader_of(ChosenScans(scans, context.data, range(3)), training=False)
-    views = context.loader_of(VoteSamples(scans, context.data, ViewPlan(1), 1), training=False)
+    views = context.loader_of(VoteSamples(scans, context.data, VotePlan(1), 1), training=False)
     for how in ("logits", "softmax"):
         predict = partial(voted_predictions, votes=Votes(1, sum=how))
         expected = score_network(network, plain, 20, World(), context.autocast)[0]
@@ -209,7 +210,7 @@ def test_votes_equal_a_dense_sum_in_float64(world) -> None:
     network = trained_network(context, scans.labels, world.parent / "net.pt")
     scan, total = scans.load(0), 0
     for k in range(5):
-        sample = make_sample(scan, 0, context.data, view=ViewPlan(5).of(0)[k])
+        sample = make_sample(scan, 0, context.data, view=VotePlan(5).of(0)[k])
         ((_, logits),) = raw_logits(network, collate([sample]))
         scores = np.where(np.arange(20) == 0, -np.inf, logits.double().numpy())
         chances = np.exp(scores - scores.max(1, keepdims=True))

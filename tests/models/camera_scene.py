@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
+from made_samples import doubled, made_sample
 
 from core.contracts import Batch, Sample
 from core.data import collate
@@ -27,7 +26,7 @@ def camera_sample(seed: int, cameras: int = 3, voxels: int = 300, seen: float = 
         visible[..., None], rng.uniform(-0.999, 0.999, (cameras, count, 2)), 0
     ).astype(np.float32)
     images = rng.random((cameras, 3, *SIZE)).astype(np.float32)
-    return Sample(
+    return made_sample(
         f"s{seed}", seed, coords, feats, labels, rows, rows, labels, np.ones(count, bool), np.zeros(count, np.float32),
         images, pixels, visible,
     )  # fmt: skip
@@ -40,8 +39,4 @@ def camera_batch(*seeds: int, **options) -> Batch:
 
 def double(batch: Batch) -> Batch:
     """Features and images in float64."""
-    return replace(
-        batch,
-        feats=batch.feats.double(),
-        images=None if batch.images is None else batch.images.double(),
-    )
+    return doubled(batch)

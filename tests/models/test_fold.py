@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from made_samples import doubled
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -75,9 +76,7 @@ def test_same_logits(name: str, backend: str, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("name", NETWORKS)
 def test_no_less_exact_in_bfloat16(name: str) -> None:
     network, batch = trained(name).eval(), random_batch(500)
-    exact = network.double()(
-        batch.__class__(**{**batch.__dict__, "feats": batch.feats.double()})
-    ).logits
+    exact = network.double()(doubled(batch)).logits
     network.float()
     folded = fold_batch_norm(network)
     with torch.autocast("cpu", torch.bfloat16):

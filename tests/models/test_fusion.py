@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 import torch.nn.functional as F
 from camera_scene import camera_batch
+from made_samples import with_cameras_in_order, with_visible
 from torch import Tensor, nn
 
 from core.contracts import Batch
@@ -121,8 +120,8 @@ def test_sampling_equals_grid_sample(overlap: str) -> None:
 
 def test_pixels_on_the_outermost_centres() -> None:
     batch = camera_batch(0, cameras=1)
-    batch = replace(batch, visible=torch.ones_like(batch.visible))
-    batch.pixels[0, :4] = torch.tensor([[-1.0, -1], [1, -1], [-1, 1], [1, 1]])
+    batch = with_visible(batch, torch.ones_like(batch.visible))
+    batch.cameras.pixels[0, :4] = torch.tensor([[-1.0, -1], [1, -1], [-1, 1], [1, 1]])
     maps = features(1, 3, *SIZE)
     found = sample_image(maps, PixelLinks.of(batch, "last"))[:4]
     torch.testing.assert_close(
@@ -138,12 +137,7 @@ def test_order_of_cameras() -> None:
     maps = features(2, 3, 5, *SIZE)
 
     def read(batch: Batch, overlap: str) -> tuple[Tensor, Tensor]:
-        shuffled = replace(
-            batch,
-            visible=batch.visible[order],
-            pixels=batch.pixels[order],
-            images=batch.images[:, order],
-        )
+        shuffled = with_cameras_in_order(batch, order)
         linked = (PixelLinks.of(b, overlap) for b in (batch, shuffled))
         return tuple(
             sample_image(m.flatten(0, 1), links) for m, links in zip((maps, maps[:, order]), linked)
@@ -152,7 +146,7 @@ def test_order_of_cameras() -> None:
     torch.testing.assert_close(*read(batch, "mean"), rtol=1e-6, atol=1e-7)
     assert not torch.allclose(*read(batch, "last"))
     first = batch.visible & (batch.visible.cumsum(0) == 1)
-    torch.testing.assert_close(*read(replace(batch, visible=first), "last"))
+    torch.testing.assert_close(*read(with_visible(batch, first), "last"))
 
 
 # --- blocks ---------------------------------------------------------------------------------------------------------

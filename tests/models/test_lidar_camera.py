@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 from camera_scene import SIZE, camera_batch, double
+from made_samples import with_cameras_in_order, with_visible, without_images
 from torch import Tensor, nn
 
 from core.config import Config
@@ -47,10 +46,6 @@ def exact(**options) -> LidarCamera:
         ):
             tensor.data.uniform_(low, low + 0.8, generator=generator)
     return net
-
-
-def without_images(batch: Batch) -> Batch:
-    return replace(batch, images=None, pixels=None, visible=None)
 
 
 def close(a: Tensor, b: Tensor) -> None:
@@ -130,7 +125,7 @@ def test_mixed_precision(images: bool) -> None:
 
 def test_nothing_in_view() -> None:
     net, batch = student().train(), camera_batch(0, 1)
-    output = net(replace(batch, visible=torch.zeros_like(batch.visible)))
+    output = net(with_visible(batch, torch.zeros_like(batch.visible)))
     assert output.logits.isfinite().all() and not output.in_view.any()
     assert output.pixel_logits.abs().max() == 0
     assert output.image_features[2].abs().max() == 0
@@ -139,14 +134,8 @@ def test_nothing_in_view() -> None:
 
 
 def test_single_voxel() -> None:
-    batch = camera_batch(0)
-    one = replace(
-        batch,
-        coords=batch.coords[:1],
-        feats=batch.feats[:1],
-        pixels=batch.pixels[:, :1],
-        visible=batch.visible[:, :1],
-    )
+    one = camera_batch(0, voxels=1)
+    assert len(one.coords) == 1
     net = student().eval()
     with torch.no_grad():
         for b in (one, without_images(one)):
@@ -157,7 +146,7 @@ def test_single_voxel() -> None:
 def test_camera_free_equals_cameras_that_see_nothing() -> None:
     """Without images every point takes the learner's features, attention included."""
     net, batch = exact(lidar="spvcnn_spformer", cr=0.5), double(camera_batch(0, 1))
-    blind = net(replace(batch, visible=torch.zeros_like(batch.visible))).logits
+    blind = net(with_visible(batch, torch.zeros_like(batch.visible))).logits
     close(net(without_images(batch)).logits, blind)
     assert not torch.allclose(net(batch).logits, blind, atol=1e-3)
     assert probe(net.float()).points.shape == (len(random_batch(300).coords), 128)
@@ -200,13 +189,8 @@ def test_company_in_the_batch_does_not_matter(cameras: bool) -> None:
 def test_order_of_cameras_does_not_matter(overlap: str) -> None:
     net, batch, order = exact(overlap=overlap), double(camera_batch(0, 1)), torch.tensor([2, 0, 1])
     if overlap == "last":  # then only where no two cameras see the same
-        batch = replace(batch, visible=batch.visible & (batch.visible.cumsum(0) == 1))
-    shuffled = replace(
-        batch,
-        images=batch.images[:, order],
-        pixels=batch.pixels[order],
-        visible=batch.visible[order],
-    )
+        batch = with_visible(batch, batch.visible & (batch.visible.cumsum(0) == 1))
+    shuffled = with_cameras_in_order(batch, order)
     close(net(shuffled).logits, net(batch).logits)
 
 
@@ -228,14 +212,14 @@ def test_fused_points_reach_encoder_and_decoder() -> None:
     output = net(batch)
     for i in range(4):
         raw, (given, fused) = seen[f"down{i}"][1], seen[f"fused{i}"]
-        close(given[0], devoxelize(raw, batch.coords))
-        expected = voxel_mean(raw, fused, batch.coords)
+        close(given[0], devoxelize(raw))
+        expected = voxel_mean(raw, fused)
         close(output.stages[i].feats, expected.feats)
         if i < 3:
             close(seen[f"down{i + 1}"][0].feats, expected.feats)
     close(output.points, seen["fused3"][0][0])
     z1 = seen["fused3"][1] + lidar.point_transforms[0](seen["stem"].feats)
-    close(seen["up"].feats, voxel_mean(output.stages[3], z1, batch.coords).feats)
+    close(seen["up"].feats, voxel_mean(output.stages[3].tensor, z1).feats)
 
 
 @torch.no_grad()

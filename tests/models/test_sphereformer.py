@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from made_samples import doubled
 
 from core.config import Config
 from core.contracts import Batch
@@ -82,17 +83,25 @@ def test_every_parameter_gets_a_gradient(name, checkpointing):
 
 def join(a: Batch, b: Batch) -> Batch:
     """Two scans in one batch, the second moved far away so that a shared window origin would show."""
-    coords = torch.cat([a.coords, b.coords + torch.tensor([1, 0, 0, 0], dtype=torch.int32)])
-    return replace(
-        a, coords=coords, feats=torch.cat([a.feats, b.feats + torch.tensor([7.3, -4.1, 0.7, 0.0])])
+    cells = replace(
+        a.cells,
+        coords=torch.cat([a.coords, b.coords + torch.tensor([1, 0, 0, 0], dtype=torch.int32)]),
+        point=torch.cat([a.cells.point, b.cells.point + len(a.points["xyz"])]),
+        tables={},
     )
+    moved = {
+        "xyz": b.points["xyz"] + torch.tensor([7.3, -4.1, 0.7]),
+        "intensity": b.points["intensity"],
+    }
+    points = {name: torch.cat([a.points[name], moved[name]]) for name in moved}
+    return replace(a, cells=cells, points=points, origins=torch.cat([a.origins, b.origins]))
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_batch_composition_does_not_change_a_prediction(name):
     net = model(name, **SMALL[name]).double().eval()
     first, second = (random_batch(300, seed=s) for s in (0, 1))
-    first, second = (replace(b, feats=b.feats.double()) for b in (first, second))
+    first, second = (doubled(b) for b in (first, second))
     with torch.no_grad():
         alone, together = net(first).logits, net(join(first, second)).logits
     torch.testing.assert_close(together[: len(alone)], alone, rtol=1e-5, atol=1e-6)

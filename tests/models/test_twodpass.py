@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from camera_scene import camera_batch, double
+from made_samples import reordered
 from torch import Tensor, nn
 
 from core.config import Config
@@ -112,11 +114,12 @@ def test_shapes_of_the_published_small_model() -> None:
     points = len(batch.coords)
     assert output.logits.shape == (points, 20)
     assert [stage.channels for stage in output.stages] == [64] * 4
-    sizes = [len(stage.coords) for stage in output.stages]
+    sizes = [len(stage.feats) for stage in output.stages]
     assert sizes == sorted(sizes, reverse=True) and sizes[-1] < sizes[0]  # grids 1, 2, 4, 8
     for i, stage in enumerate(output.stages):
-        rows = output.extras[f"scale_rows/{i}"]
-        assert rows.shape == (points,) and set(rows.tolist()) == set(range(len(stage.coords)))
+        assert stage.edge == (2 << i,) * 3
+        rows = stage.rows
+        assert rows.shape == (points,) and set(rows.tolist()) == set(range(len(stage.feats)))
 
 
 def test_grid_means_and_back() -> None:
@@ -256,9 +259,7 @@ def test_company_and_order_do_not_matter() -> None:
     alone = torch.cat([model(double(camera_batch(seed))).logits for seed in (0, 1)])
     torch.testing.assert_close(model(batch).logits, alone, **CLOSE)
     order = torch.randperm(len(batch.coords), generator=torch.Generator().manual_seed(2))
-    shuffled = batch.__class__(
-        **{**batch.__dict__, "coords": batch.coords[order], "feats": batch.feats[order]}
-    )
+    shuffled = reordered(batch, order)
     torch.testing.assert_close(model(shuffled).logits, alone[order], **CLOSE)
 
 
@@ -267,8 +268,8 @@ def test_points_beyond_the_box_are_points_like_others() -> None:
     """A scan moved by two boxes, cells and all, is the same scan but for where it is."""
     model, batch = make_exact(scales=[2, 4]), double(camera_batch(0))
     model.voxel_mlp[0].weight[:, :3] = 0  # forget the place itself
-    shift = torch.cat([model.extent * torch.tensor([2, -2, 2]), torch.zeros(1)])
-    moved = batch.__class__(**{**batch.__dict__, "feats": batch.feats + shift})
+    shift = model.extent * torch.tensor([2, -2, 2])
+    moved = replace(batch, points={**batch.points, "xyz": batch.points["xyz"] + shift})
     torch.testing.assert_close(model(moved).logits, model(batch).logits, **CLOSE)
 
 

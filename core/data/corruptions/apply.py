@@ -11,10 +11,9 @@ import numpy as np
 from core.contracts import IGNORE, Scan
 from core.data.corruptions.base import Returns, Sweep
 from core.data.corruptions.profiles import Corruption
-from core.data.instances.tables import sensor_place
 from core.datasets.base import ScanDataset
 
-__all__ = ["Sensor", "corrupt"]
+__all__ = ["Scanner", "corrupt"]
 
 _VEHICLES = frozenset(
     ("car", "truck", "bus", "bicycle", "motorcycle", "bicyclist", "motorcyclist")
@@ -23,7 +22,7 @@ _VEHICLES = frozenset(
 
 
 @dataclass(frozen=True)
-class Sensor:
+class Scanner:
     """What a corruption must know about the scanner.
 
     Attributes:
@@ -38,25 +37,29 @@ class Sensor:
     vehicles: np.ndarray
 
     @classmethod
-    def of(cls, dataset: ScanDataset) -> Sensor:
-        """Of a data set; the scale of its intensities is read off its first scan (KITTI 0..1, nuScenes 0..255)."""
-        labels = dataset.labels
-        first = dataset.load(0, cameras=False).intensity
+    def of(cls, dataset: ScanDataset) -> Scanner:
+        """Of a data set; an unknown scale of its intensities is read off its first scan (0..1 or 0..255)."""
+        sensor = dataset.sensor
+        largest = sensor.intensity_scale
+        if largest is None:
+            largest = float(dataset.load(0, cameras=False).intensity.max(initial=0))
         vehicles = np.zeros(256, bool)
-        vehicles[[c for c, name in enumerate(labels.classes) if name in _VEHICLES]] = True
+        for train_id, name in enumerate(dataset.labels.classes):
+            vehicles[train_id] = name in _VEHICLES
         return cls(
-            beams=32 if labels.name == "nuscenes" else 64,
-            scale=255.0 if first.max(initial=0) <= 1 else 1.0,
-            place=sensor_place(labels).astype(np.float32),
+            beams=sensor.beams,
+            scale=255.0 if largest <= 1 else 1.0,
+            place=sensor.place,
             vehicles=vehicles,
         )
 
 
-def corrupt(scan: Scan, corruption: Corruption, sensor: Sensor, seed: int = 0) -> Scan:
+def corrupt(scan: Scan, corruption: Corruption, scanner: Scanner, seed: int = 0) -> Scan:
     """The scan under a corruption; a function of (seed, corruption, token) and the scan alone.
 
     Joined sweeps are corrupted one by one, each as a turn of the scanner where it stands now. Images stay as they are.
-    The keyframe's points stay first, and the sweeps in their order.
+    The keyframe's points stay first, and the sweeps in their order. A new point has the time of its sweep and every
+    other column of the point it stands in for, but no class, no instance and is not pasted.
     """
     if not len(scan.points):
         return scan
@@ -64,29 +67,20 @@ def corrupt(scan: Scan, corruption: Corruption, sensor: Sensor, seed: int = 0) -
     rng = np.random.default_rng(int.from_bytes(hashlib.sha256(key.encode()).digest()[:16]))
     parts, origins = [], []
     for rows in _sweeps(scan.time_lag):
-        part = corruption.apply(_seen(scan, rows, sensor), rng)
+        part = corruption.apply(_seen(scan, rows, scanner), rng)
         parts.append(part)
-        origins.append(
-            np.maximum(part.source, 0) + rows.start
-        )  # a new point has the time of its sweep
-    origin, new = np.concatenate(origins), np.concatenate([part.source < 0 for part in parts])
+        origins.append(np.maximum(part.source, 0) + rows.start)
+    origin = np.concatenate(origins)
+    new = np.concatenate([part.source < 0 for part in parts])
     ignored = np.concatenate([part.ignored for part in parts]) | new
-    points, intensity = _recorded(scan, parts, origin, new, sensor)
-    return replace(
-        scan,
-        points=points,
-        intensity=intensity,
-        labels=_carried(scan.labels, origin, ignored, IGNORE),
-        instances=_carried(scan.instances, origin, ignored, 0),
-        time_lag=scan.time_lag[origin],
-        pasted=_carried(scan.pasted, origin, new, False),
-    )
-
-
-def _carried(
-    values: np.ndarray | None, origin: np.ndarray, lost: np.ndarray, filler: int
-) -> np.ndarray | None:
-    return None if values is None else np.where(lost, values.dtype.type(filler), values[origin])
+    xyz, intensity = _recorded(scan, parts, origin, new, scanner)
+    points = scan.points.take(origin).having(xyz=xyz, intensity=intensity)
+    lost = {"label": (ignored, IGNORE), "instance": (ignored, 0), "pasted": (new, False)}
+    for name, (rows, filler) in lost.items():
+        column = points.get(name)
+        if column is not None:
+            points = points.having(**{name: np.where(rows, column.dtype.type(filler), column)})
+    return replace(scan, points=points)
 
 
 def _sweeps(time_lag: np.ndarray) -> list[slice]:
@@ -95,30 +89,30 @@ def _sweeps(time_lag: np.ndarray) -> list[slice]:
     return [slice(a, b) for a, b in pairwise(edges)]
 
 
-def _seen(scan: Scan, rows: slice, sensor: Sensor) -> Sweep:
+def _seen(scan: Scan, rows: slice, scanner: Scanner) -> Sweep:
     """One sweep from the scanner's place, in counts."""
-    points = scan.points[rows]
+    points = scan.xyz[rows]
     count = len(points)
     return Sweep(
-        points=np.ascontiguousarray(points - sensor.place if sensor.place.any() else points),
-        intensity=np.ascontiguousarray(scan.intensity[rows] * np.float32(sensor.scale)),
+        points=np.ascontiguousarray(points - scanner.place if scanner.place.any() else points),
+        intensity=np.ascontiguousarray(scan.intensity[rows] * np.float32(scanner.scale)),
         vehicle=np.zeros(count, bool)
         if scan.labels is None
-        else sensor.vehicles[scan.labels[rows]],
-        beams=sensor.beams,
+        else scanner.vehicles[scan.labels[rows]],
+        beams=scanner.beams,
     )
 
 
 def _recorded(
-    scan: Scan, parts: list[Returns], origin: np.ndarray, new: np.ndarray, sensor: Sensor
+    scan: Scan, parts: list[Returns], origin: np.ndarray, new: np.ndarray, scanner: Scanner
 ) -> tuple[np.ndarray, np.ndarray]:
     """Points and intensities in the data set's own frame and scale; what did not change keeps its very bits."""
     points = np.concatenate([part.points for part in parts])
     intensity = np.concatenate([part.intensity for part in parts])
-    scale, clean = np.float32(sensor.scale), scan.intensity[origin]
+    scale, clean = np.float32(scanner.scale), scan.intensity[origin]
     intensity = np.where(~new & (intensity == clean * scale), clean, intensity / scale)
-    if sensor.place.any():
-        clean = scan.points[origin]
-        still = ~new & (points == clean - sensor.place).all(1)
-        points = np.where(still[:, None], clean, points + sensor.place)
+    if scanner.place.any():
+        clean = scan.xyz[origin]
+        still = ~new & (points == clean - scanner.place).all(1)
+        points = np.where(still[:, None], clean, points + scanner.place)
     return points, intensity

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from core.contracts import IGNORE, Scan
-from core.data.corruptions.apply import Sensor, corrupt
+from core.data.corruptions.apply import Scanner, corrupt
 from core.data.corruptions.profiles import Corruption
 from core.datasets.base import Gap, ScanDataset, ScanFiles
 from core.datasets.folder import FolderConfig, FolderDataset
@@ -27,13 +27,14 @@ class CorruptedScans(ScanDataset):
 
     Args:
         clean: the data set. corruption: what happens to each scan.
-        sensor: see :class:`Sensor`. seed: of all draws.
+        scanner: see :class:`Scanner`. seed: of all draws.
     """
 
     def __init__(
-        self, clean: ScanDataset, corruption: Corruption, sensor: Sensor, seed: int = 0
+        self, clean: ScanDataset, corruption: Corruption, scanner: Scanner, seed: int = 0
     ) -> None:
-        self.clean, self.corruption, self.sensor, self.seed = clean, corruption, sensor, seed
+        self.clean, self.corruption, self.scanner, self.seed = clean, corruption, scanner, seed
+        self.sensor = clean.sensor
         self.labels, self.root, self.split = clean.labels, clean.root, clean.split
         self.point_fields, self.label_dtype = clean.point_fields, clean.label_dtype
         self.title = f"{clean.title}, {corruption.name}"
@@ -46,7 +47,7 @@ class CorruptedScans(ScanDataset):
 
     def load(self, index: int, *, cameras: bool = True) -> Scan:
         return corrupt(
-            self.clean.load(index, cameras=cameras), self.corruption, self.sensor, self.seed
+            self.clean.load(index, cameras=cameras), self.corruption, self.scanner, self.seed
         )
 
     def files(self, index: int) -> ScanFiles:

@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from core.contracts import Scan
-from core.data.corruptions.apply import Sensor, corrupt
+from core.data.corruptions.apply import Scanner, corrupt
 from core.data.corruptions.profiles import Corruption
 from core.data.sample import keyframe_scan
 from core.data.workers import leave_on_signals, worker_context
@@ -57,7 +57,7 @@ def write_corrupted(
         "tokens": hashlib.sha256(tokens.encode()).hexdigest(),
     }
     _begin(out, identity)
-    work = _Writer(dataset, tuple(corruptions), Sensor.of(dataset), out, seed)
+    work = _Writer(dataset, tuple(corruptions), Scanner.of(dataset), out, seed)
     written = 0
     with _results(work, range(len(dataset)), workers) as results:
         for count in tqdm(
@@ -113,7 +113,7 @@ class _Writer:
 
     dataset: ScanDataset
     corruptions: tuple[Corruption, ...]
-    sensor: Sensor
+    scanner: Scanner
     out: Path
     seed: int
 
@@ -125,7 +125,7 @@ class _Writer:
         if missing:
             scan = keyframe_scan(self.dataset.load(index, cameras=False))
             for corruption in missing:
-                self._write(corruption, token, corrupt(scan, corruption, self.sensor, self.seed))
+                self._write(corruption, token, corrupt(scan, corruption, self.scanner, self.seed))
         return len(missing)
 
     def _path(self, corruption: Corruption, token: str, part: str, suffix: str) -> Path:
@@ -139,5 +139,5 @@ class _Writer:
             if scan.instances is not None:
                 ids |= (scan.instances.astype("<u4") & 0xFFFF) << 16
             write_bytes(self._path(corruption, token, "labels", "label"), ids.tobytes())
-        cloud = np.column_stack([scan.points, scan.intensity]).astype("<f4")
+        cloud = np.column_stack([scan.xyz, scan.intensity]).astype("<f4")
         write_bytes(self._path(corruption, token, "velodyne", "bin"), cloud.tobytes())

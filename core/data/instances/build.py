@@ -135,9 +135,7 @@ def extract(scan: Scan, rules: Mapping[int, ThingRule]) -> Part:
     found, inverse, counts = np.unique(pairs, return_inverse=True, return_counts=True)
     large = counts >= limits[found >> 32]
     rows = rows[np.argsort(inverse, kind="stable")][np.repeat(large, counts)]
-    points = np.column_stack([scan.points[rows], scan.intensity[rows]]).astype(
-        np.float32, copy=False
-    )
+    points = np.column_stack([scan.xyz[rows], scan.intensity[rows]]).astype(np.float32, copy=False)
     token = scan.token.encode()
     index = np.zeros(int(large.sum()), index_dtype(len(token)))
     index["cls"], index["instance"], index["count"] = (

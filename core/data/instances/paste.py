@@ -16,11 +16,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from core.contracts import Scan
+from core.contracts import Points, Scan, Sensor
 from core.data.config import PasteConfig
 from core.data.instances.database import Database
 from core.data.instances.scene import Scene, in_shadow, place
-from core.data.instances.tables import sensor_place, thing_rules
+from core.data.instances.tables import thing_rules
 from core.errors import UserError
 from core.labels import LabelSpace
 
@@ -69,7 +69,6 @@ class Paster:
         self.rows = {c: rows[c] for c in drawn}
         self.classes = np.array(list(drawn))
         self.weights = np.array(list(drawn.values())) / sum(drawn.values())
-        self._sensor = sensor_place(labels, config)
         self._things = np.zeros(256, bool)
         self._things[list(rules)] = True
         names = sorted({labels.classes.index(ground) for c in drawn for ground in rules[c].ground})
@@ -97,9 +96,11 @@ class Paster:
                 cure="Set data.paste: null, or dataset.use_labels: true",
             )
         count = int(np.count_nonzero(scan.keyframe))
-        scene = Scene(
-            self._seen(scan.points[:count]), scan.labels[:count], self._things, self._ground
-        )
+        sensor = scan.sensor
+        if self.config.sensor is not None:
+            sensor = replace(sensor, origin=self.config.sensor)
+        seen = sensor.seen(scan.xyz[:count])
+        scene = Scene(seen, scan.labels[:count], self._things, self._ground)
         objects: list[tuple[int, np.ndarray]] = []
         boxes = np.zeros((0, 2, 3))
         left = self.config.max_points
@@ -107,59 +108,61 @@ class Paster:
             row = int(self.rows[cls][rng.integers(len(self.rows[cls]))])
             if self.database.index["count"][row] > left:
                 continue
-            cloud = self._put(scene, cls, row, boxes, rng)
+            cloud = self._put(scene, sensor, cls, row, boxes, rng)
             if cloud is not None:
                 objects.append((cls, cloud))
                 left -= len(cloud)
                 boxes = np.concatenate([boxes, [[cloud[:, :3].min(0), cloud[:, :3].max(0)]]])
-        return self._join(scan, scene, objects) if objects else scan
-
-    def _seen(self, points: np.ndarray) -> np.ndarray:
-        """Points [n, 3] relative to the scanner, f32."""
-        return points - self._sensor.astype(np.float32) if self._sensor.any() else points
+        return self._join(scan, scene, sensor, objects) if objects else scan
 
     def _put(
-        self, scene: Scene, cls: int, row: int, boxes: np.ndarray, rng: np.random.Generator
+        self,
+        scene: Scene,
+        sensor: Sensor,
+        cls: int,
+        row: int,
+        boxes: np.ndarray,
+        rng: np.random.Generator,
     ) -> np.ndarray | None:
         """One object where it found a place: f32 [n, 4], relative to the scanner, or None."""
-        anchor = self.database.index["anchor"][row] - self._sensor
+        anchor = self.database.index["anchor"][row] - np.array(sensor.origin)
         places = scene.places(self._grounds[cls], float(np.hypot(anchor[0], anchor[1])), PLACES)
         sideways, upwards = self.config.jitter
         shifts = rng.uniform(
             (-sideways, -sideways, 0), (sideways, sideways, upwards), (len(places), SHIFTS, 3)
         )
         cloud = self.database.points(row)
-        moved = place(scene, self._seen(cloud[:, :3]), anchor, places, shifts, boxes)
+        moved = place(scene, sensor.seen(cloud[:, :3]), anchor, places, shifts, boxes)
         return None if moved is None else np.column_stack([moved, cloud[:, 3]])
 
-    def _join(self, scan: Scan, scene: Scene, objects: list[tuple[int, np.ndarray]]) -> Scan:
+    def _join(
+        self, scan: Scan, scene: Scene, sensor: Sensor, objects: list[tuple[int, np.ndarray]]
+    ) -> Scan:
         """The keyframe's points, the objects', the sweeps'; hidden ones left out."""
         count, sizes = len(scene.points), [len(cloud) for _, cloud in objects]
         new = np.concatenate([cloud for _, cloud in objects])
         owner = np.repeat(np.arange(len(objects)), sizes)
-        own, seen = np.ones(count, bool), np.ones(len(new), bool)
+        xyz = new[:, :3]
+        if any(sensor.origin):
+            xyz = xyz + np.array(sensor.origin)
+        instance = None
+        if scan.instances is not None:
+            instance = _unused(scan.instances, sizes)
+        added = Points(
+            xyz=xyz,
+            intensity=new[:, 3],
+            label=np.repeat([cls for cls, _ in objects], sizes),
+            instance=instance,
+            pasted=np.ones(len(new), bool),
+        )
+        before = scan.points.take(slice(count))
         if self.config.occlude:
             shape = np.ascontiguousarray(new[:, :3])
-            own = ~in_shadow(scene.points, np.full(count, -1), shape, owner, len(objects))
-            seen = ~in_shadow(shape, owner, shape, owner, len(objects))
-
-        def join(old: np.ndarray, added: np.ndarray) -> np.ndarray:
-            return np.concatenate(
-                [old[:count][own], added[seen].astype(old.dtype, copy=False), old[count:]]
-            )
-
+            hidden = in_shadow(scene.points, np.full(count, -1), shape, owner, len(objects))
+            before = before.take(~hidden)
+            added = added.take(~in_shadow(shape, owner, shape, owner, len(objects)))
         return replace(
-            scan,
-            points=join(
-                scan.points, new[:, :3] + self._sensor if self._sensor.any() else new[:, :3]
-            ),
-            intensity=join(scan.intensity, new[:, 3]),
-            labels=join(scan.labels, np.repeat([cls for cls, _ in objects], sizes)),
-            instances=None
-            if scan.instances is None
-            else join(scan.instances, _unused(scan.instances, sizes)),
-            time_lag=join(scan.time_lag, np.zeros(len(new))),
-            pasted=join(np.zeros(len(scan.points), bool), np.ones(len(new), bool)),
+            scan, points=Points.join(before, added, scan.points.take(slice(count, None)))
         )
 
 

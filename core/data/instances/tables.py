@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
-
 from core.data.config import PasteConfig, ThingRule
 from core.errors import UserError
 from core.labels import LabelSpace
 
-__all__ = ["THING_TABLES", "sensor_place", "thing_rules"]
+__all__ = ["THING_TABLES", "thing_rules"]
 
 
 def _table(
@@ -58,17 +56,6 @@ THING_TABLES: dict[str, dict[str, ThingRule]] = {
         },
     ),
 }
-
-# m; PandaSet's frames have their origin on the road. Found as the point from which the beams' elevations are sharpest.
-_SENSORS: dict[str, tuple[float, float, float]] = {"pandaset": (1.2, 0.0, 1.85)}
-
-
-def sensor_place(labels: LabelSpace, config: PasteConfig | None = None) -> np.ndarray:
-    """Where the scanner is in the scans' frame: f64 [3] m."""
-    known = config is None or config.sensor is None
-    return np.array(
-        _SENSORS.get(labels.name, (0.0, 0.0, 0.0)) if known else config.sensor, np.float64
-    )
 
 
 def thing_rules(labels: LabelSpace, config: PasteConfig | None = None) -> dict[int, ThingRule]:

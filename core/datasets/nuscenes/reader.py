@@ -15,7 +15,7 @@ from zipfile import BadZipFile
 import numpy as np
 from pydantic import Field
 
-from core.contracts import IGNORE, Camera, Scan
+from core.contracts import Camera, Points, Scan, Sensor
 from core.datasets.base import (
     DatasetConfig,
     Gap,
@@ -23,7 +23,6 @@ from core.datasets.base import (
     ScanDataset,
     ScanFiles,
     SplitName,
-    join_sweeps,
     listing,
     near_sensor,
     read_image,
@@ -74,6 +73,7 @@ class NuScenes(ScanDataset):
     labels = NUSCENES
     point_fields = 5  # x, y, z (m), intensity 0..255, ring
     label_dtype = np.dtype("u1")
+    sensor = Sensor(beams=32, elevation=(-0.5353, 0.1862), intensity_scale=255.0)  # HDL-32E
 
     def __init__(self, config: NuScenesConfig, split: str) -> None:
         """Open the index and list the split's keyframes whose files are all there.
@@ -83,6 +83,7 @@ class NuScenes(ScanDataset):
                 unknown, or no keyframe is left.
         """
         self.config, self.split, self.root = config, split, Path(config.root)
+        self.sensor = config.sensor.over(self.sensor)
         self.version = (
             "v1.0-test" if (split, config.version) == ("test", "v1.0-trainval") else config.version
         )
@@ -234,31 +235,32 @@ class NuScenes(ScanDataset):
         key = self._keys[index]
         row = self.index.key_lidar[key]
         files = self.files(index)
-        parts = [read_points(files.points, self.point_fields)]
-        lags = [np.zeros(len(parts[0]), np.float32)]
-        count = len(parts[0])
+        own = self._read(files.points)
+        count = len(own)
+        own = own.having(label=self._labels(files, count), instance=self._instances(key, count))
+        parts = [own]
         world_from_lidar = self._world_from_lidar(row)
         for sweep in self._sweeps(row):
-            points = read_points(
-                self.root / self.index.lidar_file[sweep].decode(), self.point_fields
-            )
-            points = points[~near_sensor(points)]
-            points[:, :3] = transform(
-                chain(invert(world_from_lidar), self._world_from_lidar(sweep)), points[:, :3]
+            points = self._read(self.root / self.index.lidar_file[sweep].decode())
+            points = points.take(~near_sensor(points["xyz"]))
+            moved = chain(invert(world_from_lidar), self._world_from_lidar(sweep))
+            lag = (self.index.lidar_time[row] - self.index.lidar_time[sweep]) * 1e-6
+            points = points.having(
+                xyz=transform(moved, points["xyz"]), lag=np.full(len(points), lag, np.float32)
             )
             parts.append(points)
-            lag = (self.index.lidar_time[row] - self.index.lidar_time[sweep]) * 1e-6
-            lags.append(np.full(len(points), lag, np.float32))
-        points = join_sweeps(parts)
         return Scan(
             token=self.token(index),
-            points=np.ascontiguousarray(points[:, :3]),
-            intensity=np.ascontiguousarray(points[:, 3]),
-            labels=self._labels(files, count, len(points)),
-            instances=self._instances(key, count, len(points)),
-            time_lag=join_sweeps(lags),
+            points=Points.join(*parts),
+            sensor=self.sensor,
             cameras=self._cameras(key, files, world_from_lidar) if cameras else (),
             pose=world_from_lidar,
+        )
+
+    def _read(self, path: Path) -> Points:
+        values = read_points(path, self.point_fields)
+        return Points(
+            xyz=np.ascontiguousarray(values[:, :3]), intensity=np.ascontiguousarray(values[:, 3])
         )
 
     def _sweeps(self, row: int) -> list[int]:
@@ -267,16 +269,15 @@ class NuScenes(ScanDataset):
         chains = _walk(self.index, np.array([row]), self.config.multisweeps)[0]
         return [int(sweep) for sweep in chains if sweep >= 0]
 
-    def _labels(self, files: ScanFiles, count: int, total: int) -> np.ndarray | None:
+    def _labels(self, files: ScanFiles, count: int) -> np.ndarray | None:
+        """u8 [N] train ids of the keyframe's points."""
         if files.labels is None:
             return None
-        labels = np.full(total, IGNORE, np.uint8)
-        labels[:count] = self.labels.to_train(
+        return self.labels.to_train(
             read_labels(files.labels, self.label_dtype, count), files.labels
         )
-        return labels
 
-    def _instances(self, key: int, count: int, total: int) -> np.ndarray | None:
+    def _instances(self, key: int, count: int) -> np.ndarray | None:
         name = self.index.key_panoptic[key].decode()
         if not (self.config.instances and self.labelled and name):
             return None
@@ -295,9 +296,7 @@ class NuScenes(ScanDataset):
             raise UserError(
                 f"holds {raw.size} ids, but the scan has {count} points", where=str(path)
             )
-        instances = np.zeros(total, np.int32)
-        instances[:count] = np.where(raw % 1000 > 0, raw, 0)
-        return instances
+        return np.where(raw % 1000 > 0, raw, 0)
 
     def _world_from_lidar(self, row: int) -> np.ndarray:
         return chain(

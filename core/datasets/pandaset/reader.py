@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BeforeValidator, Field
 
-from core.contracts import IGNORE, Camera, Scan
+from core.contracts import Camera, Points, Scan, Sensor
 from core.datasets.base import (
     DatasetConfig,
     Gap,
@@ -30,7 +30,6 @@ from core.datasets.base import (
     SequenceDataset,
     SplitName,
     image_size,
-    join_sweeps,
     listing,
     near_sensor,
     read_image,
@@ -122,6 +121,9 @@ class PandaSet(SequenceDataset):
     point_fields = 0
     label_dtype = np.dtype("<i8")
     frame_digits = 2
+    # Pandar64. Frames have their origin on the road; the scanner's place was found as the point from which the beams'
+    # elevations are sharpest.
+    sensor = Sensor((1.2, 0.0, 1.85), 64, elevation=(-0.4363, 0.2618), intensity_scale=255.0)
 
     def __init__(self, config: PandaSetConfig, split: str) -> None:
         """List the split's frames.
@@ -130,6 +132,7 @@ class PandaSet(SequenceDataset):
             UserError: the root is missing, a camera is unknown, or no frame is found.
         """
         self.config, self.split, self.root = config, split, _find_root(config.root)
+        self.sensor = config.sensor.over(self.sensor)
         self.cameras = CAMERAS if config.cameras is None else config.cameras
         if unknown := set(self.cameras) - set(CAMERAS):
             raise UserError(
@@ -206,33 +209,35 @@ class PandaSet(SequenceDataset):
         pose = chain(_row(track.poses, frame, folder / "lidar" / "poses.json"), _QUARTER_TURN)
         lidar_from_world = invert(pose)
         own = self._read(folder, frame)
-        points, intensity = [transform(lidar_from_world, own.world)], [own.intensity]
-        lags = [np.zeros(len(own.rows), np.float32)]
+        label = self._labels(index, own)
+        instance = None
+        if label is not None and self.config.instances:
+            instance = self._instances(folder, frame, own, label)
+        parts = [
+            Points(
+                xyz=transform(lidar_from_world, own.world),
+                intensity=own.intensity,
+                label=label,
+                instance=instance,
+            )
+        ]
         for other in self._neighbours(folder, frame):
             sweep = self._read(folder, other)
-            moved = transform(lidar_from_world, sweep.world)
             vehicle = chain(
                 _row(track.poses, other, folder / "lidar" / "poses.json"), _QUARTER_TURN
             )
-            keep = ~near_sensor(transform(invert(vehicle), sweep.world))
-            points.append(moved[keep])
-            intensity.append(sweep.intensity[keep])
-            now, then = (
-                _row(track.times, n, folder / "lidar" / "timestamps.json") for n in (frame, other)
+            times = folder / "lidar" / "timestamps.json"
+            lag = _row(track.times, frame, times) - _row(track.times, other, times)
+            points = Points(
+                xyz=transform(lidar_from_world, sweep.world),
+                lag=np.full(len(sweep.rows), lag, np.float32),
+                intensity=sweep.intensity,
             )
-            lags.append(np.full(int(keep.sum()), now - then, np.float32))
-        total = sum(map(len, points))
-        labels = self._labels(index, own)
-        instances = None
-        if labels is not None and self.config.instances:
-            instances = _padded(self._instances(folder, frame, own, labels), total)
+            parts.append(points.take(~near_sensor(transform(invert(vehicle), sweep.world))))
         return Scan(
             token=self.token(index),
-            points=join_sweeps(points),
-            intensity=join_sweeps(intensity),
-            labels=None if labels is None else _padded(labels, total),
-            instances=instances,
-            time_lag=join_sweeps(lags),
+            points=Points.join(*parts),
+            sensor=self.sensor,
             cameras=self._cameras(index, pose) if cameras else (),
             pose=pose,
         )
@@ -331,13 +336,6 @@ def _numbers(folder: Path) -> list[int]:
         for n in listing(folder)
         if len(n) == 9 and n[:2].isdecimal() and n.endswith(".pkl.gz")
     )
-
-
-def _padded(values: np.ndarray, total: int) -> np.ndarray:
-    """The keyframe's values, then 0 (ignore, no instance) for sweep points."""
-    out = np.full(total, IGNORE, values.dtype)
-    out[: len(values)] = values
-    return out
 
 
 def _row(table: np.ndarray, frame: int, path: Path) -> Any:

@@ -61,7 +61,7 @@ class PictureCollector:
         ):  # a LiDAR-only copy of the data set has no images; the bird's-eye views still come
             scan = self.dataset.load(index, cameras=False)
         own = scan.keyframe  # a view without sweeps has these points alone
-        points = scan.points[own]
+        points = scan.xyz[own]
         cameras = [(c.name, c.load(), *c.project(points)[::2]) for c in scan.cameras]
         truth = np.zeros(len(points), np.uint8) if scan.labels is None else scan.labels[own]
         return ScenePicture(

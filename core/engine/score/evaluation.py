@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from core.contracts import IGNORE, Batch
+from core.contracts import IGNORE, Batch, Output
 from core.data import voxels_to_points
 from core.engine.run.distributed import World, join_over_ranks, sum_over_ranks
 from core.metrics import SegmentationScore
@@ -25,22 +25,27 @@ Predictor = Callable[
 ]
 
 
-def predict_points(logits: Tensor, batch: Batch) -> Tensor:
-    """Class of every point of the batch: the best class of its voxel, never "ignore"; 0 where it has no voxel.
+def predict_points(output: Output, batch: Batch) -> Tensor:
+    """Class of every point of the batch, never "ignore".
 
-    Args:
-        logits: [SV, C].
+    It is the best class of the point's logits where the network gives them, else of its cell, and 0 where it has none.
 
     Returns:
         i64 [SN].
     """
+    if output.point_logits is not None:
+        return _best_class(output.point_logits)
+    of_point = batch.cells.of_point
+    best = _best_class(output.logits)
+    if len(best) == 0:
+        return torch.zeros_like(of_point)
+    return torch.where(of_point >= 0, best[of_point.clamp_min(0)], IGNORE)
+
+
+def _best_class(logits: Tensor) -> Tensor:
     scores = logits.float().clone()
     scores[:, IGNORE] = -torch.inf
-    best = scores.argmax(1)
-    inside = batch.point_to_voxel >= 0
-    if len(best) == 0:
-        return torch.zeros_like(batch.point_to_voxel)
-    return torch.where(inside, best[batch.point_to_voxel.clamp_min(0)], IGNORE)
+    return scores.argmax(1)
 
 
 def counted_points(batch: Batch) -> Tensor:
@@ -50,7 +55,7 @@ def counted_points(batch: Batch) -> Tensor:
     return batch.keyframe & ~torch.repeat_interleave(padded, counts)
 
 
-def points_in_view(batch: Batch) -> Tensor | None:
+def points_in_sight(batch: Batch) -> Tensor | None:
     """Bool [SN]: a camera of the batch sees the point's voxel; None when the batch has no cameras."""
     if batch.visible is None:
         return None
@@ -68,8 +73,8 @@ def predictions(
     ):
         batch = batch.to(device)
         with autocast():
-            logits = network(batch).logits
-        yield batch, predict_points(logits, batch)
+            output = network(batch)
+        yield batch, predict_points(output, batch)
 
 
 def score_network(
@@ -99,8 +104,8 @@ def score_network(
     predict = predict or predictions
     for batch, predicted in predict(network, loader, world.device, autocast, "evaluating"):
         counted = counted_points(batch)
-        in_view = points_in_view(batch)
-        seen = None if in_view is None else in_view[counted]
+        in_sight = points_in_sight(batch)
+        seen = None if in_sight is None else in_sight[counted]
         score.update(predicted[counted], batch.point_labels[counted], batch.distance[counted], seen)
         scans += sum(not padded for padded in batch.padded)
         points += int(counted.sum())

@@ -368,6 +368,6 @@ def _draw(scans: ScanDataset, folder: PredictionFolder) -> None:
     scan, classes = scans.load(0, cameras=False), folder.read(token)
     palette = legible(scans.labels.colors)
     held = [c for c in np.unique(classes) if c != IGNORE]
-    panel = (token, birds_eye(scan.points[scan.keyframe], palette[classes]))
+    panel = (token, birds_eye(scan.xyz[scan.keyframe], palette[classes]))
     sheet = side_by_side([panel], [(scans.labels.classes[c], palette[c]) for c in held])
     write_bytes(folder.root / "preview.png", encode_png(sheet))

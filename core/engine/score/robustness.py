@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from core.config import Config
 from core.contracts import IGNORE, Batch
-from core.data.corruptions import CorruptedScans, Corruption, Sensor, chosen, published
+from core.data.corruptions import CorruptedScans, Corruption, Scanner, chosen, published
 from core.data.corruptions.write import VERSION
 from core.datasets.base import ScanDataset
 from core.engine.report.robustness import picture, robustness_page
@@ -114,7 +114,7 @@ class _FirstScan:
         )  # the very same points: corruptions are functions of the token
         truth = batch.point_labels[rows].cpu().numpy()[own]
         like = int(self.clean.load(0, cameras=False).keyframe.sum())
-        points, seen = scan.points[scan.keyframe], predicted[rows].cpu().numpy()[own]
+        points, seen = scan.xyz[scan.keyframe], predicted[rows].cpu().numpy()[own]
         self.picture = picture(points, truth, seen, self.scans.labels, like)
 
 
@@ -199,8 +199,8 @@ def _corrupted(
                     len(clean),
                 )
         return found
-    sensor, seed = Sensor.of(clean), context.experiment.train.seed
-    return {c.name: CorruptedScans(clean, c, sensor, seed) for c in corruptions}
+    scanner, seed = Scanner.of(clean), context.experiment.train.seed
+    return {c.name: CorruptedScans(clean, c, scanner, seed) for c in corruptions}
 
 
 def _digest(config: Config, context: Context) -> str:

@@ -133,7 +133,7 @@ def _whole(scans: ScanDataset, token: str, classes: np.ndarray) -> np.ndarray:
     if (classes != IGNORE).all():
         return classes
     scan = scans.load(scans.index_of(token), cameras=False)
-    return fill_gaps(scan.points[scan.keyframe], classes)
+    return fill_gaps(scan.xyz[scan.keyframe], classes)
 
 
 def fill_gaps(points: np.ndarray, classes: np.ndarray) -> np.ndarray:

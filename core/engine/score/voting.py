@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from core.contracts import IGNORE, Batch
-from core.data import ChosenScans, DataConfig, ViewPlan, VoteSamples
-from core.data.views import VoteMode
+from core.contracts import IGNORE, Batch, Output
+from core.data import ChosenScans, DataConfig, VotePlan, VoteSamples
+from core.data.votes import VoteMode
 from core.datasets.base import ScanDataset
 from core.engine.score.evaluation import Predictor, predictions
 from core.errors import UserError
@@ -38,7 +38,7 @@ class Votes:
 
     Attributes:
         count: views per scan; 1 = one plain pass.
-        mode, flips: see :class:`core.data.ViewPlan`.
+        mode, flips: see :class:`core.data.VotePlan`.
         sum: what is added up over the views: the classes' probabilities, "ignore" left out, or the raw logits.
         chunk: views that go through the network together; it bounds the memory and changes no score. None = 4 on a GPU,
             where few voxels leave it idle, and 1 on a processor, where many leave its caches.
@@ -67,10 +67,10 @@ class Votes:
         """``chunk``, or what suits the device."""
         return self.chunk or (1 if device.type == "cpu" else 4)
 
-    def plan(self, context: Context) -> ViewPlan:
+    def plan(self, context: Context) -> VotePlan:
         """The views of each scan."""
         e = context.experiment
-        return ViewPlan(self.count, self.mode, self.flips, e.eval.vote_augment, e.train.seed)
+        return VotePlan(self.count, self.mode, self.flips, e.eval.vote_augment, e.train.seed)
 
     def settings(self, context: Context) -> dict[str, Any]:
         """All that changes a voted prediction, as plain values; empty for one plain pass."""
@@ -141,11 +141,11 @@ def voted_predictions(
     ):
         batch = batch.to(device)
         if first is None:
-            first, seen = _first_view(batch), 0
+            first, seen = batch.take([0]), 0
         _check_scan(first, batch)
         with autocast():
-            logits = network(batch).logits
-        for scores in _point_scores(_vote_scores(logits, votes), batch):
+            output = network(batch)
+        for scores in _point_scores(output, batch, votes):
             total = scores if seen == 0 else total.add_(scores)
             seen += 1
         if seen == votes.count:
@@ -161,46 +161,26 @@ def _check_scan(first: Batch, batch: Batch) -> None:
         )
 
 
-def _vote_scores(logits: Tensor, votes: Votes) -> Tensor:
-    """F32 [SV, C - 1]: what each voxel adds to its points' sums, without "ignore", which is class 0."""
-    scores = logits[:, IGNORE + 1 :].float()
-    return scores if votes.sum == "logits" else scores.softmax(1)
-
-
-def _point_scores(scores: Tensor, batch: Batch) -> Iterator[Tensor]:
-    """F32 [N, C - 1] of each view; anything for points of no voxel."""
+def _point_scores(output: Output, batch: Batch, votes: Votes) -> Iterator[Tensor]:
+    """F32 [N, C - 1] of each view, without "ignore", which is class 0; anything for points of no cell."""
     offsets = batch.point_offsets.tolist()
-    if len(scores) == 0:  # no voxel at all
+    if output.point_logits is not None:
+        yield from _scores(output.point_logits, votes).split(batch.point_offsets.diff().tolist())
+        return
+    scores = _scores(output.logits, votes)
+    if len(scores) == 0:  # no cell at all
         scores = scores.new_zeros(1, scores.shape[1])
-    rows = batch.point_to_voxel.clamp_min(0)
+    rows = batch.cells.of_point.clamp_min(0)
     for start, end in pairwise(offsets):
         yield scores.index_select(0, rows[start:end])
 
 
+def _scores(logits: Tensor, votes: Votes) -> Tensor:
+    """F32 [R, C - 1]: what each row adds to the sums of the points."""
+    scores = logits[:, IGNORE + 1 :].float()
+    return scores if votes.sum == "logits" else scores.softmax(1)
+
+
 def _winners(total: Tensor, first: Batch) -> Tensor:
     """I64 [N]: the best class, never "ignore"; 0 for points of no voxel, which are the same in all views."""
-    return torch.where(first.point_to_voxel >= 0, total.argmax(1) + IGNORE + 1, IGNORE)
-
-
-def _first_view(batch: Batch) -> Batch:
-    """The batch's first sample alone, without its images."""
-    voxels, points = slice(int(batch.voxel_offsets[1])), slice(int(batch.point_offsets[1]))
-    return replace(
-        batch,
-        tokens=batch.tokens[:1],
-        indices=batch.indices[:1],
-        padded=batch.padded[:1],
-        coords=batch.coords[voxels],
-        feats=batch.feats[voxels],
-        labels=batch.labels[voxels],
-        point_to_voxel=batch.point_to_voxel[points],
-        voxel_to_point=batch.voxel_to_point[voxels],
-        point_labels=batch.point_labels[points],
-        keyframe=batch.keyframe[points],
-        distance=batch.distance[points],
-        voxel_offsets=batch.voxel_offsets[:2],
-        point_offsets=batch.point_offsets[:2],
-        images=None,
-        pixels=None if batch.pixels is None else batch.pixels[:, voxels],
-        visible=None if batch.visible is None else batch.visible[:, voxels],
-    )
+    return torch.where(first.cells.of_point >= 0, total.argmax(1) + IGNORE + 1, IGNORE)

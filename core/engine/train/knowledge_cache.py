@@ -24,7 +24,7 @@ from core.engine.run.distributed import World, barrier
 from core.engine.train.teacher import FrozenTeacher
 from core.errors import UserError
 from core.io import atomic_path, write_json
-from core.sparse import MapCache, SparseTensor
+from core.sparse import MapCache, SparseStage, SparseTensor
 
 __all__ = ["KnowledgeCache"]
 
@@ -103,7 +103,7 @@ class KnowledgeCache:
         barrier()
 
     def _write(self, knowledge: Knowledge) -> None:
-        stage = next((s for s in knowledge.stages if s.stride == _STRIDE), None)
+        stage = next((s for s in knowledge.stages if s.edge == _STRIDE), None)
         tensors = {
             "coords": knowledge.coords[:, 1:].contiguous(),
             "keyframe_voxels": knowledge.keyframe_voxels.int(),
@@ -140,7 +140,8 @@ class KnowledgeCache:
         if all("features" in part for part in parts):
             feats = torch.cat([part["features"].float() for part in parts]).to(self.device)
             cache = MapCache(coords)
-            stages = (SparseTensor(feats, cache.level(_STRIDE).coords, _STRIDE, cache),)
+            voxels = SparseTensor(feats, cache.level(_STRIDE).coords, _STRIDE, cache)
+            stages = (SparseStage(voxels),)
         return batch, Knowledge(batch.tokens, coords, links.to(self.device), logits, stages)
 
     def _read(self, token: str) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ Without images, or with fewer cameras than in training, the same forward pass ru
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -44,6 +44,8 @@ class LidarCamera(nn.Module):
         config: see :class:`LidarCamera.Config`.
         num_classes: outputs including class 0 (ignore).
     """
+
+    partitions: ClassVar[tuple[str, ...]] = ("voxels",)
 
     class Config(Section):
         """``model:`` section; each switch that is off gives an ablation of the method."""
@@ -134,7 +136,7 @@ class Exchange:
 
     def __call__(self, stage: int, x: SparseTensor, batch: Batch) -> tuple[SparseTensor, Tensor]:
         """Run one image stage and fuse both ways: (voxels, points [SV, C])."""
-        points = devoxelize(x, batch.coords)
+        points = devoxelize(x)
         if stage == STAGES - 1:
             self.points = points
         skip = self.image_stage(stage, points) if self.uses_images else None
@@ -142,7 +144,7 @@ class Exchange:
             return x, points
         image = self._image_features(stage, points, skip)
         fused = self.model.c2l_fusion_blocks[stage](points, image)
-        return voxel_mean(x, fused, batch.coords), fused
+        return voxel_mean(x, fused), fused
 
     def image_stage(self, stage: int, points: Tensor) -> Tensor:
         """Skip [B * K, ic, H, W] of the next image stage, fused with the points."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
-from core.contracts import Batch
-from core.sparse import Conv3d, SparseBatchNorm, SparseReLU, SparseTensor, cat
+from core.contracts import Batch, Output
+from core.sparse import Conv3d, SparseBatchNorm, SparseReLU, SparseStage, SparseTensor, cat
 
 __all__ = [
     "CHANNELS",
@@ -17,6 +17,7 @@ __all__ = [
     "UpBlock",
     "down_stage",
     "scaled_channels",
+    "sparse_output",
     "stem",
 ]
 
@@ -39,6 +40,11 @@ CHANNELS = (
 def scaled_channels(cr: float) -> tuple[int, ...]:
     """``int(cr * c)`` for the nine channel counts of the U-Net."""
     return tuple(int(cr * c) for c in CHANNELS)
+
+
+def sparse_output(logits: Tensor, stages: Sequence[SparseTensor], encoder: int) -> Output:
+    """Output of a network of sparse stages, the first ``encoder`` of them the encoder's."""
+    return Output(logits, tuple(SparseStage(stage) for stage in stages), encoder)
 
 
 class ConvBlock(nn.Module):

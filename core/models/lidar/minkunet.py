@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 from torch import nn
 
 from core.config import Section
 from core.contracts import Batch, Output
-from core.models.lidar.blocks import Fusion, UpBlock, down_stage, scaled_channels, stem
+from core.models.lidar.blocks import (
+    Fusion,
+    UpBlock,
+    down_stage,
+    scaled_channels,
+    sparse_output,
+    stem,
+)
 from core.sparse import SparseTensor
 
 __all__ = ["MinkUNet"]
@@ -22,6 +29,8 @@ class MinkUNet(nn.Module):
         config: see :class:`MinkUNet.Config`.
         num_classes: outputs including class 0 (ignore).
     """
+
+    partitions: ClassVar[tuple[str, ...]] = ("voxels", "cylinder")
 
     class Config(Section):
         """``model:`` section."""
@@ -40,7 +49,7 @@ class MinkUNet(nn.Module):
 
     def forward(self, batch: Batch, fusion: Fusion | None = None) -> Output:
         """Logits [SV, num_classes] in the batch's voxel order; stages = encoder, then decoder outputs."""
-        x = self.stem(SparseTensor.from_batch(batch.feats, batch.coords))
+        x = self.stem(SparseTensor.of(batch.cells, batch.feats))
         skips, stages = [x], []
         for stage, down in enumerate(self.vox_downs):
             x = down(x)
@@ -52,4 +61,4 @@ class MinkUNet(nn.Module):
         for up in self.vox_ups:
             x = up(x, skips.pop())
             stages.append(x)
-        return Output(self.classifier_vox(x.feats), tuple(stages))
+        return sparse_output(self.classifier_vox(x.feats), stages, encoder=len(self.vox_downs))

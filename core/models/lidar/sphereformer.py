@@ -7,7 +7,7 @@ original U-Net with pre-activation residual blocks and a block on each of its fi
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from core.config import Section
 from core.contracts import Batch, Output
-from core.models.lidar.blocks import scaled_channels
+from core.models.lidar.blocks import scaled_channels, sparse_output
 from core.models.lidar.spvcnn import SPVCNN
 from core.sparse import (
     Conv3d,
@@ -204,11 +204,19 @@ class SphereFormerBlock(nn.Module):
         return feats + self.drop_path(self.mlp(self.norm2(feats)))
 
 
+def from_scanner(batch: Batch) -> Tensor:
+    """F32 [SV, 3] m: the cells' representatives from the scanner, about which radial windows lie."""
+    origins = batch.origins.index_select(0, batch.coords[:, 0].long())
+    return batch.at_cells("xyz").float() - origins
+
+
 class SPVCNNSphereFormer(SPVCNN):
     """SPVCNN with a SphereFormer block after each encoder stage (strides 2 to 16): U2MKD's teacher.
 
     A voxel's position is the mean of the metric coordinates of its fine voxels.
     """
+
+    partitions: ClassVar[tuple[str, ...]] = ("voxels",)
 
     class Config(SPVCNN.Config, Windows):
         """``model:`` section."""
@@ -223,7 +231,7 @@ class SPVCNNSphereFormer(SPVCNN):
     def encode(self, stage: int, x: SparseTensor, batch: Batch) -> SparseTensor:
         """Encoder stage, then attention."""
         x = super().encode(stage, x, batch)
-        xyz = voxel_mean(x, batch.feats[:, :3].float(), batch.coords).feats
+        xyz = voxel_mean(x, from_scanner(batch)).feats
         return self.transformer_blocks[stage](x, xyz)
 
 
@@ -258,6 +266,8 @@ class SphereFormerUNet(nn.Module):
         num_classes: outputs including class 0 (ignore).
     """
 
+    partitions: ClassVar[tuple[str, ...]] = ("voxels",)
+
     class Config(Windows):
         """``model:`` section."""
 
@@ -290,8 +300,9 @@ class SphereFormerUNet(nn.Module):
 
     def forward(self, batch: Batch) -> Output:
         """Logits [SV, num_classes] in the batch's voxel order; stages = encoder, then decoder outputs."""
-        x = SparseTensor.from_batch(batch.feats, batch.coords)
-        xyz, x = x.replace(batch.feats[:, :3].float()), self.input_conv(x)
+        x = SparseTensor.of(batch.cells, batch.feats)
+        xyz = x.replace(from_scanner(batch))
+        x = self.input_conv(x)
         skips, stages = [], []
         for level, block in enumerate(self.blocks):
             x = self.transformer_blocks[level](block(x), xyz.feats)
@@ -302,4 +313,5 @@ class SphereFormerUNet(nn.Module):
         for level in reversed(range(len(self.ups))):
             x = self.tails[level](cat([skips.pop(), self.ups[level](x)]))
             stages.append(x)
-        return Output(self.classifier_vox(self.head(x).feats), tuple(stages))
+        logits = self.classifier_vox(self.head(x).feats)
+        return sparse_output(logits, stages, encoder=len(self.blocks))

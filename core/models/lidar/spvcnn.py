@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
 
 from core.config import Section
 from core.contracts import Batch, Output
-from core.models.lidar.blocks import Fusion, UpBlock, down_stage, scaled_channels, stem
+from core.models.lidar.blocks import (
+    Fusion,
+    UpBlock,
+    down_stage,
+    scaled_channels,
+    sparse_output,
+    stem,
+)
 from core.sparse import SparseTensor, devoxelize, voxel_mean
 
 __all__ = ["SPVCNN"]
@@ -28,6 +35,8 @@ class SPVCNN(nn.Module):
         config: see :class:`SPVCNN.Config`.
         num_classes: outputs including class 0 (ignore).
     """
+
+    partitions: ClassVar[tuple[str, ...]] = ("voxels", "cylinder")
 
     class Config(Section):
         """``model:`` section."""
@@ -56,11 +65,10 @@ class SPVCNN(nn.Module):
 
     def forward(self, batch: Batch, fusion: Fusion | None = None) -> Output:
         """Logits [SV, num_classes] in the batch's voxel order; stages = encoder outputs, decoder outputs."""
-        points = batch.coords
-        x0 = self.stem(SparseTensor.from_batch(batch.feats, points))
-        z0 = devoxelize(x0, points)
+        x0 = self.stem(SparseTensor.of(batch.cells, batch.feats))
+        z0 = devoxelize(x0)
         skips, stages = [x0], []
-        x = voxel_mean(x0, z0, points)
+        x = voxel_mean(x0, z0)
         for stage in range(len(self.vox_downs)):
             x = self.encode(stage, x, batch)
             if fusion is not None:
@@ -68,19 +76,19 @@ class SPVCNN(nn.Module):
             skips.append(x)
             stages.append(x)
         skips.pop()
-        z1 = (devoxelize(x, points) if fusion is None else fused) + self.point_transforms[0](z0)
-        y = self._up(self._to_voxels(x, z1, points), (0, 1), skips, stages)
-        z2 = devoxelize(y, points) + self.point_transforms[1](z1)
-        y = self._up(self._to_voxels(y, z2, points), (2, 3), skips, stages)
-        z3 = devoxelize(y, points) + self.point_transforms[2](z2)
-        return Output(self.classifier_vox(z3), tuple(stages), {"points": z3})
+        z1 = (devoxelize(x) if fusion is None else fused) + self.point_transforms[0](z0)
+        y = self._up(self._to_voxels(x, z1), (0, 1), skips, stages)
+        z2 = devoxelize(y) + self.point_transforms[1](z1)
+        y = self._up(self._to_voxels(y, z2), (2, 3), skips, stages)
+        z3 = devoxelize(y) + self.point_transforms[2](z2)
+        return sparse_output(self.classifier_vox(z3), stages, encoder=len(self.vox_downs))
 
     def encode(self, stage: int, x: SparseTensor, batch: Batch) -> SparseTensor:
         """One encoder stage; what builds on SPVCNN adds to it here."""
         return self.vox_downs[stage](x)
 
-    def _to_voxels(self, x: SparseTensor, z: Tensor, points: Tensor) -> SparseTensor:
-        voxels = voxel_mean(x, z, points)
+    def _to_voxels(self, x: SparseTensor, z: Tensor) -> SparseTensor:
+        voxels = voxel_mean(x, z)
         return voxels.replace(self.dropout(voxels.feats))
 
     def _up(

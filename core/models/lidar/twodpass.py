@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from core.config import Section
-from core.contracts import Batch, Output
+from core.contracts import Batch, Output, Stage
 from core.models.layers import PointBatchNorm
 from core.sparse import Conv3d, MapCache, SparseBatchNorm, SparseTensor, gather_sum
 from core.sparse.points import GatherTable
@@ -187,6 +187,8 @@ class TwoDPass(nn.Module):
         scales: of the cells after each encoder block, in units of the finest.
     """
 
+    partitions: ClassVar[tuple[str, ...]] = ("voxels",)
+
     class Config(Section):
         """``model:`` section."""
 
@@ -249,25 +251,25 @@ class TwoDPass(nn.Module):
     def forward(self, batch: Batch) -> Output:
         """Logits [SV, num_classes] in the batch's voxel order.
 
-        ``stages[i]`` holds block i's voxel features [M, hidden] on the grid it starts from, in that grid's own units,
-        and ``extras["scale_rows/i"]`` i64 [SV] the row of each of the batch's voxels there.
+        ``stages[i]`` holds block i's voxel features [M, hidden] on the grid it starts from; its edge is that of the
+        grid it leads to.
         """
         grids = self.grids(batch)
         fine = grids[0]
         inputs = gather_sum(self.voxel_mlp(self.point_inputs(batch, fine)), fine.pool)
         x = SparseTensor.from_batch(inputs, fine.coords, fine.cache)
         places, rows = distinct_places([grid.rows for grid in dict.fromkeys(grids[1:])])
-        heads, stages, extras = [], [], {}
+        heads: list[Tensor] = []
+        stages: list[Stage] = []
         for i, (encoder, coarse) in enumerate(zip(self.encoders, grids[1:])):
             v, p, down = encoder(x, fine, coarse)
-            stages.append(v)
-            extras[f"scale_rows/{i}"] = fine.rows
+            stages.append(Stage(v.feats, fine.rows, (self.scales[i],) * 3))
             heads.append(
                 gather_sum(p, GatherTable.lookup(coarse.rows.index_select(0, places), len(coarse)))
             )
             x, fine = SparseTensor.from_batch(p + down, coarse.coords, coarse.cache), coarse
         logits = gather_sum(self.head(torch.cat(heads, 1)), GatherTable.lookup(rows, len(places)))
-        return Output(logits, tuple(stages), extras)
+        return Output(logits, tuple(stages), encoder=len(stages))
 
     def cells(self, points: Tensor, i: int) -> Tensor:
         """Cell i64 [P, 3] of each point [P, 3] (m) on grid ``i`` of ``(1, *scales)``; negative below ``low``."""
@@ -275,7 +277,7 @@ class TwoDPass(nn.Module):
 
     def grids(self, batch: Batch) -> list[PointGrid]:
         """The grids of ``(1, *scales)``; equal scales share one."""
-        scan, points = batch.coords[:, :1].long(), batch.feats[:, :3]
+        scan, points = batch.coords[:, :1].long(), batch.at_cells("xyz")
         made: dict[int, PointGrid] = {}
         for i, scale in enumerate((1, *self.scales)):
             if scale not in made:
@@ -284,7 +286,7 @@ class TwoDPass(nn.Module):
 
     def point_inputs(self, batch: Batch, finest: PointGrid) -> Tensor:
         """[SV, in_channel + 6]: features, offset from the mean of the cell's points, offset from the cell's corner."""
-        points = batch.feats[:, :3]
+        points = batch.at_cells("xyz")
         mean = gather_sum(gather_sum(points, finest.pool), finest.spread)
         corner = self.cells(points, 0) * (self.extent / self.counts[0]) + self.low
         return torch.cat([batch.feats, points - mean, points - corner], 1)

@@ -8,21 +8,20 @@ from functools import cache
 from typing import Literal
 
 from core.contracts import Batch, Sample, Scan
-from core.data.augment import View, draw_view
+from core.data.augment import Change, draw_change
 from core.data.collate import collate
 from core.data.config import DataConfig, VoteAugmentConfig
 from core.data.loader import ChosenScans
-from core.data.sample import make_sample
 from core.data.sampler import VOTE, SampleKey, sample_rng
 from core.datasets.base import ScanDataset
 
-__all__ = ["ViewPlan", "VoteMode", "VoteSamples"]
+__all__ = ["VoteMode", "VotePlan", "VoteSamples"]
 
 VoteMode = Literal["fixed", "legacy_random"]
 
 
 @dataclass(frozen=True)
-class ViewPlan:
+class VotePlan:
     """Which views of a scan are predicted. A single view is always the scan as recorded.
 
     Attributes:
@@ -38,15 +37,15 @@ class ViewPlan:
     drawn: VoteAugmentConfig = field(default_factory=VoteAugmentConfig)
     seed: int = 0
 
-    def of(self, index: int) -> tuple[View, ...]:
+    def of(self, index: int) -> tuple[Change, ...]:
         """The views of scan ``index``."""
         if self.count == 1:
-            return (View(),)
+            return (Change(),)
         if self.mode == "legacy_random":
             rng = sample_rng(self.seed, 0, index, VOTE)
-            return tuple(draw_view(rng, self.drawn) for _ in range(self.count))
+            return tuple(draw_change(rng, self.drawn) for _ in range(self.count))
         return tuple(
-            View(flip="x" if self.flips and k % 2 else "none", degrees=360.0 * k / self.count)
+            Change(flip="x" if self.flips and k % 2 else "none", degrees=360.0 * k / self.count)
             for k in range(self.count)
         )
 
@@ -66,7 +65,7 @@ class VoteSamples(ChosenScans):
         self,
         dataset: ScanDataset,
         config: DataConfig,
-        plan: ViewPlan,
+        plan: VotePlan,
         chunk: int,
         indices: Sequence[int] | None = None,
     ) -> None:
@@ -83,8 +82,9 @@ class VoteSamples(ChosenScans):
         return self._kept[1]
 
     def _make(self, scan: Scan, key: SampleKey) -> list[Sample]:
-        views = self.plan.of(key.index)[key.part * self.chunk : (key.part + 1) * self.chunk]
-        return [make_sample(scan, key.index, self.config, view=view) for view in views]
+        first = key.part * self.chunk
+        changes = self.plan.of(key.index)[first : first + self.chunk]
+        return [self.recipe.sample(scan, key.index, change=change) for change in changes]
 
     @staticmethod
     def _mark(made: list[Sample], padded: bool, skipped: tuple[str, ...]) -> list[Sample]:

@@ -9,13 +9,13 @@ from data_fakes import ColourImage, FakeDataset, forward_camera, make_scan
 from core.config import Config
 from core.data import (
     DataConfig,
-    ViewPlan,
     VoteAugmentConfig,
+    VotePlan,
     VoteSamples,
     build_loader,
     make_sample,
 )
-from core.data.augment import View, move
+from core.data.augment import Change, move
 from core.data.sampler import SampleKey
 from core.errors import UserError
 
@@ -25,21 +25,21 @@ CONFIG = DataConfig(voxel_size=0.5, augment=None)
 # --- the views ------------------------------------------------------------------------------------------------------
 def test_a_given_view_by_hand() -> None:
     points = np.array([[1, 2, 3], [0, -1, 5]], np.float32)
-    view = View(flip="x", degrees=90, scale=(2, 2, 1), shift=(1, 0, 0.5))
+    view = Change(flip="x", degrees=90, scale=(2, 2, 1), shift=(1, 0, 0.5))
     # (1, 2, 3): mirrored (-1, 2, 3), turned (-2, -1, 3), scaled (-4, -2, 3), shifted (-3, -2, 3.5)
     np.testing.assert_allclose(move(points, view), [[-3, -2, 3.5], [3, 0, 5.5]], atol=1e-6)
     assert move(points, view).dtype == np.float32 and points[0].tolist() == [1, 2, 3]
-    assert move(points, View()) is points, "nothing changes, to the last bit"
+    assert move(points, Change()) is points, "nothing changes, to the last bit"
 
 
 def test_twelve_fixed_views_turn_by_thirty_degrees() -> None:
-    views = ViewPlan(12).of(5)
+    views = VotePlan(12).of(5)
     assert [view.degrees for view in views] == [30.0 * k for k in range(12)]
     assert {(view.flip, view.scale, view.shift) for view in views} == {
         ("none", (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
     }
-    assert views == ViewPlan(12, seed=3).of(7), "no draw enters"
-    flipped = ViewPlan(4, flips=True).of(0)
+    assert views == VotePlan(12, seed=3).of(7), "no draw enters"
+    flipped = VotePlan(4, flips=True).of(0)
     assert [(view.flip, view.degrees) for view in flipped] == [
         ("none", 0.0),
         ("x", 90.0),
@@ -50,14 +50,14 @@ def test_twelve_fixed_views_turn_by_thirty_degrees() -> None:
 
 @pytest.mark.parametrize("mode", ["fixed", "legacy_random"])
 def test_one_view_is_the_scan_as_recorded(mode) -> None:
-    assert ViewPlan(1, mode, flips=mode == "fixed").of(3) == (View(),)
+    assert VotePlan(1, mode, flips=mode == "fixed").of(3) == (Change(),)
 
 
 def test_random_views_are_a_function_of_seed_and_scan() -> None:
-    plan = ViewPlan(200, "legacy_random", seed=1)
+    plan = VotePlan(200, "legacy_random", seed=1)
     views = plan.of(4)
-    assert views == plan.of(4) and views[:3] == ViewPlan(3, "legacy_random", seed=1).of(4)
-    assert views != plan.of(5) and views != ViewPlan(200, "legacy_random", seed=2).of(4)
+    assert views == plan.of(4) and views[:3] == VotePlan(3, "legacy_random", seed=1).of(4)
+    assert views != plan.of(5) and views != VotePlan(200, "legacy_random", seed=2).of(4)
     degrees, shifts = np.array([v.degrees for v in views]), np.array([v.shift for v in views])
     assert -180 <= degrees.min() < -170 and 170 < degrees.max() <= 180
     np.testing.assert_allclose(shifts.std(0), 0.1, rtol=0.2)
@@ -65,7 +65,7 @@ def test_random_views_are_a_function_of_seed_and_scan() -> None:
         "2DPASS neither mirrors nor scales"
     )
     drawn = VoteAugmentConfig(flip=True, scale=(0.9, 1.1))
-    other = ViewPlan(50, "legacy_random", drawn=drawn).of(0)
+    other = VotePlan(50, "legacy_random", drawn=drawn).of(0)
     assert {v.flip for v in other} == {"none", "x", "y", "xy"} and len(
         {v.scale for v in other}
     ) == 50
@@ -80,27 +80,27 @@ def test_no_view_leaves_points_out() -> None:
 
 
 def test_a_training_sample_takes_no_view() -> None:
-    with pytest.raises(ValueError, match="draws its view"):
+    with pytest.raises(ValueError, match="draws its change"):
         make_sample(
             make_scan([[0, 0, 0]]),
             0,
             CONFIG,
             training=True,
             rng=np.random.default_rng(0),
-            view=View(),
+            change=Change(),
         )
 
 
 # --- the batches ----------------------------------------------------------------------------------------------------
 def test_views_are_samples_of_the_moved_scan() -> None:
     dataset = FakeDataset(3, sweeps=4)
-    samples = VoteSamples(dataset, CONFIG, ViewPlan(5, flips=True), 2)
+    samples = VoteSamples(dataset, CONFIG, VotePlan(5, flips=True), 2)
     assert samples.parts == 3
     made = [sample for part in range(3) for sample in samples[SampleKey(0, 1, part=part)]]
     assert len(made) == 5
     scan = dataset.load(1)
     for k, sample in enumerate(made):
-        turned = scan.points * ([-1, 1, 1] if k % 2 else [1, 1, 1])
+        turned = scan.xyz * ([-1, 1, 1] if k % 2 else [1, 1, 1])
         angle = 2 * np.pi * k / 5
         matrix = np.array(
             [[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]]
@@ -111,7 +111,7 @@ def test_views_are_samples_of_the_moved_scan() -> None:
         assert (sample.keyframe == scan.keyframe).all() and (
             sample.point_labels == scan.labels
         ).all()
-        np.testing.assert_allclose(sample.distance, np.linalg.norm(scan.points, axis=1), rtol=1e-5)
+        np.testing.assert_allclose(sample.distance, np.linalg.norm(scan.xyz, axis=1), rtol=1e-5)
     assert (made[0].coords == make_sample(scan, 1, CONFIG).coords).all()
     assert any(sample.coords.shape != made[0].coords.shape for sample in made), (
         "turned scans have other voxels"
@@ -120,8 +120,8 @@ def test_views_are_samples_of_the_moved_scan() -> None:
 
 def test_point_range_is_that_of_the_recorded_points() -> None:
     config = CONFIG.model_copy(update={"point_range": (0.0, -9.0, -9.0, 9.0, 9.0, 9.0)})
-    made = VoteSamples(FakeDataset(1), config, ViewPlan(4), 4)[SampleKey(0, 0)]
-    kept = FakeDataset(1).load(0).points[:, 0] >= 0
+    made = VoteSamples(FakeDataset(1), config, VotePlan(4), 4)[SampleKey(0, 0)]
+    kept = FakeDataset(1).load(0).xyz[:, 0] >= 0
     assert 0 < kept.sum() < len(kept)
     assert all(((sample.point_to_voxel >= 0) == kept).all() for sample in made)
 
@@ -148,10 +148,10 @@ class OneCamera(FakeDataset):
 
 def test_pixels_are_those_of_the_recorded_points() -> None:
     Counted.count = 0
-    samples = VoteSamples(OneCamera(2), CONFIG.model_copy(update={"images": True}), ViewPlan(6), 3)
+    samples = VoteSamples(OneCamera(2), CONFIG.model_copy(update={"images": True}), VotePlan(6), 3)
     made = samples[SampleKey(0, 1)]
     scan = OneCamera(2).load(1)
-    uv, _, visible = scan.cameras[0].project(scan.points)
+    uv, _, visible = scan.cameras[0].project(scan.xyz)
     assert len(made) == 3 and Counted.count == 1, "an image is decoded once for all views"
     for sample in made:
         rows = sample.voxel_to_point
@@ -168,7 +168,7 @@ def test_pixels_are_those_of_the_recorded_points() -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_of_a_scan_follow_one_another(workers) -> None:
-    samples = VoteSamples(FakeDataset(5), CONFIG, ViewPlan(5), 2, indices=[4, 0, 2])
+    samples = VoteSamples(FakeDataset(5), CONFIG, VotePlan(5), 2, indices=[4, 0, 2])
     loader = build_loader(samples, batch_size=1, workers=workers, training=False)
     batches = list(loader)
     loader.close()
@@ -179,7 +179,7 @@ def test_batches_of_a_scan_follow_one_another(workers) -> None:
 
 
 def test_processes_share_scans_and_not_views() -> None:
-    samples = VoteSamples(FakeDataset(3), CONFIG, ViewPlan(3), 2)
+    samples = VoteSamples(FakeDataset(3), CONFIG, VotePlan(3), 2)
     seen = {}
     for rank in range(2):
         loader = build_loader(samples, batch_size=1, workers=0, training=False, rank=rank, world=2)

@@ -1,0 +1,110 @@
+"""Cells of range, azimuth and height about the scanner (Zhu et al., "Cylinder3D", CVPR 2021)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from core.contracts import Sensor
+from core.data.partitions.base import PartitionSection
+from core.errors import UserError
+
+__all__ = ["Cylinder"]
+
+_LIMIT = 1 << 21  # cells per axis that fit a key
+Vector = tuple[float, float, float]
+
+
+class Cylinder(PartitionSection):
+    """Horizontal range (m), azimuth (degrees, counter-clockwise from x) and height (m), seen from the scanner.
+
+    Either a grid of ``bins`` between ``low`` and ``high`` (Cylinder3D, MotionBEV), or ``cell`` without bounds (SLidR).
+    """
+
+    name: Literal["cylinder"] = Field(description="range, azimuth and height about the scanner")
+    bins: tuple[int, int, int] = Field(
+        (480, 360, 32), description="cells along range, azimuth, height"
+    )
+    low: Vector = Field((0.0, -180.0, -4.0), description="m, degrees, m: lower corner of the grid")
+    high: Vector = Field((50.0, 180.0, 2.0), description="m, degrees, m: upper corner of the grid")
+    interval: Literal["bins", "bins - 1"] = Field(
+        "bins",
+        description="a cell is (high - low) / this; 'bins - 1' as published, whose last cell holds what is clipped",
+    )
+    outside: Literal["clip", "drop"] = Field(
+        "clip",
+        description="points beyond the grid go into its border cells (published), or into none",
+    )
+    cell: Vector | None = Field(
+        None,
+        description="m, degrees, m: size of a cell in a grid without bounds; null = bins, low and high",
+    )
+
+    @model_validator(mode="after")
+    def _sensible(self) -> Cylinder:
+        if min(self.bins) < 2 or max(self.bins) >= _LIMIT:
+            raise ValueError(f"bins are 2 to {_LIMIT - 1} per axis")
+        if any(low >= high for low, high in zip(self.low, self.high)):
+            raise ValueError("each coordinate of low is smaller than that of high")
+        if self.cell is not None and min(self.cell) <= 0:
+            raise ValueError("sizes of a cell are positive")
+        if self.cell is not None and {"bins", "low", "high"} & self.model_fields_set:
+            raise ValueError(
+                "cell makes a grid without bounds; bins, low and high do not go with it"
+            )
+        return self
+
+    def coordinates(self, xyz: np.ndarray, sensor: Sensor) -> np.ndarray:
+        """F32 [N, 3]: range m, azimuth degrees, height m of points f32 [N, 3] m."""
+        x, y, z = sensor.seen(xyz).T
+        return np.stack([np.hypot(x, y), np.degrees(np.arctan2(y, x)), z], 1)
+
+    def index(self, xyz: np.ndarray, sensor: Sensor) -> tuple[np.ndarray, np.ndarray | None]:
+        """See :meth:`PartitionSection.index`.
+
+        Raises:
+            UserError: a grid without bounds would need 2^21 cells or more on an axis.
+        """
+        polar = self.coordinates(xyz, sensor)
+        if self.cell is not None:
+            return self._unbounded(polar), None
+        low, high = np.array(self.low, np.float32), np.array(self.high, np.float32)
+        index = np.floor((np.clip(polar, low, high) - low) / self._interval()).astype(np.int32)
+        index = np.minimum(
+            index, np.array(self.bins, np.int32) - 1
+        )  # what lies on the upper border
+        if self.outside == "clip":
+            return index, None
+        return index, ((polar >= low) & (polar <= high)).all(1)
+
+    def _unbounded(self, polar: np.ndarray) -> np.ndarray:
+        index = np.floor(polar / np.array(self.cell, np.float32))
+        if len(index):
+            index -= np.array([0, np.floor(-180 / self.cell[1]), index[:, 2].min()], np.float32)
+        if not (index < _LIMIT).all():  # also NaN
+            raise UserError(
+                "the points reach too far for cells of this size (at most 2^21 cells per axis)",
+                where="data.partition.cell",
+                cure="The scan holds stray points or is damaged; set data.point_range, or larger cells",
+            )
+        return index.astype(np.int32)
+
+    def _interval(self) -> np.ndarray:
+        """F32 [3]: m, degrees, m."""
+        steps = np.array(self.bins) - (self.interval == "bins - 1")
+        return ((np.array(self.high) - np.array(self.low)) / steps).astype(np.float32)
+
+    def centres(self, coords: np.ndarray, sensor: Sensor) -> np.ndarray:
+        """F32 [M, 3] m, in the scan's frame; the height of a grid without bounds counts from its lowest cell."""
+        if self.cell is None:
+            middle = (coords + np.float32(0.5)) * self._interval() + np.array(self.low, np.float32)
+        else:
+            start = np.array([0, np.floor(-180 / self.cell[1]), 0])
+            middle = ((coords + start + 0.5) * np.array(self.cell)).astype(np.float32)
+        angle = np.radians(middle[:, 1])
+        points = np.stack(
+            [middle[:, 0] * np.cos(angle), middle[:, 0] * np.sin(angle), middle[:, 2]], 1
+        )
+        return (points + sensor.place).astype(np.float32)

@@ -1,0 +1,103 @@
+"""A table of points: named columns with one row per point, cut and joined as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+__all__ = ["Points"]
+
+# What a point has that comes from a table without the column: no class, no instance, not pasted, value 0.
+_ALWAYS = ("xyz", "lag")
+
+
+class Points:
+    """Columns by name, each an array with one row per point.
+
+    ``xyz`` f32 [N, 3] m and ``lag`` f32 [N] s (0 = the keyframe's own) are always there. Every cut and join takes all
+    columns along, so none can be forgotten.
+
+    Args:
+        xyz: f32 [N, 3] m. lag: f32 [N] s; None = 0 for all.
+        columns: further arrays with N rows; None = the column does not exist.
+
+    Raises:
+        ValueError: a column has another number of rows.
+    """
+
+    __slots__ = ("_columns",)
+
+    def __init__(
+        self,
+        xyz: np.ndarray,
+        lag: np.ndarray | None = None,
+        **columns: np.ndarray | None,
+    ) -> None:
+        if lag is None:
+            lag = np.zeros(len(xyz), np.float32)
+        self._columns: dict[str, np.ndarray] = {"xyz": xyz, "lag": lag}
+        for name, column in columns.items():
+            if column is not None:
+                self._columns[name] = column
+        for name, column in self._columns.items():
+            if len(column) != len(xyz):
+                raise ValueError(f"column '{name}' has {len(column)} rows for {len(xyz)} points")
+
+    def __len__(self) -> int:
+        return len(self._columns["xyz"])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._columns)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._columns
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._columns[name]
+
+    def __repr__(self) -> str:
+        described = ", ".join(
+            f"{name} {column.dtype}{list(column.shape)}" for name, column in self._columns.items()
+        )
+        return f"Points({described})"
+
+    def get(self, name: str) -> np.ndarray | None:
+        """The column, or None where there is no such column."""
+        return self._columns.get(name)
+
+    @property
+    def columns(self) -> Mapping[str, np.ndarray]:
+        """All columns by name; not to be written to."""
+        return self._columns
+
+    def take(self, rows: np.ndarray | slice) -> Points:
+        """Some of the points: a mask bool [N], row numbers i64 [M], or a slice."""
+        return Points(**{name: column[rows] for name, column in self._columns.items()})
+
+    def having(self, **columns: np.ndarray | None) -> Points:
+        """The same points with these columns replaced or added; None takes a column away."""
+        return Points(**{**self._columns, **columns})
+
+    @staticmethod
+    def join(*parts: Points) -> Points:
+        """The points of all parts, one part after the other.
+
+        A column that only some parts have is 0 (no class, no instance, not pasted) in the others; its type is that of
+        the first part that has it.
+        """
+        filled = [part for part in parts if len(part)]
+        if len(filled) <= 1:
+            return filled[0] if filled else parts[0]
+        names = dict.fromkeys(name for part in filled for name in part)
+        joined: dict[str, np.ndarray] = {}
+        for name in names:
+            example = next(part[name] for part in filled if name in part)
+            pieces = []
+            for part in filled:
+                column = part.get(name)
+                if column is None:
+                    column = np.zeros((len(part), *example.shape[1:]), example.dtype)
+                pieces.append(column.astype(example.dtype, copy=False))
+            joined[name] = np.concatenate(pieces)
+        return Points(**joined)
