@@ -210,7 +210,7 @@ def test_votes_equal_a_dense_sum_in_float64(world) -> None:
     network = trained_network(context, scans.labels, world.parent / "net.pt")
     scan, total = scans.load(0), 0
     for k in range(5):
-        sample = make_sample(scan, 0, context.data, view=VotePlan(5).of(0)[k])
+        sample = make_sample(scan, 0, context.data, change=VotePlan(5).of(0)[k])
         ((_, logits),) = raw_logits(network, collate([sample]))
         scores = np.where(np.arange(20) == 0, -np.inf, logits.double().numpy())
         chances = np.exp(scores - scores.max(1, keepdims=True))
