@@ -39,7 +39,6 @@ CONFIG = re.compile(r"(?<![\w/])configs/[\w./*-]*(?:\{[\w,]+\}[\w./*-]*)*\.yaml"
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 FIGURE = re.compile(r"(?<![\w.])\d+\.\d+(?![\w.])")
 NO_OPTIONS = {
-    "core.config",
     "core.sparse.build",
     "sptr.build",
     "setup.py",
