@@ -13,6 +13,8 @@ from core.config import Config, load_config
 from core.errors import EXIT_USER_ERROR, UserError
 
 __all__ = [
+    "OVERRIDES",
+    "add_config_options",
     "add_profile_option",
     "config_parser",
     "read_arguments",
@@ -34,12 +36,17 @@ def config_parser(description: str) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,  # examples keep their lines
         allow_abbrev=False,
     )
+    add_config_options(parser)
+    return parser
+
+
+def add_config_options(parser: argparse.ArgumentParser) -> None:
+    """``CONFIG [--run-dir DIR] [--debug]``."""
     parser.add_argument("config", help="YAML file, e.g. configs/synthetic/minkunet_demo.yaml")
     parser.add_argument(
         "--run-dir", type=Path, help="folder of this run (default: runs/<dataset>/<config name>)"
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    return parser
 
 
 def add_profile_option(parser: argparse.ArgumentParser) -> None:

@@ -1,0 +1,302 @@
+"""The four jobs of ``evaluate.py`` and their options: score, predict, submit, robustness.
+
+The form of earlier versions, ``evaluate.py CONFIG --predict IN …``, is translated before anything is parsed. An option
+that belongs to another job is an error: nothing that was asked for is left out in silence.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.config import Config, load_config
+from core.engine.run import cli
+
+if TYPE_CHECKING:
+    from core.engine.score.voting import Votes
+
+__all__ = ["COMMANDS", "evaluation_parser", "job_of", "read_evaluation"]
+
+COMMANDS = {
+    "score": "score a checkpoint on every raw point of a split",
+    "predict": "label scans: a folder of one's own, or a split of the data set",
+    "submit": "write and check a submission to the benchmark",
+    "robustness": "score clean and corrupted scans",
+}
+_FLAGS = ("-h", "--help", "--debug", "--report", "--preview", "--keep-labels", "--vote-flips")
+_LEGACY = {"--predict": "predict", "--submit": "submit", "--robustness": "robustness"}
+
+
+def evaluation_parser(description: str) -> argparse.ArgumentParser:
+    """Parser of ``{score,predict,submit,robustness} CONFIG …``."""
+    parser = argparse.ArgumentParser(
+        description=description.strip(),
+        epilog=cli.OVERRIDES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="JOB")
+    for name, about in COMMANDS.items():
+        command = commands.add_parser(
+            name,
+            help=about,
+            description=about,
+            epilog=cli.OVERRIDES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        cli.add_config_options(command)
+        command.add_argument(
+            "--checkpoint", type=Path, required=True, help="checkpoint file or run folder"
+        )
+        _OPTIONS[name](command)
+        _add_vote_options(command)
+    return parser
+
+
+def _add_score_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--split", choices=("train", "val"), default="val", help="what is scored")
+    parser.add_argument("--json", type=Path, help="where to write the scores (default: run folder)")
+    parser.add_argument("--report", action="store_true", help="write report.html too")
+    parser.add_argument(
+        "--compare",
+        "--beside",
+        type=_named_file,
+        action="append",
+        default=[],
+        metavar="NAME=JSON",
+        help="another network's scores for the report, e.g. teacher=runs/…/evaluation-val.json; may be repeated",
+    )
+    cli.add_profile_option(parser)
+
+
+def _add_predict_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "source", metavar="SCANS", help="folder of .bin or .npy scans, or split:train|val|test"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder of the predictions; one that was begun is completed",
+    )
+    parser.add_argument(
+        "--format", choices=("semantickitti", "nuscenes", "npy"), help="default: as the label space"
+    )
+    parser.add_argument(
+        "--point-fields", type=int, metavar="N", help="values per point in .bin files"
+    )
+    parser.add_argument(
+        "--preview", action="store_true", help="draw the first scan from above, DIR/preview.png"
+    )
+
+
+def _add_submit_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--split", choices=("train", "val", "test"), default="test")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder of the submission; one that was begun is completed",
+    )
+
+
+def _add_robustness_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--split", choices=("train", "val"), default="val", help="what is scored")
+    parser.add_argument("--json", type=Path, help="where to write the scores (default: run folder)")
+    parser.add_argument(
+        "--benchmark",
+        required=True,
+        choices=("semantickitti-c", "robo3d"),
+        help="which corruptions, how severe",
+    )
+    parser.add_argument(
+        "--kinds", nargs="+", metavar="NAME", help="corruptions: types (fog) or single (fog_heavy)"
+    )
+    parser.add_argument(
+        "--published",
+        "--robustness-root",
+        type=Path,
+        metavar="DIR",
+        help="folder of published corrupted scans (default: they are made)",
+    )
+    parser.add_argument(
+        "--keep-labels", action="store_true", help="points of local distortion keep their class"
+    )
+
+
+_OPTIONS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
+    "score": _add_score_options,
+    "predict": _add_predict_options,
+    "submit": _add_submit_options,
+    "robustness": _add_robustness_options,
+}
+
+
+def _add_vote_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("votes (test-time augmentation)")
+    group.add_argument(
+        "--votes",
+        type=int,
+        default=1,
+        metavar="N",
+        help="passes over each scan that decide together",
+    )
+    group.add_argument(
+        "--vote-mode",
+        default="fixed",
+        choices=("fixed", "legacy_random"),
+        help="N equal steps about z, or changes drawn as in 2DPASS (eval.vote_augment)",
+    )
+    group.add_argument(
+        "--vote-flips", action="store_true", help="fixed: every second pass is mirrored"
+    )
+    group.add_argument(
+        "--vote-sum", default="softmax", choices=("softmax", "logits"), help="what is added up"
+    )
+    group.add_argument(
+        "--vote-chunk", type=int, metavar="M", help="passes at a time (GPU: 4, processor: 1)"
+    )
+
+
+def _named_file(text: str) -> tuple[str, Path]:
+    """``NAME=FILE`` of an option."""
+    name, equals, path = text.partition("=")
+    if not (name and equals and path):
+        raise argparse.ArgumentTypeError(f"expected NAME=FILE, got '{text}'")
+    return name, Path(path)
+
+
+def read_evaluation(
+    parser: argparse.ArgumentParser, argv: Sequence[str]
+) -> tuple[argparse.Namespace, Config]:
+    """Parse the command line; what no job knows are configuration overrides."""
+    args, overrides = parser.parse_known_args(_translated(parser, list(argv)))
+    elsewhere = _options_elsewhere(parser, args.command)
+    for word in overrides:
+        option = word.partition("=")[0]
+        if option in elsewhere:
+            parser.error(f"{option} goes with {' or '.join(elsewhere[option])}, not {args.command}")
+    if args.command == "score" and args.votes > 1 and args.profile is not None:
+        parser.error("--votes does not go with --profile")
+    if args.command == "score" and args.profile is not None and (args.report or args.json):
+        parser.error("--profile measures alone: neither --report nor --json go with it")
+    return args, load_config(args.config, overrides)
+
+
+def _translated(parser: argparse.ArgumentParser, argv: list[str]) -> list[str]:
+    """The command line in today's form."""
+    at = _first_positional(argv)
+    if at is None or argv[at] in COMMANDS:
+        return argv
+    given = [word.partition("=")[0] for word in argv]
+    asked = [option for option in _LEGACY if option in given]
+    if len(asked) > 1:
+        parser.error(f"{' and '.join(asked)} are two jobs; start one after the other")
+    if not asked:
+        return ["score", *argv]
+    config, place = argv[at], given.index(asked[0])
+    option, equals, value = argv[place].partition("=")
+    after = argv[place + 1 :]
+    if not equals:
+        if not after:
+            parser.error(f"{option} needs a value")
+        value, after = after[0], after[1:]
+    rest = argv[:place] + after
+    if option == "--predict":  # its value stands behind the configuration now
+        behind = rest.index(config) + 1
+        return ["predict", *rest[:behind], value, *rest[behind:]]
+    spelled = "--out" if option == "--submit" else "--benchmark"
+    return [_LEGACY[option], *rest, spelled, value]
+
+
+def _first_positional(argv: Sequence[str]) -> int | None:
+    """Where the first word stands that is neither an option nor an option's value."""
+    skip = False
+    for i, word in enumerate(argv):
+        if word.startswith("-"):
+            skip = "=" not in word and word not in _FLAGS
+        elif skip:
+            skip = False
+        else:
+            return i
+    return None
+
+
+def _options_elsewhere(parser: argparse.ArgumentParser, command: str) -> dict[str, list[str]]:
+    """Options of the other jobs that this one lacks, with the jobs that have them."""
+    found: dict[str, list[str]] = {}
+    commands = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    known = set(commands.choices[command]._option_string_actions)
+    for name, other in commands.choices.items():
+        for option in other._option_string_actions:
+            if option not in known:
+                found.setdefault(option, []).append(name)
+    for option, name in _LEGACY.items():
+        found.setdefault(option, []).append(name)
+    return found
+
+
+def read_votes(args: argparse.Namespace) -> Votes:
+    """What the vote options ask for.
+
+    Raises:
+        UserError: no such number of passes, or options that do not go together.
+    """
+    from core.engine.score.voting import Votes
+
+    return Votes(args.votes, args.vote_mode, args.vote_sum, args.vote_chunk, args.vote_flips)
+
+
+def job_of(args: argparse.Namespace, run_path: Path) -> tuple[Callable[..., Any], list[Any]]:
+    """The job ``(world, config, checkpoint, *targets)`` and its targets."""
+    votes = read_votes(args)
+    if args.command == "submit":
+        from core.engine.score.submission import submit_checkpoint
+
+        return partial(submit_checkpoint, split=args.split, votes=votes), [args.out]
+    if args.command == "predict":
+        from core.engine.score.prediction import predict_checkpoint
+
+        job = partial(
+            predict_checkpoint,
+            format=args.format,
+            point_fields=args.point_fields,
+            preview=args.preview,
+            votes=votes,
+        )
+        return job, [args.source, args.out]
+    if args.command == "robustness":
+        from core.engine.score.robustness import evaluate_robustness
+
+        job = partial(
+            evaluate_robustness,
+            profile=args.benchmark,
+            kinds=args.kinds,
+            root=args.published,
+            keep_labels=args.keep_labels,
+            split=args.split,
+            json_path=args.json,
+            votes=votes,
+        )
+        return job, [run_path]
+    if args.profile is not None:
+        from core.engine.train.profiling import profile_evaluation
+
+        return partial(profile_evaluation, split=args.split, steps=args.profile), [run_path]
+    from core.engine.score.jobs import evaluate_checkpoint
+
+    job = partial(
+        evaluate_checkpoint,
+        split=args.split,
+        json_path=args.json,
+        report=args.report,
+        beside=dict(args.compare),
+        votes=votes,
+    )
+    return job, [run_path]

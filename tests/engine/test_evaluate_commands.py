@@ -1,0 +1,113 @@
+"""``evaluate.py``: the four jobs, the older form of the command line, and options that do not go together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from core.engine.score.commands import evaluation_parser, read_evaluation
+
+CONFIG = "configs/synthetic/minkunet_demo.yaml"
+
+
+def read(*argv: str):
+    return read_evaluation(evaluation_parser("about"), argv)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ((CONFIG, "--checkpoint", "c"), ("score", CONFIG, "--checkpoint", "c")),
+        (
+            (CONFIG, "--checkpoint", "c", "--beside", "teacher=a.json", "--report"),
+            ("score", CONFIG, "--checkpoint", "c", "--compare", "teacher=a.json", "--report"),
+        ),
+        (
+            (
+                "--checkpoint",
+                "c",
+                "--preview",
+                CONFIG,
+                "--predict",
+                "in",
+                "--out",
+                "o",
+                "--votes=3",
+            ),
+            (
+                "predict",
+                CONFIG,
+                "in",
+                "--checkpoint",
+                "c",
+                "--out",
+                "o",
+                "--votes",
+                "3",
+                "--preview",
+            ),
+        ),
+        (
+            (CONFIG, "--predict=split:val", "--checkpoint", "c", "--out", "o", "--model.cr", "0.5"),
+            (
+                "predict",
+                CONFIG,
+                "split:val",
+                "--checkpoint",
+                "c",
+                "--out",
+                "o",
+                "--model.cr",
+                "0.5",
+            ),
+        ),
+        (
+            (CONFIG, "--submit", "o", "--split", "val", "--checkpoint", "c"),
+            ("submit", CONFIG, "--out", "o", "--split", "val", "--checkpoint", "c"),
+        ),
+        (
+            (CONFIG, "--checkpoint", "c", "--robustness", "robo3d", "--robustness-root", "r"),
+            (
+                "robustness",
+                CONFIG,
+                "--checkpoint",
+                "c",
+                "--benchmark",
+                "robo3d",
+                "--published",
+                "r",
+            ),
+        ),
+    ],
+)
+def test_the_older_form_means_the_same(old: tuple[str, ...], new: tuple[str, ...]) -> None:
+    (args, config), (expected, wanted) = read(*old), read(*new)
+    assert vars(args) == vars(expected) and config.tree == wanted.tree
+    assert args.config == CONFIG and args.checkpoint == Path("c")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ((CONFIG, "--predict", "a", "--submit", "b"), "two jobs"),
+        ((CONFIG, "--robustness", "robo3d", "--submit", "b"), "two jobs"),
+        (
+            (CONFIG, "--predict", "a", "--out", "o", "--json", "s"),
+            "--json goes with score or robustness",
+        ),
+        ((CONFIG, "--robustness", "robo3d", "--report"), "--report goes with score"),
+        ((CONFIG, "--submit", "o", "--keep-labels"), "--keep-labels goes with robustness"),
+        ((CONFIG, "--split", "test"), "invalid choice"),
+        ((CONFIG, "--predict", "a"), "--out"),
+        ((CONFIG, "--profile", "2", "--votes", "3"), "--votes does not go with --profile"),
+        ((CONFIG, "--profile", "2", "--json", "s"), "neither --report nor --json"),
+        (("score", CONFIG, "--predict", "a"), "--predict goes with predict"),
+    ],
+)
+def test_nothing_asked_for_is_left_out_in_silence(
+    argv: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        read(*argv, "--checkpoint", "c")
+    assert caught.value.code == 2 and message in capsys.readouterr().err
