@@ -9,6 +9,7 @@ import pytest
 from pydantic import Field
 
 from core.config import Section
+from core.data.partitions import PARTITIONS
 from core.datasets import DATASETS
 from core.distill import METHODS
 from core.engine.run.experiment import Experiment
@@ -55,10 +56,18 @@ def test_every_key_has_its_meaning(table: Table) -> None:
 
 def test_every_section_and_every_component_has_its_table() -> None:
     found = {(table.section, table.choice) for table in tables()}
-    for section, registry in (("dataset", DATASETS), ("model", MODELS), ("distill", METHODS)):
+    registries = {
+        "dataset": DATASETS,
+        "data.partition": PARTITIONS,
+        "model": MODELS,
+        "distill": METHODS,
+    }
+    for section, registry in registries.items():
         assert {choice for name, choice in found if name == section} == set(registry)
     top = {key.name for table in tables() if table.section == "top level" for key in table.keys}
-    assert {name for name, _ in found} - {"top level"} == set(Experiment.model_fields) - top
+    assert {name for name, _ in found} - {"top level", "data.partition"} == set(
+        Experiment.model_fields
+    ) - top
 
 
 def test_the_page_is_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:

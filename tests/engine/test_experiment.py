@@ -34,6 +34,11 @@ MISTAKES = [
     ("dataset.versoin=v1.0-mini", "unknown key 'dataset.versoin'; did you mean 'version'?"),
     ("dataset.name=nuscene", "key 'dataset.name' has the unknown value 'nuscene'"),
     ("data.voxel_sise=1", "unknown key 'data.voxel_sise'; did you mean 'voxel_size'?"),
+    ("data.partition.name=voxls", "key 'data.partition.name' has the unknown value 'voxls'"),
+    (
+        "data.partition={name: voxels, siez: 1}",
+        "unknown key 'data.partition.siez'; did you mean 'size'?",
+    ),
     ("model.l2d=true", "unknown key 'model.l2d'; did you mean 'l2c'?"),
     ("model.lidar.drop_out=0", "unknown key 'model.lidar.drop_out'; did you mean 'dropout'?"),
     ("model.name=lidar_kamera", "key 'model.name' has the unknown value 'lidar_kamera'"),

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
-from importlib import import_module
 from typing import Any
 
 from pydantic import ValidationError
 
+from core.config.explain import did_you_mean, explain
 from core.data.partitions.base import PartitionSection, group
 from core.data.partitions.voxels import Voxels, voxelize
+from core.registry import load_entry
 
 __all__ = ["PARTITIONS", "PartitionSection", "Voxels", "group", "read_partition", "voxelize"]
 
@@ -30,23 +30,11 @@ def read_partition(value: Any) -> Any:
         return value
     name = value.get("name")
     if name not in PARTITIONS:
-        near = difflib.get_close_matches(str(name), PARTITIONS, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(PARTITIONS)}"
-        raise ValueError(f"unknown partition '{name}'; {hint}")
-    module, _, attribute = PARTITIONS[name].partition(":")
-    section = getattr(import_module(module), attribute)
+        hint = did_you_mean(name, PARTITIONS, "Known partitions")
+        raise ValueError(f"unknown partition '{name}'. {hint}")
+    section = load_entry(PARTITIONS[name])
     try:
         return section.model_validate(value)
     except ValidationError as error:
-        raise ValueError("; ".join(_sentence(e, section) for e in error.errors())) from error
-
-
-def _sentence(error: Any, section: type[PartitionSection]) -> str:
-    key = ".".join(map(str, error["loc"]))
-    if error["type"] != "extra_forbidden":
-        return f"{key}: {error['msg']}" if key else error["msg"]
-    near = difflib.get_close_matches(key, section.model_fields, n=1, cutoff=0.5)
-    hint = (
-        f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(section.model_fields)}"
-    )
-    return f"unknown key '{key}'; {hint}"
+        sentences = [explain(detail, section, "", value)[1] for detail in error.errors()]
+        raise ValueError("; ".join(sentences)) from error

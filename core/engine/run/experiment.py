@@ -11,6 +11,7 @@ from pydantic import Field, create_model, model_validator
 
 from core.config import Config, Section
 from core.data import DataConfig, VoteAugmentConfig
+from core.data.partitions import PARTITIONS
 from core.datasets import DATASETS
 from core.datasets.base import DatasetConfig
 from core.distill import METHODS
@@ -221,7 +222,9 @@ class Experiment(Section):
         Raises:
             UserError: unknown, missing or ill-typed keys, each with its file; an unknown reader, network or method.
         """
-        experiment = config.parse(_schema(cls, _chosen_sections(config, ["dataset", "model"])))
+        sections = _chosen_sections(config, ["dataset", "model"])
+        _check_partition(config, "data.partition")
+        experiment = config.parse(_schema(cls, sections))
         _check_teacher(config)
         return experiment
 
@@ -258,6 +261,7 @@ def check_config(config: Config) -> None:
     for key, stand_in in (("num_epochs", sys.maxsize), ("batch_size", 1), ("model", None)):
         if config.get(key) is None:
             sections[key] = (Any, stand_in)
+    _check_partition(config, "data.partition")
     config.parse(_schema(Experiment, sections))
     _check_teacher(config)
 
@@ -277,8 +281,16 @@ def _schema(kind: type[Experiment], sections: dict[str, Any]) -> type[Experiment
     return create_model(kind.__name__, __base__=kind, **sections)
 
 
+def _check_partition(config: Config, key: str) -> None:
+    """Validate a partition by itself first: errors then name its keys, not the section as a whole."""
+    if config.get(key) is not None:
+        section = look_up(PARTITIONS, config, f"{key}.name", "partitions")
+        config.parse(section, key)
+
+
 def _check_teacher(config: Config) -> None:
     """Validate what a student's configuration says of its teacher: both parts replace or compare single keys."""
+    _check_partition(config, "teacher.data.partition")
     config.parse(DataConfig, "teacher.data")
     if config.get("teacher.model.name") is not None:
         network = look_up(MODELS, config, "teacher.model.name", "models")

@@ -76,6 +76,7 @@ class Table:
 
 def tables() -> list[Table]:
     """All sections in the order of the tree; those of components once for each component."""
+    from core.data.partitions import PARTITIONS
     from core.engine.run.experiment import COMPONENTS, Experiment
     from core.registry import load_entry
 
@@ -94,6 +95,10 @@ def tables() -> list[Table]:
             found.append(Table(name, "", meaning, tuple(keys_of(sections[0]))))
         else:
             top.append(_key(name, field, field.get_default(call_default_factory=True)))
+        if name == "data":
+            for choice, entry in PARTITIONS.items():
+                keys = tuple(keys_of(load_entry(entry)))
+                found.append(Table("data.partition", choice, "how points fall into cells", keys))
     return [Table(TOP, "", "keys outside of any section", tuple(top)), *found]
 
 
