@@ -165,7 +165,7 @@ def u2mkd_jobs() -> list[Job]:
     alone = {"sweeps": False}
     stored = u2mkd("spvcnn", **seen) | {"teacher": still | {"cache": "side/knowledge"}}
     no_teacher = {"distill": {"name": "u2mkd", "w_kl": 0, "w_feat": 0}}
-    normal = {"normalize_features": True, "align_detach": False, "temperature": 2.0}
+    soft = {"align_detach": False, "temperature": 2.0}
     kitti = IMAGES | {"image_size": [124, 38], "train_cameras": None}
     mean = lidar_camera("minkunet", overlap="mean", c2l=False, eval_pixels=True)
     lidar = "spvcnn_spformer"
@@ -180,7 +180,7 @@ def u2mkd_jobs() -> list[Job]:
         ),
         "spvcnn_spformer": (
             "minkunet",
-            config(KITTI, lidar_camera(lidar), kitti, **u2mkd("minkunet", **normal)),
+            config(KITTI, lidar_camera(lidar), kitti, **u2mkd("minkunet", **soft)),
         ),
         "lidar-minkunet": (
             "spvcnn",
@@ -215,7 +215,9 @@ def twodpass_jobs() -> list[Job]:
 
     trees = {
         "twodpass": config(NUSCENES, NETWORKS["twodpass"], cameras, **method(**learner)),
-        "minkunet": config(KITTI, NETWORKS["minkunet"], STRIP, **method(detach=False)),
+        "minkunet": config(
+            KITTI, NETWORKS["minkunet"], STRIP | {"mix": 0.7}, **method(detach=False)
+        ),
         "spvcnn": config(NUSCENES, NETWORKS["spvcnn"], cameras, **method(feat_residual=True)),
         "spvcnn_spformer": config(KITTI, NETWORKS["spvcnn_spformer"], STRIP, **method()),
         "sphereformer": config(NUSCENES, NETWORKS["sphereformer"], cameras, **method()),
@@ -231,11 +233,11 @@ def pandaset_jobs() -> list[Job]:
     image = narrow | {"images": True, "image_size": [160, 90]}
     network = lidar_camera("minkunet")
     trees = {
-        "minkunet": config(PANDASET, NETWORKS["minkunet"], narrow),
-        "spvcnn_spformer": config(PANDASET, NETWORKS["spvcnn_spformer"], narrow),
+        "minkunet": config(PANDASET, NETWORKS["minkunet"], narrow, batch_size=1),
+        "spvcnn_spformer": config(PANDASET, NETWORKS["spvcnn_spformer"], narrow, batch_size=1),
     }
     jobs = [Job(f"pandaset-{name}", tree, (TRAIN,), real=True) for name, tree in trees.items()]
-    student = config(PANDASET, network, image, **u2mkd("pandaset-minkunet"))
+    student = config(PANDASET, network, image, batch_size=1, **u2mkd("pandaset-minkunet"))
     given = ("pandaset-minkunet",)
     return [*jobs, Job("pandaset-u2mkd", student, (STUDENT,), given=given, real=True)]
 
@@ -245,8 +247,12 @@ def augmentation_jobs() -> list[Job]:
     paste = {"paste": {"database": "out/paste/objects", "count": 6, "weights": "sqrt"}}
     open_paste = {"database": "out/paste-and-mix/objects", "occlude": False, "max_points": 2000}
     both = {"paste": open_paste, "mix": 0.7}
+    pairs = IMAGES | {"sweeps": False, "paste": {"database": "out/paste-u2mkd/objects"}}
+    scenes = NUSCENES_SWEEPS | {"instances": True}
+    student = config(scenes, lidar_camera("minkunet"), pairs, **u2mkd("spvcnn"))
     cut = Command("prepare_inst_database.py {config} --out {out}/objects --workers 1")
     return [
+        Job("paste-u2mkd", student, (cut, STUDENT), given=("spvcnn",)),
         Job("paste", config(NUSCENES_INSTANCES, NETWORKS["minkunet"], paste), (cut, TRAIN)),
         Job("mix", config(KITTI, NETWORKS["minkunet"], {"mix": 1.0}, workers_per_gpu=2), (TRAIN,)),
         Job("paste-and-mix", config(KITTI_SWEEPS, NETWORKS["minkunet"], both), (cut, TRAIN)),
