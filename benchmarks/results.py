@@ -29,6 +29,9 @@ from core.io import read_json, write_json, write_text
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 NOT_RECORDED = "not recorded"
+ABSOLUTE = re.compile(
+    r"(?<![^\s'\"=])/(?:[^\s'\"/]+/)*([^\s'\"/]+)"
+)  # of a path only the last part is kept
 HASH = re.compile(r"\b([0-9a-f]{7})[0-9a-f]{33}\b")
 PLACE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -238,27 +241,40 @@ def record_of(
     made = {
         key: first.get(key) or NOT_RECORDED for key in ("command", "commit", "processor", "date")
     }
+    made["command"] = ABSOLUTE.sub(r"\1", made["command"])
     return Record(row=row, values=measured, seeds=seeds, note=note, **made)
 
 
 def _number(path: Path, key: str) -> float:
     value = read_json(path)
     for part in key.split("."):
-        if isinstance(value, list):
-            value = {str(place): item for place, item in enumerate(value)}
-        if not isinstance(value, dict):
-            value = None
-            break
-        value = value.get(part)
+        value = _below(value, part, key, path)
     if isinstance(value, list) and value and all(_is_number(repeat) for repeat in value):
         value = statistics.median(value)
     if not _is_number(value):
         raise UserError(
-            f"'{key}' is no number in this file",
-            where=str(path),
-            cure="Name it as --value COLUMN=key.below.key",
+            f"'{key}' is no number in this file", where=str(path), cure="Name one of its values"
         )
     return value
+
+
+def _below(value: object, part: str, key: str, path: Path) -> object:
+    """What a mapping or list holds under one part of a dotted key."""
+    if isinstance(value, list):
+        value = {str(place): item for place, item in enumerate(value)}
+    if not isinstance(value, dict):
+        raise UserError(
+            f"there is nothing to look '{part}' up in",
+            where=f"{path}, key '{key}'",
+            cure="End the key before it",
+        )
+    if part not in value:
+        raise UserError(
+            f"there is no '{part}'",
+            where=f"{path}, key '{key}'",
+            cure=f"There are {', '.join(sorted(value)[:12])}",
+        )
+    return value[part]
 
 
 def _is_number(value: object) -> bool:

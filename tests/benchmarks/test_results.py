@@ -84,11 +84,29 @@ def test_an_old_file_is_not_given_a_maker(tmp_path: Path) -> None:
     assert (record.command, record.commit, record.date) == (results.NOT_RECORDED,) * 3
 
 
-@pytest.mark.parametrize("key", ["mioU", "iou", "miou.car", "iou.car"])
-def test_what_is_no_number_is_refused(tmp_path: Path, key: str) -> None:
+@pytest.mark.parametrize(
+    ("key", "fault"),
+    [
+        ("mioU", "there is no 'mioU'. There are iou, miou"),
+        ("iou", "'iou' is no number"),
+        ("iou.car", "'iou.car' is no number"),
+        ("miou.car", "nothing to look 'car' up in"),
+    ],
+)
+def test_what_is_no_number_is_refused(tmp_path: Path, key: str, fault: str) -> None:
     write_json(tmp_path / "s.json", {"miou": 1.0, "iou": {"car": None}})
-    with pytest.raises(UserError, match=f"'{key}' is no number"):
+    with pytest.raises(UserError, match=re.escape(fault)):
         record_of("net", [tmp_path / "s.json"], {"mIoU": key})
+
+
+def test_absolute_paths_stay_at_home(tmp_path: Path) -> None:
+    command = (
+        "python evaluate.py configs/a.yaml --checkpoint /home/me/runs/a --out=/data/x '/b c/d'"
+    )
+    write_json(tmp_path / "s.json", {"miou": 1.0, "command": command})
+    record = record_of("net", [tmp_path / "s.json"], {"mIoU": "miou"})
+    assert "python evaluate.py configs/a.yaml --checkpoint a --out=x '" in record.command
+    assert "/home" not in record.command and "/data" not in record.command
 
 
 def test_one_seed_per_file(tmp_path: Path) -> None:
