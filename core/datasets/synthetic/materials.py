@@ -19,8 +19,9 @@ __all__ = [
     "GROUND_REFLECTANCE",
     "GROUND_ROUGHNESS",
     "REFLECTANCE",
+    "Ground",
+    "Mat",
 ]
-__all__ += ["Ground", "Mat"]
 
 
 class Mat(IntEnum):
@@ -78,6 +79,7 @@ _GROUND = {  # class, sRGB, reflectance, roughness (m, 1 sigma along the ray)
     Ground.PAVERS: (Cls.OTHER_FLAT, (158, 84, 68), 0.28, 0.0),
     Ground.OCHRE: (Cls.OTHER_FLAT, (196, 162, 92), 0.30, 0.0),
 }
+# in the order of Ground
 GROUND_CLASS = np.array([_GROUND[g][0] for g in Ground], np.int32)
 GROUND_COLOUR = np.array([_GROUND[g][1] for g in Ground]) / 255.0
 GROUND_REFLECTANCE = np.array([_GROUND[g][2] for g in Ground])

@@ -9,7 +9,7 @@ import numpy as np
 
 from core.datasets.synthetic.raycast import Geometry, geometry
 from core.datasets.synthetic.scenery import Scenery
-from core.datasets.synthetic.solids import Solids, join, place, rotation
+from core.datasets.synthetic.solids import Solids, Vector, join, place, rotation
 from core.datasets.synthetic.things import Thing
 from core.datasets.synthetic.town import make_town
 from core.datasets.synthetic.traffic import ego_motion, traffic
@@ -18,10 +18,11 @@ from core.datasets.synthetic.vehicles import ego_body
 __all__ = ["Scene", "Snapshot", "rigid"]
 
 
-def rigid(turn: np.ndarray, position: np.ndarray | tuple[float, float, float]) -> np.ndarray:
-    """Homogeneous f64 [4, 4] of a rotation and a translation."""
+def rigid(turn: np.ndarray, position: Vector) -> np.ndarray:
+    """Return the homogeneous f64 [4, 4] of a rotation [3, 3] and a translation [3] (m)."""
     matrix = np.eye(4)
-    matrix[:3, :3], matrix[:3, 3] = turn, position
+    matrix[:3, :3] = turn
+    matrix[:3, 3] = position
     return matrix
 
 
@@ -53,27 +54,35 @@ class Scene:
     """
 
     def __init__(self, seed: int, index: int, duration: float) -> None:
-        streams = [np.random.default_rng([seed, index, k]) for k in range(4)]
-        self.town = make_town(streams[0])
-        self._ego = ego_motion(self.town, duration, streams[1])
+        town_rng, ego_rng, scenery_rng, traffic_rng = (
+            np.random.default_rng([seed, index, k]) for k in range(4)
+        )
+        self.town = make_town(town_rng)
+        self._ego = ego_motion(self.town, duration, ego_rng)
         passed = np.arange(-5.0, self._ego.speed * duration + 22.0, 2.0)
         way = np.array([self.town.route.at(self._ego.start + s)[:2] for s in passed])
-        scenery = Scenery(self.town, way, streams[2])
-        moving = traffic(self.town, self._ego, duration, scenery.things, streams[3])
-        self.things: list[Thing] = scenery.things + moving
-        self._moving = moving
-        self._static = join(scenery.solids + [thing.solids_at(0.0) for thing in scenery.things])
-        height, azimuth = streams[1].uniform(0.5, 1.1), streams[1].uniform(0, 2 * math.pi)
+        scenery = Scenery(self.town, way, scenery_rng)
+        self._moving = traffic(self.town, self._ego, duration, scenery.things, traffic_rng)
+        self.things: list[Thing] = scenery.things + self._moving
+        parked = [thing.solids_at(0.0) for thing in scenery.things]
+        self._static = join(scenery.solids + parked)
+        height = ego_rng.uniform(0.5, 1.1)
+        azimuth = ego_rng.uniform(0, 2 * math.pi)
         self.sun = rotation(azimuth, -height) @ np.array([1.0, 0.0, 0.0])
 
     def ego_pose(self, time: float) -> np.ndarray:
-        """Ego frame (below the rear axle, x forward, z up) -> world, f64 [4, 4]; the body sways a little."""
+        """Return ego frame (below the rear axle, x forward, z up) -> world, f64 [4, 4]; the body sways a little."""
         x, y, _, yaw = self._ego.at(time)
-        pitch, roll = 0.004 * math.sin(2.1 * time), 0.005 * math.sin(1.3 * time + 1.0)
+        pitch = 0.004 * math.sin(2.1 * time)
+        roll = 0.005 * math.sin(1.3 * time + 1.0)
         return rigid(rotation(yaw, pitch, roll), (x, y, 0.0))
 
     def snapshot(self, time: float, body: bool = True) -> Snapshot:
-        """The world ``time`` s after the scene's start; ``body``: the ego car's own body is in its laser's way."""
+        """Freeze the world ``time`` s after the scene's start.
+
+        Args:
+            time: s. body: the ego car's own body is in its laser's way.
+        """
         ego = self.ego_pose(time)
         parts = [self._static] + [thing.solids_at(time) for thing in self._moving]
         visible = sum(len(part.kind) for part in parts)

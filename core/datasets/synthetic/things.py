@@ -22,16 +22,19 @@ _PEOPLE = (Cls.ADULT, Cls.CHILD, Cls.WORKER)
 class Motion(Protocol):
     """Where an object is."""
 
-    speed: float
+    @property
+    def speed(self) -> float:
+        """Speed, m/s."""
+        ...
 
     def at(self, time: float) -> tuple[float, float, float, float]:
-        """(x, y, z, yaw), m and rad, ``time`` s after the scene's start."""
+        """Return (x, y, z, yaw), m and rad, ``time`` s after the scene's start."""
         ...
 
 
 @dataclass(frozen=True)
 class Fixed:
-    """Never moves."""
+    """Stands at one place; coordinates in m, yaw in rad."""
 
     x: float
     y: float
@@ -57,12 +60,9 @@ class Straight:
     def at(self, time: float) -> tuple[float, float, float, float]:
         """See `Motion`."""
         way = self.speed * time
-        return (
-            self.x + way * math.cos(self.yaw),
-            self.y + way * math.sin(self.yaw),
-            self.z,
-            self.yaw,
-        )
+        x = self.x + way * math.cos(self.yaw)
+        y = self.y + way * math.sin(self.yaw)
+        return x, y, self.z, self.yaw
 
 
 @dataclass(frozen=True)
@@ -98,12 +98,12 @@ class Thing:
 
     @property
     def moving(self) -> bool:
-        """It moves through this scene."""
+        """Whether it moves through this scene."""
         return self.motion.speed != 0.0
 
     @property
     def attribute(self) -> str:
-        """The nuScenes attribute's name, or ""."""
+        """The nuScenes attribute's name, or "" where its category has none."""
         if self.cls in _FOUR_WHEELS:
             return "vehicle.moving" if self.moving else "vehicle.parked"
         if self.cls in _PEOPLE:
@@ -115,31 +115,40 @@ class Thing:
         return ""
 
     def solids_at(self, time: float) -> Solids:
-        """Its solids in the world."""
+        """Return its solids in the world, ``time`` s after the scene's start."""
         x, y, z, yaw = self.motion.at(time)
         return place(self.solids, rotation(yaw), (x, y, z))
 
     def box_at(self, time: float) -> tuple[np.ndarray, float]:
-        """Centre of its box in the world, f64 [3] m, and its yaw, rad."""
+        """Return the centre of its box in the world, f64 [3] m, and its yaw, rad."""
         x, y, z, yaw = self.motion.at(time)
         return rotation(yaw) @ self.box + np.array([x, y, z]), yaw
 
 
 def make_thing(number: int, model: Model, motion: Motion) -> Thing:
-    """A thing with a tight box around ``model``."""
+    """Make a thing with a tight box around ``model``."""
     solids = model.solids(number)
-    low, high = extent(solids)
-    low, high = low.min(0) - _MARGIN, high.max(0) + _MARGIN
+    lower, upper = extent(solids)
+    low = lower.min(0) - _MARGIN
+    high = upper.max(0) + _MARGIN
     return Thing(number, model.cls, solids, motion, (low + high) / 2, high - low)
 
 
 def discs(thing: Thing, times: np.ndarray) -> tuple[np.ndarray, float]:
-    """Discs that cover a thing seen from above: centres f64 [times, k, 2] m and their radius, m."""
-    length, width = float(thing.size[0]), float(thing.size[1])
+    """Cover a thing, seen from above, with discs.
+
+    Args:
+        thing: the object. times: f64 [T] s after the scene's start.
+
+    Returns:
+        the discs' centres f64 [T, k, 2] m and their radius, m.
+    """
+    length = float(thing.size[0])
+    width = float(thing.size[1])
     count = max(1, math.ceil(length / width))
     offsets = (np.arange(count) + 0.5) / count * length - length / 2 + thing.box[0]
     poses = np.array([thing.motion.at(float(t)) for t in times])
     heading = np.stack([np.cos(poses[:, 3]), np.sin(poses[:, 3])], 1)
-    return poses[:, None, :2] + offsets[None, :, None] * heading[:, None, :], 0.5 * math.hypot(
-        width, length / count
-    )
+    centres = poses[:, None, :2] + offsets[None, :, None] * heading[:, None, :]
+    radius = 0.5 * math.hypot(width, length / count)
+    return centres, radius
