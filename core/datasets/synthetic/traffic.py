@@ -16,13 +16,13 @@ from core.datasets.synthetic.vehicles import BUILDERS, bicycle, ego_body, motorc
 
 __all__ = ["ego_motion", "traffic"]
 
-_SPEED = {
+_SPEED = {  # m/s, from and to
     Cls.CAR: (5.0, 9.0),
     Cls.TRUCK: (4.5, 7.0),
     Cls.BUS: (4.5, 7.0),
     Cls.MOTORCYCLIST: (5.0, 8.5),
+    Cls.BICYCLIST: (2.5, 4.5),
 }
-_SPEED[Cls.BICYCLIST] = (2.5, 4.5)
 _PLAN = (
     Cls.BICYCLIST,
     Cls.MOTORCYCLIST,
@@ -31,12 +31,25 @@ _PLAN = (
     Cls.BICYCLIST,
     Cls.TRUCK,
     Cls.MOTORCYCLIST,
+    Cls.CAR,
+    Cls.BICYCLIST,
+    Cls.CAR,
+    Cls.MOTORCYCLIST,
+    Cls.CAR,
+    Cls.CAR,
 )
-_PLAN += (Cls.CAR, Cls.BICYCLIST, Cls.CAR, Cls.MOTORCYCLIST, Cls.CAR, Cls.CAR)
+_IN_LINE = (
+    Cls.CAR,
+    Cls.TRUCK,
+    Cls.BUS,
+    Cls.MOTORCYCLIST,
+)  # what drives before and behind the ego car
+_WALKERS = 14
+_TRIES = 25  # per vehicle of the plan
 
 
 def ego_motion(town: Town, duration: float, rng: np.random.Generator) -> Along:
-    """The ego car drives its loop and passes a turn within ``duration`` s."""
+    """Let the ego car drive its loop and pass a turn within ``duration`` s."""
     speed = float(rng.uniform(5.5, 7.0))
     turn = town.route.turns[int(rng.integers(len(town.route.turns)))]
     way = speed * duration
@@ -52,71 +65,102 @@ def _model(cls: Cls, rng: np.random.Generator) -> Model:
     return BUILDERS[cls](rng)
 
 
+class _Crowd:
+    """Objects that never run into each other, into the ego car or into what stands.
+
+    Args:
+        ego: the ego car's motion. duration: s. parked: what stands.
+
+    Attributes:
+        things: the objects that were admitted, numbered on from ``parked``.
+    """
+
+    def __init__(self, ego: Along, duration: float, parked: list[Thing]) -> None:
+        self.things: list[Thing] = []
+        self._first = len(parked) + 1
+        self._times = np.arange(-0.1, duration + 0.35, 0.2)
+        self._covered = [discs(make_thing(0, ego_body(), ego), self._times)]
+        standing = [discs(thing, self._times[:1]) for thing in parked]
+        self._spots = np.concatenate([centres[0] for centres, _ in standing])
+        self._rooms = np.concatenate(
+            [np.full(centres.shape[1], radius) for centres, radius in standing]
+        )
+
+    def admit(self, model: Model, motion: Motion) -> bool:
+        """Add an object, unless it would run into another."""
+        thing = make_thing(self._first + len(self.things), model, motion)
+        centres, radius = discs(thing, self._times)
+        gaps = np.linalg.norm(centres[:, :, None, :] - self._spots, axis=-1)
+        if (gaps < radius + self._rooms + 0.1).any():
+            return False
+        for others, other_radius in self._covered:
+            gaps = np.linalg.norm(centres[:, :, None, :] - others[:, None, :, :], axis=-1)
+            if gaps.min() < radius + other_radius + 0.3:
+                return False
+        self._covered.append((centres, radius))
+        self.things.append(thing)
+        return True
+
+
 def traffic(
     town: Town, ego: Along, duration: float, parked: list[Thing], rng: np.random.Generator
 ) -> list[Thing]:
-    """Everything that moves except the ego car, numbered on from ``parked``; nothing ever runs into anything.
+    """Draw everything that moves except the ego car; nothing ever runs into anything.
 
     Args:
         town: street plan. ego: the ego car's motion. duration: s. parked: what stands. rng: decides all.
+
+    Returns:
+        things numbered on from ``parked``.
     """
-    times = np.arange(-0.1, duration + 0.35, 0.2)
-    covered = [discs(make_thing(0, ego_body(), ego), times)]
-    standing = [discs(thing, times[:1]) for thing in parked]
-    spots = np.concatenate([centres[0] for centres, _ in standing])
-    rooms = np.concatenate([np.full(centres.shape[1], radius) for centres, radius in standing])
-    things: list[Thing] = []
-
-    def admit(model: Model, motion: Motion) -> bool:
-        thing = make_thing(len(parked) + len(things) + 1, model, motion)
-        centres, radius = discs(thing, times)
-        if (np.linalg.norm(centres[:, :, None, :] - spots, axis=-1) < radius + rooms + 0.1).any():
-            return False
-        for others, other_radius in covered:
-            gap = np.linalg.norm(centres[:, :, None, :] - others[:, None, :, :], axis=-1).min()
-            if gap < radius + other_radius + 0.3:
-                return False
-        covered.append((centres, radius))
-        things.append(thing)
-        return True
-
-    ahead, behind = (
-        Cls(int(c))
-        for c in rng.choice([Cls.CAR, Cls.TRUCK, Cls.BUS, Cls.MOTORCYCLIST], 2, replace=False)
-    )
-    admit(_model(ahead, rng), Along(town.route, ego.start + rng.uniform(15.0, 20.0), ego.speed))
-    admit(_model(behind, rng), Along(town.route, ego.start - rng.uniform(13.0, 18.0), ego.speed))
+    crowd = _Crowd(ego, duration, parked)
+    ahead, behind = (Cls(int(c)) for c in rng.choice(_IN_LINE, 2, replace=False))
+    model = _model(ahead, rng)
+    crowd.admit(model, Along(town.route, ego.start + rng.uniform(15.0, 20.0), ego.speed))
+    model = _model(behind, rng)
+    crowd.admit(model, Along(town.route, ego.start - rng.uniform(13.0, 18.0), ego.speed))
     for cls in _PLAN:
-        for _ in range(25):
-            if admit(_model(cls, rng), _lane(town, ego, duration, cls, rng)):
+        for _ in range(_TRIES):
+            model = _model(cls, rng)
+            if crowd.admit(model, _lane(town, ego, duration, cls, rng)):
                 break
-    for k in range(14):
-        cls = Cls.CHILD if k % 4 == 3 else Cls.ADULT
-        admit(pedestrian(rng, cls, walking=True), _sidewalk(town, ego, duration, rng))
-    return things
+    for k in range(_WALKERS):
+        model = pedestrian(rng, Cls.CHILD if k % 4 == 3 else Cls.ADULT, walking=True)
+        crowd.admit(model, _sidewalk(town, ego, duration, rng))
+    return crowd.things
 
 
 def _lane(town: Town, ego: Along, duration: float, cls: Cls, rng: np.random.Generator) -> Straight:
-    """Straight down some lane, passing near the ego car half-way through the scene."""
+    """Drive straight down some lane, passing near the ego car half-way through the scene."""
     x, y, _, _ = ego.at(duration / 2)
-    speed, sign = float(rng.uniform(*_SPEED[cls])), float(rng.choice([-1.0, 1.0]))
-    lane = (LANE + 0.9 if cls == Cls.BICYCLIST else LANE) * sign
+    speed = float(rng.uniform(*_SPEED[cls]))
+    sign = float(rng.choice([-1.0, 1.0]))
+    to_lane = LANE * sign
+    if cls == Cls.BICYCLIST:  # nearer to the kerb
+        to_lane = (LANE + 0.9) * sign
     north = rng.random() < 0.5
-    lines, other, along = (town.xs, x, y) if north else (town.ys, y, x)
-    line = lines[np.abs(lines - other).argsort()[0]]
-    middle = along + float(rng.uniform(-28.0, 28.0)) - sign * speed * duration / 2
     if north:
-        return Straight(float(line + lane), middle, 0.0, sign * math.pi / 2, speed)
-    return Straight(middle, float(line - lane), 0.0, 0.0 if sign > 0 else math.pi, speed)
+        lines, across, along = town.xs, x, y
+    else:
+        lines, across, along = town.ys, y, x
+    line = lines[np.abs(lines - across).argsort()[0]]
+    start = along + float(rng.uniform(-28.0, 28.0)) - sign * speed * duration / 2
+    if north:
+        return Straight(float(line + to_lane), start, 0.0, sign * math.pi / 2, speed)
+    return Straight(start, float(line - to_lane), 0.0, 0.0 if sign > 0 else math.pi, speed)
 
 
 def _sidewalk(town: Town, ego: Along, duration: float, rng: np.random.Generator) -> Straight:
-    """A walk along a sidewalk near the ego car."""
+    """Walk along a sidewalk near the ego car."""
     x, y, _, _ = ego.at(duration / 2)
-    near = [
-        k for k in town.kerbs if np.hypot(*(k.start + k.forward * k.length / 2 - (x, y))) < 45.0
-    ]
+    near = []
+    for kerb in town.kerbs:
+        middle = kerb.start + kerb.forward * kerb.length / 2
+        if np.hypot(*(middle - (x, y))) < 45.0:
+            near.append(kerb)
     kerb = near[int(rng.integers(len(near)))]
     back = bool(rng.random() < 0.5)
-    place = kerb.at(float(rng.uniform(0, kerb.length)), float(rng.uniform(1.7, 3.4)), KERB_HEIGHT)
-    return Straight(*place, kerb.yaw + math.pi * back, float(rng.uniform(0.9, 1.6)))
+    along = float(rng.uniform(0, kerb.length))
+    offset = float(rng.uniform(1.7, 3.4))
+    speed = float(rng.uniform(0.9, 1.6))
+    return Straight(*kerb.at(along, offset, KERB_HEIGHT), kerb.yaw + math.pi * back, speed)
