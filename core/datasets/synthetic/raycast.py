@@ -8,17 +8,38 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from core.datasets.synthetic.solids import Solids, extent
+from core.datasets.synthetic.materials import Ground
+from core.datasets.synthetic.solids import BOX, CYLINDER, Solids, extent
 
-__all__ = ["CELL", "GROUND", "KERB", "KERB_HEIGHT", "NOTHING", "RESOLUTION", "Geometry"]
-__all__ += ["cast", "first_hit", "geometry", "ground_at", "world_normal"]
+__all__ = [
+    "CELL",
+    "GROUND",
+    "KERB",
+    "KERB_HEIGHT",
+    "NOTHING",
+    "RESOLUTION",
+    "Geometry",
+    "cast",
+    "first_hit",
+    "geometry",
+    "ground_at",
+    "local",
+    "world_normal",
+]
 
-NOTHING, GROUND, KERB = -1, -2, -3  # what a ray may hit beside solid number 0..n-1
+# what a ray may hit beside solid number 0..n-1
+NOTHING = -1
+GROUND = -2
+KERB = -3
 KERB_HEIGHT = 0.15  # m
 RESOLUTION = 0.2  # m per cell of the ground map
 CELL = 4.0  # m, cell of the grid of solids
-RAISED = 3  # first ground material that lies on the kerb level
-OUTSIDE = 4  # ground material beyond the map: grass
+RAISED = int(Ground.SIDEWALK)  # first ground material that lies on the kerb level
+OUTSIDE = int(Ground.GRASS)  # ground material beyond the map
+_NEAREST = 1e-4  # m, nearer hits are the surface the ray starts from
+_FACE_STEP = 0.1  # m, in which the kerb's face is looked for
+
+Hit = tuple[float, float, float, float]  # distance m, local normal
 
 
 class Geometry(NamedTuple):
@@ -51,21 +72,24 @@ def geometry(solids: Solids, ground: np.ndarray) -> Geometry:
     inverse = np.ascontiguousarray(np.swapaxes(solids.axes, 1, 2) / solids.half[:, :, None])
     radius2 = (solids.half**2).sum(1)
     return Geometry(
-        solids.kind,
-        np.ascontiguousarray(solids.centre),
-        inverse,
-        solids.taper,
-        radius2,
-        start,
-        items,
-        top,
-        across,
-        ground,
+        kind=solids.kind,
+        centre=np.ascontiguousarray(solids.centre),
+        inverse=inverse,
+        taper=solids.taper,
+        radius2=radius2,
+        start=start,
+        items=items,
+        top=top,
+        across=across,
+        ground=ground,
     )
 
 
 @njit(cache=True)
-def _fill(low, high, across):
+def _fill(
+    low: np.ndarray, high: np.ndarray, across: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Counting sort of bounds ``low``, ``high`` (f64 [n, 3] m) by cell: start, items and top of `Geometry`."""
     n = low.shape[0]
     first = np.empty((n, 2), np.int64)
     last = np.empty((n, 2), np.int64)
@@ -77,8 +101,9 @@ def _fill(low, high, across):
             last[i, a] = min(max(math.floor(high[i, a] / CELL), 0), across - 1)
         for y in range(first[i, 1], last[i, 1] + 1):
             for x in range(first[i, 0], last[i, 0] + 1):
-                start[y * across + x + 1] += 1
-                top[y * across + x] = max(top[y * across + x], high[i, 2])
+                c = y * across + x
+                start[c + 1] += 1
+                top[c] = max(top[c], high[i, 2])
     for c in range(across * across):
         start[c + 1] += start[c]
     cursor = start[:-1].copy()
@@ -93,16 +118,19 @@ def _fill(low, high, across):
 
 
 @njit(cache=True)
-def ground_at(ground, x, y):
-    """Ground material under (x, y)."""
-    row, column = math.floor(y / RESOLUTION), math.floor(x / RESOLUTION)
+def ground_at(ground: np.ndarray, x: float, y: float) -> int:
+    """Return the material of the ``ground`` map (u8 [S, S]) under (x, y), m."""
+    row = math.floor(y / RESOLUTION)
+    column = math.floor(x / RESOLUTION)
     if row < 0 or column < 0 or row >= ground.shape[0] or column >= ground.shape[1]:
         return OUTSIDE
     return int(ground[row, column])
 
 
 @njit(cache=True)
-def _hit_ground(ground, ox, oy, oz, dx, dy, dz):
+def _hit_ground(
+    ground: np.ndarray, ox: float, oy: float, oz: float, dx: float, dy: float, dz: float
+) -> tuple[float, int]:
     """(distance, GROUND | KERB | NOTHING): the raised level first, then the kerb's face, then the road level."""
     if dz > -1e-6:
         return np.inf, NOTHING
@@ -110,7 +138,8 @@ def _hit_ground(ground, ox, oy, oz, dx, dy, dz):
     lower = -oz / dz
     if ground_at(ground, ox + upper * dx, oy + upper * dy) >= RAISED:
         return upper, GROUND
-    steps = min(max(math.ceil((lower - upper) * math.sqrt(dx * dx + dy * dy) / 0.1), 1), 64)
+    way = (lower - upper) * math.sqrt(dx * dx + dy * dy)
+    steps = min(max(math.ceil(way / _FACE_STEP), 1), 64)
     for k in range(1, steps + 1):
         t = upper + (lower - upper) * k / steps
         if ground_at(ground, ox + t * dx, oy + t * dy) >= RAISED:
@@ -119,9 +148,12 @@ def _hit_ground(ground, ox, oy, oz, dx, dy, dz):
 
 
 @njit(cache=True)
-def _hit_box(ox, oy, oz, dx, dy, dz, ax, ay):
+def _hit_box(
+    ox: float, oy: float, oz: float, dx: float, dy: float, dz: float, ax: float, ay: float
+) -> Hit:
     """Unit box whose x and y half sizes fall from 1 to 1 - taper: distance and local normal."""
-    near, far = -np.inf, np.inf
+    near = -np.inf
+    far = np.inf
     nx, ny, nz = 0.0, 0.0, 0.0
     for face in range(6):
         sign = 1.0 if face & 1 else -1.0
@@ -137,81 +169,123 @@ def _hit_box(ox, oy, oz, dx, dy, dz, ax, ay):
                 return np.inf, nx, ny, nz
         elif slope < 0.0:
             if room / slope > near:
-                near, nx, ny, nz = room / slope, px, py, pz
+                near = room / slope
+                nx, ny, nz = px, py, pz
         else:
             far = min(far, room / slope)
         if near > far:
             return np.inf, nx, ny, nz
-    return (near if near > 1e-4 else np.inf), nx, ny, nz
+    if near <= _NEAREST:
+        near = np.inf
+    return near, nx, ny, nz
 
 
 @njit(cache=True)
-def _hit_cylinder(ox, oy, oz, dx, dy, dz, a):
+def _hit_cylinder(
+    ox: float, oy: float, oz: float, dx: float, dy: float, dz: float, a: float
+) -> Hit:
     """Unit cylinder whose radius falls from 1 to 1 - a: distance and local normal."""
-    best, nx, ny, nz = np.inf, 0.0, 0.0, 0.0
-    r0, rd = 1.0 - 0.5 * a * (oz + 1.0), -0.5 * a * dz
+    best = np.inf
+    nx, ny, nz = 0.0, 0.0, 0.0
+    r0 = 1.0 - 0.5 * a * (oz + 1.0)  # radius where the ray starts, and its change along the ray
+    rd = -0.5 * a * dz
     qa = dx * dx + dy * dy - rd * rd
     qb = ox * dx + oy * dy - r0 * rd
     qc = ox * ox + oy * oy - r0 * r0
-    root = qb * qb - qa * qc
-    if root >= 0.0 and abs(qa) > 1e-12:
-        root = math.sqrt(root)
-        for side in range(2):
-            t = (-qb - root) / qa if side == 0 else (-qb + root) / qa
-            if 1e-4 < t < best and abs(oz + t * dz) <= 1.0 and r0 + t * rd >= 0.0:
-                best, nx, ny, nz = t, ox + t * dx, oy + t * dy, 0.5 * a * (r0 + t * rd)
+    square = qb * qb - qa * qc
+    if square >= 0.0 and abs(qa) > 1e-12:
+        root = math.sqrt(square)
+        for sign in (-1.0, 1.0):
+            t = (-qb + sign * root) / qa
+            radius = r0 + t * rd
+            if _NEAREST < t < best and abs(oz + t * dz) <= 1.0 and radius >= 0.0:
+                best = t
+                nx = ox + t * dx
+                ny = oy + t * dy
+                nz = 0.5 * a * radius
     if dz != 0.0:
-        for side in range(2):
-            z = 1.0 if side else -1.0
+        for z in (-1.0, 1.0):
             t = (z - oz) / dz
-            x, y = ox + t * dx, oy + t * dy
-            r = 1.0 - 0.5 * a * (z + 1.0)
-            if 1e-4 < t < best and x * x + y * y <= r * r:
-                best, nx, ny, nz = t, 0.0, 0.0, z
+            x = ox + t * dx
+            y = oy + t * dy
+            radius = 1.0 - 0.5 * a * (z + 1.0)
+            if _NEAREST < t < best and x * x + y * y <= radius * radius:
+                best = t
+                nx, ny, nz = 0.0, 0.0, z
     return best, nx, ny, nz
 
 
 @njit(cache=True)
-def _hit_sphere(ox, oy, oz, dx, dy, dz):
+def _hit_sphere(ox: float, oy: float, oz: float, dx: float, dy: float, dz: float) -> Hit:
+    """Unit sphere: distance and local normal."""
     qa = dx * dx + dy * dy + dz * dz
     qb = ox * dx + oy * dy + oz * dz
-    root = qb * qb - qa * (ox * ox + oy * oy + oz * oz - 1.0)
-    if root < 0.0:
+    qc = ox * ox + oy * oy + oz * oz - 1.0
+    square = qb * qb - qa * qc
+    if square < 0.0:
         return np.inf, 0.0, 0.0, 0.0
-    t = (-qb - math.sqrt(root)) / qa
-    if t <= 1e-4:
+    t = (-qb - math.sqrt(square)) / qa
+    if t <= _NEAREST:
         return np.inf, 0.0, 0.0, 0.0
     return t, ox + t * dx, oy + t * dy, oz + t * dz
 
 
 @njit(cache=True)
-def _hit_solid(g, i, ox, oy, oz, dx, dy, dz):
+def local(inverse: np.ndarray, x: float, y: float, z: float) -> tuple[float, float, float]:
+    """Turn a world vector into a solid's frame; ``inverse`` f64 [3, 3] is the solid's in `Geometry`."""
+    u = inverse[0, 0] * x + inverse[0, 1] * y + inverse[0, 2] * z
+    v = inverse[1, 0] * x + inverse[1, 1] * y + inverse[1, 2] * z
+    w = inverse[2, 0] * x + inverse[2, 1] * y + inverse[2, 2] * z
+    return u, v, w
+
+
+@njit(cache=True)
+def _hit_solid(
+    g: Geometry, i: int, ox: float, oy: float, oz: float, dx: float, dy: float, dz: float
+) -> Hit:
     """Distance along the unit world ray, and the hit's local normal."""
-    cx, cy, cz = ox - g.centre[i, 0], oy - g.centre[i, 1], oz - g.centre[i, 2]
+    cx = ox - g.centre[i, 0]
+    cy = oy - g.centre[i, 1]
+    cz = oz - g.centre[i, 2]
     along = cx * dx + cy * dy + cz * dz
     if cx * cx + cy * cy + cz * cz - along * along > g.radius2[i]:
         return np.inf, 0.0, 0.0, 0.0
-    m = g.inverse[i]
-    lx, ly, lz = (
-        m[0, 0] * cx + m[0, 1] * cy + m[0, 2] * cz,
-        m[1, 0] * cx + m[1, 1] * cy + m[1, 2] * cz,
-        m[2, 0] * cx + m[2, 1] * cy + m[2, 2] * cz,
-    )
-    ex, ey, ez = (
-        m[0, 0] * dx + m[0, 1] * dy + m[0, 2] * dz,
-        m[1, 0] * dx + m[1, 1] * dy + m[1, 2] * dz,
-        m[2, 0] * dx + m[2, 1] * dy + m[2, 2] * dz,
-    )
-    if g.kind[i] == 0:
+    lx, ly, lz = local(g.inverse[i], cx, cy, cz)
+    ex, ey, ez = local(g.inverse[i], dx, dy, dz)
+    if g.kind[i] == BOX:
         return _hit_box(lx, ly, lz, ex, ey, ez, g.taper[i, 0], g.taper[i, 1])
-    if g.kind[i] == 1:
+    if g.kind[i] == CYLINDER:
         return _hit_cylinder(lx, ly, lz, ex, ey, ez, g.taper[i, 0])
     return _hit_sphere(lx, ly, lz, ex, ey, ez)
 
 
 @njit(cache=True)
-def first_hit(g, ox, oy, oz, dx, dy, dz, reach, limit):
-    """Nearest hit of a unit ray within ``reach`` m among the ground and solids 0..limit-1.
+def _walk(origin: float, direction: float) -> tuple[int, int, float, float]:
+    """Walk along one axis: first cell, step to the next, distance (m) to its border, and between borders."""
+    cell = math.floor(origin / CELL)
+    if direction == 0.0:
+        return cell, -1, np.inf, np.inf
+    step = -1
+    border = cell
+    if direction > 0.0:
+        step = 1
+        border = cell + 1
+    return cell, step, (border * CELL - origin) / direction, abs(CELL / direction)
+
+
+@njit(cache=True)
+def first_hit(
+    g: Geometry,
+    ox: float,
+    oy: float,
+    oz: float,
+    dx: float,
+    dy: float,
+    dz: float,
+    reach: float,
+    limit: int,
+) -> tuple[float, int, float, float, float]:
+    """Find the nearest hit of a unit ray within ``reach`` m among the ground and solids 0..limit-1.
 
     Returns:
         distance (inf if none), what (solid number, GROUND, KERB or NOTHING), local normal of a solid (3 floats).
@@ -221,14 +295,8 @@ def first_hit(g, ox, oy, oz, dx, dy, dz, reach, limit):
         best, what = reach, NOTHING
     nx, ny, nz = 0.0, 0.0, 0.0
     across = g.across
-    x, y = math.floor(ox / CELL), math.floor(oy / CELL)
-    step_x, step_y = (1 if dx > 0 else -1), (1 if dy > 0 else -1)
-    next_x = ((x + (dx > 0)) * CELL - ox) / dx if dx != 0.0 else np.inf
-    next_y = ((y + (dy > 0)) * CELL - oy) / dy if dy != 0.0 else np.inf
-    delta_x, delta_y = (
-        (abs(CELL / dx) if dx != 0.0 else np.inf),
-        (abs(CELL / dy) if dy != 0.0 else np.inf),
-    )
+    x, step_x, next_x, delta_x = _walk(ox, dx)
+    y, step_y, next_y, delta_y = _walk(oy, dy)
     entry = 0.0
     while 0 <= x < across and 0 <= y < across and entry < best:
         leave = min(next_x, next_y)
@@ -236,10 +304,12 @@ def first_hit(g, ox, oy, oz, dx, dy, dz, reach, limit):
         if min(oz + entry * dz, oz + leave * dz) <= g.top[cell]:
             for k in range(g.start[cell], g.start[cell + 1]):
                 i = g.items[k]
-                if i < limit:
-                    t, ax, ay, az = _hit_solid(g, i, ox, oy, oz, dx, dy, dz)
-                    if t < best:
-                        best, what, nx, ny, nz = t, i, ax, ay, az
+                if i >= limit:
+                    continue
+                t, ax, ay, az = _hit_solid(g, i, ox, oy, oz, dx, dy, dz)
+                if t < best:
+                    best, what = t, i
+                    nx, ny, nz = ax, ay, az
         entry = leave
         if next_x < next_y:
             x += step_x
@@ -253,8 +323,10 @@ def first_hit(g, ox, oy, oz, dx, dy, dz, reach, limit):
 
 
 @njit(cache=True)
-def world_normal(g, i, nx, ny, nz):
-    """Unit world normal from a solid's local one."""
+def world_normal(
+    g: Geometry, i: int, nx: float, ny: float, nz: float
+) -> tuple[float, float, float]:
+    """Turn solid ``i``'s local normal into the unit world normal."""
     m = g.inverse[i]
     wx = m[0, 0] * nx + m[1, 0] * ny + m[2, 0] * nz
     wy = m[0, 1] * nx + m[1, 1] * ny + m[2, 1] * nz
@@ -264,7 +336,9 @@ def world_normal(g, i, nx, ny, nz):
 
 
 @njit(cache=True)
-def cast(g, origin, directions, reach, limit):
+def cast(
+    g: Geometry, origin: np.ndarray, directions: np.ndarray, reach: float, limit: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Cast unit rays from one origin.
 
     Args:
@@ -283,11 +357,17 @@ def cast(g, origin, directions, reach, limit):
     for k in range(n):
         dx, dy, dz = directions[k, 0], directions[k, 1], directions[k, 2]
         t, hit, nx, ny, nz = first_hit(g, ox, oy, oz, dx, dy, dz, reach, limit)
-        distance[k], what[k] = t, hit
+        distance[k] = t
+        what[k] = hit
+        if hit == NOTHING:
+            continue
         if hit >= 0:
             wx, wy, wz = world_normal(g, hit, nx, ny, nz)
             cosine[k] = abs(wx * dx + wy * dy + wz * dz)
-        elif hit != NOTHING:
-            cosine[k] = abs(dz) if hit == GROUND else math.sqrt(dx * dx + dy * dy)
-            material[k] = ground_at(g.ground, ox + t * dx, oy + t * dy)
+            continue
+        if hit == GROUND:
+            cosine[k] = abs(dz)
+        else:
+            cosine[k] = math.sqrt(dx * dx + dy * dy)
+        material[k] = ground_at(g.ground, ox + t * dx, oy + t * dy)
     return distance, what, cosine, material

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from core.datasets.synthetic.materials import (
 )
 from core.datasets.synthetic.raycast import NOTHING, cast
 from core.datasets.synthetic.scene import Snapshot, rigid
-from core.datasets.synthetic.solids import rotation
+from core.datasets.synthetic.solids import Solids, rotation
 
 __all__ = [
     "HDL64",
@@ -31,12 +32,16 @@ __all__ = [
     "KITTI_P",
     "LIDAR32",
     "NUSCENES_CAMERAS",
+    "NUSCENES_LIDAR",
+    "CameraModel",
+    "LidarModel",
+    "Sweep",
+    "scan",
 ]
-__all__ += ["NUSCENES_LIDAR", "CameraModel", "LidarModel", "Sweep", "scan"]
 
-_LOOK = np.array(
-    [[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]]
-)  # camera axes in a frame with x forward, y left, z up
+# camera axes in a frame with x forward, y left, z up
+_LOOK = np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]])
+_STRAY = 2e-4  # share of the points that are dust and crosstalk
 
 
 @dataclass(frozen=True)
@@ -63,23 +68,27 @@ class LidarModel:
     step: float
 
     def rays(self, density: float) -> tuple[np.ndarray, np.ndarray]:
-        """Unit directions f64 [n, 3] in the sensor's x-forward frame and ring numbers u8 [n]; fewer firings if < 1."""
-        columns, beams = max(8, round(self.columns * density)), np.array(self.elevations)
-        azimuth = (
-            self.start + (-1 if self.clockwise else 1) * 2 * math.pi * np.arange(columns) / columns
-        )
-        grid = (
-            [beams[:, None], azimuth[None, :]]
-            if self.ring_major
-            else [beams[None, :], azimuth[:, None]]
-        )
-        elevation, azimuth = np.broadcast_arrays(*grid)
+        """List the rays of one turn, in the order in which points are stored.
+
+        Args:
+            density: share of the firings.
+
+        Returns:
+            unit directions f64 [n, 3] in the sensor's x-forward frame, and ring numbers u8 [n].
+        """
+        columns = max(8, round(self.columns * density))
+        sense = -1 if self.clockwise else 1
+        turn = self.start + sense * 2 * math.pi * np.arange(columns) / columns
+        rings = np.arange(len(self.elevations))
+        if self.ring_major:
+            ring, azimuth = np.meshgrid(rings, turn, indexing="ij")
+        else:
+            ring, azimuth = np.meshgrid(rings, turn, indexing="xy")
+        elevation = np.array(self.elevations)[ring]
         flat = np.cos(elevation)
-        directions = np.stack(
-            [flat * np.cos(azimuth), flat * np.sin(azimuth), np.sin(elevation)], -1
-        )
-        axis = 0 if self.ring_major else 1
-        ring = np.broadcast_to(np.expand_dims(np.arange(len(beams)), 1 - axis), elevation.shape)
+        x = flat * np.cos(azimuth)
+        y = flat * np.sin(azimuth)
+        directions = np.stack([x, y, np.sin(elevation)], -1)
         return directions.reshape(-1, 3), ring.reshape(-1).astype(np.uint8)
 
 
@@ -95,10 +104,10 @@ LIDAR32 = LidarModel(
     ceiling=255.0,
     step=1.0,
 )
+_UPPER = np.linspace(2.0, -8.33, 32)  # degrees, of an HDL-64E's two blocks of lasers
+_LOWER = np.linspace(-8.83, -24.33, 32)
 HDL64 = LidarModel(
-    elevations=tuple(
-        np.radians(np.concatenate([np.linspace(2.0, -8.33, 32), np.linspace(-8.83, -24.33, 32)]))
-    ),
+    elevations=tuple(np.radians(np.concatenate([_UPPER, _LOWER]))),
     columns=2083,
     start=0.0,
     clockwise=False,
@@ -134,50 +143,74 @@ def scan(
     density: float,
     rng: np.random.Generator,
 ) -> Sweep:
-    """One turn at one instant (no motion within the turn).
+    """Simulate one turn at one instant (no motion within the turn).
 
     Args:
         snapshot: the world. mount: f64 [4, 4], x-forward sensor frame -> ego. model: the scanner.
         density: share of the firings. rng: noise and drop-outs.
     """
     rays, ring = model.rays(density)
+    count = len(rays)
     pose = snapshot.ego @ mount
-    solids, total = snapshot.solids, len(snapshot.solids.kind)
+    solids = snapshot.solids
     distance, what, cosine, ground = cast(
-        snapshot.geometry, pose[:3, 3].copy(), rays @ pose[:3, :3].T, model.reach, total
+        snapshot.geometry,
+        pose[:3, 3].copy(),
+        rays @ pose[:3, :3].T,
+        model.reach,
+        len(solids.kind),
     )
-    solid = np.maximum(what, 0)
-    on_solid, hit = what >= 0, what != NOTHING
-    material = solids.material[solid]
-    reflectance = np.where(on_solid, solids.reflectance[solid], GROUND_REFLECTANCE[ground])
-    reflectance = reflectance * np.clip(rng.normal(1.0, 0.18, len(rays)), 0.4, 1.6)
-    cls = np.where(on_solid, solids.cls[solid], GROUND_CLASS[ground])
-    thing = np.where(on_solid, solids.thing[solid], 0)
+    surface = _surfaces(solids, what, ground)
+    reflectance = surface.reflectance * np.clip(rng.normal(1.0, 0.18, count), 0.4, 1.6)
 
+    hit = what != NOTHING
     distance = np.where(hit, distance, 0.0)
     signal = reflectance * np.sqrt(cosine) * (model.strength / np.maximum(distance, 1.0)) ** 2
-    answer = (1.0 - np.exp(-6.0 * signal)) * (1.0 - np.where(on_solid, DROP[material], 0.01))
-    kept = hit & (rng.random(len(rays)) < answer)
-    rough = np.where(on_solid, 0.0, GROUND_ROUGHNESS[ground])
-    deep = np.where(on_solid, DEPTH[material], 0.0) * np.minimum(
-        rng.exponential(1.0, len(rays)), 2.5
-    )
-    jitter = np.clip(
-        rng.standard_normal(len(rays)), -2.0, 2.0
-    )  # bounded, so that points stay in their boxes
-    distance = distance + jitter * np.hypot(0.018, rough) + deep
+    answer = (1.0 - np.exp(-6.0 * signal)) * (1.0 - surface.drop)
+    kept = hit & (rng.random(count) < answer)
+    deep = surface.depth * np.minimum(rng.exponential(1.0, count), 2.5)
+    # bounded, so that points stay in their boxes
+    jitter = np.clip(rng.standard_normal(count), -2.0, 2.0)
+    distance = distance + jitter * np.hypot(0.018, surface.roughness) + deep
     kept &= distance <= model.reach
-    stray = kept & (rng.random(len(rays)) < 2e-4)  # dust and crosstalk
-    distance = np.where(stray, distance * rng.uniform(0.2, 0.9, len(rays)), distance)
-    cls, thing = np.where(stray, int(Cls.NOISE), cls), np.where(stray, 0, thing)
+    stray = kept & (rng.random(count) < _STRAY)
+    distance = np.where(stray, distance * rng.uniform(0.2, 0.9, count), distance)
+    cls = np.where(stray, int(Cls.NOISE), surface.cls)
+    thing = np.where(stray, 0, surface.thing)
     intensity = model.scale * reflectance * (0.35 + 0.65 * cosine) * np.exp(-distance / 90.0)
     intensity = np.round(np.clip(intensity, 0.0, model.ceiling) / model.step) * model.step
     return Sweep(
-        (rays * distance[:, None])[kept].astype(np.float32),
-        intensity[kept].astype(np.float32),
-        ring[kept],
-        cls[kept].astype(np.int32),
-        thing[kept].astype(np.int32),
+        points=(rays * distance[:, None])[kept].astype(np.float32),
+        intensity=intensity[kept].astype(np.float32),
+        ring=ring[kept],
+        cls=cls[kept].astype(np.int32),
+        thing=thing[kept].astype(np.int32),
+    )
+
+
+class _Surfaces(NamedTuple):
+    """What each ray met, [n] each: class, thing, reflectance, share of lost pulses, depth and roughness (m)."""
+
+    cls: np.ndarray
+    thing: np.ndarray
+    reflectance: np.ndarray
+    drop: np.ndarray
+    depth: np.ndarray
+    roughness: np.ndarray
+
+
+def _surfaces(solids: Solids, what: np.ndarray, ground: np.ndarray) -> _Surfaces:
+    """Look up what `cast` found: ``what`` i32 [n] and the ``ground`` material u8 [n]."""
+    on_solid = what >= 0
+    solid = np.maximum(what, 0)
+    material = solids.material[solid]
+    return _Surfaces(
+        cls=np.where(on_solid, solids.cls[solid], GROUND_CLASS[ground]),
+        thing=np.where(on_solid, solids.thing[solid], 0),
+        reflectance=np.where(on_solid, solids.reflectance[solid], GROUND_REFLECTANCE[ground]),
+        drop=np.where(on_solid, DROP[material], 0.01),
+        depth=np.where(on_solid, DEPTH[material], 0.0),
+        roughness=np.where(on_solid, 0.0, GROUND_ROUGHNESS[ground]),
     )
 
 
@@ -207,7 +240,7 @@ class CameraModel:
         return rigid(rotation(self.yaw, self.pitch) @ _LOOK, self.position)
 
     def matrix(self, scale: float) -> np.ndarray:
-        """Intrinsics of the image resized by ``scale``, f64 [3, 3] px."""
+        """Return the intrinsics of the image resized by ``scale``, f64 [3, 3] px."""
         return np.array(
             [
                 [self.focal * scale, 0, self.cx * scale],
@@ -217,21 +250,32 @@ class CameraModel:
         )
 
     def size(self, scale: float) -> tuple[int, int]:
-        """(width, height) px of the image resized by ``scale``."""
-        return max(1, round(self.width * scale)), max(1, round(self.height * scale))
+        """Return (width, height) px of the image resized by ``scale``."""
+        width = max(1, round(self.width * scale))
+        height = max(1, round(self.height * scale))
+        return width, height
 
 
 def _camera(
     name: str, x: float, y: float, z: float, yaw: float, focal: float, lag: float
 ) -> CameraModel:
+    """Describe one of nuScenes' cameras; ``yaw`` in degrees."""
     return CameraModel(
-        name, (x, y, z), math.radians(yaw), 0.004, focal, 812.0, 488.0, 1600, 900, lag
+        name=name,
+        position=(x, y, z),
+        yaw=math.radians(yaw),
+        pitch=0.004,
+        focal=focal,
+        cx=812.0,
+        cy=488.0,
+        width=1600,
+        height=900,
+        lag=lag,
     )
 
 
-NUSCENES_LIDAR = rigid(
-    rotation(0.0, 0.006, -0.004), (0.94, 0.0, 1.84)
-)  # x-forward sensor frame -> ego
+# x-forward sensor frame -> ego
+NUSCENES_LIDAR = rigid(rotation(0.0, 0.006, -0.004), (0.94, 0.0, 1.84))
 NUSCENES_CAMERAS = (
     _camera("CAM_FRONT_LEFT", 1.52, 0.49, 1.51, 55.0, 1270.0, 0.043),
     _camera("CAM_FRONT", 1.70, 0.02, 1.51, 0.0, 1266.0, 0.035),
@@ -242,14 +286,22 @@ NUSCENES_CAMERAS = (
 )
 
 KITTI_LIDAR = rigid(np.eye(3), (0.77, 0.0, 1.73))
-KITTI_CAMERA = rigid(
-    rotation(0.0005, 0.008) @ _LOOK, (0.27, 0.0, -0.08)
-)  # rectified camera 0 -> Velodyne
-KITTI_IMAGE = (1241, 376)
-_FOCAL, _CX, _CY = 718.9, 607.2, 185.2
-KITTI_P = np.array(  # P0..P3 at full size: baselines of 0.06, -0.48 and 0.41 m from camera 0
-    [
-        [[_FOCAL, 0, _CX, _FOCAL * b], [0, _FOCAL, _CY, 0], [0, 0, 1, 0]]
-        for b in (0.0, -0.537, 0.06, -0.469)
+# rectified camera 0 -> Velodyne
+KITTI_CAMERA = rigid(rotation(0.0005, 0.008) @ _LOOK, (0.27, 0.0, -0.08))
+KITTI_IMAGE = (1241, 376)  # px, width and height
+_FOCAL = 718.9  # px
+_CX = 607.2
+_CY = 185.2
+_BASELINES = (0.0, -0.537, 0.06, -0.469)  # m, of cameras 0 to 3
+
+
+def _projection(baseline: float) -> list[list[float]]:
+    return [
+        [_FOCAL, 0, _CX, _FOCAL * baseline],
+        [0, _FOCAL, _CY, 0],
+        [0, 0, 1, 0],
     ]
-)
+
+
+# P0..P3 at full size, f64 [4, 3, 4]
+KITTI_P = np.array([_projection(baseline) for baseline in _BASELINES])
