@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from core.datasets.synthetic import kitti_format, nuscenes_format
 from core.datasets.synthetic.nuscenes_format import token, write_keyframe, write_map
-from core.datasets.synthetic.nuscenes_tables import write_tables
+from core.datasets.synthetic.nuscenes_tables import Row, write_tables
 from core.datasets.synthetic.scene import Scene
 from core.datasets.synthetic.spec import WorldSpec
 from core.errors import UserError
@@ -29,6 +29,7 @@ __all__ = ["GENERATOR", "MANIFEST", "generate"]
 GENERATOR = 1  # raised whenever equal specs give other bytes than before
 MANIFEST = "synthetic.json"
 _STARTED = "synthetic.partial.json"
+_Task = tuple[str, WorldSpec, int, int]  # root, world, scene, frame
 _FOLDERS = (
     "samples",
     "sweeps",
@@ -57,10 +58,9 @@ def generate(root: str | Path, spec: WorldSpec) -> Path:
         UserError: ``root`` holds other data, or cannot be written.
     """
     root = Path(root)
-    identity = {
-        "generator": GENERATOR,
-        "spec": {k: v for k, v in asdict(spec).items() if k != "workers"},
-    }
+    described = asdict(spec)
+    del described["workers"]
+    identity = {"generator": GENERATOR, "spec": described}
     if _complete(root, identity):
         logger.info(f"{root} already holds this world")
         return root
@@ -72,19 +72,16 @@ def generate(root: str | Path, spec: WorldSpec) -> Path:
         for index in range(spec.scenes)
         for frame in range(spec.keyframes)
     ]
-    results: list[Any] = []
-    for result in _progress(_run(tasks, spec.workers), len(tasks)):
-        results.append(result)
+    results = list(_progress(_run(tasks, spec.workers), len(tasks)))
     if spec.format == "nuscenes":
-        per_scene = [
-            results[k : k + spec.keyframes] for k in range(0, len(results), spec.keyframes)
-        ]
-        write_tables(root, spec, [_scene(spec, index) for index in range(spec.scenes)], per_scene)
+        scenes = [_scene(spec, index) for index in range(spec.scenes)]
+        starts = range(0, len(results), spec.keyframes)
+        per_scene = [results[k : k + spec.keyframes] for k in starts]
+        write_tables(root, spec, scenes, per_scene)
     write_json(root / MANIFEST, identity | {"files": _count(root)})
     (root / _STARTED).unlink()
-    logger.info(
-        f"{root}: {spec.scenes} scenes of {spec.keyframes} frames in {time.perf_counter() - began:.1f} s"
-    )
+    took = time.perf_counter() - began
+    logger.info(f"{root}: {spec.scenes} scenes of {spec.keyframes} frames in {took:.1f} s")
     return root
 
 
@@ -92,14 +89,19 @@ def _complete(root: Path, identity: dict[str, Any]) -> bool:
     if not (root / MANIFEST).exists():
         return False
     manifest = read_json(root / MANIFEST)
-    return {k: manifest.get(k) for k in identity} == identity and manifest.get("files") == _count(
-        root
-    )
+    for key, value in identity.items():
+        if manifest.get(key) != value:
+            return False
+    return manifest.get("files") == _count(root)
 
 
 def _count(root: Path) -> dict[str, int]:
-    folders = [root / name for name in _FOLDERS if (root / name).is_dir()]
-    return {folder.name: sum(path.is_file() for path in folder.rglob("*")) for folder in folders}
+    """Number of files in each folder of the layout that exists."""
+    counts = {}
+    for name in _FOLDERS:
+        if (root / name).is_dir():
+            counts[name] = sum(path.is_file() for path in (root / name).rglob("*"))
+    return counts
 
 
 def _clear(root: Path) -> None:
@@ -124,24 +126,29 @@ def _cached_scene(seed: int, index: int, duration: float) -> Scene:
 
 
 def _scene(spec: WorldSpec, index: int) -> Scene:
-    period = nuscenes_format.PERIOD if spec.format == "nuscenes" else kitti_format.PERIOD
+    period = kitti_format.PERIOD
+    if spec.format == "nuscenes":
+        period = nuscenes_format.PERIOD
     return _cached_scene(spec.seed, index, period * max(spec.keyframes - 1, 1))
 
 
-def _frame(task: tuple[str, WorldSpec, int, int]) -> Any:
-    """Write one frame, and with a scene's first frame what the scene has one of."""
+def _frame(task: _Task) -> Row:
+    """Write one frame, and with a scene's first frame what the scene has one of; returns its rows of tables."""
     folder, spec, index, frame = task
-    root, name, scene = Path(folder), spec.names[index], _scene(spec, index)
+    root = Path(folder)
+    name = spec.names[index]
+    scene = _scene(spec, index)
     if spec.format == "semantickitti":
         if frame == 0:
             kitti_format.write_sequence(root, spec, name, scene)
-        return kitti_format.write_scan(root, spec, index, name, scene, frame)
+        kitti_format.write_scan(root, spec, index, name, scene, frame)
+        return {}
     if frame == 0:
         write_map(root / "maps" / f"{token(spec.seed, name, 'map')}.png", scene)
     return write_keyframe(root, spec, index, name, scene, frame)
 
 
-def _run(tasks: list, workers: int) -> Iterator[Any]:
+def _run(tasks: list[_Task], workers: int) -> Iterator[Row]:
     """Results in the order of ``tasks``; the first runs here, so that the kernels compile once."""
     yield _frame(tasks[0])
     workers = min(workers, len(tasks) - 1)
@@ -161,7 +168,7 @@ def _processes() -> multiprocessing.context.BaseContext:
     return context
 
 
-def _progress(results: Iterator[Any], total: int) -> Iterator[Any]:
+def _progress(results: Iterator[Row], total: int) -> Iterator[Row]:
     """A bar on a terminal, else a line every ten seconds."""
     if sys.stderr.isatty():
         yield from tqdm(results, total=total, desc="synthetic world", unit="frame")

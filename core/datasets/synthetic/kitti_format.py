@@ -28,24 +28,36 @@ PERIOD = 0.1  # s between scans
 
 
 def image_camera(scale: float) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
-    """Camera 2 of images resized by ``scale``: mount (camera -> Velodyne, f64 [4, 4]), intrinsics, (width, height)."""
-    matrix = _projection(2, scale)
-    offset = -np.linalg.solve(matrix[:, :3], matrix[:, 3])
-    size = (round(KITTI_IMAGE[0] * scale), round(KITTI_IMAGE[1] * scale))
-    return KITTI_CAMERA @ rigid(np.eye(3), offset), matrix[:, :3], size
+    """Describe camera 2 of images resized by ``scale``.
+
+    Returns:
+        mount (camera -> Velodyne, f64 [4, 4]), intrinsics f64 [3, 3] px, (width, height) px.
+    """
+    projection = _projection(2, scale)
+    matrix = projection[:, :3]
+    offset = -np.linalg.solve(matrix, projection[:, 3])
+    mount = KITTI_CAMERA @ rigid(np.eye(3), offset)
+    width, height = KITTI_IMAGE
+    return mount, matrix, (round(width * scale), round(height * scale))
 
 
 def _projection(camera: int, scale: float) -> np.ndarray:
+    """P0..P3 of images resized by ``scale``, f64 [3, 4]."""
     return KITTI_P[camera] * np.array([[scale], [scale], [1.0]])
 
 
 def labels_of(cls: np.ndarray, thing: np.ndarray, scene: Scene) -> np.ndarray:
-    """SemanticKITTI labels u32 [N], instance << 16 | raw id, from internal classes and thing numbers."""
+    """Encode internal classes ``cls`` [N] and thing numbers ``thing`` [N] as SemanticKITTI does.
+
+    Returns:
+        u32 [N], instance << 16 | raw id.
+    """
     moving = np.zeros(len(scene.things) + 1, bool)
     instance = np.zeros(len(scene.things) + 1, np.uint32)
     for item in scene.things:
         moving[item.number] = item.moving
-        instance[item.number] = item.number if SPECS[item.cls].kitti_instance else 0
+        if SPECS[item.cls].kitti_instance:
+            instance[item.number] = item.number
     raw = np.where(moving[thing], KITTI_MOVING[cls], KITTI_STATIC[cls]).astype(np.uint32)
     return instance[thing] << np.uint32(16) | raw
 
@@ -56,21 +68,17 @@ def write_scan(
     """Write velodyne, labels and image_2 of scan ``frame`` of sequence ``index``."""
     folder = root / "sequences" / name
     snapshot = scene.snapshot(frame * PERIOD, body=False)
-    sweep = scan(
-        snapshot,
-        KITTI_LIDAR,
-        HDL64,
-        spec.lidar_scale,
-        np.random.default_rng([spec.seed, index, frame, 0]),
-    )
+    rng = np.random.default_rng([spec.seed, index, frame, 0])
+    sweep = scan(snapshot, KITTI_LIDAR, HDL64, spec.lidar_scale, rng)
     cloud = np.concatenate([sweep.points, sweep.intensity[:, None]], 1).astype(np.float32)
     write_bytes(folder / "velodyne" / f"{frame:06d}.bin", cloud.tobytes())
-    write_bytes(
-        folder / "labels" / f"{frame:06d}.label", labels_of(sweep.cls, sweep.thing, scene).tobytes()
-    )
+    labels = labels_of(sweep.cls, sweep.thing, scene)
+    write_bytes(folder / "labels" / f"{frame:06d}.label", labels.tobytes())
     mount, matrix, size = image_camera(spec.image_scale)
-    image, _, _ = render(snapshot, snapshot.ego @ KITTI_LIDAR @ mount, matrix, size)
-    image = expose(image, np.random.default_rng([spec.seed, index, frame, 100]))
+    pose = snapshot.ego @ KITTI_LIDAR @ mount
+    radiance, _, _ = render(snapshot, pose, matrix, size)
+    rng = np.random.default_rng([spec.seed, index, frame, 100])
+    image = expose(radiance, rng)
     stream = io.BytesIO()
     Image.fromarray(image).save(stream, "PNG", compress_level=4)
     write_bytes(folder / "image_2" / f"{frame:06d}.png", stream.getvalue())
@@ -83,11 +91,12 @@ def write_sequence(root: Path, spec: WorldSpec, name: str, scene: Scene) -> None
     lines = [f"P{k}: {_numbers(_projection(k, spec.image_scale))}" for k in range(4)]
     lines.append(f"Tr: {_numbers(to_camera[:3])}")
     write_text(folder / "calib.txt", "\n".join(lines) + "\n")
-    scans = [scene.ego_pose(k * PERIOD) @ KITTI_LIDAR for k in range(spec.keyframes)]
+    times = [k * PERIOD for k in range(spec.keyframes)]
+    scans = [scene.ego_pose(time) @ KITTI_LIDAR for time in times]
     back = to_camera @ np.linalg.inv(scans[0])
     poses = [_numbers((back @ pose @ KITTI_CAMERA)[:3]) for pose in scans]
     write_text(folder / "poses.txt", "\n".join(poses) + "\n")
-    write_text(folder / "times.txt", "".join(f"{k * PERIOD:.6e}\n" for k in range(spec.keyframes)))
+    write_text(folder / "times.txt", "".join(f"{time:.6e}\n" for time in times))
 
 
 def _numbers(matrix: np.ndarray) -> str:

@@ -37,46 +37,44 @@ __all__ = [
 PERIOD = 0.5  # s between keyframes
 _EPOCH = 1_532_402_927_000_000  # µs
 _JPEG = 92  # quality
-_TO_FORWARD = rigid(
-    rotation(yaw=-np.pi / 2), (0.0, 0.0, 0.0)
-)  # nuScenes laser frame (x right, y forward) -> x forward
+# nuScenes laser frame (x right, y forward) -> x forward
+_TO_FORWARD = rigid(rotation(yaw=-np.pi / 2), (0.0, 0.0, 0.0))
 LIDAR_MOUNT = NUSCENES_LIDAR @ _TO_FORWARD  # LIDAR_TOP -> ego
 
 
 def token(*parts: object) -> str:
-    """32 hex digits that depend on ``parts`` alone."""
-    return hashlib.md5(
-        "/".join(str(part) for part in parts).encode(), usedforsecurity=False
-    ).hexdigest()
+    """Return 32 hex digits that depend on ``parts`` alone."""
+    key = "/".join(str(part) for part in parts)
+    return hashlib.md5(key.encode(), usedforsecurity=False).hexdigest()
 
 
 def quaternion(turn: np.ndarray) -> list[float]:
-    """(w, x, y, z) of a rotation matrix [3, 3], w >= 0."""
-    m = turn
-    square = np.array(
-        [
-            1 + m[0, 0] + m[1, 1] + m[2, 2],
-            1 + m[0, 0] - m[1, 1] - m[2, 2],
-            1 - m[0, 0] + m[1, 1] - m[2, 2],
-            1 - m[0, 0] - m[1, 1] + m[2, 2],
-        ]
-    )
+    """Return (w, x, y, z) of a rotation matrix [3, 3], w >= 0."""
+    # 4 q qT; the row with the largest diagonal element is the most exact
+    xx, yy, zz = np.diagonal(turn)
+    skew = turn - turn.T
+    both = turn + turn.T
+    wx, wy, wz = skew[2, 1], skew[0, 2], skew[1, 0]
+    xy, xz, yz = both[0, 1], both[0, 2], both[1, 2]
     rows = np.array(
         [
-            [square[0], m[2, 1] - m[1, 2], m[0, 2] - m[2, 0], m[1, 0] - m[0, 1]],
-            [m[2, 1] - m[1, 2], square[1], m[0, 1] + m[1, 0], m[0, 2] + m[2, 0]],
-            [m[0, 2] - m[2, 0], m[0, 1] + m[1, 0], square[2], m[1, 2] + m[2, 1]],
-            [m[1, 0] - m[0, 1], m[0, 2] + m[2, 0], m[1, 2] + m[2, 1], square[3]],
+            [1 + xx + yy + zz, wx, wy, wz],
+            [wx, 1 + xx - yy - zz, xy, xz],
+            [wy, xy, 1 - xx + yy - zz, yz],
+            [wz, xz, yz, 1 - xx - yy + zz],
         ]
     )
-    q = rows[int(square.argmax())]
+    q = rows[int(np.diagonal(rows).argmax())]
     q = q / np.linalg.norm(q)
-    return [float(v) for v in (q if q[0] >= 0 else -q)]
+    if q[0] < 0:
+        q = -q
+    return q.tolist()
 
 
 def instance_numbers(scene: Scene) -> np.ndarray:
-    """u16 [things + 1]: panoptic instance number by thing number, 1.. within each category (0 for no thing)."""
-    numbers, seen = np.zeros(len(scene.things) + 1, np.uint16), np.zeros(32, np.uint16)
+    """Number the things of each category from 1, as panoptic labels do: u16 [things + 1] (0 for no thing)."""
+    numbers = np.zeros(len(scene.things) + 1, np.uint16)
+    seen = np.zeros(32, np.uint16)
     for thing in scene.things:
         category = NUSCENES_RAW[thing.cls]
         seen[category] += 1
@@ -106,20 +104,26 @@ def write_keyframe(
     rows["sample_annotation"] = _annotate(spec, name, scene, snapshot, frame, sweep)
     for number, camera in enumerate(NUSCENES_CAMERAS):
         at = time - camera.lag
+        stamp = _stamp(index, at)
         now = scene.snapshot(at, body=False)
         size = camera.size(spec.image_scale)
-        image, _, _ = render(now, now.ego @ camera.mount, camera.matrix(spec.image_scale), size)
-        image = expose(image, np.random.default_rng([spec.seed, index, frame, 100 + number]))
-        path = f"samples/{camera.name}/{_log(name)}__{camera.name}__{_stamp(index, at)}.jpg"
-        stream = io.BytesIO()
-        Image.fromarray(image).save(stream, "JPEG", quality=_JPEG)
-        write_bytes(root / path, stream.getvalue())
-        _record(rows, spec, name, camera.name, frame, 0, _stamp(index, at), now.ego, path, size)
+        pose = now.ego @ camera.mount
+        radiance, _, _ = render(now, pose, camera.matrix(spec.image_scale), size)
+        rng = np.random.default_rng([spec.seed, index, frame, 100 + number])
+        path = f"samples/{camera.name}/{_log(name)}__{camera.name}__{stamp}.jpg"
+        _write_image(root / path, expose(radiance, rng))
+        _record(rows, spec, name, camera.name, frame, 0, stamp, now.ego, path, size)
     if frame + 1 < spec.keyframes:
         for part in range(1, spec.sweeps_per_keyframe + 1):
             at = time + part * PERIOD / (spec.sweeps_per_keyframe + 1)
             _write_sweep(root, spec, index, name, scene.snapshot(at), frame, part, rows)
     return rows
+
+
+def _write_image(path: Path, image: np.ndarray) -> None:
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, "JPEG", quality=_JPEG)
+    write_bytes(path, stream.getvalue())
 
 
 def _log(name: str) -> str:
@@ -140,19 +144,18 @@ def _write_sweep(
     part: int,
     rows: dict[str, Any],
 ) -> Sweep:
+    """Write the laser's sweep number ``part`` from keyframe ``frame`` on (0: the keyframe's own)."""
     rng = np.random.default_rng([spec.seed, index, frame, part])
     sweep = scan(snapshot, NUSCENES_LIDAR, LIDAR32, spec.lidar_scale, rng)
     x, y, z = sweep.points.T
-    cloud = np.stack([-y, x, z, sweep.intensity, sweep.ring.astype(np.float32)], 1).astype(
-        np.float32
-    )
+    ring = sweep.ring.astype(np.float32)
+    cloud = np.stack([-y, x, z, sweep.intensity, ring], 1).astype(np.float32)
     time = frame * PERIOD + part * PERIOD / (spec.sweeps_per_keyframe + 1)
+    stamp = _stamp(index, time)
     folder = "sweeps" if part else "samples"
-    path = f"{folder}/LIDAR_TOP/{_log(name)}__LIDAR_TOP__{_stamp(index, time)}.pcd.bin"
+    path = f"{folder}/LIDAR_TOP/{_log(name)}__LIDAR_TOP__{stamp}.pcd.bin"
     write_bytes(root / path, cloud.tobytes())
-    _record(
-        rows, spec, name, "LIDAR_TOP", frame, part, _stamp(index, time), snapshot.ego, path, (0, 0)
-    )
+    _record(rows, spec, name, "LIDAR_TOP", frame, part, stamp, snapshot.ego, path, (0, 0))
     return sweep
 
 
@@ -185,13 +188,12 @@ def _record(
             "channel": channel,
         }
     )
-    position = [float(v) for v in ego[:3, 3]]
     rows["ego_pose"].append(
         {
             "token": key,
             "timestamp": stamp,
             "rotation": quaternion(ego[:3, :3]),
-            "translation": position,
+            "translation": ego[:3, 3].tolist(),
         }
     )
 
@@ -222,24 +224,24 @@ def _annotate(
     """Boxes of all things the laser hit."""
     hits = np.bincount(sweep.thing, minlength=len(scene.things) + 1)
     visibility = _visibility(snapshot, len(scene.things))
+    level = np.searchsorted([0.4, 0.6, 0.8], visibility) + 1
     rows = []
     for thing in scene.things:
         if hits[thing.number] == 0:
             continue
         centre, yaw = thing.box_at(frame * PERIOD)
-        length, width, height = (float(v) for v in thing.size)
+        length, width, height = thing.size.tolist()
+        attributes = []
+        if thing.attribute:
+            attributes.append(token("attribute", thing.attribute))
         rows.append(
             {
                 "token": token(spec.seed, name, "annotation", frame, thing.number),
                 "sample_token": token(spec.seed, name, "sample", frame),
                 "instance_token": token(spec.seed, name, "instance", thing.number),
-                "visibility_token": str(
-                    int(np.searchsorted([0.4, 0.6, 0.8], visibility[thing.number])) + 1
-                ),
-                "attribute_tokens": [token("attribute", thing.attribute)]
-                if thing.attribute
-                else [],
-                "translation": [float(v) for v in centre],
+                "visibility_token": str(level[thing.number]),
+                "attribute_tokens": attributes,
+                "translation": centre.tolist(),
                 "size": [width, length, height],
                 "rotation": quaternion(rotation(yaw)),
                 "num_lidar_pts": int(hits[thing.number]),
@@ -257,11 +259,11 @@ def _visibility(snapshot: Snapshot, things: int) -> np.ndarray:
     offset = solids.centre[parts] - origin
     rays = offset / np.linalg.norm(offset, axis=1, keepdims=True)
     _, what, _, _ = cast(snapshot.geometry, origin, rays, 150.0, snapshot.visible)
-    seen = (what >= 0) & (solids.thing[np.maximum(what, 0)] == solids.thing[parts])
-    total = np.bincount(solids.thing[parts], minlength=things + 1)
-    return np.bincount(solids.thing[parts], weights=seen, minlength=things + 1) / np.maximum(
-        total, 1
-    )
+    thing = solids.thing[parts]
+    seen = (what >= 0) & (solids.thing[np.maximum(what, 0)] == thing)
+    total = np.bincount(thing, minlength=things + 1)
+    in_sight = np.bincount(thing, weights=seen, minlength=things + 1)
+    return in_sight / np.maximum(total, 1)
 
 
 def write_map(path: Path, scene: Scene) -> None:

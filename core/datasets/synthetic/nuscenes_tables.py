@@ -6,6 +6,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from core.datasets.synthetic.classes import NUSCENES_CATEGORIES, NUSCENES_RAW
 from core.datasets.synthetic.nuscenes_format import LIDAR_MOUNT, quaternion, token
 from core.datasets.synthetic.scene import Scene
@@ -13,7 +15,7 @@ from core.datasets.synthetic.sensors import NUSCENES_CAMERAS
 from core.datasets.synthetic.spec import WorldSpec
 from core.io import write_json
 
-__all__ = ["write_tables"]
+__all__ = ["Row", "write_tables"]
 
 Row = dict[str, Any]
 _ATTRIBUTES = (
@@ -22,8 +24,10 @@ _ATTRIBUTES = (
     "vehicle.parked",
     "cycle.with_rider",
     "cycle.without_rider",
+    "pedestrian.sitting_lying_down",
+    "pedestrian.standing",
+    "pedestrian.moving",
 )
-_ATTRIBUTES += ("pedestrian.sitting_lying_down", "pedestrian.standing", "pedestrian.moving")
 _VISIBILITY = ("v0-40", "v40-60", "v60-80", "v80-100")
 
 
@@ -38,8 +42,7 @@ def write_tables(root: Path, spec: WorldSpec, scenes: list[Scene], frames: list[
     _constant(tables)
     for index, (name, scene) in enumerate(zip(spec.names, scenes)):
         _scene(tables, spec, index, name, scene, frames[index])
-    for name in ("lidarseg", "panoptic"):
-        suffix = "lidarseg.bin" if name == "lidarseg" else "panoptic.npz"
+    for name, suffix in (("lidarseg", "lidarseg.bin"), ("panoptic", "panoptic.npz")):
         for row in tables["sample_data"]:
             if row["is_key_frame"] and row["fileformat"] == "pcd":
                 path = f"{name}/{spec.version}/{row['token']}_{suffix}"
@@ -102,18 +105,11 @@ def _scene(
             "log_tokens": [log],
         }
     )
-    mounts = [("LIDAR_TOP", LIDAR_MOUNT, [])]
-    mounts += [(c.name, c.mount, c.matrix(spec.image_scale).tolist()) for c in NUSCENES_CAMERAS]
-    for channel, mount, matrix in mounts:
-        tables["calibrated_sensor"].append(
-            {
-                "token": token(spec.seed, name, "calibrated", channel),
-                "sensor_token": token("sensor", channel),
-                "translation": [float(v) for v in mount[:3, 3]],
-                "rotation": quaternion(mount[:3, :3]),
-                "camera_intrinsic": matrix,
-            }
-        )
+    tables["calibrated_sensor"].append(_calibrated(spec, name, "LIDAR_TOP", LIDAR_MOUNT, []))
+    for camera in NUSCENES_CAMERAS:
+        matrix = camera.matrix(spec.image_scale).tolist()
+        row = _calibrated(spec, name, camera.name, camera.mount, matrix)
+        tables["calibrated_sensor"].append(row)
     samples = [frame["sample"] for frame in frames]
     tables["sample"] += _linked(samples)
     tables["scene"].append(
@@ -135,6 +131,19 @@ def _scene(
     for rows in channels.values():
         tables["sample_data"] += _linked(rows)
     _instances(tables, spec, name, scene, frames)
+
+
+def _calibrated(
+    spec: WorldSpec, name: str, channel: str, mount: np.ndarray, matrix: list[list[float]]
+) -> Row:
+    """Row of a sensor at ``mount`` (sensor -> ego, f64 [4, 4]); ``matrix``: a camera's intrinsics, px."""
+    return {
+        "token": token(spec.seed, name, "calibrated", channel),
+        "sensor_token": token("sensor", channel),
+        "translation": mount[:3, 3].tolist(),
+        "rotation": quaternion(mount[:3, :3]),
+        "camera_intrinsic": matrix,
+    }
 
 
 def _linked(rows: list[Row]) -> list[Row]:

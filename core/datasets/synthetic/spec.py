@@ -79,10 +79,10 @@ class WorldSpec:
 
     @property
     def _val(self) -> int:
-        return min(
-            self.val_scenes if self.format == "nuscenes" else min(self.val_scenes, 1),
-            self.scenes - 1,
-        )
+        wanted = self.val_scenes
+        if self.format == "semantickitti":
+            wanted = min(wanted, 1)
+        return min(wanted, self.scenes - 1)
 
     @property
     def version(self) -> str:
