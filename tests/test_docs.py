@@ -77,7 +77,8 @@ def quoted_commands() -> dict[tuple[str, str], str]:
     """Every command of the project that some text quotes: (script or module, rest of the line) -> the text."""
     found: dict[tuple[str, str], str] = {}
     for path in EVERYTHING:
-        for match in COMMAND.finditer(text_of(path)):
+        text = results.PLACE.sub("", text_of(path))  # records hold commands as they were given then
+        for match in COMMAND.finditer(text):
             module, target, rest = match.groups()
             ours = target.startswith(("core.", "sptr.")) if module else target.endswith(".py")
             if ours and target not in NO_OPTIONS:
@@ -101,10 +102,10 @@ def test_quoted_commands_know_the_quoted_options(target: str) -> None:
 def faults_of(target: str, rest: str) -> list[str]:
     """The options of one quoted command that neither its help nor the configuration knows."""
     known = help_of(target)
+    jobs = re.findall(r"^    (\w+) ", known, flags=re.MULTILINE)
     word = rest.split(" ")[0]
-    choices = re.search(r"\{([\w,-]+)\} \.\.\.", known)
-    if choices and word in choices[1].split(","):
-        known += help_of(target, word)
+    for job in [word] if word in jobs else jobs:  # evaluate.py's earlier form names no job
+        known += help_of(target, job)
     faults = []
     for option in re.findall(r"(?<![\w-])--([A-Za-z][\w.-]*)", rest.split(" -- ")[0]):
         is_key = option.split(".")[0] in Experiment.model_fields and "[--section.key" not in rest
