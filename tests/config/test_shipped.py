@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from core.config import load_config
 from core.data import DataConfig
@@ -15,7 +17,8 @@ from core.engine.run.experiment import Experiment
 from core.models import build_model
 
 ROOT = Path(__file__).resolve().parents[2]
-RECIPES = ROOT / "configs" / "recipes"
+CONFIG_ROOT = ROOT / "configs"
+RECIPES = CONFIG_ROOT / "recipes"
 
 
 def runnable(path: Path) -> bool:
@@ -24,9 +27,7 @@ def runnable(path: Path) -> bool:
 
 
 CONFIGS = sorted(
-    path.relative_to(ROOT).as_posix()
-    for path in (ROOT / "configs").rglob("*.yaml")
-    if runnable(path)
+    path.relative_to(ROOT).as_posix() for path in CONFIG_ROOT.rglob("*.yaml") if runnable(path)
 )
 
 
@@ -46,6 +47,157 @@ def test_shipped_configuration_is_valid(path: str, monkeypatch: pytest.MonkeyPat
         model = build_model(config, reader.label_space(dataset).num_classes, pretrained=False)
     assert sum(p.numel() for p in model.parameters()) > 0
     assert experiment.scheduler.warmup_steps >= 0
+
+
+def merged_by_hand(path: Path) -> dict[str, Any]:
+    """The tree of a configuration below ``configs/`` by other means: the order of its files, then a plain merge."""
+    tree: dict[str, Any] = {}
+    for file in in_order(path):
+        values = yaml.safe_load(file.read_text()) or {}
+        values.pop("base", None)
+        put(values, tree)
+    return tree
+
+
+def in_order(path: Path) -> list[Path]:
+    """The file and what it builds on, each once, where it is first asked for."""
+    folders = [folder for folder in reversed(path.parents) if folder.is_relative_to(CONFIG_ROOT)]
+    files: list[Path] = []
+    for file in [*(folder / "default.yaml" for folder in folders), path]:
+        if not file.is_file():
+            continue
+        named = (yaml.safe_load(file.read_text()) or {}).get("base", [])
+        for base in [named] if isinstance(named, str) else named:
+            files += in_order((file.parent / base).resolve())
+        files.append(file)
+    return list(dict.fromkeys(files))
+
+
+def put(values: dict[str, Any], tree: dict[str, Any]) -> None:
+    """Merge mappings deeply, replace everything else."""
+    for key, value in values.items():
+        if isinstance(value, dict) and isinstance(tree.get(key), dict):
+            put(value, tree[key])
+        elif isinstance(value, dict):
+            tree[key] = {}
+            put(value, tree[key])
+        else:
+            tree[key] = value
+
+
+@pytest.mark.parametrize("path", CONFIGS)
+def test_shipped_tree_is_its_files_merged_in_order(path: str) -> None:
+    assert load_config(ROOT / path).tree == merged_by_hand(ROOT / path)
+
+
+SGD = {
+    "optimizer.name": "sgd",
+    "optimizer.lr": 0.24,
+    "optimizer.momentum": 0.9,
+    "optimizer.nesterov": True,
+    "optimizer.weight_decay": 0.0001,
+    "scheduler.name": "cosine_warmup",
+}
+SPVNAS = SGD | {"scheduler.warmup_steps": 250, "data.voxel_size": 0.05, "amp.enabled": True}
+WINDOWS = {"window_size": 0.3, "a": 0.0125, "drop_path_rate": 0.3}
+WIDE = WINDOWS | {"window_size_sphere": [2.0, 2.0, 120.0], "window_size_scale": [2.0, 2.0]}
+KITTI = WINDOWS | {"window_size_sphere": [2.0, 2.0, 80.0], "window_size_scale": [2.0, 1.5]}
+SWEEPS = {"dataset.multisweeps.num_sweeps": 2, "dataset.multisweeps.only_past": False}
+TEACHER = SPVNAS | SWEEPS | {"num_epochs": 25, "model.name": "spvcnn_spformer", "train.seed": 123}
+STUDENT = {
+    **SPVNAS,
+    **SWEEPS,
+    "num_epochs": 50,
+    "data.sweeps": False,
+    "data.augment.flip": False,
+    "data.augment.translate_std": None,
+    "model.name": "lidar_camera",
+    "model.lidar.name": "spvcnn_spformer",
+    "model.image.encoder": "resnet18",
+    "model.image.stem_stride": 1,
+    "distill.name": "u2mkd",
+    "teacher.model.cr": 2.0,
+    "teacher.data.augment.flip": True,
+}
+TWODPASS = {
+    **SGD,
+    "data.voxel_size": 0.01,
+    "data.augment.scale_z": False,
+    "data.augment.dropout": 0.2,
+    "data.eval_images": False,
+    "model.name": "twodpass",
+    "distill.name": "2dpass",
+    "distill.image.encoder": "resnet34",
+    "distill.w_seg2d": 1.0,
+    "distill.w_kl": 0.05,
+    "train.grad_clip": 1.0,
+}
+
+
+def below(section: str, values: dict[str, Any]) -> dict[str, Any]:
+    """The keys of a section, dotted."""
+    return {f"{section}.{key}": value for key, value in values.items()}
+
+
+# Numbers of the published recipes (SPVNAS, U2MKD, 2DPASS and their code), whatever file they are written in.
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "semantickitti/spvcnn": SPVNAS | {"num_epochs": 15, "batch_size": 2, "model.cr": 1.0},
+    "semantickitti/minkunet": SPVNAS | {"num_epochs": 15, "batch_size": 2, "model.cr": 1.0},
+    "nuscenes/spvcnn": SPVNAS | SWEEPS | {"num_epochs": 25, "batch_size": 3},
+    "nuscenes/minkunet": SPVNAS | {"num_epochs": 25, "batch_size": 3},
+    "nuscenes/spformer": TEACHER | below("model", WIDE) | {"batch_size": 3},
+    "semantickitti/spformer": TEACHER | below("model", KITTI) | {"batch_size": 3},
+    "nuscenes/u2mkd/a": {
+        **STUDENT,
+        **below("model.lidar", WIDE),
+        "batch_size": 4,
+        "model.lidar.cr": 1.0,
+        "data.train_cameras": 3,
+    },
+    "nuscenes/u2mkd/b": {
+        **STUDENT,
+        **below("model.lidar", WIDE),
+        "batch_size": 3,
+        "model.lidar.cr": 2.0,
+        "distill.w_kl": 2.0,
+        "distill.w_feat": 2.0,
+    },
+    "semantickitti/u2mkd/full": STUDENT | below("model.lidar", KITTI) | {"batch_size": 4},
+    "semantickitti/u2mkd/no_teacher": STUDENT | {"distill.w_kl": 0, "distill.w_feat": 0},
+    "nuscenes/u2mkd/no_l2c": STUDENT | {"batch_size": 4, "model.l2c": False},
+    "pandaset/u2mkd/full": STUDENT | {"batch_size": 4, "data.intensity_divisor": 255},
+    "semantickitti/2dpass/small": {
+        **TWODPASS,
+        "num_epochs": 64,
+        "scheduler.warmup_steps": 0,
+        "model.hidden": 64,
+        "model.shape": [1000, 1000, 60],
+        "criterion.w_lovasz": 0.1,
+        "data.image_augment.crop": [480, 320],
+    },
+    "semantickitti/2dpass/large": {
+        **TWODPASS,
+        "batch_size": 4,
+        "data.mix": 1.0,
+        "model.hidden": 256,
+        "criterion.w_lovasz": 1.0,
+    },
+    "nuscenes/2dpass/h128": {
+        **TWODPASS,
+        "num_epochs": 80,
+        "scheduler.warmup_steps": 250,
+        "model.hidden": 128,
+        "model.shape": [1000, 1000, 70],
+        "data.image_size": [400, 240],
+        "data.train_cameras": 1,
+    },
+}
+
+
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
+def test_published_recipe(name: str) -> None:
+    config = load_config(CONFIG_ROOT / f"{name}.yaml")
+    assert {key: config.get(key) for key in PUBLISHED[name]} == PUBLISHED[name]
 
 
 ABSOLUTE = re.compile(

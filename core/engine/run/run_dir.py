@@ -37,7 +37,7 @@ _FREE_KEYS = (
 
 def default_run_dir(config: Config, config_path: str) -> Path:
     """``runs/`` and the config file's path below ``configs/``; of a file elsewhere, ``runs/<dataset>/<its name>``."""
-    parts = Path(config_path).with_suffix("").parts
+    parts = Path(config_path).resolve().with_suffix("").parts
     if "configs" in parts[:-2]:
         return Path("runs", *parts[len(parts) - parts[::-1].index("configs") :])
     dataset = str(config.tree.get("dataset", {}).get("name", "unknown"))
