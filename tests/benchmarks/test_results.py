@@ -101,7 +101,7 @@ def test_what_is_no_number_is_refused(tmp_path: Path, key: str, fault: str) -> N
 
 def test_absolute_paths_stay_at_home(tmp_path: Path) -> None:
     command = (
-        "python evaluate.py configs/a.yaml --checkpoint /home/me/runs/a --out=/data/x '/b c/d'"
+        "python evaluate.py configs/a.yaml --checkpoint /data/me/runs/a --out=/data/x '/b c/d'"
     )
     write_json(tmp_path / "s.json", {"miou": 1.0, "command": command})
     record = record_of("net", [tmp_path / "s.json"], {"mIoU": "miou"})
