@@ -38,10 +38,10 @@ IGNORED_FILES = (
     "*checkpoints/step-*.pt",
     "*checkpoints/best.pt",
 )
-# Keys of JSON files and configurations of checkpoints whose values belong to one run alone.
+# Keys whose values belong to one run alone; "settings" is a hash of the whole configuration.
 IGNORED_KEYS = re.compile(
     r"(^|/)(seconds\w*|\w*time|command|commit|processor|date|"
-    r"checkpoint|\w*sha256|config|path|folder|root|created|source)(/|$)"
+    r"checkpoint|\w*sha256|config|settings|path|folder|root|created|source)(/|$)"
 )
 # Parts of a checkpoint that a continued run depends on.
 CHECKPOINT_PARTS = re.compile(
