@@ -37,6 +37,7 @@ IGNORED_FILES = (
     "*checkpoints/manifest.json",
     "*checkpoints/step-*.pt",
     "*checkpoints/best.pt",
+    "*.tmp",  # what a killed run was writing
 )
 # Keys whose values belong to one run alone; "settings" is a hash of the whole configuration.
 IGNORED_KEYS = re.compile(
