@@ -38,7 +38,7 @@ class Sweep:
 
     @property
     def distance(self) -> np.ndarray:
-        """F32 [N] m from the scanner."""
+        """Distance of each point from the scanner, f32 [N] m."""
         return np.sqrt(np.einsum("ij,ij->i", self.points, self.points))
 
 
@@ -62,8 +62,13 @@ Corrupt = Callable[[Sweep, np.random.Generator], Returns]
 
 
 def kept(sweep: Sweep, stays: np.ndarray | None = None) -> Returns:
-    """The points where ``stays`` (bool [N]; None = all), unchanged."""
-    source = np.arange(len(sweep)) if stays is None else np.flatnonzero(stays)
+    """Return the points where ``stays`` (bool [N]; None = all), unchanged."""
+    source = np.arange(len(sweep))
+    if stays is not None:
+        source = np.flatnonzero(stays)
     return Returns(
-        sweep.points[source], sweep.intensity[source], source, np.zeros(len(source), bool)
+        points=sweep.points[source],
+        intensity=sweep.intensity[source],
+        source=source,
+        ignored=np.zeros(len(source), bool),
     )

@@ -15,7 +15,7 @@ _FEWEST_TURNS = 4  # fewer: the points are not stored ring by ring
 
 
 def rings(points: np.ndarray, beams: int) -> np.ndarray:
-    """Number of the laser of each point, 0 .. beams - 1.
+    """Number each point's laser, 0 .. beams - 1.
 
     KITTI stores a scan ring by ring, each a full turn: a ring begins where the azimuth wraps around. Where points are
     stored otherwise, elevation tells rings apart: equal steps between the lowest and the highest, 0 the highest.
@@ -32,18 +32,21 @@ def rings(points: np.ndarray, beams: int) -> np.ndarray:
     elevation = np.arctan2(points[:, 2], np.hypot(points[:, 0], points[:, 1]))
     low, high = np.quantile(elevation, (0.001, 0.999))
     step = max(high - low, 1e-6) / max(beams - 1, 1)
-    return np.clip(np.rint((high - elevation) / step), 0, beams - 1).astype(np.int64)
+    ring = np.rint((high - elevation) / step)
+    return np.clip(ring, 0, beams - 1).astype(np.int64)
 
 
 @numba.njit("Tuple((i8[::1], i8))(f4[:,::1])", cache=True, nogil=True)
-def _turns(points):
+def _turns(points: np.ndarray) -> tuple[np.ndarray, int]:
     """Whole turns completed before each point, and the steps of more than 18 degrees from one point to the next.
 
     Noise across the wrap goes forth and back and cancels.
     """
     n = points.shape[0]
     ring = np.zeros(n, np.int64)
-    turn, leaps, before = 0, 0, 0.0
+    turn = 0
+    leaps = 0
+    before = 0.0
     for i in range(n):
         share = math.atan2(points[i, 1], points[i, 0]) / (2 * math.pi)
         if share < 0:
@@ -53,7 +56,8 @@ def _turns(points):
         elif i > 0 and before < 0.2 and share > 0.8:
             turn -= 1
         step = abs(share - before)
-        leaps += min(step, 1.0 - step) > 0.05
+        if min(step, 1.0 - step) > 0.05:
+            leaps += 1
         ring[i] = turn
         before = share
     return ring, leaps
@@ -71,25 +75,29 @@ def thin_beams(sweep: Sweep, rng: np.random.Generator, *, every: int, sparse: bo
 def _place_in_ring(ring: np.ndarray) -> np.ndarray:
     """How many points of the same ring come before each point, i64 [N]."""
     order = np.argsort(ring, kind="stable")
-    counts = np.bincount(ring) if len(ring) else np.zeros(0, np.int64)
+    counts = np.bincount(ring)
+    starts = np.cumsum(counts) - counts
     place = np.empty(len(ring), np.int64)
-    place[order] = np.arange(len(ring)) - np.repeat(np.cumsum(counts) - counts, counts)
+    place[order] = np.arange(len(ring)) - np.repeat(starts, counts)
     return place
 
 
 def beam_missing(sweep: Sweep, rng: np.random.Generator, *, share: float) -> Returns:
-    """``share`` of the lasers, drawn anew for each scan, report nothing."""
+    """Silence ``share`` of the lasers, drawn anew for each scan."""
+    count = round(share * sweep.beams)
     dead = np.zeros(sweep.beams, bool)
-    dead[rng.choice(sweep.beams, round(share * sweep.beams), replace=False)] = True
-    return kept(sweep, ~dead[rings(sweep.points, sweep.beams)])
+    dead[rng.choice(sweep.beams, count, replace=False)] = True
+    ring = rings(sweep.points, sweep.beams)
+    return kept(sweep, ~dead[ring])
 
 
 def cross_sensor(sweep: Sweep, rng: np.random.Generator, *, share: float) -> Returns:
-    """A scanner with evenly spaced lasers left out (``share`` of them), of which every second point is kept."""
+    """Leave out evenly spaced lasers (``share`` of them), and every second point of the others."""
     left = round((1 - share) * sweep.beams)
     present = np.zeros(sweep.beams, bool)
     present[np.arange(left) * sweep.beams // max(left, 1)] = True
-    stays = np.flatnonzero(present[rings(sweep.points, sweep.beams)])
+    ring = rings(sweep.points, sweep.beams)
+    stays = np.flatnonzero(present[ring])
     second = np.zeros(len(sweep), bool)
     second[stays[::2]] = True
     return kept(sweep, second)

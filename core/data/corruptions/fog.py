@@ -33,7 +33,7 @@ class FogTable(NamedTuple):
 
 
 def visibility(alpha: float) -> float:
-    """Meteorological range, m."""
+    """Return the meteorological range (m) of attenuation ``alpha`` (1/m)."""
     return math.log(20.0) / alpha
 
 
@@ -45,23 +45,23 @@ def fog_table(alpha: float) -> FogTable:
         alpha: attenuation, 1/m.
     """
     steps = 4000
-    t = (np.arange(steps) + 0.5) * (2 * HALF_PULSE / steps)  # s
+    tick = 2 * HALF_PULSE / steps  # s
+    t = (np.arange(steps) + 0.5) * tick
     near = GRID[GRID <= _FARTHEST_PEAK]
     r = near[:, None] - LIGHT * t / 2  # m, where the light that arrives now was scattered
-    seen = np.clip(
-        (r - NEAREST) / 0.1, 0, 1
-    )  # the receiver's field of view opens between 0.9 and 1.0 m
+    seen = np.clip((r - NEAREST) / 0.1, 0, 1)  # the receiver's view opens between 0.9 and 1.0 m
     r = np.where(seen > 0, r, 1.0)
     pulse = np.sin(math.pi * t / (2 * HALF_PULSE)) ** 2
-    power = (pulse * np.exp(-2 * alpha * r) / r**2 * seen).sum(1) * (2 * HALF_PULSE / steps)
+    power = (pulse * np.exp(-2 * alpha * r) / r**2 * seen).sum(1) * tick
     best = np.maximum.accumulate(power)
     first = np.maximum.accumulate(np.where(power == best, np.arange(len(near)), 0))
     pad = (0, len(GRID) - len(near))
-    return FogTable(np.pad(near[first], pad, mode="edge"), np.pad(best, pad, mode="edge"))
+    where = np.pad(near[first], pad, mode="edge")
+    return FogTable(where, np.pad(best, pad, mode="edge"))
 
 
 def fog(sweep: Sweep, rng: np.random.Generator, *, alpha: float, counts: bool = True) -> Returns:
-    """Fog of attenuation ``alpha`` (1/m); 0 changes nothing.
+    """Put the scan into fog of attenuation ``alpha`` (1/m); 0 changes nothing.
 
     Args:
         counts: the surface's intensity is rounded to whole counts and the fog's ends at 255, as in the simulator;
@@ -72,26 +72,50 @@ def fog(sweep: Sweep, rng: np.random.Generator, *, alpha: float, counts: bool = 
     table = fog_table(alpha)
     gain = 0.046 * alpha / math.log(20.0) / BETA_CLEAR
     points, intensity, hidden = _fog(
-        np.ascontiguousarray(sweep.points), sweep.intensity, alpha, gain, table.where, table.power,
-        rng.random(len(sweep)), counts,
-    )  # fmt: skip
+        np.ascontiguousarray(sweep.points),
+        sweep.intensity,
+        alpha,
+        gain,
+        table.where,
+        table.power,
+        rng.random(len(sweep)),
+        counts,
+    )
     return Returns(points, intensity, np.arange(len(sweep)), hidden)
 
 
-@numba.njit("Tuple((f4[:,::1], f4[::1], b1[::1]))(f4[:,::1], f4[::1], f8, f8, f8[::1], f8[::1], f8[::1], b1)",
-            cache=True, nogil=True)  # fmt: skip
-def _fog(points, intensity, alpha, gain, where, power, draw, counts):
+@numba.njit(
+    "Tuple((f4[:,::1], f4[::1], b1[::1]))(f4[:,::1], f4[::1], f8, f8, f8[::1], f8[::1], f8[::1], b1)",
+    cache=True,
+    nogil=True,
+)
+def _fog(
+    points: np.ndarray,
+    intensity: np.ndarray,
+    alpha: float,
+    gain: float,
+    where: np.ndarray,
+    power: np.ndarray,
+    draw: np.ndarray,
+    counts: bool,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Points, intensities and which of them the fog hides; ``draw`` f64 [N] is uniform in [0, 1)."""
     n = points.shape[0]
-    moved, weaker, hidden = points.copy(), np.empty(n, np.float32), np.zeros(n, np.bool_)
+    moved = points.copy()
+    weaker = np.empty(n, np.float32)
+    hidden = np.zeros(n, np.bool_)
     per_metre = (where.shape[0] - 1) / 200.0
     for i in range(n):
-        x, y, z = np.float64(points[i, 0]), np.float64(points[i, 1]), np.float64(points[i, 2])
+        x = np.float64(points[i, 0])
+        y = np.float64(points[i, 1])
+        z = np.float64(points[i, 2])
         distance = math.sqrt(x * x + y * y + z * z)
         cell = min(int(distance * per_metre), where.shape[0] - 1)
         hard = intensity[i] * math.exp(-2.0 * alpha * distance)
         soft = power[cell] * intensity[i] * distance * distance * gain
         if counts:
-            hard, soft = np.rint(hard), min(255.0, soft)
+            hard = np.rint(hard)
+            soft = min(255.0, soft)
         if soft <= hard or where[cell] <= 0.0:
             weaker[i] = hard
             continue

@@ -13,7 +13,7 @@ published points. :func:`core.data.corruptions.published` reads those.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -43,7 +43,7 @@ class Corruption:
     Attributes:
         profile: key of ``PROFILES``. kind: its type, e.g. ``fog``. level: its severity, e.g. ``heavy``.
         apply: what it does.
-        folder: of its scans in the published data set. about: severity in words.
+        folder: of its scans in the published data set. description: severity in words.
     """
 
     profile: str
@@ -51,7 +51,7 @@ class Corruption:
     level: str
     apply: Corrupt
     folder: str
-    about: str
+    description: str
 
     @property
     def name(self) -> str:
@@ -60,67 +60,130 @@ class Corruption:
 
 
 def _yan(
-    kind: str, level: str, about: str, function: Callable[..., Returns], **parameters: object
+    kind: str, level: str, description: str, function: Callable[..., Returns], **parameters: object
 ) -> Corruption:
-    folder = f"{level}_{kind}" if kind.endswith("beam") else f"{kind}_{level}"
+    folder = f"{kind}_{level}"
+    if kind.endswith("beam"):
+        folder = f"{level}_{kind}"
     return Corruption(
-        "semantickitti-c", kind, level, partial(function, **parameters), folder, about
+        profile="semantickitti-c",
+        kind=kind,
+        level=level,
+        apply=partial(function, **parameters),
+        folder=folder,
+        description=description,
     )
 
 
 def _kong(
     kind: str, function: Callable[..., Returns], unit: str, levels: Iterable[dict[str, float]]
-) -> list:
-    return [
-        Corruption(
-            "robo3d", kind, level, partial(function, **p), f"{kind}/{level}", unit.format(**p)
+) -> list[Corruption]:
+    """Make a type of ``robo3d``: parameters of each severity, and ``unit``, which puts them into words."""
+    corruptions = []
+    for level, parameters in zip(SEVERITIES, levels):
+        corruption = Corruption(
+            profile="robo3d",
+            kind=kind,
+            level=level,
+            apply=partial(function, **parameters),
+            folder=f"{kind}/{level}",
+            description=unit.format(**parameters),
         )
-        for level, p in zip(SEVERITIES, levels)
-    ]
+        corruptions.append(corruption)
+    return corruptions
 
 
 def _same(key: str, values: Iterable[float], **fixed: float) -> list[dict[str, float]]:
     return [{key: value} | fixed for value in values]
 
 
-_YAN = (
-    [_yan("fog", s, f"alpha {a}/m", fog, alpha=a) for s, a in zip(SEVERITIES, (0.005, 0.06, 0.2))]
-    + [_yan("snowfall", s, f"{r} mm/h", snow, rate=r, velocity=1.6) for s, r in zip(SEVERITIES, (0.5, 1.5, 2.5))]
-    + [
-        _yan("local", s, f"20 % of points, {d} m", local_distortion, share=0.2, std=d)
-        for s, d in zip(SEVERITIES, (0.05, 0.1, 0.2))
-    ]
-    + [
-        _yan("global", s, f"{100 * p:g} % outliers", global_outliers, share=p)
-        for s, p in zip(SEVERITIES, (0.001, 0.05, 0.5))
-    ]
-    + [
-        _yan(f"{beams}beam", level, f"1/{every} of rings" + ", 1/2 of points" * sparse, thin_beams,
-             every=every, sparse=sparse)
-        for beams, every in ((32, 2), (16, 4))
-        for level, sparse in (("dense", False), ("sparse", True))
-    ]
-)  # fmt: skip
-_KONG = (
-    *_kong("fog", fog, "alpha {alpha}/m", _same("alpha", (0.008, 0.05, 0.2), counts=False)),
-    *_kong("wet_ground", wet_ground, "{water} mm of water", _same("water", (0.2, 1.0, 1.2), texture=1.2)),
+_LOCAL_SHARE = 0.2
+_LOCAL_STD = {"light": 0.05, "moderate": 0.1, "heavy": 0.2}  # m
+
+
+def _semantickitti_c() -> Iterator[Corruption]:
+    for level, alpha in zip(SEVERITIES, (0.005, 0.06, 0.2)):
+        yield _yan("fog", level, f"alpha {alpha}/m", fog, alpha=alpha)
+    for level, rate in zip(SEVERITIES, (0.5, 1.5, 2.5)):
+        yield _yan("snowfall", level, f"{rate} mm/h", snow, rate=rate, velocity=1.6)
+    for level, std in _LOCAL_STD.items():
+        description = f"20 % of points, {std} m"
+        yield _yan("local", level, description, local_distortion, share=_LOCAL_SHARE, std=std)
+    for level, share in zip(SEVERITIES, (0.001, 0.05, 0.5)):
+        yield _yan("global", level, f"{100 * share:g} % outliers", global_outliers, share=share)
+    for beams, every in ((32, 2), (16, 4)):
+        kind = f"{beams}beam"
+        rings = f"1/{every} of rings"
+        yield _yan(kind, "dense", rings, thin_beams, every=every, sparse=False)
+        rings += ", 1/2 of points"
+        yield _yan(kind, "sparse", rings, thin_beams, every=every, sparse=True)
+
+
+_SNOW = (
+    {"rate": 0.5, "velocity": 2.0},
+    {"rate": 1.0, "velocity": 1.6},
+    {"rate": 2.5, "velocity": 1.6},
+)
+_ROBO3D = (
     *_kong(
-        "snow", snow, "{rate} mm/h, {velocity} m/s",
-        [{"rate": r, "velocity": v} for r, v in ((0.5, 2.0), (1.0, 1.6), (2.5, 1.6))],
+        "fog",
+        fog,
+        "alpha {alpha}/m",
+        _same("alpha", (0.008, 0.05, 0.2), counts=False),
     ),
-    *_kong("motion_blur", motion_blur, "{std} m", _same("std", (0.2, 0.25, 0.3))),
-    *_kong("beam_missing", beam_missing, "{share:.0%} of lasers", _same("share", (0.25, 0.5, 0.75))),
-    *_kong("crosstalk", crosstalk, "{share:.1%} of points", _same("share", (0.006, 0.008, 0.01), std=3.0)),
-    *_kong("incomplete_echo", incomplete_echo, "{share:.0%} of vehicles", _same("share", (0.75, 0.85, 0.95))),
-    *_kong("cross_sensor", cross_sensor, "{share:.0%} of lasers, 1/2 of points", _same("share", (0.25, 0.5, 0.75))),
-)  # fmt: skip
-PROFILES: dict[str, tuple[Corruption, ...]] = {"semantickitti-c": tuple(_YAN), "robo3d": _KONG}
+    *_kong(
+        "wet_ground",
+        wet_ground,
+        "{water} mm of water",
+        _same("water", (0.2, 1.0, 1.2), texture=1.2),
+    ),
+    *_kong(
+        "snow",
+        snow,
+        "{rate} mm/h, {velocity} m/s",
+        _SNOW,
+    ),
+    *_kong(
+        "motion_blur",
+        motion_blur,
+        "{std} m",
+        _same("std", (0.2, 0.25, 0.3)),
+    ),
+    *_kong(
+        "beam_missing",
+        beam_missing,
+        "{share:.0%} of lasers",
+        _same("share", (0.25, 0.5, 0.75)),
+    ),
+    *_kong(
+        "crosstalk",
+        crosstalk,
+        "{share:.1%} of points",
+        _same("share", (0.006, 0.008, 0.01), std=3.0),
+    ),
+    *_kong(
+        "incomplete_echo",
+        incomplete_echo,
+        "{share:.0%} of vehicles",
+        _same("share", (0.75, 0.85, 0.95)),
+    ),
+    *_kong(
+        "cross_sensor",
+        cross_sensor,
+        "{share:.0%} of lasers, 1/2 of points",
+        _same("share", (0.25, 0.5, 0.75)),
+    ),
+)
+PROFILES: dict[str, tuple[Corruption, ...]] = {
+    "semantickitti-c": tuple(_semantickitti_c()),
+    "robo3d": _ROBO3D,
+}
 
 
 def chosen(
     profile: str, kinds: Iterable[str] | None = None, *, keep_labels: bool = False
 ) -> tuple[Corruption, ...]:
-    """Corruptions of a profile, all or those named by name (``fog_heavy``) or by type (``fog``), in its order.
+    """Choose corruptions of a profile, all or those named by name (``fog_heavy``) or by type (``fog``), in its order.
 
     Args:
         keep_labels: points shaken by local distortion keep their class.
@@ -133,19 +196,32 @@ def chosen(
             f"unknown robustness profile '{profile}'", cure=f"Profiles are {', '.join(PROFILES)}"
         )
     every = PROFILES[profile]
-    wanted = None if kinds is None else set(kinds)
-    known = {c.name for c in every} | {c.kind for c in every}
-    if wanted is not None and (unknown := sorted(wanted - known)):
+    picked = list(every)
+    if kinds is not None:
+        wanted = set(kinds)
+        _check_names(profile, wanted)
+        picked = [c for c in every if wanted & {c.name, c.kind}]
+    if keep_labels:
+        picked = [_keeping_labels(c) for c in picked]
+    return tuple(picked)
+
+
+def _check_names(profile: str, wanted: set[str]) -> None:
+    every = PROFILES[profile]
+    types = list(dict.fromkeys(c.kind for c in every))
+    unknown = sorted(wanted.difference(types, (c.name for c in every)))
+    if unknown:
         raise UserError(
             f"{profile} has no corruption {', '.join(unknown)}",
             where="--kinds",
-            cure=f"Types are {', '.join(dict.fromkeys(c.kind for c in every))}; "
-            f"single corruptions are named like {every[0].name}",
+            cure=f"Types are {', '.join(types)}; single corruptions are named like {every[0].name}",
         )
-    picked = tuple(c for c in every if wanted is None or {c.name, c.kind} & wanted)
-    if not keep_labels:
-        return picked
-    return tuple(
-        replace(c, apply=partial(c.apply, keep_labels=True)) if c.kind == "local" else c
-        for c in picked
-    )
+
+
+def _keeping_labels(corruption: Corruption) -> Corruption:
+    """The same, but points shaken by local distortion keep their class."""
+    if corruption.kind != "local":
+        return corruption
+    std = _LOCAL_STD[corruption.level]
+    apply = partial(local_distortion, share=_LOCAL_SHARE, std=std, keep_labels=True)
+    return replace(corruption, apply=apply)

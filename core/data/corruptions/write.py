@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -30,13 +31,20 @@ from core.io import read_json, write_bytes, write_json
 __all__ = ["VERSION", "write_corrupted"]
 
 VERSION = 1  # raise when the same seed gives other points
-_ABOUT = "corruptions.json"
+_IDENTITY = "corruptions.json"
+
+_work: _Writer  # of this process
 
 
 def write_corrupted(
-    dataset: ScanDataset, corruptions: Sequence[Corruption], out: Path, *, workers: int = 1, seed: int = 0,
+    dataset: ScanDataset,
+    corruptions: Sequence[Corruption],
+    out: Path,
+    *,
+    workers: int = 1,
+    seed: int = 0,
     keep_labels: bool = False,
-) -> int:  # fmt: skip
+) -> int:
     """Write every scan's own points under every corruption; returns the number of files that were not there yet.
 
     Args:
@@ -60,19 +68,20 @@ def write_corrupted(
     work = _Writer(dataset, tuple(corruptions), Scanner.of(dataset), out, seed)
     written = 0
     with _results(work, range(len(dataset)), workers) as results:
-        for count in tqdm(
+        bar = tqdm(
             results,
             total=len(dataset),
             desc="corrupting",
             unit="scan",
             disable=not sys.stderr.isatty(),
-        ):
+        )
+        for count in bar:
             written += count
     return written
 
 
-def _begin(out: Path, identity: dict) -> None:
-    path = out / _ABOUT
+def _begin(out: Path, identity: dict[str, Any]) -> None:
+    path = out / _IDENTITY
     if not path.is_file():
         write_json(path, identity)
     elif read_json(path) != json.loads(json.dumps(identity)):
@@ -87,9 +96,8 @@ def _begin(out: Path, identity: dict) -> None:
 def _results(work: _Writer, tasks: Sequence[int], workers: int) -> Iterator[Iterator[int]]:
     with ExitStack() as stack:
         if workers > 1 and len(tasks) > 1:
-            pool = stack.enter_context(
-                worker_context().Pool(min(workers, len(tasks)), _receive, (work,))
-            )
+            count = min(workers, len(tasks))
+            pool = stack.enter_context(worker_context().Pool(count, _receive, (work,)))
             yield pool.imap_unordered(_write_scan, tasks)
         else:
             _receive(work)
@@ -119,18 +127,22 @@ class _Writer:
 
     def __call__(self, index: int) -> int:
         token = self.dataset.token(index)
-        missing = [
-            c for c in self.corruptions if not self._path(c, token, "velodyne", "bin").is_file()
-        ]
+        missing = []
+        for corruption in self.corruptions:
+            if not self._path(corruption, token, "velodyne", "bin").is_file():
+                missing.append(corruption)
         if missing:
             scan = keyframe_scan(self.dataset.load(index, cameras=False))
             for corruption in missing:
-                self._write(corruption, token, corrupt(scan, corruption, self.scanner, self.seed))
+                corrupted = corrupt(scan, corruption, self.scanner, self.seed)
+                self._write(corruption, token, corrupted)
         return len(missing)
 
     def _path(self, corruption: Corruption, token: str, part: str, suffix: str) -> Path:
         sequence, _, frame = token.rpartition("/")
-        folder = self.out / corruption.folder / (f"sequences/{sequence}" if sequence else "")
+        folder = self.out / corruption.folder
+        if sequence:
+            folder = folder / "sequences" / sequence
         return folder / part / f"{frame}.{suffix}"
 
     def _write(self, corruption: Corruption, token: str, scan: Scan) -> None:

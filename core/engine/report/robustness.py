@@ -131,7 +131,7 @@ def _bars(summary: Summary) -> str:
         label = f'x="{left - 8}" y="{y + 15}" text-anchor="end"'
         parts.append(f'<text class="tick" {label}>{escape(corruption.name)}</text>')
         box = f'x="{left}" y="{y + 4}" width="{width * score / 100:.1f}" height="{step - 7}"'
-        about = f"{corruption.name}, {corruption.about}: {score:.2f}"
+        about = f"{corruption.name}, {corruption.description}: {score:.2f}"
         parts.append(
             f'<rect class="f{kinds.index(corruption.kind) % 6}" {box} rx="2"><title>{escape(about)}</title></rect>'
         )
@@ -192,7 +192,7 @@ def _classes(summary: Summary, results: Mapping[str, EvaluationResult]) -> str:
 def _scenes(summary: Summary, pictures: Mapping[str, bytes], labels: LabelSpace) -> str:
     if not pictures:
         return ""
-    about = {c.name: f", {c.about}" for c in PROFILES[summary.profile]}
+    about = {c.name: f", {c.description}" for c in PROFILES[summary.profile]}
     figures = "".join(
         f'<figure><img alt="{escape(name)}" src="data:image/png;base64,{base64.b64encode(data).decode()}">'
         f"<figcaption>{escape(name + about.get(name, ''))}</figcaption></figure>"
