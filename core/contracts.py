@@ -186,14 +186,15 @@ class Grouping:
 
 
 class Partition(Protocol):
-    """How points fall into cells; implementations are the ``data.partition`` sections of core.data.partitions.
+    """How points fall into cells; implementations are the ``data.partition`` sections of core.data.partitions."""
 
-    Attributes:
-        name: key of the registry. axes: D, coordinates of a cell.
-    """
+    @property
+    def name(self) -> str:
+        """Key of the registry."""
 
-    name: str
-    axes: int
+    @property
+    def axes(self) -> int:
+        """Coordinates of a cell."""
 
     def index(self, xyz: np.ndarray, sensor: Sensor) -> tuple[np.ndarray, np.ndarray | None]:
         """Cell i32 [N, D] of each point, and bool [N] whether it has one (None = all have)."""
@@ -203,6 +204,9 @@ class Partition(Protocol):
 
     def centres(self, coords: np.ndarray, sensor: Sensor) -> np.ndarray:
         """F32 [M, 3] m, centres of cells [M, D] that :meth:`index` gave."""
+
+    def group(self, xyz: np.ndarray, sensor: Sensor) -> Grouping:
+        """The occupied cells and the points in them."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -77,7 +78,8 @@ class Points:
 
     def having(self, **columns: np.ndarray | None) -> Points:
         """The same points with these columns replaced or added; None takes a column away."""
-        return Points(**{**self._columns, **columns})
+        whole: dict[str, Any] = {**self._columns, **columns}
+        return Points(**whole)
 
     @staticmethod
     def join(*parts: Points) -> Points:

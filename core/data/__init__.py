@@ -2,7 +2,7 @@
 
 from core.data.collate import collate
 from core.data.config import AugmentConfig, DataConfig, VoteAugmentConfig
-from core.data.loader import BatchLoader, ChosenScans, PairedSamples, ScanSamples, build_loader
+from core.data.loader import BatchLoader, build_loader
 from core.data.mapping import (
     gather_rows,
     keyframe_voxels,
@@ -15,6 +15,7 @@ from core.data.mapping import (
 from core.data.partitions import voxelize
 from core.data.sample import COLUMN_WIDTHS, Recipe, make_sample
 from core.data.sampler import EpochSampler, SampleKey, sample_rng
+from core.data.samples import ChosenScans, PairedSamples, Samples, ScanSamples
 from core.data.votes import VotePlan, VoteSamples
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "PairedSamples",
     "Recipe",
     "SampleKey",
+    "Samples",
     "ScanSamples",
     "VoteAugmentConfig",
     "VotePlan",

@@ -61,8 +61,9 @@ def crop(
         )
     left, top = int(rng.integers(width - size[0] + 1)), height - size[1]
     old, new = np.array([width, height], np.float32) - 1, np.array(size, np.float32) - 1
-    at = (pixels + 1) / 2 * old - np.array([left, top], np.float32)
-    visible = visible & (at >= 0).all(1) & (at <= new).all(1)
+    at: np.ndarray = (pixels + 1) / 2 * old - np.array([left, top], np.float32)
+    inside: np.ndarray = (at >= 0) & (at <= new)
+    visible = visible & inside.all(1)
     pixels = np.where(visible[:, None], 2 * at / new - 1, 0).astype(np.float32, copy=False)
     return image[top:, left : left + size[0]], pixels, visible
 

@@ -3,222 +3,22 @@
 from __future__ import annotations
 
 import signal
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from multiprocessing import connection
-from typing import Any, Generic, TypeVar
+from typing import Any
 
-import numpy as np
 import torch
-from loguru import logger
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data._utils import signal_handling
 
-from core.contracts import Batch, Pair, Sample, Scan
-from core.data.collate import collate
-from core.data.config import DataConfig, PasteConfig
-from core.data.mix import Mixer
-from core.data.sample import Recipe
-from core.data.sampler import MIX, PASTE, EpochSampler, SampleKey, sample_rng
+from core.contracts import Batch, Pair
+from core.data.sampler import EpochSampler, SampleKey
+from core.data.samples import Samples
 from core.data.workers import leave_on_signals, worker_context
-from core.datasets.base import ScanDataset
 from core.errors import UserError
 
-__all__ = [
-    "BatchLoader",
-    "ChosenScans",
-    "PairedSamples",
-    "ScanSamples",
-    "build_loader",
-]
-
-T = TypeVar("T")
-_MAX_BAD_IN_A_ROW = 20  # then it is the data set that is damaged, not a scan
-
-
-class _Samples(ABC, Dataset, Generic[T]):
-    """Scan ``key.index`` as ``T``, or under ``skip`` the next undamaged one."""
-
-    dataset: ScanDataset
-    parts: int = 1  # batches that together hold what is made from a scan
-    seed: int
-    training: bool
-    cameras: bool
-    skip: bool
-    paste: Callable[[Scan, np.random.Generator], Scan] | None
-    mix: Callable[[Scan, int, np.random.Generator], Scan] | None
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, key: SampleKey) -> T:
-        skipped: list[str] = []
-        for step in range(min(_MAX_BAD_IN_A_ROW, len(self.dataset)) if self.skip else 1):
-            index = (key.index + step) % len(self.dataset)
-            try:
-                made = self._make(self._load(key.epoch, index), key._replace(index=index))
-            except UserError as error:
-                if not self.skip:
-                    raise
-                skipped.append(f"{self.dataset.token(index)}: {error}")
-                continue
-            # A replacement is a full member of a training batch, and in a score it would count one scan twice.
-            return self._mark(
-                made, key.padded or (bool(skipped) and not self.training), tuple(skipped)
-            )
-        raise UserError(
-            f"{len(skipped)} scans in a row are damaged; the first: {skipped[0]}",
-            cure="Run 'python -m core.check_data CONFIG' to see what is wrong with the data set",
-        )
-
-    def _load(self, epoch: int, index: int) -> Scan:
-        """The scan with its pasted objects and instances: what all its views have in common."""
-        scan = self.dataset.load(index, cameras=self.cameras)
-        if self.paste is not None:
-            scan = self.paste(scan, sample_rng(self.seed, epoch, index, PASTE))
-        return (
-            scan
-            if self.mix is None
-            else self.mix(scan, index, sample_rng(self.seed, epoch, index, MIX))
-        )
-
-    @abstractmethod
-    def _make(self, scan: Scan, key: SampleKey) -> T: ...
-
-    @staticmethod
-    @abstractmethod
-    def _mark(made: T, padded: bool, skipped: tuple[str, ...]) -> T: ...
-
-    @staticmethod
-    @abstractmethod
-    def collate(made: Sequence[T]) -> Any: ...
-
-
-class ScanSamples(_Samples[Sample]):
-    """One view of each scan; a sample is a function of (seed, epoch, index) alone.
-
-    Args:
-        dataset: the scans of a split; pickled to workers that are not forked.
-        config: how a scan becomes a sample.
-        seed: of the run, the same on all processes.
-        training: augment, crop and draw cameras as ``config`` says.
-        stream: number of the random stream; samples of one scan with different numbers are augmented independently.
-    """
-
-    def __init__(
-        self,
-        dataset: ScanDataset,
-        config: DataConfig,
-        *,
-        seed: int = 0,
-        training: bool = False,
-        stream: int = 0,
-    ) -> None:
-        self.dataset, self.config = dataset, config
-        self.seed, self.training, self.stream = seed, training, stream
-        self.recipe = Recipe.of(config, training)
-        self.cameras, self.skip = config.uses_images(training), config.on_bad_sample == "skip"
-        self.paste = _paster(dataset, config.paste) if training else None
-        self.mix = _mixer(dataset, config) if training else None
-
-    def _make(self, scan: Scan, key: SampleKey) -> Sample:
-        rng = sample_rng(self.seed, key.epoch, key.index, self.stream)
-        return self.recipe.sample(scan, key.index, rng)
-
-    @staticmethod
-    def _mark(made: Sample, padded: bool, skipped: tuple[str, ...]) -> Sample:
-        return replace(made, padded=padded, skipped=skipped)
-
-    collate = staticmethod(collate)
-
-
-class ChosenScans(ScanSamples):
-    """Some scans of a data set, in one view and without augmentation; samples keep their position in the data set.
-
-    Args:
-        indices: positions of the scans, in the order they are wanted.
-    """
-
-    def __init__(self, dataset: ScanDataset, config: DataConfig, indices: Sequence[int]) -> None:
-        super().__init__(dataset, config)
-        self.indices = indices
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, key: SampleKey) -> Sample:
-        return super().__getitem__(key._replace(index=self.indices[key.index]))
-
-
-class PairedSamples(_Samples[tuple[Sample, Sample]]):
-    """A student's and a teacher's view of the same scan, read once and augmented independently.
-
-    A batch is a :class:`Pair`; :func:`core.data.mapping.teacher_voxels` links its rows. Messages
-    about damaged scans travel in the student's batch alone, so that they are not reported twice.
-
-    Args:
-        dataset: the scans, with the sweeps the teacher needs; ``student.sweeps`` decides whether the student sees them.
-        student, teacher: how a scan becomes each view; ``student.on_bad_sample``, ``.paste`` and ``.mix`` hold for
-            both, since both see one scan.
-    """
-
-    def __init__(
-        self,
-        dataset: ScanDataset,
-        student: DataConfig,
-        teacher: DataConfig,
-        *,
-        seed: int = 0,
-        training: bool = False,
-    ) -> None:
-        self.dataset, self.seed, self.training = dataset, seed, training
-        self.student, self.teacher = student, teacher
-        self.recipes = (Recipe.of(student, training), Recipe.of(teacher, training))
-        self.cameras = student.uses_images(training) or teacher.uses_images(training)
-        self.skip = student.on_bad_sample == "skip"
-        self.paste = _paster(dataset, student.paste) if training else None
-        self.mix = _mixer(dataset, student) if training else None
-
-    def _make(self, scan: Scan, key: SampleKey) -> tuple[Sample, Sample]:
-        student, teacher = (
-            recipe.sample(scan, key.index, sample_rng(self.seed, key.epoch, key.index, stream))
-            for stream, recipe in enumerate(self.recipes)
-        )
-        return student, teacher
-
-    @staticmethod
-    def _mark(
-        made: tuple[Sample, Sample], padded: bool, skipped: tuple[str, ...]
-    ) -> tuple[Sample, Sample]:
-        return replace(made[0], padded=padded, skipped=skipped), replace(made[1], padded=padded)
-
-    @staticmethod
-    def collate(made: Sequence[tuple[Sample, Sample]]) -> Pair:
-        students, teachers = zip(*made)
-        return Pair(collate(students), collate(teachers))
-
-
-def _paster(
-    dataset: ScanDataset, config: PasteConfig | None
-) -> Callable[[Scan, np.random.Generator], Scan] | None:
-    """The paste augmentation, which only jobs that ask for it import."""
-    if config is None:
-        return None
-    from core.data.instances.paste import Paster, foreign_scans
-
-    paster = Paster(config, dataset.labels)
-    foreign = foreign_scans(paster.database, {dataset.token(i) for i in range(len(dataset))})
-    if foreign:
-        logger.warning(
-            f"{foreign} scans of the instance database {config.database} are not in this training split; if they are "
-            "validation scans, the score is worth nothing: write a database with this configuration"
-        )
-    return paster
-
-
-def _mixer(dataset: ScanDataset, config: DataConfig) -> Mixer | None:
-    return Mixer(dataset, config.augment, config.mix) if config.mix > 0 else None
+__all__ = ["BatchLoader", "build_loader"]
 
 
 @dataclass(frozen=True)
@@ -231,7 +31,7 @@ class _Failure:
 class _Batches(Dataset):
     """Whole batches by their keys."""
 
-    def __init__(self, samples: _Samples) -> None:
+    def __init__(self, samples: Samples) -> None:
         self.samples = samples
 
     def __getitem__(self, keys: list[SampleKey]) -> Any:
@@ -250,13 +50,13 @@ class BatchLoader:
         sampler: the order of the scans.
     """
 
-    def __init__(self, loader: DataLoader, sampler: EpochSampler) -> None:
-        self._loader, self.sampler = loader, sampler
+    def __init__(self, loader: DataLoader, sampler: EpochSampler, samples: Samples) -> None:
+        self._loader, self.sampler, self._samples = loader, sampler, samples
 
     @property
-    def samples(self) -> _Samples:
+    def samples(self) -> Samples:
         """What the workers make batches from."""
-        return self._loader.dataset.samples
+        return self._samples
 
     def set_epoch(self, epoch: int, start_step: int = 0) -> None:
         """Choose the epoch (from 0) of the next iteration, and the step it begins at."""
@@ -316,13 +116,14 @@ class BatchLoader:
         Left to the garbage collector, which an error's traceback invites, each worker would be waited for in vain for
         five seconds: its queue is collected before it can be told to stop.
         """
-        iterator, self._loader._iterator = self._loader._iterator, None
+        iterator: Any = self._loader._iterator
+        self._loader._iterator = None
         if iterator is not None:
             iterator._shutdown_workers()
 
 
 def build_loader(
-    samples: _Samples,
+    samples: Samples,
     *,
     batch_size: int,
     workers: int,
@@ -337,7 +138,7 @@ def build_loader(
     """Loader of one process.
 
     Args:
-        samples: :class:`ScanSamples` or :class:`PairedSamples`.
+        samples: what batches are made of.
         batch_size: scans per process and step.
         workers: loading processes; 0 loads in this one.
         seed: of the run: the order of the scans.
@@ -357,7 +158,7 @@ def build_loader(
     options: dict[str, Any] = {}
     # Torch would report a dead worker from a signal handler, that is anywhere, more than once, and even while workers
     # start. Without the handler it sees the death within five seconds when it waits for a batch.
-    signal_handling.SIGCHLD_handler_set = True
+    signal_handling._SIGCHLD_handler_set = True
     if workers:
         options = {
             "multiprocessing_context": worker_context(),
@@ -377,7 +178,7 @@ def build_loader(
         ),  # each pass draws from it; the network's stream stays untouched
         **options,
     )
-    return BatchLoader(loader, sampler)
+    return BatchLoader(loader, sampler, samples)
 
 
 def _identity(batch: Any) -> Any:

@@ -41,10 +41,10 @@ class Mixer:
         count = len(self.dataset)
         if count < 2 or rng.random() >= self.chance:
             return scan
-        other = int(rng.integers(count - 1))
-        other = self.dataset.load(other + (other >= index), cameras=False)
-        for part in (scan, other):
-            _check(part)
+        drawn = int(rng.integers(count - 1))
+        if drawn >= index:  # any scan but this one
+            drawn += 1
+        other = self.dataset.load(drawn, cameras=False)
         xyz = other.xyz
         if self.augment is not None and self.augment.flip_choices:
             xyz = flip(xyz, rng, self.augment.flip_choices)
@@ -57,25 +57,31 @@ def mix_scans(scan: Scan, other: Scan) -> Scan:
     """``scan`` with the keyframe points of ``other`` that belong to an instance, after its own keyframe's points.
 
     They are marked as pasted, and their instances' numbers follow those of the scan.
+
+    Raises:
+        UserError: one of them has no labels or instance numbers.
     """
-    count = int(np.count_nonzero(scan.keyframe))
-    added = other.points.take(other.keyframe & (other.instances > 0))
+    ours, theirs = _instances(scan), _instances(other)
+    added = other.points.take(other.keyframe & (theirs > 0))
     if not len(added):
         return scan
-    first = int(scan.instances.max(initial=0))
+    count = int(np.count_nonzero(scan.keyframe))
+    first = int(ours.max(initial=0))
     added = added.having(
         lag=np.zeros(len(added), np.float32),
         instance=added["instance"] + first,
         pasted=np.ones(len(added), bool),
     )
-    before, after = scan.points.take(slice(count)), scan.points.take(slice(count, None))
-    return replace(scan, points=Points.join(before, added, after))
+    keyframe, sweeps = scan.points.take(slice(count)), scan.points.take(slice(count, None))
+    return replace(scan, points=Points.join(keyframe, added, sweeps))
 
 
-def _check(scan: Scan) -> None:
-    if scan.labels is None or scan.instances is None:
+def _instances(scan: Scan) -> np.ndarray:
+    instances = scan.instances
+    if scan.labels is None or instances is None:
         raise UserError(
             f"scan {scan.token} has no {'labels' if scan.labels is None else 'instance numbers'}",
             where="data.mix",
             cure="Set data.mix: 0, or let the reader give them (nuScenes: dataset.instances: true)",
         )
+    return instances

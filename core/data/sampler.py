@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -18,7 +18,8 @@ MIX = 0xFFFFFFFD  # the same of another scan's instances
 VOTE = 0xFFFFFFFC  # the stream that draws the views a vote is taken of
 
 
-class SampleKey(NamedTuple):
+@dataclass(frozen=True)
+class SampleKey:
     """What a worker needs to make a sample: no state travels by any other way.
 
     Attributes:
@@ -33,9 +34,9 @@ class SampleKey(NamedTuple):
     part: int = 0
 
 
-def sample_rng(seed: int, epoch: int, index: int, view: int = 0) -> np.random.Generator:
-    """The generator of one view of one scan in one epoch; ``view`` 0 equals ``default_rng([seed, epoch, index])``."""
-    return np.random.default_rng([seed, epoch, index, view])
+def sample_rng(seed: int, epoch: int, index: int, stream: int = 0) -> np.random.Generator:
+    """The generator of one stream of one scan in one epoch; ``stream`` 0 equals ``default_rng([seed, epoch, index])``."""
+    return np.random.default_rng([seed, epoch, index, stream])
 
 
 class EpochSampler(Sampler[list[SampleKey]]):

@@ -11,8 +11,9 @@ from core.contracts import Batch, Sample, Scan
 from core.data.augment import Change, draw_change
 from core.data.collate import collate
 from core.data.config import DataConfig, VoteAugmentConfig
-from core.data.loader import ChosenScans
+from core.data.sample import Recipe
 from core.data.sampler import VOTE, SampleKey, sample_rng
+from core.data.samples import Samples
 from core.datasets.base import ScanDataset
 
 __all__ = ["VoteMode", "VotePlan", "VoteSamples"]
@@ -50,7 +51,7 @@ class VotePlan:
         )
 
 
-class VoteSamples(ChosenScans):
+class VoteSamples(Samples[list[Sample]]):
     """The views of each scan, ``chunk`` of them to a batch; the batches of a scan follow one another.
 
     All views hold the same points in the same order, and their pixels are those of the points as recorded. A process
@@ -69,7 +70,9 @@ class VoteSamples(ChosenScans):
         chunk: int,
         indices: Sequence[int] | None = None,
     ) -> None:
-        super().__init__(dataset, config, range(len(dataset)) if indices is None else indices)
+        cameras = config.uses_images(training=False)
+        super().__init__(dataset, config, cameras=cameras, indices=indices)
+        self.recipe = Recipe.of(config, training=False)
         self.plan, self.chunk = plan, chunk
         self.parts = -(-plan.count // chunk)
         self._kept: tuple[int, Scan] | None = None

@@ -7,9 +7,9 @@ import pytest
 from data_fakes import forward_camera, make_scan
 
 from core.config import Config
+from core.data import ScanSamples
 from core.data.config import AugmentConfig, DataConfig, ImageAugmentConfig
 from core.data.image_augment import augment_image, crop, flip, jitter
-from core.data.loader import ScanSamples
 from core.data.sample import make_sample
 from core.data.sampler import SampleKey
 from core.errors import UserError

@@ -10,8 +10,8 @@ import torch
 from data_fakes import FakeDataset
 
 from core.contracts import Batch
+from core.data import BatchLoader, PairedSamples, ScanSamples, build_loader
 from core.data.config import AugmentConfig, DataConfig
-from core.data.loader import BatchLoader, PairedSamples, ScanSamples, build_loader
 from core.data.sampler import SampleKey
 from core.data.workers import worker_context
 from core.errors import UserError

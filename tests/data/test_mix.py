@@ -9,8 +9,8 @@ import pytest
 from data_fakes import forward_camera, make_scan
 
 from core.contracts import Scan
+from core.data import PairedSamples, ScanSamples
 from core.data.config import AugmentConfig, DataConfig, ImageAugmentConfig
-from core.data.loader import PairedSamples, ScanSamples
 from core.data.mix import Mixer, mix_scans
 from core.data.sampler import SampleKey
 from core.errors import UserError

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import numba
 import numpy as np
+from pydantic import Field
 
 from core.config import Section
 from core.contracts import Grouping, Sensor
@@ -22,6 +23,8 @@ class PartitionSection(Section, ABC):
     """
 
     axes: ClassVar[int] = 3
+
+    name: str = Field(description="the partition")
 
     @abstractmethod
     def index(self, xyz: np.ndarray, sensor: Sensor) -> tuple[np.ndarray, np.ndarray | None]:
@@ -93,7 +96,9 @@ def _first_of_each(coords: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarr
 @numba.njit(
     "Tuple((i4[:,::1], i8[::1], i8[::1], i8))(i4[:,::1], i8[::1], i4[::1])", cache=True, nogil=True
 )
-def _hash_rows(index, keys, rows):
+def _hash_rows(
+    index: np.ndarray, keys: np.ndarray, rows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.signedinteger]:
     """Open addressing with linear probing; ``keys`` starts empty and has a power of two of slots, over half free."""
     n, mask = index.shape[0], np.uint64(keys.shape[0] - 1)
     coords = np.empty((n, 3), np.int32)
@@ -118,7 +123,7 @@ def _hash_rows(index, keys, rows):
 
 
 @numba.njit("i8[::1](i8[::1], f4[::1], i8)", cache=True, nogil=True)
-def _lowest(of_point, rank, cells):
+def _lowest(of_point: np.ndarray, rank: np.ndarray, cells: int) -> np.ndarray:
     """Of each cell's points the one of lowest rank, the first of equals."""
     best = np.full(cells, -1, np.int64)
     for i in range(of_point.shape[0]):

@@ -69,7 +69,7 @@ class Cylinder(PartitionSection):
         """
         polar = self.coordinates(xyz, sensor)
         if self.cell is not None:
-            return self._unbounded(polar), None
+            return _unbounded(polar, np.array(self.cell)), None
         low, high = np.array(self.low, np.float32), np.array(self.high, np.float32)
         index = np.floor((np.clip(polar, low, high) - low) / self._interval()).astype(np.int32)
         index = np.minimum(
@@ -79,21 +79,10 @@ class Cylinder(PartitionSection):
             return index, None
         return index, ((polar >= low) & (polar <= high)).all(1)
 
-    def _unbounded(self, polar: np.ndarray) -> np.ndarray:
-        index = np.floor(polar / np.array(self.cell, np.float32))
-        if len(index):
-            index -= np.array([0, np.floor(-180 / self.cell[1]), index[:, 2].min()], np.float32)
-        if not (index < _LIMIT).all():  # also NaN
-            raise UserError(
-                "the points reach too far for cells of this size (at most 2^21 cells per axis)",
-                where="data.partition.cell",
-                cure="The scan holds stray points or is damaged; set data.point_range, or larger cells",
-            )
-        return index.astype(np.int32)
-
     def _interval(self) -> np.ndarray:
         """F32 [3]: m, degrees, m."""
-        steps = np.array(self.bins) - (self.interval == "bins - 1")
+        less = 1 if self.interval == "bins - 1" else 0
+        steps = np.array(self.bins) - less
         return ((np.array(self.high) - np.array(self.low)) / steps).astype(np.float32)
 
     def centres(self, coords: np.ndarray, sensor: Sensor) -> np.ndarray:
@@ -101,10 +90,29 @@ class Cylinder(PartitionSection):
         if self.cell is None:
             middle = (coords + np.float32(0.5)) * self._interval() + np.array(self.low, np.float32)
         else:
-            start = np.array([0, np.floor(-180 / self.cell[1]), 0])
-            middle = ((coords + start + 0.5) * np.array(self.cell)).astype(np.float32)
+            cell = np.array(self.cell)
+            start = np.array([0, np.floor(-180 / cell[1]), 0])
+            middle = ((coords + start + 0.5) * cell).astype(np.float32)
         angle = np.radians(middle[:, 1])
         points = np.stack(
             [middle[:, 0] * np.cos(angle), middle[:, 0] * np.sin(angle), middle[:, 2]], 1
         )
         return (points + sensor.place).astype(np.float32)
+
+
+def _unbounded(polar: np.ndarray, cell: np.ndarray) -> np.ndarray:
+    """I32 [N, 3]: azimuth counted from -180 degrees, height from the lowest point.
+
+    Args:
+        polar: f32 [N, 3] m, degrees, m. cell: [3], of one cell.
+    """
+    index = np.floor(polar / cell.astype(np.float32))
+    if len(index):
+        index -= np.array([0, np.floor(-180 / cell[1]), index[:, 2].min()], np.float32)
+    if not (index < _LIMIT).all():  # also NaN
+        raise UserError(
+            "the points reach too far for cells of this size (at most 2^21 cells per axis)",
+            where="data.partition.cell",
+            cure="The scan holds stray points or is damaged; set data.point_range, or larger cells",
+        )
+    return index.astype(np.int32)

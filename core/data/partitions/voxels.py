@@ -73,7 +73,7 @@ def _checked_low(points: np.ndarray, size: float) -> np.ndarray:
 
 
 @numba.njit("Tuple((f8[::1], f8[::1]))(f4[:,::1])", cache=True, nogil=True)
-def _bounds(points):
+def _bounds(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Smallest and largest value of each column, NaN if one is NaN; 20 times faster than ``min(axis=0)``."""
     low, high = points[0].astype(np.float64), points[0].astype(np.float64)
     for i in range(points.shape[0]):

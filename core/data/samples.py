@@ -1,0 +1,216 @@
+"""What a loader makes of each scan: one sample, a student's and a teacher's, or one per vote."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Generic, TypeVar
+
+import numpy as np
+from loguru import logger
+from torch.utils.data import Dataset
+
+from core.contracts import Batch, Pair, Sample, Scan
+from core.data.collate import collate
+from core.data.config import DataConfig, PasteConfig
+from core.data.mix import Mixer
+from core.data.sample import Recipe
+from core.data.sampler import MIX, PASTE, SampleKey, sample_rng
+from core.datasets.base import ScanDataset
+from core.errors import UserError
+
+__all__ = ["ChosenScans", "PairedSamples", "Samples", "ScanSamples"]
+
+T = TypeVar("T")
+Together = tuple[Sample, Sample]
+_MAX_BAD_IN_A_ROW = 20  # then it is the data set that is damaged, not a scan
+
+
+class Samples(ABC, Dataset, Generic[T]):
+    """Scan ``key.index`` as ``T``, or under ``data.on_bad_sample: skip`` the next undamaged one.
+
+    Args:
+        dataset: the scans of a split; pickled to workers that are not forked.
+        data: of the student, where there are several views: its policy on damaged scans, paste and mix hold for all.
+        cameras: images are wanted.
+        seed: of the run, the same on all processes.
+        training: augment, paste and mix.
+        indices: positions of the scans that are wanted, in this order; None = all.
+    """
+
+    parts: int = 1  # batches that together hold what is made from a scan
+
+    def __init__(
+        self,
+        dataset: ScanDataset,
+        data: DataConfig,
+        *,
+        cameras: bool,
+        seed: int = 0,
+        training: bool = False,
+        indices: Sequence[int] | None = None,
+    ) -> None:
+        self.dataset, self.seed, self.training = dataset, seed, training
+        self.cameras, self.indices = cameras, indices
+        self.skip = data.on_bad_sample == "skip"
+        self.paste = _paster(dataset, data.paste) if training else None
+        self.mix = _mixer(dataset, data) if training else None
+
+    def __len__(self) -> int:
+        return len(self.dataset) if self.indices is None else len(self.indices)
+
+    def __getitem__(self, key: SampleKey) -> T:
+        wanted = key.index if self.indices is None else self.indices[key.index]
+        tries = min(_MAX_BAD_IN_A_ROW, len(self.dataset)) if self.skip else 1
+        skipped: list[str] = []
+        for step in range(tries):
+            index = (wanted + step) % len(self.dataset)
+            try:
+                made = self._make(self._load(key.epoch, index), replace(key, index=index))
+            except UserError as error:
+                if not self.skip:
+                    raise
+                skipped.append(f"{self.dataset.token(index)}: {error}")
+                continue
+            # A replacement is a full member of a training batch, and in a score it would count one scan twice.
+            repeated = bool(skipped) and not self.training
+            return self._mark(made, key.padded or repeated, tuple(skipped))
+        raise UserError(
+            f"{len(skipped)} scans in a row are damaged; the first: {skipped[0]}",
+            cure="Run 'python -m core.check_data CONFIG' to see what is wrong with the data set",
+        )
+
+    def _load(self, epoch: int, index: int) -> Scan:
+        """The scan with its pasted objects and instances: what all its views have in common."""
+        scan = self.dataset.load(index, cameras=self.cameras)
+        if self.paste is not None:
+            scan = self.paste(scan, sample_rng(self.seed, epoch, index, PASTE))
+        if self.mix is not None:
+            scan = self.mix(scan, index, sample_rng(self.seed, epoch, index, MIX))
+        return scan
+
+    @abstractmethod
+    def _make(self, scan: Scan, key: SampleKey) -> T: ...
+
+    @staticmethod
+    @abstractmethod
+    def _mark(made: T, padded: bool, skipped: tuple[str, ...]) -> T: ...
+
+    @staticmethod
+    @abstractmethod
+    def collate(made: Sequence[T]) -> Batch | Pair:
+        """Join what was made of the scans of a batch."""
+
+
+class ScanSamples(Samples[Sample]):
+    """One view of each scan; a sample is a function of (seed, epoch, index) alone.
+
+    Args:
+        dataset, seed, training, indices: see :class:`Samples`.
+        config: how a scan becomes a sample.
+        stream: number of the random stream; samples of one scan with different numbers are augmented independently.
+    """
+
+    def __init__(
+        self,
+        dataset: ScanDataset,
+        config: DataConfig,
+        *,
+        seed: int = 0,
+        training: bool = False,
+        stream: int = 0,
+        indices: Sequence[int] | None = None,
+    ) -> None:
+        cameras = config.uses_images(training)
+        super().__init__(
+            dataset, config, cameras=cameras, seed=seed, training=training, indices=indices
+        )
+        self.config, self.stream = config, stream
+        self.recipe = Recipe.of(config, training)
+
+    def _make(self, scan: Scan, key: SampleKey) -> Sample:
+        rng = sample_rng(self.seed, key.epoch, key.index, self.stream)
+        return self.recipe.sample(scan, key.index, rng)
+
+    @staticmethod
+    def _mark(made: Sample, padded: bool, skipped: tuple[str, ...]) -> Sample:
+        return replace(made, padded=padded, skipped=skipped)
+
+    @staticmethod
+    def collate(made: Sequence[Sample]) -> Batch:
+        """Join the samples of a batch."""
+        return collate(made)
+
+
+class ChosenScans(ScanSamples):
+    """Some scans of a data set, in one view and without augmentation; samples keep their position in the data set."""
+
+    def __init__(self, dataset: ScanDataset, config: DataConfig, indices: Sequence[int]) -> None:
+        super().__init__(dataset, config, indices=indices)
+
+
+class PairedSamples(Samples[Together]):
+    """A student's and a teacher's view of the same scan, read once and augmented independently.
+
+    A batch is a :class:`Pair`; :func:`core.data.mapping.teacher_voxels` links its rows. Messages about damaged scans
+    travel in the student's batch alone, so that they are not reported twice.
+
+    Args:
+        dataset: the scans, with the sweeps the teacher needs; ``student.sweeps`` decides whether the student sees them.
+        student, teacher: how a scan becomes each view; ``student.on_bad_sample``, ``.paste`` and ``.mix`` hold for
+            both, since both see one scan.
+    """
+
+    def __init__(
+        self,
+        dataset: ScanDataset,
+        student: DataConfig,
+        teacher: DataConfig,
+        *,
+        seed: int = 0,
+        training: bool = False,
+    ) -> None:
+        cameras = student.uses_images(training) or teacher.uses_images(training)
+        super().__init__(dataset, student, cameras=cameras, seed=seed, training=training)
+        self.student, self.teacher = student, teacher
+        self.recipes = (Recipe.of(student, training), Recipe.of(teacher, training))
+
+    def _make(self, scan: Scan, key: SampleKey) -> Together:
+        student, teacher = (
+            recipe.sample(scan, key.index, sample_rng(self.seed, key.epoch, key.index, stream))
+            for stream, recipe in enumerate(self.recipes)
+        )
+        return student, teacher
+
+    @staticmethod
+    def _mark(made: Together, padded: bool, skipped: tuple[str, ...]) -> Together:
+        return replace(made[0], padded=padded, skipped=skipped), replace(made[1], padded=padded)
+
+    @staticmethod
+    def collate(made: Sequence[Together]) -> Pair:
+        """Join the pairs of a batch."""
+        students, teachers = zip(*made)
+        return Pair(collate(students), collate(teachers))
+
+
+def _paster(
+    dataset: ScanDataset, config: PasteConfig | None
+) -> Callable[[Scan, np.random.Generator], Scan] | None:
+    """The paste augmentation, which only jobs that ask for it import."""
+    if config is None:
+        return None
+    from core.data.instances.paste import Paster, foreign_scans
+
+    paster = Paster(config, dataset.labels)
+    foreign = foreign_scans(paster.database, {dataset.token(i) for i in range(len(dataset))})
+    if foreign:
+        logger.warning(
+            f"{foreign} scans of the instance database {config.database} are not in this training split; if they are "
+            "validation scans, the score is worth nothing: write a database with this configuration"
+        )
+    return paster
+
+
+def _mixer(dataset: ScanDataset, config: DataConfig) -> Mixer | None:
+    return Mixer(dataset, config.augment, config.mix) if config.mix > 0 else None
