@@ -36,7 +36,9 @@ def explain(
         The dotted key, and a sentence without its file.
     """
     path = _path(error, subtree)
-    key = ".".join([prefix, *path] if prefix else path)
+    key = ".".join(path)
+    if prefix:
+        key = f"{prefix}.{key}"
     if error["type"] == "extra_forbidden":
         known = _known_keys(schema, error["loc"][:-1])
         hint = did_you_mean(path[-1], known, "known keys", cutoff=0.5)
@@ -52,14 +54,19 @@ def _path(error: ErrorDetails, subtree: Any) -> list[str]:
     node = subtree
     last = len(error["loc"]) - 1
     for i, part in enumerate(error["loc"]):
-        is_key = isinstance(node, Mapping) and part in node
-        is_item = isinstance(node, list) and isinstance(part, int) and part < len(node)
-        if is_key or is_item:
+        if _holds(node, part):
             node = node[part]
             path.append(str(part))
         elif error["type"] == "missing" and i == last:
             path.append(str(part))
     return path
+
+
+def _holds(node: Any, part: str | int) -> bool:
+    """Whether a part of an error's place is a key or an index of what was read."""
+    if isinstance(node, Mapping):
+        return part in node
+    return isinstance(node, list) and isinstance(part, int) and part < len(node)
 
 
 def _known_keys(schema: type[BaseModel], location: Sequence[str | int]) -> list[str]:
@@ -69,9 +76,11 @@ def _known_keys(schema: type[BaseModel], location: Sequence[str | int]) -> list[
         if field is None:  # an index, a free name, or pydantic's name of a member of a union
             continue
         sections = _sections_in(field.annotation)
-        tag = location[i + 1] if i + 1 < len(location) else None
-        chosen = [section for section in sections if _is_named(section, tag)]
-        schema = [*chosen, *sections, schema][0]
+        if sections:
+            schema = sections[0]
+        for section in sections:
+            if _is_named(section, location[i + 1 : i + 2]):
+                schema = section
     return list(schema.model_fields)
 
 
@@ -84,7 +93,9 @@ def _sections_in(annotation: object) -> list[type[BaseModel]]:
     return sections
 
 
-def _is_named(section: type[BaseModel], tag: str | int | None) -> bool:
-    """Whether ``name: tag`` picks this section in a union."""
+def _is_named(section: type[BaseModel], tag: Sequence[str | int]) -> bool:
+    """Whether ``name: tag`` picks this section in a union; ``tag`` holds one name or none."""
     field = section.model_fields.get("name")
-    return field is not None and tag is not None and tag in get_args(field.annotation)
+    if field is None or not tag:
+        return False
+    return tag[0] in get_args(field.annotation)

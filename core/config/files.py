@@ -91,7 +91,9 @@ class _Merger:
 def _bases(value: object, path: Path) -> list[Path]:
     """The files that ``base:`` names in the file at ``path``."""
     where = f"{_shown(path)}, key '{BASE}'"
-    names = [value] if isinstance(value, str) else value
+    names = value
+    if isinstance(value, str):
+        names = [value]
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise UserError(
             f"expected a path or a list of paths, found {value!r}",
@@ -120,7 +122,9 @@ def _read_mapping(path: Path) -> dict[str, Any]:
 def _shown(path: Path) -> str:
     """An absolute path as a person would type it: relative to the working directory if it lies below."""
     here = Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+    if path.is_relative_to(here):
+        path = path.relative_to(here)
+    return str(path)
 
 
 def _no_such_file(what: str, where: str, path: Path) -> UserError:

@@ -116,6 +116,11 @@ def _parts(key: str) -> list[str]:
     return key.split(".") if key else []
 
 
+def _joined(prefix: str, key: object) -> str:
+    """The dotted key of ``key`` in the section ``prefix``."""
+    return f"{prefix}.{key}" if prefix else str(key)
+
+
 def _merge(
     target: dict[str, Any],
     values: Mapping[str, Any],
@@ -124,7 +129,7 @@ def _merge(
     origins: dict[str, str],
 ) -> None:
     for key, value in values.items():
-        name = f"{prefix}.{key}" if prefix else str(key)
+        name = _joined(prefix, key)
         origins[name] = origin
         if isinstance(value, Mapping):
             _merge(_child(target, key), value, origin, name, origins)
@@ -155,7 +160,7 @@ def _expand(value: Any, key: str, config: Config) -> Any:
     if isinstance(value, Mapping):
         expanded = {}
         for name, item in value.items():
-            expanded[name] = _expand(item, f"{key}.{name}" if key else str(name), config)
+            expanded[name] = _expand(item, _joined(key, name), config)
         return expanded
     if isinstance(value, list):
         return [_expand(item, key, config) for item in value]

@@ -185,9 +185,11 @@ class PasteConfig(Section):
     @field_validator("jitter", "weights")
     @classmethod
     def _not_negative(cls, value: Range | str | dict[str, float]) -> Range | str | dict[str, float]:
-        numbers = (
-            value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else ()
-        )
+        numbers: tuple[float, ...] = ()
+        if isinstance(value, dict):
+            numbers = tuple(value.values())
+        elif isinstance(value, tuple):
+            numbers = value
         if any(not 0 <= number < float("inf") for number in numbers):
             raise ValueError("numbers here are finite and not negative")
         return value

@@ -45,6 +45,7 @@ WORDS: dict[object, str] = {
     str: "text",
     Path: "path",
     type(None): "null",
+    ...: "...",
     Any: "any",
 }
 
@@ -119,9 +120,13 @@ def keys_of(
         yield _key(prefix + name, field, default)
         sections = sections_in(field.annotation)
         if len(sections) == 1:
-            inner = default if isinstance(default, Section) else None
-            free_name = "NAME." if dict in _origins(field.annotation) else ""
-            yield from keys_of(sections[0], inner, f"{prefix}{name}.{free_name}")
+            inner = f"{prefix}{name}."
+            if dict in _origins(field.annotation):
+                inner += "NAME."
+            values_there = None
+            if isinstance(default, Section):
+                values_there = default
+            yield from keys_of(sections[0], values_there, inner)
 
 
 def sections_in(annotation: Any) -> list[type[Section]]:
@@ -143,7 +148,9 @@ def _origins(annotation: Any) -> set[Any]:
 
 
 def _key(name: str, field: FieldInfo, default: object) -> Key:
-    shown = REQUIRED if field.is_required() else _value(default)
+    shown = _value(default)
+    if field.is_required():
+        shown = REQUIRED
     return Key(name, _bounded(type_of(field.annotation), field), shown, field.description or "")
 
 
@@ -176,7 +183,7 @@ def type_of(annotation: Any) -> str:
             return f"section, name: {' | '.join(names)}"
         return " | ".join(type_of(part) for part in parts)
     if origin in (tuple, list):
-        return f"[{', '.join('...' if part is ... else type_of(part) for part in parts)}]"
+        return f"[{', '.join(type_of(part) for part in parts)}]"
     if origin is dict:
         return f"{{{type_of(parts[0])}: {type_of(parts[1])}}}"
     if parts:  # Annotated
@@ -186,23 +193,34 @@ def type_of(annotation: Any) -> str:
 
 def _bounded(words: str, field: FieldInfo) -> str:
     """The type with the bounds its numbers keep: ``number in [0, 1)``, ``integer >= 1 | null``."""
-    bounds: dict[str, object] = {}
-    for limit in field.metadata:
-        for sign in ("gt", "ge", "lt", "le"):
-            if hasattr(limit, sign):
-                bounds[sign] = getattr(limit, sign)
-    low, high = bounds.get("ge", bounds.get("gt")), bounds.get("le", bounds.get("lt"))
-    if low is not None and high is not None:
-        opening, closing = "[" if "ge" in bounds else "(", "]" if "le" in bounds else ")"
-        text = f" in {opening}{low}, {high}{closing}"
-    elif low is not None:
-        text = f" >= {low}" if "ge" in bounds else f" > {low}"
-    else:
+    bounds = _bounds(field)
+    if not bounds:
         return words
     for number in ("integer", "number"):
         if number in words:
-            return words.replace(number, number + text, 1)
+            return words.replace(number, f"{number} {bounds}", 1)
     return words
+
+
+def _bounds(field: FieldInfo) -> str:
+    """``>= 1``, ``in [0, 1)``, or nothing."""
+    found: dict[str, object] = {}
+    for limit in field.metadata:
+        for sign in ("gt", "ge", "lt", "le"):
+            if hasattr(limit, sign):
+                found[sign] = getattr(limit, sign)
+    low = high = ""
+    if "ge" in found:
+        low, opening = f">= {found['ge']}", f"[{found['ge']}"
+    elif "gt" in found:
+        low, opening = f"> {found['gt']}", f"({found['gt']}"
+    if "le" in found:
+        high, closing = f"<= {found['le']}", f"{found['le']}]"
+    elif "lt" in found:
+        high, closing = f"< {found['lt']}", f"{found['lt']})"
+    if low and high:
+        return f"in {opening}, {closing}"
+    return low or high
 
 
 def chosen(wanted: str | None) -> list[Table]:
@@ -293,8 +311,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not args.markdown:
         _print(shown)
         return
-    introduction = f"{INTRODUCTION}\n" if args.section is None else ""
-    sys.stdout.write(introduction + markdown_page(shown))
+    if args.section is None:
+        sys.stdout.write(f"{INTRODUCTION}\n")
+    sys.stdout.write(markdown_page(shown))
 
 
 def command() -> None:

@@ -97,7 +97,9 @@ def lr_factor(config: SchedulerConfig, step: int, total_steps: int) -> float:
         return 1.0
     if config.name == "poly":
         return (1 - min(step, total_steps) / (total_steps + 1)) ** config.power
-    warmup = config.warmup_steps if config.name == "cosine_warmup" else 0
+    warmup = 0
+    if config.name == "cosine_warmup":
+        warmup = config.warmup_steps
     if step < warmup:
         return (step + 1) / warmup
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / total_steps)))
