@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -117,7 +117,7 @@ class EpochSampler(Sampler[list[SampleKey]]):
         ]
         return iter(
             [
-                [key._replace(part=part) for key in keys]
+                [replace(key, part=part) for key in keys]
                 for keys in batches
                 for part in range(self.parts)
             ]
