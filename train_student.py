@@ -25,7 +25,7 @@ def main() -> None:
     add_profile_option(parser)
     args, config = read_arguments(parser)
     from core.engine.run.run_dir import default_run_dir
-    from core.engine.train.students import train_student
+    from core.engine.train.jobs import train_student
 
     job = partial(train_student, profile=args.profile)
     run_distributed(job, config, args.run_dir or default_run_dir(config, args.config))

@@ -1,23 +1,41 @@
-"""Distillation methods. A new one is a file here and a line in ``METHODS``."""
+"""Methods of training, with and without a teacher. A new one is a file here and a line in ``METHODS``."""
 
 from __future__ import annotations
 
 from core.config import Config
-from core.distill.base import Knowledge, Method
-from core.registry import look_up
+from core.distill.base import Method, Needs, TeacherOutput
+from core.distill.score import LAST, LOSS, MIOU, Score
+from core.registry import load_entry, look_up
 
-__all__ = ["METHODS", "Knowledge", "Method", "method_class"]
+__all__ = [
+    "LAST",
+    "LOSS",
+    "METHODS",
+    "MIOU",
+    "SUPERVISED",
+    "Method",
+    "Needs",
+    "Score",
+    "TeacherOutput",
+    "method_class",
+]
 
+SUPERVISED = "supervised"  # where there is no ``distill`` section
 METHODS: dict[str, str] = {  # distill.name -> module:class; imported when asked for
+    SUPERVISED: "core.distill.supervised:Supervised",
     "u2mkd": "core.distill.u2mkd:U2MKD",
     "2dpass": "core.distill.twodpass:MSFSKD",
 }
 
 
 def method_class(config: Config) -> type[Method]:
-    """The method that ``distill.name`` asks for.
+    """The method that ``distill.name`` asks for; supervised training where there is no ``distill`` section.
 
     Raises:
-        UserError: no ``distill`` section, or an unknown method.
+        UserError: a section without a name, or an unknown method.
     """
-    return look_up(METHODS, config, "distill.name", "methods")
+    if config.tree.get("distill") is None:
+        found: type[Method] = load_entry(METHODS[SUPERVISED])
+    else:
+        found = look_up(METHODS, config, "distill.name", "methods")
+    return found

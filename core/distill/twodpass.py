@@ -8,16 +8,15 @@ fused one. Image network, fusion and auxiliary classifiers exist in training onl
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from core.config import Section
 from core.contracts import Batch, Output, Stage
 from core.data import majority_labels
-from core.distill.base import Knowledge, Method
+from core.distill.base import Method, Needs, TeacherOutput
 from core.errors import UserError
 from core.losses import CrossEntropyLovasz, kl_divergence
 from core.models.image.resnet_fcn import STRIDES, FCNConfig, PixelReader, ResNetFCN
@@ -45,7 +44,7 @@ class MSFSKD(Method):
         UserError: the student has no stage to distil into, or its widths do not suit ``learner_residual``.
     """
 
-    class Config(Section):
+    class Config(Method.Config):
         """``distill:`` section; defaults are those of the published models."""
 
         name: Literal["2dpass"] = Field(description="the method")
@@ -89,15 +88,16 @@ class MSFSKD(Method):
             description="the scales' classifiers see feature + learner(feature) (the paper)",
         )
 
-        needs_teacher: ClassVar[bool] = False
+        @property
+        def needs(self) -> Needs:
+            """Images, where they teach."""
+            return Needs(images=self.mode == "full")
 
         @model_validator(mode="after")
         def _has_learner(self) -> MSFSKD.Config:
             if self.learner_residual and self.mode != "full":
                 raise ValueError("learner_residual needs mode: full, where the learner exists")
             return self
-
-    needs_teacher = False
 
     def __init__(
         self,
@@ -106,8 +106,8 @@ class MSFSKD(Method):
         teacher: nn.Module | None,
         criterion: CrossEntropyLovasz,
     ) -> None:
-        super().__init__()
-        self.config, self.student, self.criterion = config, student, criterion
+        super().__init__(config, student, teacher, criterion)
+        self.config = config
         if config.mode == "baseline":
             return
         weight = criterion.class_weight
@@ -139,7 +139,7 @@ class MSFSKD(Method):
         if self.config.mode == "full":
             self.image.load_pretrained()
 
-    def forward(self, batch: Batch, knowledge: Knowledge | None = None) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, teacher: TeacherOutput | None = None) -> dict[str, Tensor]:
         """The losses by name and already weighted: the student's own (``ce``, ``lovasz``); summed over the scales those
         of the auxiliary heads (``scale_*``), the fused features (``fused_*``) and the distillation (``kl``); those of
         all scales' fused features together (``joint_*``).

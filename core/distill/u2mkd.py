@@ -13,10 +13,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from core.config import Section
 from core.contracts import IGNORE, Batch, Output, Stage
 from core.data import gather_rows
-from core.distill.base import Knowledge, Method
+from core.distill.base import Method, Needs, TeacherOutput
 from core.errors import UserError
 from core.losses import CrossEntropyLovasz, feature_mse, kl_divergence
 from core.models.fusion.output import FusedOutput
@@ -42,7 +41,7 @@ class U2MKD(Method):
         UserError: the features are to be compared and one of the networks has no stage of stride 16.
     """
 
-    class Config(Section):
+    class Config(Method.Config):
         """``distill:`` section; defaults are those of the published model A."""
 
         name: Literal["u2mkd"] = Field(description="the method")
@@ -81,9 +80,14 @@ class U2MKD(Method):
         )
 
         @property
-        def needs_teacher(self) -> bool:
-            """A term looks at the teacher."""
-            return self.w_kl > 0 or self.w_feat > 0
+        def needs(self) -> Needs:
+            """The teacher's values, as far as a term looks at them."""
+            values: list[Literal["logits", "stages"]] = []
+            if self.w_kl > 0 or self.w_feat > 0:
+                values.append("logits")
+            if self.w_feat > 0:
+                values.append("stages")
+            return Needs(teacher=tuple(values))
 
     def __init__(
         self,
@@ -92,9 +96,8 @@ class U2MKD(Method):
         teacher: nn.Module | None,
         criterion: CrossEntropyLovasz,
     ) -> None:
-        super().__init__()
-        self.config, self.student, self.criterion = config, student, criterion
-        self.needs_teacher = config.needs_teacher
+        super().__init__(config, student, teacher, criterion)
+        self.config = config
         self.adapt_layer: nn.Module | None = None
         if config.w_feat > 0:
             widths = [
@@ -105,15 +108,15 @@ class U2MKD(Method):
                 nn.Linear(*widths), SyncBatchNorm(widths[1]), nn.ReLU()
             )
 
-    def forward(self, batch: Batch, knowledge: Knowledge | None) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, teacher: TeacherOutput | None) -> dict[str, Tensor]:
         """The losses of section 5.2 of the method, by name and already weighted."""
         output = self.student(batch)
         losses = self.criterion(output.logits, batch.labels)
         if isinstance(output, FusedOutput):
             losses |= self._pixel_losses(output, batch)
             losses |= self._align_losses(output)
-        if knowledge is not None:
-            losses |= self._teacher_losses(output, batch, knowledge)
+        if teacher is not None:
+            losses |= self._teacher_losses(output, batch, teacher)
         return losses
 
     def _pixel_losses(self, output: FusedOutput, batch: Batch) -> dict[str, Tensor]:
@@ -137,12 +140,12 @@ class U2MKD(Method):
         return losses
 
     def _teacher_losses(
-        self, output: Output, batch: Batch, knowledge: Knowledge
+        self, output: Output, batch: Batch, teacher: TeacherOutput
     ) -> dict[str, Tensor]:
         config, scope = self.config, self.criterion.scope
-        rows = knowledge.rows_for(batch)
+        rows = teacher.rows_for(batch)
         mask = rows >= 0
-        logits = gather_rows(knowledge.logits, rows)
+        logits = gather_rows(teacher.logits, rows)
         said = logits.argmax(1)
         if config.mask != "all":
             mask = mask & (batch.labels != IGNORE)
@@ -160,7 +163,7 @@ class U2MKD(Method):
                 scope=scope,
             )
         if config.w_feat > 0:
-            stage = _stage(knowledge.stages)
+            stage = _stage(teacher.stages)
             target = gather_rows(stage.at_cells(), rows)
             features = self.adapt_layer(_student_features(output, batch))
             if config.normalize_features:

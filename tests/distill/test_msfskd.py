@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from core.config import Config, load_config
 from core.contracts import Batch, Output, Stage
 from core.data import majority_labels
-from core.distill import method_class
+from core.distill import Needs, method_class
 from core.distill.twodpass import MSFSKD
 from core.engine.run.context import Context
 from core.engine.run.distributed import World
@@ -21,7 +21,7 @@ from core.engine.run.experiment import Experiment
 from core.engine.run.optim import SchedulerConfig, lr_factor
 from core.engine.run.run_dir import RunDir
 from core.engine.score.evaluation import predict_points
-from core.engine.train.students import student_trainer
+from core.engine.train.jobs import build_trainer
 from core.errors import UserError
 from core.losses import CrossEntropyLovasz, balanced_weights, lovasz_softmax
 from core.models import build_model
@@ -330,7 +330,8 @@ def test_ablations() -> None:
     )
     assert whole(baseline, batch).keys() == {"ce", "lovasz"}
     assert all(key.startswith("student.") for key in baseline.state_dict())
-    assert not MSFSKD.needs_teacher and not baseline.config.needs_teacher
+    assert aux.config.needs == baseline.config.needs == Needs()
+    assert make_method().config.needs == Needs(images=True)
 
 
 def test_refusals() -> None:
@@ -381,15 +382,15 @@ def test_a_run_deploys_the_lidar_network_alone(tiny_nuscenes: Path, tmp_path: Pa
     config = load_config(str(path), [])
     context = Context.open(config, World())
     train_set = context.dataset("train")
-    trainer = student_trainer(context, train_set, RunDir(tmp_path / "run"), None)
+    trainer = build_trainer(context, train_set, RunDir(tmp_path / "run"), None)
     trainer.steps.set_epoch(1)
     batch = next(iter(trainer.steps))[0]
     assert batch.images.shape == (2, 1, 3, 24, 32) and batch.visible.any()
-    losses = trainer.objective(trainer.network, batch)
+    losses = trainer.losses(batch)
     torch.stack(list(losses.values())).sum().backward()
     assert trainer._update() > 0
     student = build_model(config, CLASSES)
-    student.load_state_dict(trainer.scored_model.state_dict())
+    student.load_state_dict(trainer.scored_network.state_dict())
     whole_scans = context.loader(context.dataset("val"), training=False)
     whole_scans.set_epoch(1, 0)
     batch = next(iter(whole_scans))

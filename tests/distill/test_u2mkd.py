@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from core.contracts import Batch, Output
 from core.data import collate
-from core.distill.base import Knowledge
+from core.distill.base import Needs, TeacherOutput
 from core.distill.u2mkd import U2MKD
 from core.errors import UserError
 from core.losses import CrossEntropyLovasz
@@ -103,7 +103,7 @@ LABELS = [1, 2, 0, 3, 1, 2]
 SEEN = [True, False, True, True, False, True]
 
 
-def make_knowledge(links: list[int], voxels: int) -> Knowledge:
+def teacher_output(links: list[int], voxels: int) -> TeacherOutput:
     """A teacher of ``voxels`` voxels in one cell of stride 16."""
     generator = torch.Generator().manual_seed(1)
     coords = torch.zeros(voxels, 4, dtype=torch.int32)
@@ -114,13 +114,13 @@ def make_knowledge(links: list[int], voxels: int) -> Knowledge:
         torch.rand(len(cells), TEACHER, generator=generator), cells, (16, 16, 16), cache
     )
     logits = torch.randn(voxels, CLASSES, generator=generator)
-    return Knowledge(("scan",), coords, torch.tensor(links), logits, (SparseStage(stage),))
+    return TeacherOutput(("scan",), coords, torch.tensor(links), logits, (SparseStage(stage),))
 
 
 def make_method(student: nn.Module | None = None, **options: object) -> U2MKD:
     torch.manual_seed(2)
     config = U2MKD.Config(name="u2mkd", **options)
-    teacher = Teacher() if config.needs_teacher else None
+    teacher = Teacher() if config.needs.teacher else None
     return U2MKD(config, student or Student(), teacher, CrossEntropyLovasz(w_lovasz=0.0))
 
 
@@ -154,17 +154,17 @@ def test_every_term_is_its_formula(mask: str, temperature: float, kl_mean: str) 
     options = {"mask": mask, "temperature": temperature, "kl_mean": kl_mean}
     method = make_method(w_kl=2.0, w_feat=3.0, w_align=0.5, w_pixel=0.25, **options)
     batch, links = make_batch(LABELS, SEEN), [3, 2, 1, -1, 0, 0]
-    knowledge = make_knowledge(links, 5)
-    knowledge.logits[links[0], LABELS[0]] += 9  # the teacher is right about this voxel …
-    knowledge.logits[links[1], (LABELS[1] + 1) % knowledge.logits.shape[1]] += (
+    taught = teacher_output(links, 5)
+    taught.logits[links[0], LABELS[0]] += 9  # the teacher is right about this voxel …
+    taught.logits[links[1], (LABELS[1] + 1) % taught.logits.shape[1]] += (
         9  # … and wrong about this one
     )
-    losses = {name: float(value.detach()) for name, value in method(batch, knowledge).items()}
+    losses = {name: float(value.detach()) for name, value in method(batch, taught).items()}
     output = method.student(batch)
     every, seen = range(6), [i for i in range(6) if SEEN[i]]
     known = [i for i in every if links[i] >= 0 and (mask == "all" or LABELS[i] != 0)]
     said = {
-        i: max(enumerate(knowledge.logits[links[i]].tolist()), key=lambda pair: pair[1])[0]
+        i: max(enumerate(taught.logits[links[i]].tolist()), key=lambda pair: pair[1])[0]
         for i in known
     }
     if mask == "right":
@@ -176,10 +176,10 @@ def test_every_term_is_its_formula(mask: str, temperature: float, kl_mean: str) 
         for i in known
     }
     for i in known:
-        p = softmax(knowledge.logits[links[i]].double().tolist(), temperature)
+        p = softmax(taught.logits[links[i]].double().tolist(), temperature)
         q = softmax(output.logits[i].double().tolist(), temperature)
         kl += sum(a * math.log(a / b) for a, b in zip(p, q)) * share[i]
-    single_cell = knowledge.stages[0].feats[
+    single_cell = taught.stages[0].feats[
         0
     ]  # one cell: interpolation returns its features everywhere
     with torch.no_grad():
@@ -198,11 +198,11 @@ def test_every_term_is_its_formula(mask: str, temperature: float, kl_mean: str) 
 
 def test_features_are_scaled_to_their_range_on_both_sides() -> None:
     method = make_method(w_kl=0, normalize_features=True)
-    batch, knowledge = make_batch(LABELS, SEEN), make_knowledge([0, 1, 2, 3, 4, 4], 5)
-    loss = float(method(batch, knowledge)["feat"].detach())
+    batch, taught = make_batch(LABELS, SEEN), teacher_output([0, 1, 2, 3, 4, 4], 5)
+    loss = float(method(batch, taught)["feat"].detach())
     with torch.no_grad():
         a = method.adapt_layer(method.student(batch).points).double()
-    b = knowledge.stages[0].feats[0].double().expand(6, -1)
+    b = taught.stages[0].feats[0].double().expand(6, -1)
     scaled = [
         (x - x.amin(1, keepdim=True)) / (x.amax(1, keepdim=True) - x.amin(1, keepdim=True))
         for x in (a, b)
@@ -212,13 +212,13 @@ def test_features_are_scaled_to_their_range_on_both_sides() -> None:
 
 def test_gradients_reach_what_learns_and_nothing_else() -> None:
     method = make_method()
-    knowledge = make_knowledge([0, 1, 2, 3, 4, -1], 5)
-    knowledge.logits.requires_grad_()
-    knowledge.stages[0].feats.requires_grad_()
-    losses = method(make_batch(LABELS, SEEN), knowledge)
+    taught = teacher_output([0, 1, 2, 3, 4, -1], 5)
+    taught.logits.requires_grad_()
+    taught.stages[0].feats.requires_grad_()
+    losses = method(make_batch(LABELS, SEEN), taught)
     (losses["kl"] + losses["feat"] + losses["align0"]).backward()
     student = method.student
-    assert knowledge.logits.grad is None and knowledge.stages[0].feats.grad is None
+    assert taught.logits.grad is None and taught.stages[0].feats.grad is None
     assert student.real.weight.grad is None  # the target of the alignment
     assert student.pixels.weight.grad is None  # not distilled
     for layer in (student.imputed, student.logits, student.points, method.adapt_layer[0]):
@@ -227,39 +227,39 @@ def test_gradients_reach_what_learns_and_nothing_else() -> None:
 
 def test_alignment_may_teach_the_image_branch_too() -> None:
     method = make_method(align_detach=False)
-    method(make_batch(LABELS, SEEN), make_knowledge([0, 1, 2, 3, 4, -1], 5))["align0"].backward()
+    method(make_batch(LABELS, SEEN), teacher_output([0, 1, 2, 3, 4, -1], 5))["align0"].backward()
     assert method.student.real.weight.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("visible", [[False] * 6, None])
 def test_empty_field_of_view_is_zero_and_differentiable(visible: list[bool] | None) -> None:
-    losses = make_method()(make_batch(LABELS, visible), make_knowledge([0, 1, 2, 3, 4, 4], 5))
+    losses = make_method()(make_batch(LABELS, visible), teacher_output([0, 1, 2, 3, 4, 4], 5))
     assert float(losses["align0"]) == 0 and float(losses["pixel_ce"]) == 0
     torch.stack(list(losses.values())).sum().backward()
 
 
 def test_no_teacher_voxel_at_all_is_zero() -> None:
-    losses = make_method()(make_batch(LABELS, SEEN), make_knowledge([-1] * 6, 5))
+    losses = make_method()(make_batch(LABELS, SEEN), teacher_output([-1] * 6, 5))
     assert float(losses["kl"]) == float(losses["feat"]) == 0
 
 
 def test_single_voxel() -> None:
     """One row has no variance; the losses stay finite."""
-    losses = make_method()(make_batch([2], [True]), make_knowledge([0], 1))
+    losses = make_method()(make_batch([2], [True]), teacher_output([0], 1))
     assert all(torch.isfinite(value) for value in losses.values())
 
 
 def test_coincident_points_share_the_teachers_voxel() -> None:
     """Three points, two student voxels; the first point of each voxel says which teacher voxel it is."""
     batch = make_batch([1, 2], None, point_to_voxel=[0, 0, 1])
-    knowledge = make_knowledge([4, 0, 2], 5)
-    assert knowledge.rows_for(batch).tolist() == [4, 2]
+    taught = teacher_output([4, 0, 2], 5)
+    assert taught.rows_for(batch).tolist() == [4, 2]
 
 
 def test_other_scans_are_refused() -> None:
-    knowledge = make_knowledge([0, 1], 2)
-    other = Knowledge(
-        ("other",), knowledge.coords, knowledge.keyframe_voxels, knowledge.logits, knowledge.stages
+    taught = teacher_output([0, 1], 2)
+    other = TeacherOutput(
+        ("other",), taught.coords, taught.keyframe_voxels, taught.logits, taught.stages
     )
     with pytest.raises(UserError, match="different scans"):
         other.rows_for(make_batch([1, 2], None))
@@ -267,7 +267,7 @@ def test_other_scans_are_refused() -> None:
 
 def test_lidar_only_student_and_terms_switched_off() -> None:
     method = make_method(Student(images=False), w_kl=0, w_feat=0)
-    assert not method.needs_teacher and method.adapt_layer is None
+    assert method.config.needs == Needs() and method.adapt_layer is None
     assert method(make_batch(LABELS, None), None).keys() == {"ce"}
     assert make_method(w_pixel=0, w_align=0, w_kl=0, w_feat=0)(
         make_batch(LABELS, SEEN), None

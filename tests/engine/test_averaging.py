@@ -22,8 +22,8 @@ from core.engine.run.starting_weights import start_from
 from core.engine.run.torchpack_api import Callback
 from core.engine.train.averaging import renew_batch_norm
 from core.engine.train.callbacks import Resume
-from core.engine.train.jobs import teacher_trainer
-from core.engine.train.trainer import DistillTrainer
+from core.engine.train.jobs import build_trainer
+from core.engine.train.trainer import Trainer
 from core.errors import UserError
 from core.losses import CrossEntropyLovasz
 
@@ -35,9 +35,9 @@ def config(tmp_path_factory) -> Path:
     return write_world(tmp_path_factory.mktemp("scans"))
 
 
-def make(config: Path, folder: Path, *overrides: str) -> DistillTrainer:
+def make(config: Path, folder: Path, *overrides: str) -> Trainer:
     context = Context.open(load_config(config, list(overrides)), World())
-    return teacher_trainer(context, context.dataset("train"), RunDir(folder))
+    return build_trainer(context, context.dataset("train"), RunDir(folder), None)
 
 
 class Watch(Callback):
@@ -51,7 +51,7 @@ class Watch(Callback):
             self.state = copy.deepcopy(self.trainer.state_dict())
 
     def _trigger_epoch(self) -> None:
-        self.weights.append(copy.deepcopy(self.trainer.model.state_dict()))
+        self.weights.append(copy.deepcopy(self.trainer.method.deployed_state()))
         self.updates.append(int(self.trainer.average.n_averaged))
 
 
@@ -59,8 +59,8 @@ def test_mean_of_the_last_epochs_and_an_exact_continuation(config, tmp_path) -> 
     straight, watch = make(config, tmp_path, *SWA), Watch(step=10)
     straight.train(straight.steps, num_epochs=3, callbacks=[watch])
     assert watch.updates == [0, 1, 2]
-    final = straight.scored_model.state_dict()
-    names = {name for name, _ in straight.model.named_parameters()}
+    final = straight.scored_network.state_dict()
+    names = {name for name, _ in straight.method.deployed.named_parameters()}
     for name in names:
         mean = (watch.weights[1][name] + watch.weights[2][name]) / 2
         torch.testing.assert_close(final[name], mean, rtol=1e-5, atol=1e-7)
@@ -70,18 +70,18 @@ def test_mean_of_the_last_epochs_and_an_exact_continuation(config, tmp_path) -> 
 
     broken = make(config, tmp_path, *SWA)
     broken.train(broken.steps, num_epochs=3, callbacks=[Resume(watch.state), Watch()])
-    for name, value in broken.scored_model.state_dict().items():
+    for name, value in broken.scored_network.state_dict().items():
         assert torch.equal(value, final[name]), name
 
 
 def test_nothing_is_averaged_before_its_time(config, tmp_path) -> None:
     trainer, watch = make(config, tmp_path, *SWA), Watch(step=2)
     trainer.train(trainer.steps, num_epochs=1, callbacks=[watch])
-    assert trainer.scored_model is trainer.model and watch.state["ema_updates"] == 0
+    assert trainer.scored_method is trainer.method and watch.state["ema_updates"] == 0
     again = make(config, tmp_path, *SWA)
     again.train(again.steps, num_epochs=1, callbacks=[Resume(watch.state), Watch()])
-    for name, value in again.scored_model.state_dict().items():
-        assert torch.equal(value, trainer.model.state_dict()[name]), name
+    for name, value in again.scored_network.state_dict().items():
+        assert torch.equal(value, trainer.method.deployed_state()[name]), name
 
 
 @dataclass
@@ -135,19 +135,19 @@ def checkpoint(config, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("first")
     trainer = make(config, folder, "--train.seed", "7")
     path = folder / "checkpoint.pt"
-    torch.save({"model": trainer.model.state_dict(), "training_only": {}}, path)
+    torch.save({"model": trainer.method.deployed_state(), "training_only": {}}, path)
     return path
 
 
 def test_a_run_begins_with_another_ones_weights(config, checkpoint, tmp_path) -> None:
     first = torch.load(checkpoint, weights_only=True)["model"]
-    plain = make(config, tmp_path).model.state_dict()
-    tuned = make(config, tmp_path, "--train.init_from", str(checkpoint)).model.state_dict()
+    plain = make(config, tmp_path).method.deployed_state()
+    tuned = make(config, tmp_path, "--train.init_from", str(checkpoint)).method.deployed_state()
     head = "classifier_vox.0.weight"
     assert not torch.equal(plain[head], first[head])
     assert all(torch.equal(value, first[name]) for name, value in tuned.items())
     skip = ("--train.init_from", str(checkpoint), "--train.init_skip", "[classifier_vox.]")
-    partly = make(config, tmp_path, *skip).model.state_dict()
+    partly = make(config, tmp_path, *skip).method.deployed_state()
     assert torch.equal(partly[head], plain[head])
     assert torch.equal(partly["stem.0.kernel"], first["stem.0.kernel"])
 
@@ -157,7 +157,7 @@ def test_a_run_goes_on_from_its_own_checkpoint(config, checkpoint, tmp_path) -> 
     (tmp_path / "checkpoints" / "manifest.json").write_text(
         '{"step-00000001.pt": {"sha256": "0", "step": 1}}'
     )
-    tuned = make(config, tmp_path, "--train.init_from", str(checkpoint)).model.state_dict()
+    tuned = make(config, tmp_path, "--train.init_from", str(checkpoint)).method.deployed_state()
     first = torch.load(checkpoint, weights_only=True)["model"]
     assert not torch.equal(tuned["classifier_vox.0.weight"], first["classifier_vox.0.weight"])
 

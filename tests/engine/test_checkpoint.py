@@ -65,7 +65,7 @@ def test_save_and_read_the_newest(store: CheckpointStore) -> None:
 
 
 def test_manifest_names_every_file_with_its_hash_and_step(store: CheckpointStore) -> None:
-    store.save(state(1), best="max-iou")
+    store.save(state(1), best=["max-iou.pt"])
     store.save(state(2))
     manifest = read_json(store.folder / "manifest.json")
     assert {name: entry["step"] for name, entry in manifest.items()} == {
@@ -79,7 +79,7 @@ def test_manifest_names_every_file_with_its_hash_and_step(store: CheckpointStore
 
 def test_the_two_newest_states_and_the_best_are_kept(store: CheckpointStore) -> None:
     for step in range(1, 6):
-        store.save(state(step), best="max-iou" if step == 2 else None)
+        store.save(state(step), best=["max-iou.pt"] if step == 2 else ())
     assert files(store) == [
         "last.pt",
         "manifest.json",
@@ -98,8 +98,8 @@ def test_the_two_newest_states_and_the_best_are_kept(store: CheckpointStore) -> 
 
 
 def test_links_cost_no_disk_and_a_better_best_replaces_the_old(store: CheckpointStore) -> None:
-    store.save(state(1), best="max-iou")
-    path = store.save(state(2), best="max-iou")
+    store.save(state(1), best=["max-iou.pt"])
+    path = store.save(state(2), best=["max-iou.pt"])
     assert (store.folder / "last.pt").samefile(path) and (store.folder / "max-iou.pt").samefile(
         path
     )
@@ -119,7 +119,7 @@ def test_file_system_without_hard_links(
 
 def test_the_same_step_may_be_saved_again(store: CheckpointStore) -> None:
     store.save(state(3))
-    store.save(state(3) | {"more": 1}, best="max-iou")
+    store.save(state(3) | {"more": 1}, best=["max-iou.pt"])
     assert store.newest()[1]["more"] == 1
     assert files(store) == ["last.pt", "manifest.json", "max-iou.pt", "step-00000003.pt"]
 
@@ -192,10 +192,10 @@ def test_kill_at_any_rename_leaves_a_state_to_load(
     with monkeypatch.context() as patch:
         patch.setattr(io.os, "replace", dying)
         with pytest.raises(Killed):
-            store.save(state(3), best="max-iou")
+            store.save(state(3), best=["max-iou.pt"])
     assert count[0] == call
     assert store.newest()[1]["global_step"] == (3 if (call, after) == (4, True) else 2)
-    store.save(state(3), best="max-iou")
+    store.save(state(3), best=["max-iou.pt"])
     assert store.newest()[1]["global_step"] == 3
     assert read_checkpoint(store.folder / "max-iou.pt")["global_step"] == 3
 

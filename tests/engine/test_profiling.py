@@ -198,7 +198,7 @@ def test_every_moment_belongs_to_one_part() -> None:
     events = [
         event("lidistill::step", 0, 1000),
         event("lidistill::data", 0, 100),
-        event("lidistill::objective", 150, 500),
+        event("lidistill::losses", 150, 500),
         event("lidistill::network", 160, 400),
         event("lidistill::kernel_map", 170, 200),
         event("aten::add", 180, 190, seq=7),  # a range names its operators

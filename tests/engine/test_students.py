@@ -25,8 +25,8 @@ from core.engine.run.checkpoint import read_checkpoint
 from core.engine.run.context import Context
 from core.engine.run.distributed import World
 from core.engine.run.run_dir import RunDir
-from core.engine.train.knowledge_cache import KnowledgeCache
-from core.engine.train.students import student_trainer, train_student
+from core.engine.train.jobs import build_trainer, train_student, train_teacher
+from core.engine.train.sources import Stored
 from core.engine.train.teacher import load_teacher
 from core.errors import UserError
 
@@ -120,7 +120,7 @@ def losses(run: Path) -> list[tuple[int, float]]:
 def trainer_of(config: Config, path: Path):
     context = Context.open(config, World())
     train_set = context.dataset("train")
-    return student_trainer(
+    return build_trainer(
         context, train_set, RunDir(path), load_teacher(config, train_set.labels, World().device)
     )
 
@@ -165,29 +165,28 @@ def test_teacher_of_other_classes_is_refused(folder, config, tmp_path) -> None:
 
 
 def test_a_students_configuration_needs_its_own_command(config, tmp_path) -> None:
-    from core.engine.train.jobs import train_teacher
-
     with pytest.raises(UserError, match=r"student's configuration.*train_student.py"):
         train_teacher(World(), config, tmp_path)
 
 
 def test_teacher_stays_out_of_training_and_checkpoint(config, tmp_path) -> None:
     trainer = trainer_of(config, tmp_path)
-    teacher = trainer.objective.source
+    teacher = trainer.source.teacher
     assert not teacher.network.training and not any(
         p.requires_grad for p in teacher.network.parameters()
     )
     trained = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
-    assert trained == {id(p) for p in trainer.model.parameters()}
+    assert trained == {id(p) for p in trainer.method.parameters()}
     assert trained.isdisjoint(id(p) for p in teacher.network.parameters())
     before = {key: value.clone() for key, value in teacher.network.state_dict().items()}
     pair = next(iter(trainer.steps.loader))
-    sum(trainer.objective(trainer.network.train(), pair).values()).backward()
+    trainer.network.train()
+    sum(trainer.losses(pair).values()).backward()
     assert all(
         torch.equal(before[key], value) for key, value in teacher.network.state_dict().items()
     )
     state = trainer._state_dict()
-    assert state["model"].keys() == trainer.model.student.state_dict().keys()
+    assert state["model"].keys() == trainer.method.student.state_dict().keys()
     assert all(key.startswith("adapt_layer.") for key in state["training_only"])
     assert len(state["identity"]["teacher"]["sha256"]) == 64
 
@@ -197,9 +196,9 @@ def test_student_without_teacher_terms_needs_no_teacher(folder, tmp_path) -> Non
         folder / "student.yaml", ["distill.w_kl=0", "distill.w_feat=0", "teacher_pretrain=null"]
     )
     context = Context.open(config, World())
-    trainer = student_trainer(context, context.dataset("train"), RunDir(tmp_path), None)
+    trainer = build_trainer(context, context.dataset("train"), RunDir(tmp_path), None)
     batch = next(iter(trainer.steps.loader))
-    named = trainer.objective(trainer.network, batch)
+    named = trainer.losses(batch)
     assert "kl" not in named and "pixel_ce" in named and "align3" in named
 
 
@@ -208,14 +207,12 @@ def test_cache_says_what_the_teacher_says(folder, tmp_path) -> None:
     still = ["teacher.data.augment=null", f"teacher.cache={tmp_path / 'cache'}"]
     live = trainer_of(load_config(folder / "student.yaml", still[:1]), tmp_path / "a")
     kept = trainer_of(load_config(folder / "student.yaml", still), tmp_path / "b")
-    assert isinstance(kept.objective.source, KnowledgeCache)
+    assert isinstance(kept.source, Stored)
     results = []
     for trainer in (live, kept):
         batch = next(iter(trainer.steps.loader))
         torch.manual_seed(0)
-        results.append(
-            {k: float(v.detach()) for k, v in trainer.objective(trainer.network, batch).items()}
-        )
+        results.append({k: float(v.detach()) for k, v in trainer.losses(batch).items()})
     assert results[0].keys() == results[1].keys()
     for name, value in results[0].items():
         assert results[1][name] == pytest.approx(value, rel=2e-3), name  # fp16 on disk
@@ -235,7 +232,7 @@ def test_damaged_cache_is_named(folder, tmp_path) -> None:
     for path in (tmp_path / "cache").rglob("*.safetensors"):
         path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(UserError, match=r"\.safetensors: .*cannot be read"):
-        trainer.objective(trainer.network, next(iter(trainer.steps.loader)))
+        trainer.losses(next(iter(trainer.steps.loader)))
 
 
 # --- processes and restarts -----------------------------------------------------------------------------------------
@@ -263,11 +260,11 @@ def gradients_of(world: World, folder: Path, batch_size: int) -> dict[str, torch
     )
     context = Context.open(config, world)
     train_set = context.dataset("train")
-    trainer = student_trainer(
+    trainer = build_trainer(
         context, train_set, RunDir(folder), load_teacher(config, train_set.labels, world.device)
     )
     trainer.network.double()
-    trainer.objective.source.network.double()
+    trainer.source.network.double()
     pair = next(iter(trainer.steps.loader))
     pair = Pair(
         *(
@@ -275,8 +272,8 @@ def gradients_of(world: World, folder: Path, batch_size: int) -> dict[str, torch
             for b in (pair.student, pair.teacher)
         )
     )
-    torch.stack(list(trainer.objective(trainer.network, pair).values())).sum().backward()
-    return {name: parameter.grad for name, parameter in trainer.model.named_parameters()}
+    torch.stack(list(trainer.losses(pair).values())).sum().backward()
+    return {name: parameter.grad for name, parameter in trainer.method.named_parameters()}
 
 
 def _rank(rank: int, address: str, folder: Path, out: Path) -> None:

@@ -45,7 +45,9 @@ def test_a_run_learns_and_leaves_what_it_promises(config, tmp_path, capsys):
         "checkpoints/last.pt",
     ):
         assert (tmp_path / name).exists(), name
-    assert (tmp_path / "checkpoints" / "max-iou-val-vox.pt").exists()
+    assert (tmp_path / "checkpoints" / "best.pt").samefile(
+        tmp_path / "checkpoints" / "max-iou-val-vox.pt"
+    )
     result = json.loads((tmp_path / "evaluation-val.json").read_text())
     best = max(r["iou/val/vox"] for r in records if "iou/val/vox" in r)
     assert result["miou"] == pytest.approx(
@@ -71,7 +73,7 @@ def test_accumulated_gradient_is_the_mean_of_the_batches(config, tmp_path):
     from core.engine.run.context import Context
     from core.engine.run.experiment import Experiment
     from core.engine.run.run_dir import RunDir
-    from core.engine.train.trainer import DistillTrainer, Supervised
+    from core.engine.train.jobs import build_trainer
 
     tree = load_config(
         config,
@@ -89,17 +91,8 @@ def test_accumulated_gradient_is_the_mean_of_the_batches(config, tmp_path):
     context = Context.open(tree, World())
     dataset = context.dataset("train")
     criterion = Experiment.from_config(tree).criterion_for(dataset.labels.num_classes)
-    model = context.model(dataset.labels.num_classes)
-    trainer = DistillTrainer(
-        context.experiment,
-        model,
-        Supervised(criterion),
-        context.loader(dataset, True),
-        World(),
-        RunDir(tmp_path),
-        {},
-    )
-    model.eval()
+    trainer = build_trainer(context, dataset, RunDir(tmp_path), None)
+    model = trainer.method.deployed.eval()
     (group,) = list(trainer.steps)
     expected = torch.zeros_like(model.classifier_vox[0].weight)
     for batch in group:

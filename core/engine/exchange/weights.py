@@ -30,7 +30,7 @@ from core.config import Config, load_config
 from core.data import DataConfig
 from core.datasets import dataset_class
 from core.engine.exchange.published import ADAPTER, parts_of, rename
-from core.engine.run.checkpoint import load_weights, read_checkpoint
+from core.engine.run.checkpoint import find_checkpoint, load_weights, read_checkpoint
 from core.engine.run.run_dir import flatten
 from core.errors import UserError
 from core.io import atomic_path, sha256
@@ -68,7 +68,7 @@ def export_weights(source: Path, out: Path, *, lidar_only: bool = False) -> dict
     Raises:
         UserError: no checkpoint, one of another project, or a student that cannot do without its image branch.
     """
-    path = source / "checkpoints" / "max-iou-val-vox.pt" if source.is_dir() else source
+    path = find_checkpoint(source, "RUN_OR_CHECKPOINT")
     state = read_checkpoint(path)
     identity = state.get("identity")
     if not isinstance(identity, dict):

@@ -1,17 +1,20 @@
 """Checkpoints: atomic, hashed, verified on load, with a fall-back to the one before.
 
 ``checkpoints/manifest.json`` is written last and names every finished file with its SHA-256 and step. The two newest
-states are ``step-<n>.pt``; ``last.pt`` and ``max-<scalar>.pt`` are hard links to the newest and the best.
+states are ``step-<n>.pt``; ``last.pt`` and ``best.pt`` are hard links to the newest and the best, and so is
+``max-iou-val-vox.pt``, the former name of the best by mean IoU.
 """
 
 from __future__ import annotations
 
+import difflib
 import os
 import pickle
 import random
 import shutil
 import struct
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +27,20 @@ from core.errors import UserError
 from core.io import atomic_path, read_json, sha256, write_json
 
 __all__ = [
+    "BEST",
+    "LAST",
+    "OLD_BEST",
     "CheckpointStore",
+    "find_checkpoint",
     "load_weights",
     "random_state",
     "read_checkpoint",
     "restore_random_state",
 ]
+
+LAST = "last.pt"
+BEST = "best.pt"
+OLD_BEST = "max-iou-val-vox.pt"  # of runs before there was best.pt, and of people's scripts
 
 _UNREADABLE = (  # whatever torch's unpickler meets in damaged bytes
     *(
@@ -44,6 +55,52 @@ _UNREADABLE = (  # whatever torch's unpickler meets in damaged bytes
     ),
     *(zipfile.BadZipFile, pickle.UnpicklingError, struct.error, MemoryError, OSError),
 )
+
+
+def find_checkpoint(path: Path, where: str) -> Path:
+    """``path`` itself, or the best checkpoint of a run folder or of its ``checkpoints`` folder.
+
+    Args:
+        where: the key or option that gave the path, for the error.
+
+    Raises:
+        UserError: there is no such file, or none in the folder; names those that are there.
+    """
+    if path.is_file():
+        return path
+    folders = [path / "checkpoints", path]
+    for folder in folders if path.is_dir() else ():
+        for name in (BEST, OLD_BEST):
+            if (folder / name).is_file():
+                return folder / name
+    raise UserError(_missing(path), where=f"{path}, {where}", cure=_instead(path))
+
+
+def _missing(path: Path) -> str:
+    if path.is_dir():
+        return f"this folder has no checkpoints/{BEST}"
+    return "no such file or folder: this checkpoint does not exist"
+
+
+def _instead(path: Path) -> str:
+    """What a person may have meant by a path without a checkpoint."""
+    folder = path / "checkpoints" if path.is_dir() else path.parent
+    there = _described(folder) if folder.is_dir() else {}
+    if not there:
+        return "Give the folder of a run, or a file under its checkpoints/; a run has one after its first epoch"
+    near = difflib.get_close_matches(path.name, there, n=1)
+    meant = f"Did you mean {near[0]}? " if near else ""
+    return f"{meant}{folder} has {', '.join(there.values())}; the run's folder stands for its best"
+
+
+def _described(folder: Path) -> dict[str, str]:
+    """File name -> the name with the step it was saved at."""
+    manifest = CheckpointStore(folder).manifest()
+    described = {}
+    for file in sorted(folder.glob("*.pt")):
+        entry = manifest.get(file.name)
+        described[file.name] = file.name if entry is None else f"{file.name} (step {entry['step']})"
+    return described
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -145,10 +202,16 @@ class CheckpointStore:
 
     def manifest(self) -> dict[str, dict[str, Any]]:
         """File name -> {sha256, step}; empty before the first save."""
-        return read_json(self.manifest_path) if self.manifest_path.is_file() else {}
+        if not self.manifest_path.is_file():
+            return {}
+        manifest: dict[str, dict[str, Any]] = read_json(self.manifest_path)
+        return manifest
 
-    def save(self, state: dict[str, Any], best: str | None = None) -> Path:
-        """Write ``step-<n>.pt``, enter it in the manifest, point ``last.pt`` (and ``<best>.pt``) at it, drop old ones.
+    def save(self, state: dict[str, Any], best: Sequence[str] = ()) -> Path:
+        """Write ``step-<n>.pt``, enter it in the manifest, point ``last.pt`` at it, drop old ones.
+
+        Args:
+            best: more names that shall point at it.
 
         Raises:
             UserError: disk full or folder not writable; everything saved before is still there.
@@ -170,7 +233,7 @@ class CheckpointStore:
                 ) from error
         entry = {"sha256": sha256(path), "step": state["global_step"]}
         manifest = self.manifest()
-        names = [path.name, "last.pt"] + ([f"{best}.pt"] if best else [])
+        names = [path.name, LAST, *best]
         for name in names[1:]:
             _link(path, self.folder / name)
         manifest |= dict.fromkeys(names, entry)

@@ -20,6 +20,7 @@ from core.config import Config
 from core.data import DataConfig, PairedSamples, ScanSamples, build_loader
 from core.datasets import build_dataset
 from core.datasets.base import ScanDataset
+from core.distill import Method
 from core.engine.run.distributed import World, rank_zero_first
 from core.engine.run.experiment import Experiment
 from core.engine.run.memory import keep_freed_memory
@@ -103,12 +104,13 @@ class Context:
         with self.seeded():
             return build_model(self.config, num_classes, pretrained=pretrained)
 
-    def start_from_other_run(self, module: nn.Module) -> None:
+    def start_from_other_run(self, method: Method) -> None:
         """Load the weights ``train.init_from`` names, if it does, into what is about to be trained."""
-        if self.experiment.train.init_from is not None:
+        train = self.experiment.train
+        if train.init_from is not None:
             from core.engine.run.starting_weights import start_from
 
-            start_from(module, self.experiment.train.init_from, self.experiment.train.init_skip)
+            start_from(method, train.init_from, train.init_skip)
 
     def autocast(self) -> Any:
         """The mixed-precision context."""

@@ -124,6 +124,14 @@ class TrainConfig(Section):
         default_factory=list,
         description="beginnings of parameters' names that do not come from there, e.g. head.",
     )
+    trainable: Literal["all"] | list[str] = Field(
+        "all",
+        description="beginnings of names of the only weights of the deployed network that learn, the rest staying in "
+        "evaluation mode (linear probing: [classifier_vox.]); all = the whole network",
+    )
+    title: str | None = Field(
+        None, description="name in progress lines; null = the name of the run folder"
+    )
     sync_bn: bool = Field(True, description="batch statistics over all processes")
     save_every: int = Field(
         500, ge=1, description="optimiser steps between checkpoints within an epoch"
@@ -146,6 +154,11 @@ class EvalConfig(Section):
         1,
         ge=1,
         description="epochs between evaluations on the val split; the last epoch is always scored",
+    )
+    select: str | list[str] | None = Field(
+        None,
+        description="what the best checkpoint is best at: miou, iou/<class> or a list of those (mean), loss (the "
+        "method's own, on the val split), none (the last weights); null = as the method says, most often miou",
     )
     batch_size: int = Field(1, ge=1, description="scans per process")
     pictures: int = Field(3, ge=0, description="scans drawn in report.html")
@@ -171,11 +184,22 @@ class TeacherSection(Section):
         default_factory=dict,
         description="keys that replace those of the teacher's own data section, e.g. {augment: null}",
     )
+    view: Literal["own", "shared"] = Field(
+        "own",
+        description='"own" = the teacher sees each scan under its own data section and augmentation; "shared" = it '
+        "runs on the student's very batch, for which both need the same cells and features",
+    )
     cache: Path | None = Field(
         None,
         description="folder for what the teacher says about each scan, so that it runs once for many "
         "students; its view then has to be the same in every epoch (teacher.data.augment: null); null = none",
     )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> TeacherSection:
+        if self.view == "shared" and self.cache is not None:
+            raise ValueError("view: shared runs the teacher in every step; leave cache out")
+        return self
 
 
 class Experiment(Section):

@@ -14,7 +14,7 @@ import yaml
 from loguru import logger
 
 from core.config import Config
-from core.engine.run.checkpoint import CheckpointStore
+from core.engine.run.checkpoint import CheckpointStore, find_checkpoint
 from core.engine.run.distributed import World
 from core.errors import UserError
 from core.io import write_json, write_text
@@ -28,6 +28,7 @@ _FREE_KEYS = (
         "workers_per_gpu",
         "eval.pictures",
         "train.save_every",
+        "train.title",
         "train.max_nonfinite_steps",
         "dataset.root",
     ),
@@ -83,6 +84,14 @@ class RunDir:
     def checkpoints(self) -> CheckpointStore:
         """The run's checkpoints."""
         return CheckpointStore(self.path / "checkpoints")
+
+    def best(self) -> Path:
+        """The best checkpoint so far, by ``eval.select``.
+
+        Raises:
+            UserError: there is none yet.
+        """
+        return find_checkpoint(self.path, "the run folder")
 
     @property
     def scalars(self) -> Path:

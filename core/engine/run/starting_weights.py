@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from loguru import logger
-from torch import nn
+from torch import Tensor, nn
 
 from core.distill import Method
-from core.engine.run.checkpoint import load_weights, read_checkpoint
+from core.engine.run.checkpoint import find_checkpoint, load_weights, read_checkpoint
 from core.errors import UserError
 
 __all__ = ["start_from"]
@@ -17,44 +17,52 @@ __all__ = ["start_from"]
 STUDENT = "student."
 
 
-def start_from(module: nn.Module, path: Path, skipped: Sequence[str] = ()) -> None:
+def start_from(method: Method, path: Path, skipped: Sequence[str] = ()) -> None:
     """Load a checkpoint's weights into what is about to be trained.
 
-    A method takes over what learned beside the student too, if the checkpoint has it; from a run without such parts the
+    What learned beside the student is taken over too, if both the method and the checkpoint have it; otherwise the
     student alone is loaded.
 
     Args:
-        module: a network, or the :class:`Method` that holds it.
         path: checkpoint, or run folder (its best one).
         skipped: beginnings of names that keep their random start, e.g. ``head.`` where the classes differ.
 
     Raises:
         UserError: the checkpoint is missing, damaged or of another network, or ``skipped`` names nothing in it.
     """
-    path = path / "checkpoints" / "max-iou-val-vox.pt" if path.is_dir() else path
+    path = find_checkpoint(path, "key 'train.init_from'")
     state = read_checkpoint(path)
-    beside = state.get("training_only") or {}
-    whole = isinstance(module, Method) and bool(beside)
-    target = module.student if isinstance(module, Method) and not whole else module
-    given = {(STUDENT if whole else "") + key: value for key, value in state["model"].items()}
-    given |= beside if whole else {}
-    own = target.state_dict()
-    for name in skipped:
-        if not any(_bare(key).startswith(name) for key in own):
+    given, target = state["model"], method.deployed
+    training_only = state.get("training_only")
+    if training_only and method.training_state():
+        given, target = method.joined_state(given, training_only), method
+    _load_but(target, given, tuple(skipped), path)
+
+
+def _load_but(
+    target: nn.Module, given: dict[str, Tensor], skipped: tuple[str, ...], path: Path
+) -> None:
+    """Load all weights but those whose names begin with one of ``skipped``."""
+    drawn = target.state_dict()
+    _check_beginnings(skipped, drawn)
+    kept = {name: value for name, value in drawn.items() if _bare(name).startswith(skipped)}
+    loaded = {name: value for name, value in given.items() if not _bare(name).startswith(skipped)}
+    load_weights(target, loaded | kept, f"{path}, key 'train.init_from'")
+    count = len(drawn) - len(kept)
+    logger.info("starting with {} weights of {}, {} stay as drawn", count, path, len(kept))
+
+
+def _check_beginnings(skipped: Sequence[str], names: Iterable[str]) -> None:
+    bare = [_bare(name) for name in names]
+    for beginning in skipped:
+        if not any(name.startswith(beginning) for name in bare):
+            known = sorted({name.split(".")[0] for name in bare})
             raise UserError(
-                f"no weight's name begins with '{name}'",
+                f"no weight's name begins with '{beginning}'",
                 where="train.init_skip",
-                cure=f"Names begin with {', '.join(sorted({_bare(key).split('.')[0] for key in own}))}",
+                cure=f"Names begin with {', '.join(known)}",
             )
-    new = {key: value for key, value in own.items() if _bare(key).startswith(tuple(skipped))}
-    given = {
-        key: value for key, value in given.items() if not _bare(key).startswith(tuple(skipped))
-    }
-    load_weights(target, given | new, f"{path}, key 'train.init_from'")
-    logger.info(
-        "starting with {} weights of {}, {} stay as drawn", len(own) - len(new), path, len(new)
-    )
 
 
-def _bare(key: str) -> str:
-    return key.removeprefix(STUDENT)
+def _bare(name: str) -> str:
+    return name.removeprefix(STUDENT)

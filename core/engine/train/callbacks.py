@@ -1,30 +1,23 @@
-"""What happens around the steps: evaluation, checkpoints, signals, writers, progress."""
+"""What happens around the steps: evaluation, checkpoints, signals, writers, heap."""
 
 from __future__ import annotations
 
 import json
 import signal
-import sys
 from collections.abc import Callable
 from typing import Any
 
 from loguru import logger
-from tqdm.auto import tqdm
 
+from core.distill import MIOU, Score
+from core.engine.run.checkpoint import BEST, OLD_BEST
 from core.engine.run.distributed import barrier
+from core.engine.run.memory import release_free_memory
 from core.engine.run.run_dir import RunDir
 from core.engine.run.torchpack_api import Callback, SummaryWriter, TFEventWriter
 from core.errors import EXIT_INTERRUPTED
 
-__all__ = [
-    "Checkpoints",
-    "EpochLog",
-    "Evaluation",
-    "JSONLines",
-    "Progress",
-    "Resume",
-    "TensorBoard",
-]
+__all__ = ["Checkpoints", "Evaluation", "HeapTrimming", "JSONLines", "Resume", "TensorBoard"]
 
 
 class Resume(Callback):
@@ -41,28 +34,38 @@ class Resume(Callback):
 
 
 class Evaluation(Callback):
-    """Score the val split every few epochs and after the last; ``score()`` returns named scalars, the first decides."""
+    """Measure the weights every few epochs and after the last.
 
-    def __init__(self, score: Callable[[], dict[str, float]], every: int) -> None:
-        self.score, self.every = score, every
+    Args:
+        measure: returns named scalars; None = nothing is measured.
+        every: epochs between measurements.
+    """
+
+    def __init__(self, measure: Callable[[], dict[str, float]] | None, every: int) -> None:
+        self.measure = measure
+        self.every = every
 
     def _trigger_epoch(self) -> None:
-        if (
-            self.trainer.epoch_num % self.every == 0
-            or self.trainer.epoch_num == self.trainer.num_epochs
-        ):
-            for name, value in self.score().items():
+        if self.measure is None:
+            return
+        epoch, last = self.trainer.epoch_num, self.trainer.num_epochs
+        if epoch % self.every == 0 or epoch == last:
+            for name, value in self.measure().items():
                 self.trainer.summary.add_scalar(name, value, max_to_keep=1)
 
 
 class Checkpoints(Callback):
-    """Save every few steps, at every epoch's end, and when a signal asks to stop; keep the best by one scalar.
+    """Save every few steps, at every epoch's end, and when a signal asks to stop; keep the best by a score.
 
     SIGTERM and SIGUSR1 (SLURM's warning) save at the next step boundary and leave with exit code 75.
+
+    Args:
+        score: what decides. every: optimiser steps between checkpoints within an epoch.
     """
 
-    def __init__(self, scalar: str, every: int) -> None:
-        self.scalar, self.every = scalar, every
+    def __init__(self, score: Score, every: int) -> None:
+        self.score = score
+        self.every = every
         self.best: tuple[int, float] | None = None
 
     def _before_train(self) -> None:
@@ -86,16 +89,31 @@ class Checkpoints(Callback):
             trainer.save()
 
     def _trigger_epoch(self) -> None:
-        trainer = self.trainer
-        step, value = (
-            trainer.summary[self.scalar][-1] if self.scalar in trainer.summary else (-1, None)
-        )
-        improved = step == trainer.global_step and (self.best is None or value > self.best[1])
-        if improved:
-            self.best = (step, value)
-        trainer.save("max-" + self.scalar.replace("/", "-") if improved else None)
-        if trainer.stop_requested:
+        self.trainer.save(self._names() if self._improved() else ())
+        if self.trainer.stop_requested:
             self._leave()
+
+    @property
+    def best_value(self) -> float | None:
+        """The best score so far."""
+        return None if self.best is None else self.best[1]
+
+    def _improved(self) -> bool:
+        """Whether this epoch's weights are the best so far; then their score is kept."""
+        if self.score.kind == "none":
+            return True
+        measured = self.trainer.summary
+        if self.score.scalar not in measured:
+            return False
+        step, value = measured[self.score.scalar][-1]
+        new = step == self.trainer.global_step
+        if not new or not self.score.improves(value, self.best_value):
+            return False
+        self.best = (step, value)
+        return True
+
+    def _names(self) -> tuple[str, ...]:
+        return (BEST, OLD_BEST) if self.score == MIOU else (BEST,)
 
     def _leave(self) -> None:
         barrier()
@@ -109,7 +127,8 @@ class Checkpoints(Callback):
         return {"best": self.best}
 
     def _load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best = None if state_dict["best"] is None else tuple(state_dict["best"])
+        best = state_dict["best"]
+        self.best = None if best is None else tuple(best)
 
 
 class JSONLines(SummaryWriter):
@@ -152,58 +171,16 @@ class TensorBoard(TFEventWriter):
     def _set_trainer(self, trainer: Any) -> None:
         from torch.utils.tensorboard import SummaryWriter as Writer
 
-        self.writer = Writer(
-            self.save_dir, purge_step=self.start_step + 1 if self.start_step else None
-        )
+        first = self.start_step + 1 if self.start_step else None
+        self.writer = Writer(self.save_dir, purge_step=first)
 
 
-class Progress(Callback):
-    """A bar with rate, ETA and the loss; rank 0 only, silent when stderr is no terminal."""
+class HeapTrimming(Callback):
+    """Return free heap memory now and then; one return takes milliseconds. For trainings on a CPU."""
 
-    master_only = True
-
-    def _before_epoch(self) -> None:
-        trainer = self.trainer
-        self.bar = tqdm(
-            total=trainer.steps_per_epoch,
-            initial=trainer.local_step,
-            desc=f"epoch {trainer.epoch_num}/{trainer.num_epochs}",
-            disable=not sys.stderr.isatty(),
-            dynamic_ncols=True,
-            unit="step",
-        )
+    EVERY = 20  # steps
 
     def _trigger_step(self) -> None:
-        history = self.trainer.summary
-        if "loss/total" in history:
-            self.bar.set_postfix(loss=f"{history['loss/total'][-1][1]:.3f}")
-        self.bar.update()
-
-    def _after_epoch(self) -> None:
-        self.bar.close()
-
-
-class EpochLog(SummaryWriter):
-    """One line per epoch: mean loss and the scores."""
-
-    def __init__(self, scalar: str) -> None:
-        self.scalar = scalar
-
-    def _set_trainer(self, trainer: Any) -> None:
-        self.losses: list[float] = []
-        self.score: float | None = None
-
-    def _add_scalar(self, name: str, scalar: float) -> None:
-        if name == "loss/total":
-            self.losses.append(scalar)
-        if name == self.scalar:
-            self.score = scalar
-
-    def _trigger_epoch(self) -> None:
-        trainer = self.trainer
-        loss = sum(self.losses) / len(self.losses) if self.losses else float("nan")
-        score = "" if self.score is None else f", {self.scalar} {self.score:.2f}"
-        logger.info(
-            "epoch {}/{}: loss {:.4f}{}", trainer.epoch_num, trainer.num_epochs, loss, score
-        )
-        self.losses, self.score = [], None
+        on_cpu = self.trainer.device.type == "cpu"
+        if on_cpu and self.trainer.global_step % self.EVERY == 0:
+            release_free_memory()

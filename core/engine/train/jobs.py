@@ -1,7 +1,8 @@
-"""Stage 1 and what both stages share: train from the newest checkpoint, score the best weights, report them."""
+"""Training: one job under several names. From the newest checkpoint to the last epoch, then the best weights' score."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,92 +10,182 @@ from loguru import logger
 
 from core.config import Config
 from core.datasets.base import ScanDataset
+from core.distill import SUPERVISED, Method, Score, method_class
 from core.engine.run.context import Context
 from core.engine.run.distributed import World, barrier, join_over_ranks
 from core.engine.run.run_dir import RunDir
-from core.engine.score.evaluation import score_network
 from core.engine.score.jobs import evaluate_checkpoint, print_result
+from core.engine.train.announce import announce, summarise
 from core.engine.train.callbacks import (
     Checkpoints,
-    EpochLog,
     Evaluation,
+    HeapTrimming,
     JSONLines,
-    Progress,
     Resume,
     TensorBoard,
 )
-from core.engine.train.trainer import DistillTrainer, Supervised
+from core.engine.train.progress import EpochLog, Progress
+from core.engine.train.sources import teacher_source
+from core.engine.train.teacher import FrozenTeacher, load_teacher
+from core.engine.train.trainer import Trainer
+from core.engine.train.validation import validation
 from core.errors import UserError
 from core.io import read_json, sha256, write_json
 from core.metrics import EvaluationResult
 
-__all__ = ["BEST_SCALAR", "run_training", "teacher_trainer", "train_teacher"]
-
-BEST_SCALAR = "iou/val/vox"
+__all__ = ["build_trainer", "chosen_score", "train", "train_student", "train_teacher"]
 
 
 def train_teacher(
     world: World, config: Config, run_path: Path, *, profile: int | None = None
 ) -> None:
-    """Stage 1: train a LiDAR-only network with labels, score it each epoch, write the report.
-
-    Args:
-        profile: measure this many steps in place of all that.
+    """:func:`train` a network with its labels alone.
 
     Raises:
         UserError: the configuration is a student's, or gets something else wrong.
     """
-    if "distill" in config.tree:
+    section = config.tree.get("distill")
+    if section is not None and section != {"name": SUPERVISED}:
         raise UserError(
             "this is a student's configuration",
             where=config.origin("distill"),
             cure="Run train_student.py with it",
         )
+    train(world, config, run_path, profile=profile)
+
+
+def train_student(
+    world: World, config: Config, run_path: Path, *, profile: int | None = None
+) -> None:
+    """:func:`train` by the method that the ``distill`` section names.
+
+    Raises:
+        UserError: the configuration has no ``distill`` section, or gets something else wrong.
+    """
+    if config.tree.get("distill") is None:
+        raise UserError(
+            "key 'distill.name' is missing, so this is no student's configuration",
+            where=config.origin("distill.name"),
+            cure="Name a method, e.g. --distill.name u2mkd, or run train_teacher.py with it",
+        )
+    train(world, config, run_path, profile=profile)
+
+
+def train(world: World, config: Config, run_path: Path, *, profile: int | None = None) -> None:
+    """Train by the configuration's method, measure the weights as it goes, write the report.
+
+    Whatever is wrong with the configuration stops the job before the run folder is touched.
+
+    Args:
+        profile: measure this many steps in place of all that; the run folder gets their profile alone.
+
+    Raises:
+        UserError: anything the configuration gets wrong, a missing or unfit teacher, …
+    """
+    started = time.perf_counter()
+    kind = method_class(config)
+    settings = config.parse(kind.Config, "distill")
     context = Context.open(config, world)
     train_set, val_set = context.dataset("train"), context.dataset("val")
-    run_training(context, teacher_trainer(context, train_set, RunDir(run_path)), val_set, profile)
-
-
-def run_training(
-    context: Context, trainer: DistillTrainer, val_set: ScanDataset, profile: int | None = None
-) -> None:
-    """Train from the newest checkpoint to the last epoch, then score the best weights and write the report.
-
-    The trainer comes ready-made: a faulty setting has stopped the job before the run folder is touched. With
-    ``profile`` so many steps are measured instead, and the run folder gets their profile alone.
-    """
+    score = chosen_score(context, kind, val_set)
+    teacher = None
+    if settings.needs.teacher:
+        teacher = load_teacher(config, train_set.labels, world.device)
+    trainer = build_trainer(context, train_set, RunDir(run_path), teacher)
     if profile is not None:
         from core.engine.train.profiling import profile_training
 
         profile_training(trainer, profile)
         return
-    world, config, run_dir = context.world, context.config, trainer.run_dir
-    run_path = run_dir.path
-    run_dir.open(config, world)
-    found = run_dir.checkpoints.newest()
-    state = None if found is None else found[1]
-    if (
-        world.rank == 0
-    ):  # a run killed before its first checkpoint starts over, and so do its scalars
-        run_dir.rewind(0 if state is None else state["global_step"])
-    barrier()
-    if state is not None:
-        _same_teacher(state["identity"], trainer.identity, run_path)
+    state = _open_run(context, trainer)
+    announce(context, trainer, train_set, val_set, state)
     if state is not None and state["global_step"] >= trainer.total_steps:
         if world.rank == 0:
             logger.info("{} is already trained to its last epoch", run_path)
     else:
-        _fit(context, trainer, val_set, run_dir, state)
+        _fit(context, trainer, val_set, score, state)
     barrier()
-    best = run_dir.path / "checkpoints" / f"max-{BEST_SCALAR.replace('/', '-')}.pt"
-    if not _scored_before(run_path, best):
-        evaluate_checkpoint(world, config, best, run_path, report=True)
-    elif world.rank == 0:
-        result = EvaluationResult.from_json(read_json(run_path / "evaluation-val.json"))
-        print_result(result, run_path / "report.html", context.experiment.eval.legacy_metric)
+    best = trainer.run_dir.best()
+    result = _best_score(context, best, run_path) if kind.predicts_classes() else None
+    summarise(trainer, result, best, time.perf_counter() - started)
 
 
-def _same_teacher(old: dict[str, Any], new: dict[str, Any], run_path: Path) -> None:
+def build_trainer(
+    context: Context, train_set: ScanDataset, run_dir: RunDir, teacher: FrozenTeacher | None
+) -> Trainer:
+    """The trainer before its first step; with ``teacher.cache`` the teacher has looked at every scan.
+
+    Args:
+        teacher: for methods that need one.
+
+    Raises:
+        UserError: anything the configuration gets wrong.
+    """
+    config, labels = context.config, train_set.labels
+    kind = method_class(config)
+    settings = config.parse(kind.Config, "distill")
+    criterion = context.experiment.criterion_for(labels.num_classes)
+    fresh = not run_dir.checkpoints.manifest()
+    student = context.model(kind.outputs(settings, labels), pretrained=fresh)
+    network = None if teacher is None else teacher.network
+    with context.seeded():
+        method = kind(settings, student, network, criterion)
+    trainable = context.experiment.train.trainable
+    method.freeze(None if trainable == "all" else trainable)
+    if fresh:
+        method.load_pretrained()
+        context.start_from_other_run(method)
+    source = teacher_source(context, teacher)
+    loader = context.loader_of(source.samples(train_set, training=True), training=True)
+    identity = {
+        "fingerprint": labels.fingerprint,
+        "classes": list(labels.classes),
+        "config": config.tree,
+    }
+    if teacher is not None:
+        identity["teacher"] = teacher.identity
+    return Trainer(context.experiment, method, source, loader, context.world, run_dir, identity)
+
+
+def chosen_score(context: Context, kind: type[Method], val_set: ScanDataset) -> Score:
+    """What decides on the best weights: ``eval.select``, else what the method says.
+
+    Raises:
+        UserError: an IoU is asked of a method that predicts no classes, or of an unknown class.
+    """
+    select = context.experiment.eval.select
+    if select is None:
+        return kind.score
+    score = Score.parse(select, val_set.labels.classes)
+    if score.kind == "iou" and not kind.predicts_classes():
+        raise UserError(
+            "this method's outputs are no classes, so they have no IoU",
+            where="key 'eval.select'",
+            cure="Choose loss or none",
+        )
+    return score
+
+
+def _open_run(context: Context, trainer: Trainer) -> dict[str, Any] | None:
+    """Open the run folder; the newest whole checkpoint there, or None.
+
+    Raises:
+        UserError: the folder belongs to another configuration or teacher.
+    """
+    run_dir = trainer.run_dir
+    run_dir.open(context.config, context.world)
+    found = run_dir.checkpoints.newest()
+    state = None if found is None else found[1]
+    if context.world.rank == 0:
+        # a run killed before its first checkpoint starts over, and so do its scalars
+        run_dir.rewind(0 if state is None else state["global_step"])
+    barrier()
+    if state is not None:
+        _check_same_teacher(state["identity"], trainer.identity, run_dir.path)
+    return state
+
+
+def _check_same_teacher(old: dict[str, Any], new: dict[str, Any], run_path: Path) -> None:
     before, now = (identity.get("teacher", {}).get("sha256") for identity in (old, new))
     if before != now:
         raise UserError(
@@ -104,67 +195,49 @@ def _same_teacher(old: dict[str, Any], new: dict[str, Any], run_path: Path) -> N
         )
 
 
-def teacher_trainer(context: Context, train_set: ScanDataset, run_dir: RunDir) -> DistillTrainer:
-    """The trainer of stage 1, before its first step."""
-    labels = train_set.labels
-    criterion = context.experiment.criterion_for(labels.num_classes)
-    fresh = not run_dir.checkpoints.manifest()
-    model = context.model(labels.num_classes, pretrained=fresh)
-    if fresh:
-        context.start_from_other_run(model)
-    return DistillTrainer(
-        context.experiment,
-        model,
-        Supervised(criterion.to(context.world.device)),
-        context.loader(train_set, training=True),
-        context.world,
-        run_dir,
-        {
-            "fingerprint": labels.fingerprint,
-            "classes": list(labels.classes),
-            "config": context.config.tree,
-        },
-    )
-
-
-def _scored_before(run_path: Path, checkpoint: Path) -> bool:
-    """Whether the run folder holds the score and the report of this very checkpoint."""
-    saved = run_path / "evaluation-val.json"
-    whole = saved.is_file() and (run_path / "report.html").is_file()
-    return whole and read_json(saved).get("checkpoint_sha256") == sha256(checkpoint)
-
-
 def _fit(
-    context: Context, trainer: DistillTrainer, val_set: ScanDataset, run_dir: RunDir, state: Any
+    context: Context,
+    trainer: Trainer,
+    val_set: ScanDataset,
+    score: Score,
+    state: dict[str, Any] | None,
 ) -> None:
-    val_loader = context.loader(val_set, training=False)
-    classes = val_set.labels.classes
-
-    def score() -> dict[str, float]:
-        result, _, _ = score_network(
-            trainer.scored_model, val_loader, len(classes), context.world, context.autocast
-        )
-        ious = result.overall.iou().tolist()
-        named = {
-            f"{BEST_SCALAR}/{name}": 100 * iou
-            for name, iou in zip(classes[1:], ious[1:])
-            if iou == iou
-        }
-        return {BEST_SCALAR: 100 * result.overall.miou()} | named
-
-    e = context.experiment
-    callbacks = [
+    experiment, run_dir = context.experiment, trainer.run_dir
+    title = experiment.train.title or run_dir.path.resolve().name
+    measure = validation(context, trainer, val_set, score)
+    start = 0 if state is None else state["global_step"]
+    checkpoints = Checkpoints(score, experiment.train.save_every)
+    callbacks = [  # a checkpoint names the state of a callback by its place here
         Resume(state),
-        Evaluation(score, e.eval.every),
-        EpochLog(BEST_SCALAR),
+        Evaluation(measure, experiment.eval.every),
+        EpochLog(title, checkpoints),
         JSONLines(run_dir),
-        TensorBoard(run_dir, 0 if state is None else state["global_step"]),
-        Progress(),
-        Checkpoints(BEST_SCALAR, e.train.save_every),
+        TensorBoard(run_dir, start),
+        Progress(title, score),
+        checkpoints,
+        HeapTrimming(),
     ]
-    trainer.train(trainer.steps, num_epochs=e.num_epochs, callbacks=callbacks)
+    trainer.train(trainer.steps, num_epochs=experiment.num_epochs, callbacks=callbacks)
     skipped = join_over_ranks(trainer.skipped_samples)
     if skipped and context.world.rank == 0:
         path = run_dir.path / "skipped.json"
         write_json(path, skipped)
         logger.warning("{} damaged scans were skipped; see {}", len(skipped), path)
+
+
+def _best_score(context: Context, best: Path, run_path: Path) -> EvaluationResult:
+    """Score the best weights and write the report, unless the folder holds both."""
+    if not _scored_before(run_path, best):
+        return evaluate_checkpoint(context.world, context.config, best, run_path, report=True)
+    result = EvaluationResult.from_json(read_json(run_path / "evaluation-val.json"))
+    if context.world.rank == 0:
+        print_result(result, run_path / "report.html", context.experiment.eval.legacy_metric)
+    return result
+
+
+def _scored_before(run_path: Path, checkpoint: Path) -> bool:
+    """Whether the run folder holds the score and the report of this very checkpoint."""
+    saved = run_path / "evaluation-val.json"
+    if not saved.is_file() or not (run_path / "report.html").is_file():
+        return False
+    return bool(read_json(saved).get("checkpoint_sha256") == sha256(checkpoint))

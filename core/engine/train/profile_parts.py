@@ -49,7 +49,7 @@ _RANGES = {
     "lidistill::data": DATA,
     "lidistill::kernel_map": MAPS,
     "lidistill::attention_windows": ATTENTION,
-    "lidistill::objective": LOSS,
+    "lidistill::losses": LOSS,
     "lidistill::network": LAYERS,
     "lidistill::teacher": TEACHER,
     "lidistill::backward": OTHER,

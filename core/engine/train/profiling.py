@@ -24,14 +24,15 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from core.config import Config
 from core.data import ScanSamples
 from core.data.sampler import SampleKey
-from core.distill.base import Method
+from core.distill import LAST
 from core.engine.run.checkpoint import load_weights, read_checkpoint
 from core.engine.run.context import Context
 from core.engine.run.distributed import World
 from core.engine.score.evaluation import score_network
-from core.engine.train.callbacks import Progress
+from core.engine.train.callbacks import HeapTrimming
 from core.engine.train.profile_parts import Parts, parts_of
-from core.engine.train.trainer import DistillTrainer
+from core.engine.train.progress import Progress
+from core.engine.train.trainer import Trainer
 from core.errors import UserError
 from core.io import atomic_path, write_text
 
@@ -160,7 +161,7 @@ class SampleCost:
         )
 
 
-def profile_training(trainer: DistillTrainer, steps: int) -> Parts | None:
+def profile_training(trainer: Trainer, steps: int) -> Parts | None:
     """Train ``WARM_UP + steps`` optimiser steps from the first weights, measure the last ``steps``, stop.
 
     Writes ``profile/trace.json`` (ui.perfetto.dev or chrome://tracing) and ``profile/table.txt`` into the run folder on
@@ -169,17 +170,16 @@ def profile_training(trainer: DistillTrainer, steps: int) -> Parts | None:
     Returns:
         the parts of a step on rank 0, None on others.
     """
-    e, method = trainer.experiment, trainer.model
+    e = trainer.experiment
     watched = WatchedLoader(trainer.steps, steps, trainer.world)
-    # What a method computes outside of its student is loss; its teacher looks on from the objective.
-    network = method.student if isinstance(method, Method) else trainer.network
-    teacher = getattr(vars(trainer.objective).get("source"), "network", None)
-    teachers = [teacher] if isinstance(teacher, nn.Module) else []
+    teacher = trainer.source.network
+    teachers = [] if teacher is None else [teacher]
+    # what a method computes outside of its deployed network is loss
     with (
-        module_ranges("lidistill::network", [network]),
+        module_ranges("lidistill::network", [trainer.method.deployed]),
         module_ranges("lidistill::teacher", teachers),
     ):
-        trainer.train(watched, num_epochs=1, callbacks=[Progress()])
+        trainer.train(watched, num_epochs=1, callbacks=[Progress("profile", LAST), HeapTrimming()])
     loader = trainer.steps.loader
     loader.close()
     scans = e.batch_size * e.train.accumulate

@@ -1,4 +1,4 @@
-"""The frozen teacher of stage 2: found by ``teacher_pretrain``, checked against the student's YAML, asked per batch."""
+"""The frozen teacher: found by ``teacher_pretrain`` and checked against the student's configuration."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from loguru import logger
 from torch import nn
 
 from core.config import Config
-from core.contracts import Batch, Pair
+from core.contracts import Batch
 from core.data import DataConfig
-from core.distill import Knowledge
-from core.engine.run.checkpoint import load_weights, read_checkpoint
+from core.distill import TeacherOutput
+from core.engine.run.checkpoint import find_checkpoint, load_weights, read_checkpoint
 from core.engine.run.experiment import TeacherSection
 from core.errors import UserError
 from core.io import sha256
 from core.labels import LabelSpace
 from core.models import build_model
 
-__all__ = ["FrozenTeacher", "find_checkpoint", "load_teacher"]
+__all__ = ["FrozenTeacher", "load_teacher"]
 
 KEY = "teacher_pretrain"
 
@@ -48,39 +48,14 @@ class FrozenTeacher:
         return {"sha256": self.sha256, "checkpoint": str(self.checkpoint), "config": self.config}
 
     @torch.no_grad()
-    def know(self, batch: Batch) -> Knowledge:
-        """What it says about a batch of its own view."""
-        return Knowledge.of(batch, self.network(batch))
+    def output(self, batch: Batch) -> TeacherOutput:
+        """Run the network on a batch of its own view."""
+        return TeacherOutput.of(batch, self.network(batch))
 
-    def __call__(self, pair: Pair) -> tuple[Batch, Knowledge]:
-        """The student's view, and what the teacher says about the same scans."""
-        return pair.student, self.know(pair.teacher)
-
-
-def find_checkpoint(path: Path) -> Path:
-    """``path`` itself, or the best checkpoint of a run folder.
-
-    Raises:
-        UserError: neither exists.
-    """
-    candidates = (
-        [path / "checkpoints" / "max-iou-val-vox.pt", path / "max-iou-val-vox.pt"]
-        if path.is_dir()
-        else [path]
-    )
-    found = next((candidate for candidate in candidates if candidate.is_file()), None)
-    if found is None:
-        what = (
-            "this run folder has no checkpoints/max-iou-val-vox.pt"
-            if path.is_dir()
-            else "no such file or folder"
-        )
-        raise UserError(
-            what,
-            where=f"{path}, key '{KEY}'",
-            cure=f"Train the teacher first (train_teacher.py), then give its run folder: --{KEY} runs/…",
-        )
-    return found
+    @torch.no_grad()
+    def output_on(self, student: Batch) -> TeacherOutput:
+        """Run the network on the student's very batch."""
+        return TeacherOutput.shared(student, self.network(student))
 
 
 def load_teacher(config: Config, labels: LabelSpace, device: torch.device) -> FrozenTeacher:
@@ -96,7 +71,7 @@ def load_teacher(config: Config, labels: LabelSpace, device: torch.device) -> Fr
             where=config.origin(KEY),
             cure=f"Pass --{KEY} RUN_FOLDER, or switch the teacher's terms off (distill.w_kl and distill.w_feat 0)",
         )
-    path = find_checkpoint(Path(str(given)))
+    path = find_checkpoint(Path(str(given)), f"key '{KEY}'")
     state = read_checkpoint(path)
     identity = state.get("identity", {})
     if identity.get("fingerprint") != labels.fingerprint:

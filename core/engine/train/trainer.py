@@ -1,14 +1,15 @@
-"""The training loop on torchpack's Trainer: mixed precision, accumulation, EMA, exact resume, NaN guard.
+"""The training loop on torchpack's Trainer: mixed precision, accumulation, averaged weights, exact resume.
 
-One step is one optimiser step: ``train.accumulate`` batches per process. An :class:`Objective` turns (network, batch)
-into named losses, so that supervised training and every distillation method share this loop.
+One step is one optimiser step: ``train.accumulate`` batches per process. The loop knows a :class:`core.distill.Method`,
+which turns a batch into named losses, and the source of the teacher's part; supervised training is a method too.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -23,32 +24,15 @@ from core.engine.run.checkpoint import load_weights, random_state, restore_rando
 from core.engine.run.context import autocast
 from core.engine.run.distributed import World
 from core.engine.run.experiment import Experiment
-from core.engine.run.memory import release_free_memory
 from core.engine.run.optim import build_optimizer, build_scheduler
 from core.engine.run.run_dir import RunDir
-from core.engine.run.torchpack_api import Trainer
+from core.engine.run.torchpack_api import Trainer as TorchpackTrainer
 from core.engine.train.averaging import averaged_model, renew_batch_norm
-from core.errors import UserError
-from core.io import write_json
-from core.losses import CrossEntropyLovasz
+from core.engine.train.guard import NonFiniteGuard
+from core.engine.train.sources import TeacherSource
 from core.sparse import convert_sync_batchnorm
 
-_TRIM_EVERY = 20  # steps between returns of free heap memory; one takes milliseconds
-
-__all__ = ["DistillTrainer", "Objective", "StepLoader", "Supervised"]
-
-Objective = Callable[[nn.Module, Batch | Pair], dict[str, Tensor]]
-
-
-class Supervised:
-    """Losses of the network's logits against the voxels' labels."""
-
-    def __init__(self, criterion: CrossEntropyLovasz) -> None:
-        self.criterion = criterion
-
-    def __call__(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Named losses of one batch."""
-        return self.criterion(network(batch).logits, batch.labels)
+__all__ = ["StepLoader", "Trainer"]
 
 
 class StepLoader:
@@ -67,8 +51,8 @@ class StepLoader:
         """Begin the next iteration at optimiser step ``start_step`` of ``epoch`` (counted from 1)."""
         self.loader.set_epoch(epoch, start_step * self.accumulate)
 
-    def __iter__(self) -> Iterator[list[Batch]]:
-        group: list[Batch] = []
+    def __iter__(self) -> Iterator[list[Batch | Pair]]:
+        group: list[Batch | Pair] = []
         for batch in self.loader:
             group.append(batch)
             if len(group) == self.accumulate:
@@ -78,89 +62,88 @@ class StepLoader:
             yield group
 
 
-class DistillTrainer(Trainer):
-    """Trains one network with one objective.
+class Trainer(TorchpackTrainer):
+    """Trains one method.
 
     Args:
         experiment: typed configuration.
-        model: the network to train, or the :class:`Method` that holds it; on any device, it is moved to this rank's.
-        objective: losses of a batch.
-        loader: this rank's batches; needs ``set_epoch(epoch, start_batch)`` and ``len``.
+        method: what is trained, on any device; it is moved to this rank's. What is frozen is so already.
+        source: the teacher's part of each batch.
+        loader: this rank's batches, of the source's samples; needs ``set_epoch(epoch, start_batch)`` and ``len``.
         world: this process among the others.
         run_dir: where checkpoints and reports go.
         identity: plain values stored in every checkpoint (label-space fingerprint, classes, configuration).
+
+    Attributes:
+        network: the method as it is called, under DistributedDataParallel with several processes.
     """
 
     def __init__(
         self,
         experiment: Experiment,
-        model: nn.Module,
-        objective: Objective,
+        method: Method,
+        source: TeacherSource,
         loader: Any,
         world: World,
         run_dir: RunDir,
         identity: dict[str, Any],
     ) -> None:
-        self.experiment, self.objective, self.world, self.run_dir = (
-            experiment,
-            objective,
-            world,
-            run_dir,
-        )
-        self.identity, self.device = identity, world.device
+        self.experiment = experiment
+        self.source = source
+        self.world = world
+        self.device = world.device
+        self.run_dir = run_dir
+        self.identity = identity
         self.steps = StepLoader(loader, experiment.train.accumulate)
         self.total_steps = len(self.steps) * experiment.num_epochs
         if world.size > 1 and experiment.train.sync_bn:
-            model = convert_sync_batchnorm(model)
-        self.model = model.to(self.device)
-        self.network = DistributedDataParallel(self.model) if world.size > 1 else self.model
-        self.optimizer = build_optimizer(experiment.optimizer, self.model)
+            method = convert_sync_batchnorm(method)
+        self.method = method.to(self.device)
+        self.network: nn.Module = self.method
+        if world.size > 1:
+            self.network = DistributedDataParallel(self.method)
+        self.optimizer = build_optimizer(experiment.optimizer, self.method)
         self.scheduler = build_scheduler(experiment.scheduler, self.optimizer, self.total_steps)
         scaling = experiment.amp.enabled and experiment.amp.dtype == "fp16"
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaling)
-        self.average = averaged_model(experiment.train, self.model)
+        self.average = averaged_model(experiment.train, self.method)
+        self.guard = NonFiniteGuard(run_dir.path, world, experiment.train.max_nonfinite_steps)
         self.stop_requested = False
         self.skipped_samples: dict[str, None] = {}  # messages in order of first appearance
-        self.nonfinite_steps = 0
         self._start_step = 0
         self._last_end = time.perf_counter()
 
     @property
-    def scored_model(self) -> nn.Module:
-        """The network evaluation looks at, without what exists in training only; the averaged weights if there are."""
-        return _deployed(self._averaged)
+    def scored_method(self) -> Method:
+        """The method with the weights that are scored: the averaged ones if there are."""
+        if self.average is None or self.average.n_averaged == 0:
+            return self.method
+        averaged: Method = self.average.module
+        return averaged
 
     @property
-    def _averaged(self) -> nn.Module:
-        return (
-            self.model
-            if self.average is None or self.average.n_averaged == 0
-            else self.average.module
-        )
+    def scored_network(self) -> nn.Module:
+        """The network that evaluation looks at, without what exists in training only."""
+        return self.scored_method.deployed
 
     # --- torchpack's hooks ----------------------------------------------------------------------------------------
     def _before_epoch(self) -> None:
         self.network.train()
-        self.local_step, start = self._start_step, self._start_step
+        self.local_step = start = self._start_step
         self._start_step = 0
         self.steps.set_epoch(self.epoch_num, start)
 
     def _after_epoch(self) -> None:
         start = self.experiment.train.swa_start
-        if start is None or self.epoch_num < start:
+        if self.average is None or start is None or self.epoch_num < start:
             return
-        self.average.update_parameters(self.model)
+        self.average.update_parameters(self.method)
         if self.epoch_num == self.num_epochs:
             self.steps.set_epoch(self.epoch_num)
             batches = (batch for group in self.steps for batch in group)
-            renew_batch_norm(
-                self.scored_model,
-                batches,
-                self.device,
-                lambda: autocast(self.experiment, self.device),
-            )
+            renew_batch_norm(self.scored_network, batches, self.device, self._autocast)
 
-    def _run_step(self, feed_dict: list[Batch]) -> dict[str, float]:
+    def _run_step(self, feed_dict: list[Batch | Pair]) -> dict[str, float]:
         waited = time.perf_counter() - self._last_end
         self.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, float] = {}
@@ -176,50 +159,58 @@ class DistillTrainer(Trainer):
             with record_function("lidistill::optimizer"):
                 sums["grad_norm"] = self._update()
         self._report(sums, waited)
-        if self.device.type == "cpu" and self.global_step % _TRIM_EVERY == 0:
-            release_free_memory()
         return sums
+
+    def losses(self, batch: Batch | Pair) -> dict[str, Tensor]:
+        """Named losses of one batch, which may be on any device."""
+        student, teacher = self.source(batch.to(self.device))
+        named: dict[str, Tensor] = self.network(student, teacher)
+        return named
 
     def _backward(self, batch: Batch | Pair, parts: int, last: bool) -> dict[str, float] | None:
         """Forward and backward of one batch; the losses averaged over ranks, or None if one of them is not finite."""
-        hold = contextlib.nullcontext() if last or self.world.size == 1 else self.network.no_sync()
-        with hold:
-            with record_function("lidistill::objective"), autocast(self.experiment, self.device):
-                losses = self.objective(self.network, batch.to(self.device))
+        with self._without_exchange(last):
+            with record_function("lidistill::losses"), self._autocast():
+                losses = self.losses(batch)
             total = torch.stack(list(losses.values())).sum()
-            values = torch.stack(
-                [*(loss.detach().float() for loss in losses.values()), total.detach().float()]
-            )
-            status = torch.cat([values, values.new_tensor([float(self.stop_requested)])])
-            if self.world.size > 1:
-                dist.all_reduce(status)
-            status = status.tolist()
-            self.stop_requested = status[-1] > 0
-            averages = [value / self.world.size for value in status[:-1]]
-            if not all(map(_finite, averages)):
-                self._nonfinite(batch, dict(zip([*losses, "total"], averages)))
+            averages = self._averages([*losses.values(), total])
+            named = dict(zip([*losses, "total"], averages))
+            if not self.guard.passes(named, batch.tokens, self.epoch_num, self.global_step):
                 return None
             with record_function("lidistill::backward"):
                 self.scaler.scale(total / parts).backward()
-        return {f"loss/{name}": value for name, value in zip([*losses, "total"], averages)}
+        return {f"loss/{name}": value for name, value in named.items()}
+
+    def _without_exchange(self, last: bool) -> contextlib.AbstractContextManager[None]:
+        """Ranks exchange gradients once per step, in the backward pass of its last batch."""
+        if last or not isinstance(self.network, DistributedDataParallel):
+            return contextlib.nullcontext()
+        held: contextlib.AbstractContextManager[None] = self.network.no_sync()
+        return held
+
+    def _averages(self, losses: list[Tensor]) -> list[float]:
+        """Mean of each loss over ranks; in the same exchange they agree on whether to stop."""
+        values = torch.stack([loss.detach().float() for loss in losses])
+        status = torch.cat([values, values.new_tensor([float(self.stop_requested)])])
+        if self.world.size > 1:
+            dist.all_reduce(status)
+        *sums, stop = status.tolist()
+        self.stop_requested = stop > 0
+        return [value / self.world.size for value in sums]
 
     def _update(self) -> float:
         self.scaler.unscale_(self.optimizer)
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         limit = self.experiment.train.grad_clip or float("inf")
         norm = float(nn.utils.clip_grad_norm_(parameters, limit))
-        if not _finite(norm) and not self.scaler.is_enabled():
-            raise UserError(
-                f"the gradient is not finite at step {self.global_step} although the loss is",
-                where=str(self.run_dir.path),
-                cure="Lower optimizer.lr, set train.grad_clip, or switch amp off; the last checkpoint is intact",
-            )
+        if not self.scaler.is_enabled():
+            self.guard.check_gradient(norm, self.global_step)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.scheduler.step()
-        if self.experiment.train.ema is not None:
-            self.average.update_parameters(self.model)
-        return norm if _finite(norm) else 0.0
+        if self.average is not None and self.experiment.train.ema is not None:
+            self.average.update_parameters(self.method)
+        return norm if math.isfinite(norm) else 0.0
 
     def _report(self, sums: dict[str, float], waited: float) -> None:
         now = time.perf_counter()
@@ -232,31 +223,8 @@ class DistillTrainer(Trainer):
         for name, value in scalars.items():
             self.summary.add_scalar(name, value, max_to_keep=1)
 
-    def _nonfinite(self, batch: Batch | Pair, losses: dict[str, float]) -> None:
-        """Write down what broke; stop unless a few such steps are allowed."""
-        tokens: list[Any] = [batch.tokens]
-        if self.world.size > 1:
-            tokens = [None] * self.world.size
-            dist.all_gather_object(tokens, batch.tokens)
-        self.nonfinite_steps += 1
-        record = {
-            "epoch": self.epoch_num,
-            "step": self.global_step,
-            "losses": {name: str(value) for name, value in losses.items()},
-            "tokens_by_rank": [list(t) for t in tokens],
-        }
-        path = self.run_dir.path / "nonfinite.json"
-        if self.world.rank == 0:
-            write_json(path, record)
-        if self.nonfinite_steps > self.experiment.train.max_nonfinite_steps:
-            broken = ", ".join(name for name, value in losses.items() if not _finite(value))
-            raise UserError(
-                f"the loss ({broken}) is not finite at epoch {self.epoch_num}, step {self.global_step}; the batch was "
-                f"{'; '.join(', '.join(t) for t in tokens)} (written to {path})",
-                where="training",
-                cure="Check these scans with `python -m core.check_data`, lower optimizer.lr or set train.grad_clip; "
-                "the last checkpoint is intact",
-            )
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        return autocast(self.experiment, self.device)
 
     # --- state ----------------------------------------------------------------------------------------------------
     def _state_dict(self) -> dict[str, Any]:
@@ -265,64 +233,46 @@ class DistillTrainer(Trainer):
         if self.world.size > 1:
             states = [None] * self.world.size
             dist.all_gather_object(states, random_state())
+        scored = self.scored_method
+        averaging = self.average is not None
         return {
-            "model": self.scored_model.state_dict(),
-            "training_only": _training_only(self._averaged),
-            "train_model": None if self.average is None else self.model.state_dict(),
-            "ema_updates": None if self.average is None else int(self.average.n_averaged),
+            "model": scored.deployed_state(),
+            "training_only": scored.training_state(),
+            "train_model": self.method.whole_state() if averaging else None,
+            "ema_updates": int(self.average.n_averaged) if self.average is not None else None,
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "scaler": self.scaler.state_dict(),
             "random": states,
             "world_size": self.world.size,
-            "nonfinite_steps": self.nonfinite_steps,
+            "nonfinite_steps": self.guard.count,
             "identity": self.identity,
         }
 
     def _load_state_dict(self, state: dict[str, Any]) -> None:
-        where = str(self.run_dir.path)
-        if self.average is not None:
-            self.average.n_averaged.fill_(state["ema_updates"])
-        load_weights(self._averaged, _joined(self._averaged, state), where)
-        if self.average is not None:
-            load_weights(self.model, state["train_model"], where)
+        self._load_weights(state)
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.scaler.load_state_dict(state["scaler"])
-        self.nonfinite_steps = state["nonfinite_steps"]
+        self.guard.count = state["nonfinite_steps"]
         if state["world_size"] == self.world.size:
             restore_random_state(state["random"][self.world.rank])
-        if (
-            self.local_step < self.steps_per_epoch
-        ):  # in the middle of an epoch: torchpack's loop adds one again
+        if self.local_step < self.steps_per_epoch:
+            # in the middle of an epoch: torchpack's loop adds one again
             self._start_step = self.local_step
             self.epoch_num -= 1
 
-    def save(self, best: str | None = None) -> None:
-        """Write a checkpoint (rank 0; every rank must call)."""
+    def _load_weights(self, state: dict[str, Any]) -> None:
+        where = str(self.run_dir.path)
+        if self.average is not None:
+            self.average.n_averaged.fill_(state["ema_updates"])
+        scored = self.scored_method
+        load_weights(scored, scored.joined_state(state["model"], state["training_only"]), where)
+        if self.average is not None:
+            load_weights(self.method, self.method.named_state(state["train_model"]), where)
+
+    def save(self, best: tuple[str, ...] = ()) -> None:
+        """Write a checkpoint (rank 0; every rank must call), also under the names in ``best``."""
         state = self.state_dict()
         if self.world.rank == 0:
             self.run_dir.checkpoints.save(state, best)
-
-
-def _deployed(module: nn.Module) -> nn.Module:
-    return module.student if isinstance(module, Method) else module
-
-
-def _training_only(module: nn.Module) -> dict[str, Tensor]:
-    """Weights of a method beside its student's."""
-    if not isinstance(module, Method):
-        return {}
-    return {
-        key: value for key, value in module.state_dict().items() if not key.startswith("student.")
-    }
-
-
-def _joined(module: nn.Module, state: dict[str, Any]) -> dict[str, Tensor]:
-    """A checkpoint's weights under the names of the trained module."""
-    prefix = "student." if isinstance(module, Method) else ""
-    return {prefix + key: value for key, value in state["model"].items()} | state["training_only"]
-
-
-def _finite(value: float) -> bool:
-    return value == value and abs(value) != float("inf")

@@ -1,4 +1,4 @@
-"""What a teacher says, kept on disk: one file per scan, so that one pass of the teacher serves many students."""
+"""A teacher's outputs kept on disk: one file per scan, so that one pass of the teacher serves many students."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from core.contracts import Batch
-from core.data import ChosenScans, build_loader
+from core.data import ChosenScans, build_loader, keyframe_voxels
 from core.datasets.base import ScanDataset
-from core.distill import Knowledge
+from core.distill import TeacherOutput
 from core.engine.run.distributed import World, barrier
 from core.engine.train.teacher import FrozenTeacher
 from core.errors import UserError
 from core.io import atomic_path, write_json
 from core.sparse import MapCache, SparseStage, SparseTensor
 
-__all__ = ["KnowledgeCache"]
+__all__ = ["TeacherCache"]
 
 _STRIDE = (16, 16, 16)  # the one stage that is kept
 
 
-class KnowledgeCache:
+class TeacherCache:
     """A folder of one teacher under one view; logits and features in fp16, linked to keyframe points.
 
     Args:
         root: ``teacher.cache``; the folder inside is named after the teacher, its view and its sweeps.
         teacher: asked for scans that are not there yet.
         sweeps: the ``multisweeps`` its view is read with.
-        device: of what :meth:`__call__` returns.
+        device: of the outputs that :meth:`read` returns.
 
     Raises:
         UserError: the teacher's view changes from epoch to epoch.
@@ -55,14 +55,13 @@ class KnowledgeCache:
                 cure="Set teacher.data.augment to null (and teacher.data.max_voxels), or leave teacher.cache out",
             )
         self.teacher, self.device = teacher, device
-        about = {
+        self.metadata = {
             "teacher": teacher.sha256,
             "data": data.model_dump(mode="json"),
             "multisweeps": sweeps,
         }
-        digest = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()
-        self.folder = root / digest[:16]
-        self.about = about
+        text = json.dumps(self.metadata, sort_keys=True, default=str)
+        self.folder = root / hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def path(self, token: str) -> Path:
         """The file of a scan."""
@@ -71,7 +70,7 @@ class KnowledgeCache:
     def fill(
         self, dataset: ScanDataset, world: World, workers: int, autocast: Callable[[], Any]
     ) -> None:
-        """Ask the teacher about every scan that has no file yet; ranks share the work. Collective.
+        """Run the teacher on every scan that has no file yet; ranks share the work. Collective.
 
         Args:
             autocast: makes the mixed-precision context.
@@ -81,7 +80,8 @@ class KnowledgeCache:
         if not missing:
             return
         if world.rank == 0:
-            write_json(self.folder / "about.json", json.loads(json.dumps(self.about, default=str)))
+            plain = json.loads(json.dumps(self.metadata, default=str))
+            write_json(self.folder / "about.json", plain)
             logger.info("the teacher looks at {} scans once; kept in {}", len(missing), self.folder)
         samples = ChosenScans(dataset, self.teacher.data, missing)
         loader = build_loader(
@@ -97,35 +97,38 @@ class KnowledgeCache:
             loader, desc="teacher", unit="scan", dynamic_ncols=True, disable=not sys.stderr.isatty()
         ):
             with autocast():
-                knowledge = self.teacher.know(batch.to(world.device))
+                output = self.teacher.output(batch.to(world.device))
             if not self.path(batch.tokens[0]).is_file():
-                self._write(knowledge)
+                self._write(output, keyframe_voxels(batch))
         barrier()
 
-    def _write(self, knowledge: Knowledge) -> None:
-        stage = next((s for s in knowledge.stages if s.edge == _STRIDE), None)
+    def _write(self, output: TeacherOutput, voxels: Tensor) -> None:
+        """Write one scan's file; ``voxels`` is the row of each of its keyframe points."""
+        stage = next((s for s in output.stages if s.edge == _STRIDE), None)
         tensors = {
-            "coords": knowledge.coords[:, 1:].contiguous(),
-            "keyframe_voxels": knowledge.keyframe_voxels.int(),
-            "logits": knowledge.logits.half(),
+            "coords": output.coords[:, 1:].contiguous(),
+            "keyframe_voxels": voxels.int(),
+            "logits": output.logits.half(),
         }
         if stage is not None:
             tensors["features"] = stage.feats.half()
         for name in ("logits", "features"):
             if name in tensors and not bool(tensors[name].isfinite().all()):
                 raise UserError(
-                    f"the teacher's {name} exceed the range of fp16 on scan {knowledge.tokens[0]}",
+                    f"the teacher's {name} exceed the range of fp16 on scan {output.tokens[0]}",
                     where="teacher.cache",
                     cure="Leave teacher.cache out",
                 )
-        path = self.path(knowledge.tokens[0])
-        with atomic_path(path) as temporary:
-            save_file(
-                {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary
-            )
+        stored = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+        with atomic_path(self.path(output.tokens[0])) as temporary:
+            save_file(stored, temporary)
 
-    def __call__(self, batch: Batch) -> tuple[Batch, Knowledge]:
-        """The batch and what the teacher said about its scans."""
+    def read(self, batch: Batch) -> TeacherOutput:
+        """The teacher's output for the scans of a batch.
+
+        Raises:
+            UserError: a file is missing or damaged.
+        """
         parts = [self._read(token) for token in batch.tokens]
         coords = torch.cat([_numbered(part["coords"], i) for i, part in enumerate(parts)])
         sizes = [len(part["coords"]) for part in parts]
@@ -136,13 +139,13 @@ class KnowledgeCache:
         )
         logits = torch.cat([part["logits"].float() for part in parts]).to(self.device)
         coords = coords.to(self.device)
-        stages = ()
+        stages: tuple[SparseStage, ...] = ()
         if all("features" in part for part in parts):
             feats = torch.cat([part["features"].float() for part in parts]).to(self.device)
             cache = MapCache(coords)
             voxels = SparseTensor(feats, cache.level(_STRIDE).coords, _STRIDE, cache)
             stages = (SparseStage(voxels),)
-        return batch, Knowledge(batch.tokens, coords, links.to(self.device), logits, stages)
+        return TeacherOutput(batch.tokens, coords, links.to(self.device), logits, stages)
 
     def _read(self, token: str) -> dict[str, Tensor]:
         path = self.path(token)
@@ -151,7 +154,7 @@ class KnowledgeCache:
                 return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
         except (SafetensorError, OSError) as error:
             raise UserError(
-                f"what the teacher said about scan {token} cannot be read ({error})",
+                f"the teacher's stored output for scan {token} cannot be read ({error})",
                 where=str(path),
                 cure="Delete the file and start the same command again; the teacher then looks at the scan anew",
             ) from error

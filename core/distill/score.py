@@ -1,0 +1,97 @@
+"""What decides which weights of a training are its best: ``eval.select``, or what the method says."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from core.errors import UserError
+
+__all__ = ["LAST", "LOSS", "MIOU", "Score"]
+
+_KEY = "eval.select"
+
+
+@dataclass(frozen=True)
+class Score:
+    """How checkpoints of one training are ranked.
+
+    Attributes:
+        kind: "iou" = IoU on the points of the val split, "loss" = the method's own losses there,
+            "none" = nothing is measured and the last weights count as the best.
+        classes: "iou" only: the classes whose IoUs are averaged; empty = all that are present.
+    """
+
+    kind: Literal["iou", "loss", "none"]
+    classes: tuple[str, ...] = ()
+
+    @property
+    def scalar(self) -> str:
+        """Name of the deciding number in ``scalars.jsonl``; empty for "none"."""
+        if self.kind == "none":
+            return ""
+        if self.kind == "loss":
+            return "val_loss/total"
+        if not self.classes:
+            return "iou/val/vox"
+        if len(self.classes) == 1:
+            return f"iou/val/vox/{self.classes[0]}"
+        return "iou/val/selected"
+
+    @property
+    def title(self) -> str:
+        """What a person reads; empty for "none"."""
+        if self.kind == "none":
+            return ""
+        if self.kind == "loss":
+            return "val loss"
+        if not self.classes:
+            return "val mIoU"
+        return f"val IoU of {', '.join(self.classes)}"
+
+    def improves(self, value: float, best: float | None) -> bool:
+        """Whether ``value`` is better than the best so far; any number is better than none or NaN."""
+        if best is None or math.isnan(best):
+            return True
+        return value < best if self.kind == "loss" else value > best
+
+    @classmethod
+    def parse(cls, select: str | Sequence[str], classes: Sequence[str]) -> Score:
+        """Read ``eval.select``: ``miou``, ``loss``, ``none``, or ``iou/<class>`` and lists of those.
+
+        Args:
+            classes: names by train id; ``classes[0]`` is "ignore".
+
+        Raises:
+            UserError: another word, or a class that the data set does not have.
+        """
+        words = {"miou": MIOU, "loss": LOSS, "none": LAST}
+        if isinstance(select, str) and select in words:
+            return words[select]
+        chosen = [select] if isinstance(select, str) else list(select)
+        if not chosen:
+            raise UserError("the list is empty", where=_KEY, cure="Name classes: [iou/car]")
+        for item in chosen:
+            _check(item, list(words), classes)
+        return cls("iou", tuple(item.removeprefix("iou/") for item in chosen))
+
+
+def _check(item: str, words: list[str], classes: Sequence[str]) -> None:
+    known = [f"iou/{name}" for name in classes[1:]]
+    if item in known:
+        return
+    near = difflib.get_close_matches(item, [*words, *known], n=1)
+    choices = f"{', '.join(words)}, or iou/<class> with {', '.join(classes[1:])}"
+    raise UserError(
+        f"'{item}' selects nothing",
+        where=f"key '{_KEY}'",
+        cure=f"Did you mean '{near[0]}'?" if near else f"Choose {choices}",
+    )
+
+
+MIOU = Score("iou")
+LOSS = Score("loss")
+LAST = Score("none")

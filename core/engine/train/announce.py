@@ -1,0 +1,101 @@
+"""The first and the last lines of a training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from loguru import logger
+from torch import nn
+
+from core.datasets.base import ScanDataset
+from core.engine.run.context import Context
+from core.engine.train.progress import duration
+from core.engine.train.trainer import Trainer
+from core.metrics import EvaluationResult
+
+__all__ = ["announce", "summarise"]
+
+
+def announce(
+    context: Context,
+    trainer: Trainer,
+    train_set: ScanDataset,
+    val_set: ScanDataset | None,
+    state: dict[str, Any] | None,
+) -> None:
+    """Tell what is trained, on what, and where it goes.
+
+    Args:
+        state: the checkpoint the run continues from, None = it starts.
+    """
+    if context.world.rank > 0:
+        return
+    model, dataset = context.config.tree["model"], context.config.tree["dataset"]
+    beside = _millions(trainer.method) - _millions(trainer.method.deployed)
+    size = f"{_millions(trainer.method.deployed):.2f} M parameters"
+    if beside > 0:
+        size += f" and {beside:.2f} M that stay in the training"
+    logger.info("LiDistill   {}, {}   {}", model.get("name"), size, _machine(context))
+    count = 0 if val_set is None else len(val_set)
+    labels = train_set.labels
+    logger.info(
+        "data   {}   {} train, {} val scans   {} classes",
+        dataset.get("name"),
+        len(train_set),
+        count,
+        labels.num_classes - 1,
+    )
+    place = "new" if state is None else f"goes on after step {state['global_step']}"
+    path = trainer.run_dir.path.resolve()
+    logger.info("run    {}   ({}; the same command continues it)", path, place)
+
+
+def summarise(
+    trainer: Trainer, result: EvaluationResult | None, best: Path, seconds: float
+) -> None:
+    """Tell what came out, where it lies, and what to do with it.
+
+    Args:
+        result: of the best weights on the val split, None where they predict no classes.
+        best: their checkpoint. seconds: since the command was started.
+    """
+    if trainer.world.rank > 0:
+        return
+    run = trainer.run_dir.path
+    spent = f"time {duration(seconds)}"
+    if result is None:
+        logger.info("done   {}", spent)
+    else:
+        logger.info("{}   {}", _classes(result), spent)
+        logger.info("report    {}", run / "report.html")
+    logger.info("weights   {} ({:.0f} MB)", best, best.stat().st_size / 1e6)
+    if result is not None:
+        options = f"--checkpoint {run} --predict SCANS --out PREDICTIONS --preview"
+        logger.info("next      python evaluate.py {}/config.yaml {}", run, options)
+
+
+def _classes(result: EvaluationResult) -> str:
+    scored = {name: 100 * iou for name, iou in result.iou.items() if iou is not None}
+    text = f"best mIoU {100 * result.miou:.2f}"
+    if not scored:
+        return text
+    high = max(scored, key=lambda name: scored[name])
+    low = min(scored, key=lambda name: scored[name])
+    return f"{text}   best class {high} {scored[high]:.1f}, worst {low} {scored[low]:.1f}"
+
+
+def _millions(module: nn.Module) -> float:
+    return sum(parameter.numel() for parameter in module.parameters()) / 1e6
+
+
+def _machine(context: Context) -> str:
+    world, amp = context.world, context.experiment.amp
+    if world.device.type == "cuda":
+        name = torch.cuda.get_device_name(world.device)
+    else:
+        name = f"CPU, {torch.get_num_threads()} threads"
+    numbers = amp.dtype if amp.enabled else "fp32"
+    many = "" if world.size == 1 else f"{world.size} x "
+    return f"{many}{name}, {numbers}"

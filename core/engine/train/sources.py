@@ -1,0 +1,165 @@
+"""Where a teacher's part of a step comes from: nowhere, its own view, the student's view, or the disk."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import nn
+
+from core.contracts import Batch, Pair
+from core.data import DataConfig, PairedSamples, ScanSamples
+from core.datasets.base import ScanDataset
+from core.distill import TeacherOutput
+from core.engine.run.context import Context
+from core.engine.train.teacher import FrozenTeacher
+from core.engine.train.teacher_cache import TeacherCache
+from core.errors import UserError
+
+__all__ = ["NoTeacher", "OwnView", "SharedView", "Stored", "TeacherSource", "teacher_source"]
+
+# keys of ``data:`` that say how a training draws, not which cells and values a network reads
+_DRAWS = {
+    "augment",
+    "paste",
+    "mix",
+    "max_voxels",
+    "label_vote",
+    "image_augment",
+    "train_cameras",
+    "eval_images",
+    "on_bad_sample",
+}
+_IMAGES = {"images", "image_size"}
+
+
+class TeacherSource(ABC):
+    """Decides what is loaded for a step, and gives a method its batch and the teacher's output.
+
+    Args:
+        context: of the student's run.
+
+    Attributes:
+        network: the teacher's, where one runs in every step.
+    """
+
+    network: nn.Module | None = None
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+
+    def samples(self, dataset: ScanDataset, *, training: bool) -> ScanSamples | PairedSamples:
+        """What the loader reads: the student's view alone, if not told otherwise."""
+        seed = self.context.experiment.train.seed
+        return ScanSamples(dataset, self.context.data, training=training, seed=seed)
+
+    @abstractmethod
+    def __call__(self, batch: Batch | Pair) -> tuple[Batch, TeacherOutput | None]:
+        """The student's batch, and the teacher's output for its scans; all on one device."""
+
+
+class NoTeacher(TeacherSource):
+    """Labels, or the scans themselves, teach."""
+
+    def __call__(self, batch: Batch | Pair) -> tuple[Batch, None]:
+        """The batch as it is."""
+        assert isinstance(batch, Batch)
+        return batch, None
+
+
+class OwnView(TeacherSource):
+    """The teacher runs in every step on its own view of the scans, augmented independently."""
+
+    def __init__(self, context: Context, teacher: FrozenTeacher) -> None:
+        super().__init__(context)
+        self.teacher = teacher
+        self.network = teacher.network
+
+    def samples(self, dataset: ScanDataset, *, training: bool) -> PairedSamples:
+        """Both views of each scan."""
+        seed = self.context.experiment.train.seed
+        student, teacher = self.context.data, self.teacher.data
+        return PairedSamples(dataset, student, teacher, seed=seed, training=training)
+
+    def __call__(self, batch: Batch | Pair) -> tuple[Batch, TeacherOutput]:
+        """The student's half of the pair, and the teacher's output on the other."""
+        assert isinstance(batch, Pair)
+        return batch.student, self.teacher.output(batch.teacher)
+
+
+class SharedView(TeacherSource):
+    """The teacher runs in every step on the student's very batch: same augmentation, cells and kernel maps.
+
+    Raises:
+        UserError: the teacher was trained on other cells or values.
+    """
+
+    def __init__(self, context: Context, teacher: FrozenTeacher) -> None:
+        super().__init__(context)
+        self.teacher = teacher
+        self.network = teacher.network
+        _check_same_cells(context.data, teacher)
+
+    def __call__(self, batch: Batch | Pair) -> tuple[Batch, TeacherOutput]:
+        """The batch, and the teacher's output on it, row by row."""
+        assert isinstance(batch, Batch)
+        return batch, self.teacher.output_on(batch)
+
+
+class Stored(TeacherSource):
+    """The teacher has looked at every scan once, and its outputs are read from disk.
+
+    Raises:
+        UserError: the scans, or the teacher's view of them, change from epoch to epoch.
+    """
+
+    def __init__(self, context: Context, teacher: FrozenTeacher, cache: TeacherCache) -> None:
+        super().__init__(context)
+        self.cache = cache
+        if context.data.paste is not None or context.data.mix > 0:
+            raise UserError(
+                "pasted objects are new in every epoch, so a teacher's output for them cannot be kept",
+                where="teacher.cache and data.paste or data.mix",
+                cure="Leave one of the two out",
+            )
+
+    def samples(self, dataset: ScanDataset, *, training: bool) -> ScanSamples | PairedSamples:
+        """The student's view; the teacher runs now on scans that are not stored yet."""
+        context = self.context
+        workers = context.experiment.workers_per_gpu
+        self.cache.fill(dataset, context.world, workers, context.autocast)
+        return super().samples(dataset, training=training)
+
+    def __call__(self, batch: Batch | Pair) -> tuple[Batch, TeacherOutput]:
+        """The batch, and the teacher's stored output for its scans."""
+        assert isinstance(batch, Batch)
+        return batch, self.cache.read(batch)
+
+
+def teacher_source(context: Context, teacher: FrozenTeacher | None) -> TeacherSource:
+    """The source that ``teacher.view`` and ``teacher.cache`` ask for."""
+    section = context.experiment.teacher
+    if teacher is None:
+        return NoTeacher(context)
+    if section.view == "shared":
+        return SharedView(context, teacher)
+    if section.cache is None:
+        return OwnView(context, teacher)
+    sweeps = context.config.tree["dataset"].get("multisweeps")
+    cache = TeacherCache(section.cache, teacher, sweeps, context.world.device)
+    return Stored(context, teacher, cache)
+
+
+def _check_same_cells(student: DataConfig, teacher: FrozenTeacher) -> None:
+    skipped = _DRAWS if teacher.data.images else _DRAWS | _IMAGES
+    ours, theirs = student.model_dump(exclude=skipped), teacher.data.model_dump(exclude=skipped)
+    differing = [
+        f"data.{key} is {value!r} for the student and {theirs[key]!r} for the teacher"
+        for key, value in ours.items()
+        if value != theirs[key]
+    ]
+    if differing:
+        raise UserError(
+            f"student and teacher cannot share a view: {'; '.join(differing)}",
+            where=f"key 'teacher.view' and {teacher.checkpoint}",
+            cure="Give the student the teacher's data section, or set teacher.view: own",
+        )
