@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from core.config.explain import did_you_mean
 from core.errors import UserError
 
 __all__ = ["LAST", "LOSS", "MIOU", "Score"]
@@ -81,15 +81,12 @@ class Score:
 
 def _check(item: str, words: list[str], classes: Sequence[str]) -> None:
     known = [f"iou/{name}" for name in classes[1:]]
-    if item in known:
-        return
-    near = difflib.get_close_matches(item, [*words, *known], n=1)
-    choices = f"{', '.join(words)}, or iou/<class> with {', '.join(classes[1:])}"
-    raise UserError(
-        f"'{item}' selects nothing",
-        where=f"key '{_KEY}'",
-        cure=f"Did you mean '{near[0]}'?" if near else f"Choose {choices}",
-    )
+    if item not in known:
+        raise UserError(
+            f"'{item}' selects nothing",
+            where=f"key '{_KEY}'",
+            cure=did_you_mean(item, [*words, *known], "Choose of"),
+        )
 
 
 MIOU = Score("iou")

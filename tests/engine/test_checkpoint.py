@@ -16,12 +16,16 @@ from torch import nn
 from core import io
 from core.engine.run import checkpoint
 from core.engine.run.checkpoint import (
+    BEST,
+    OLD_BEST,
     CheckpointStore,
+    find_checkpoint,
     load_weights,
     random_state,
     read_checkpoint,
     restore_random_state,
 )
+from core.engine.run.run_dir import RunDir
 from core.errors import UserError
 from core.io import read_json, sha256
 
@@ -218,6 +222,35 @@ def test_left_over_temporary_files_are_no_checkpoints(store: CheckpointStore) ->
     store.save(state(1))
     (store.folder / ".step-00000002.pt.abc.tmp").write_bytes(b"half")
     assert store.newest()[1]["global_step"] == 1
+
+
+# --- the best -------------------------------------------------------------------------------------------------------
+def test_a_run_folder_stands_for_its_best_checkpoint(store: CheckpointStore) -> None:
+    run = store.folder.parent
+    store.save(state(1), best=[OLD_BEST])
+    assert find_checkpoint(run, "key 'x'") == store.folder / OLD_BEST, "of a run before best.pt"
+    path = store.save(state(2), best=[BEST, OLD_BEST])
+    for given in (run, store.folder, store.folder / BEST):
+        assert find_checkpoint(given, "key 'x'") == store.folder / BEST
+    assert find_checkpoint(path, "key 'x'") == path
+    assert RunDir(run).best().samefile(store.folder / OLD_BEST)
+
+
+def test_what_is_there_is_listed_and_the_nearest_is_offered(store: CheckpointStore) -> None:
+    store.save(state(7))
+    with pytest.raises(UserError, match=r"lst\.pt, --checkpoint: no such file") as caught:
+        find_checkpoint(store.folder / "lst.pt", "--checkpoint")
+    cure = str(caught.value.cure)
+    assert "Did you mean last.pt?" in cure and "step-00000007.pt (step 7)" in cure
+    with pytest.raises(UserError, match=r"no checkpoints/best\.pt") as caught:
+        find_checkpoint(store.folder.parent, "--checkpoint")
+    assert "last.pt (step 7)" in str(caught.value.cure)
+
+
+def test_a_path_to_nowhere(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file or folder") as caught:
+        find_checkpoint(tmp_path / "no" / "run", "key 'teacher_pretrain'")
+    assert "folder of a run" in str(caught.value.cure)
 
 
 # --- reading --------------------------------------------------------------------------------------------------------

@@ -36,10 +36,10 @@ class NonFiniteGuard:
         self.allowed = allowed
         self.count = 0
 
-    def passes(
+    def report(
         self, losses: Mapping[str, float], tokens: Sequence[str], epoch: int, step: int
-    ) -> bool:
-        """Whether all losses, averaged over the ranks, are finite. Collective where they are not.
+    ) -> None:
+        """Count and write down a batch with a loss that is not finite. Collective.
 
         Args:
             losses: by name, the same on every rank.
@@ -48,8 +48,6 @@ class NonFiniteGuard:
         Raises:
             UserError: more steps were not finite than are allowed.
         """
-        if all(map(math.isfinite, losses.values())):
-            return True
         self.count += 1
         by_rank = self._tokens_by_rank(tokens)
         record = {
@@ -71,17 +69,10 @@ class NonFiniteGuard:
                 cure="Check these scans with `python -m core.check_data`, lower optimizer.lr or set train.grad_clip; "
                 + _INTACT,
             )
-        return False
 
-    def check_gradient(self, norm: float, step: int) -> None:
-        """Stop on a gradient that is not finite although the loss was.
-
-        Raises:
-            UserError: ``norm`` is NaN or infinite.
-        """
-        if math.isfinite(norm):
-            return
-        raise UserError(
+    def bad_gradient(self, step: int) -> UserError:
+        """The error of a gradient that is not finite although the loss was."""
+        return UserError(
             f"the gradient is not finite at step {step} although the loss is",
             where=str(self.run_path),
             cure=f"Lower optimizer.lr, set train.grad_clip, or switch amp off; {_INTACT}",

@@ -175,7 +175,8 @@ class Trainer(TorchpackTrainer):
             total = torch.stack(list(losses.values())).sum()
             averages = self._averages([*losses.values(), total])
             named = dict(zip([*losses, "total"], averages))
-            if not self.guard.passes(named, batch.tokens, self.epoch_num, self.global_step):
+            if not all(map(math.isfinite, averages)):
+                self.guard.report(named, batch.tokens, self.epoch_num, self.global_step)
                 return None
             with record_function("lidistill::backward"):
                 self.scaler.scale(total / parts).backward()
@@ -203,14 +204,15 @@ class Trainer(TorchpackTrainer):
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         limit = self.experiment.train.grad_clip or float("inf")
         norm = float(nn.utils.clip_grad_norm_(parameters, limit))
-        if not self.scaler.is_enabled():
-            self.guard.check_gradient(norm, self.global_step)
+        finite = math.isfinite(norm)
+        if not finite and not self.scaler.is_enabled():
+            raise self.guard.bad_gradient(self.global_step)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.scheduler.step()
         if self.average is not None and self.experiment.train.ema is not None:
             self.average.update_parameters(self.method)
-        return norm if math.isfinite(norm) else 0.0
+        return norm if finite else 0.0
 
     def _report(self, sums: dict[str, float], waited: float) -> None:
         now = time.perf_counter()

@@ -1,0 +1,100 @@
+"""Where a teacher's part comes from: its own view, the student's, or nowhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from folder_world import write_world
+
+from core.config import Config, load_config
+from core.contracts import Pair
+from core.engine.run.context import Context
+from core.engine.run.distributed import World
+from core.engine.run.run_dir import RunDir
+from core.engine.train.jobs import build_trainer, train_student, train_teacher
+from core.engine.train.sources import NoTeacher, OwnView, SharedView
+from core.engine.train.teacher import load_teacher
+from core.engine.train.trainer import Trainer
+from core.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_world(tmp_path_factory.mktemp("scans"))
+
+
+@pytest.fixture(scope="module")
+def teacher(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("teacher")
+    train_teacher(World(), load_config(config, ["--num_epochs", "1"]), folder)
+    return folder
+
+
+def student(config: Path, teacher: Path, *overrides: str) -> Config:
+    """Of the teacher's own weights."""
+    named = ["--distill.name", "u2mkd", "--teacher_pretrain", str(teacher)]
+    return load_config(config, [*named, "--train.init_from", str(teacher), *overrides])
+
+
+def trainer_of(config: Config, folder: Path) -> Trainer:
+    context = Context.open(config, World())
+    train_set = context.dataset("train")
+    teacher = load_teacher(config, train_set.labels, World().device)
+    return build_trainer(context, train_set, RunDir(folder), teacher)
+
+
+def kl_of(trainer: Trainer) -> float:
+    batch = next(iter(trainer.steps.loader))
+    trainer.network.eval()
+    with torch.no_grad():
+        return float(trainer.losses(batch)["kl"])
+
+
+def test_a_network_on_its_own_batch_agrees_with_itself(config, teacher, tmp_path) -> None:
+    trainer = trainer_of(student(config, teacher, "--teacher.view", "shared"), tmp_path)
+    assert isinstance(trainer.source, SharedView)
+    assert kl_of(trainer) == pytest.approx(0, abs=1e-6)
+    batch = next(iter(trainer.steps.loader))
+    _, output = trainer.source(batch)
+    assert torch.equal(output.rows_for(batch), torch.arange(len(batch.coords)))
+    assert output.coords is batch.coords
+
+
+def test_on_a_view_of_its_own_it_does_not(config, teacher, tmp_path) -> None:
+    trainer = trainer_of(student(config, teacher), tmp_path)
+    assert isinstance(trainer.source, OwnView)
+    assert isinstance(next(iter(trainer.steps.loader)), Pair)
+    assert kl_of(trainer) > 1e-3
+
+
+def test_other_voxels_cannot_be_shared(config, teacher, tmp_path) -> None:
+    other = student(config, teacher, "--teacher.view", "shared", "--data.voxel_size", "0.2")
+    with pytest.raises(UserError) as caught:
+        train_student(World(), other, tmp_path / "run")
+    message = str(caught.value)
+    assert "data.voxel_size is 0.2 for the student and 0.4 for the teacher" in message
+    assert "teacher.view" in message and not (tmp_path / "run").exists()
+
+
+def test_augmentation_is_the_students(config, teacher, tmp_path) -> None:
+    overrides = ("--teacher.view", "shared", "--data.augment", "null", "--data.max_voxels", "500")
+    trainer = trainer_of(student(config, teacher, *overrides), tmp_path)
+    assert len(next(iter(trainer.steps.loader)).coords) <= 2 * 500
+
+
+def test_a_shared_view_is_not_kept(config, teacher) -> None:
+    both = student(config, teacher, "--teacher.view", "shared", "--teacher.cache", "folder")
+    with pytest.raises(UserError, match="leave cache out"):
+        Context.open(both, World())
+
+
+def test_a_method_that_needs_none_gets_none(config, teacher, tmp_path) -> None:
+    alone = load_config(config, ["--distill.name", "supervised"])
+    train_student(World(), alone, tmp_path / "run")
+    context = Context.open(alone, World())
+    trainer = build_trainer(context, context.dataset("train"), RunDir(tmp_path / "other"), None)
+    assert isinstance(trainer.source, NoTeacher)
+    batch = next(iter(trainer.steps.loader))
+    assert trainer.source(batch) == (batch, None)
