@@ -42,7 +42,7 @@ demo: setup ## from nothing to teacher, student and report, without GPU or data 
 	  $(BIN)/python train_student.py configs/synthetic/u2mkd/full.yaml --run-dir $(DEMO)/student \
 	    --teacher_pretrain $(DEMO)/teacher --teacher.cache $(DEMO)/knowledge >/dev/null && wait $$!
 	@$(BIN)/python evaluate.py configs/synthetic/u2mkd/full.yaml --run-dir $(DEMO)/student --report \
-	  --checkpoint $(DEMO)/student/checkpoints/max-iou-val-vox.pt \
+	  --checkpoint $(DEMO)/student \
 	  --beside "Teacher=$(DEMO)/teacher/evaluation-val.json" \
 	  --beside "Without distillation=$(DEMO)/no_teacher/evaluation-val.json"
 

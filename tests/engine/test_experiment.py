@@ -13,7 +13,7 @@ from core.distill.u2mkd import U2MKD
 from core.engine.run.cli import config_parser
 from core.engine.run.distributed import World
 from core.engine.run.experiment import Experiment, check_config
-from core.engine.train.students import train_student
+from core.engine.train.jobs import train_student
 from core.errors import UserError
 from core.models.fusion.student import LidarCamera
 

@@ -83,9 +83,9 @@ def train(world: World, config: Config, run_path: Path, *, profile: int | None =
         UserError: anything the configuration gets wrong, a missing or unfit teacher, …
     """
     started = time.perf_counter()
+    context = Context.open(config, world)
     kind = method_class(config)
     settings = config.parse(kind.Config, "distill")
-    context = Context.open(config, world)
     train_set, val_set = context.dataset("train"), context.dataset("val")
     score = chosen_score(context, kind, val_set)
     teacher = None
