@@ -17,10 +17,12 @@ from core.engine.score.commands import evaluation_parser, job_of, read_evaluatio
 def main() -> None:
     """Read the command line and evaluate."""
     args, config = read_evaluation(evaluation_parser(__doc__), sys.argv[1:])
+    from core.engine.run.checkpoint import find_checkpoint
     from core.engine.run.run_dir import default_run_dir
 
+    checkpoint = find_checkpoint(args.checkpoint, "--checkpoint")
     job, targets = job_of(args, args.run_dir or default_run_dir(config, args.config))
-    cli.run_distributed(job, config, args.checkpoint, *targets)
+    cli.run_distributed(job, config, checkpoint, *targets)
 
 
 if __name__ == "__main__":

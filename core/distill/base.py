@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, Self
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from core.config import Section
@@ -105,7 +106,7 @@ class Method(nn.Module, ABC):
     class Config(Section):
         """``distill:`` section of every method."""
 
-        name: str
+        name: str = Field(description="the method")
 
         @property
         def needs(self) -> Needs:

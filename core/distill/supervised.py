@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
 from torch import Tensor
 
 from core.contracts import Batch
@@ -18,7 +19,7 @@ class Supervised(Method):
     class Config(Method.Config):
         """``distill:`` section; may be left out."""
 
-        name: Literal["supervised"] = "supervised"
+        name: Literal["supervised"] = Field("supervised", description="the method")
 
     def forward(self, batch: Batch, teacher: TeacherOutput | None = None) -> dict[str, Tensor]:
         """The criterion's terms by name."""

@@ -222,7 +222,7 @@ class Experiment(Section):
     data: DataConfig = Field(DataConfig(), description="how a scan becomes a sample")
     model: Section = Field(description="the network; name picks it")
     distill: Section | None = Field(
-        None, description="stage 2: the method and its weights; name picks it; null = stage 1"
+        None, description="the method and its weights; name picks it; null = supervised"
     )
     teacher_pretrain: str | None = Field(
         None, description="stage 2: run folder or checkpoint of the teacher"

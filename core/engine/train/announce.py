@@ -72,8 +72,8 @@ def summarise(
         logger.info("report    {}", run / "report.html")
     logger.info("weights   {} ({:.0f} MB)", best, best.stat().st_size / 1e6)
     if result is not None:
-        options = f"--checkpoint {run} --predict SCANS --out PREDICTIONS --preview"
-        logger.info("next      python evaluate.py {}/config.yaml {}", run, options)
+        options = f"--checkpoint {run} --out PREDICTIONS --preview"
+        logger.info("next      python evaluate.py predict {}/config.yaml SCANS {}", run, options)
 
 
 def _classes(result: EvaluationResult) -> str:
