@@ -1,27 +1,63 @@
 """Label spaces: class names, colours, and the map from the ids on disk to train ids.
 
-Train id 0 is always "ignore". Maps follow the two official tools: ``semantic-kitti.yaml`` of semantic-kitti-api
-(single-scan task) and the nuScenes-lidarseg challenge's 32 -> 16 table of nuscenes-devkit.
+Train id 0 is always "ignore". Those that come with the code are YAML files of ``core/labelspaces``; one's own has the
+same keys. ``dataset.labels`` chooses.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import yaml
 
+from core.config.explain import did_you_mean
+from core.config.strict_yaml import read_yaml
 from core.errors import UserError
 
-__all__ = ["LABEL_SPACES", "NUSCENES", "PANDASET", "SEMANTICKITTI", "LabelSpace"]
+__all__ = [
+    "LABEL_SPACES",
+    "NUSCENES",
+    "PANDASET",
+    "SEMANTICKITTI",
+    "LabelSpace",
+    "Thing",
+    "label_space",
+]
 
-_MAX_RAW = 65535  # raw ids are at most 16 bits wide in both formats
+_FOLDER = Path(__file__).parent / "labelspaces"
+_KEYS = ("classes", "map", "colors", "submit", "vehicles", "things", "format")
+_MAX_RAW = 65535  # raw ids are at most 16 bits wide in all formats
+# Names that mean a vehicle where a label space does not say which of its classes are.
+_VEHICLES = (
+    "car",
+    "truck",
+    "bus",
+    "bicycle",
+    "motorcycle",
+    "bicyclist",
+    "motorcyclist",
+    "other-vehicle",
+    "construction_vehicle",
+    "trailer",
+)
+
+
+@dataclass(frozen=True)
+class Thing:
+    """A class whose points form instances.
+
+    Attributes:
+        min_points: what has fewer points is no instance. ground: classes that one may stand on.
+    """
+
+    min_points: int
+    ground: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -34,6 +70,9 @@ class LabelSpace:
         colors: u8 [C, 3] RGB.
         raw_to_train: id on disk -> train id; an id absent here is an error in the data.
         train_to_raw: id written into a submission, by train id.
+        vehicles: names of the classes that are vehicles, as corruptions tell them.
+        things: by class name, for the paste augmentation.
+        format: kind of file that these ids are written in, see :mod:`core.datasets.prediction_files`.
     """
 
     name: str
@@ -41,6 +80,9 @@ class LabelSpace:
     colors: np.ndarray = field(repr=False, compare=False)
     raw_to_train: Mapping[int, int] = field(repr=False)
     train_to_raw: tuple[int, ...] = field(repr=False)
+    vehicles: tuple[str, ...] = field(default=(), repr=False, compare=False)
+    things: Mapping[str, Thing] = field(default_factory=dict, repr=False, compare=False)
+    format: str = field(default="npy", repr=False, compare=False)
 
     @property
     def num_classes(self) -> int:
@@ -86,7 +128,7 @@ class LabelSpace:
                 f"label id {listed}{more} is not in the label space '{self.name}', "
                 f"which knows {len(self.raw_to_train)} ids from {min(self.raw_to_train)} to {max(self.raw_to_train)}",
                 where=str(where),
-                cure="The file is damaged or belongs to another data set; check dataset.name and dataset.label_space, "
+                cure="The file is damaged or belongs to another data set; check dataset.name and dataset.labels, "
                 "or download the labels again",
             )
         return train.astype(np.uint8)
@@ -97,13 +139,15 @@ class LabelSpace:
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> LabelSpace:
-        """Read a label space for one's own data.
+        """Read a label space.
 
-        The file holds ``classes`` (list; the first entry is "ignore"), ``map`` (id on disk -> train id) and, if wanted,
-        ``colors`` (one [R, G, B] per class).
+        The file holds ``classes`` (list; the first entry is "ignore") and ``map`` (id on disk -> train id); if wanted
+        ``colors`` (one [R, G, B] per class), ``submit`` (the id a submission holds, per class; by default the smallest
+        id of the class), ``vehicles`` (class names), ``things`` (class name -> ``min_points``, ``ground``) and
+        ``format`` (of predicted files: semantickitti, nuscenes or npy).
 
         Raises:
-            UserError: the file is missing, or a key is missing or inconsistent.
+            UserError: the file is missing, or a key is missing, unknown or inconsistent.
         """
         path = Path(path)
         if not path.is_file():
@@ -112,51 +156,126 @@ class LabelSpace:
                 where=str(path),
                 cure=f"Write one with 'classes' and 'map', or use a built-in: {', '.join(LABEL_SPACES)}",
             )
-        try:
-            content = yaml.safe_load(path.read_text())
-        except yaml.YAMLError as error:
-            raise UserError(f"this is not valid YAML ({error})", where=str(path)) from error
-        if not isinstance(content, dict) or not {"classes", "map"} <= set(content):
-            raise UserError(
-                "a label space needs the keys 'classes' (list) and 'map' (raw id: train id)",
-                where=str(path),
-            )
-        classes, mapping = _checked(content["classes"], content["map"], path)
-        colors = _checked_colors(content.get("colors"), len(classes), path)
-        smallest = {train: raw for raw, train in sorted(mapping.items(), reverse=True)}
+        content = _checked_keys(read_yaml(path), path)
+        classes = _checked_classes(content["classes"], path)
+        mapping = _checked_map(content["map"], len(classes), path)
         return cls(
-            path.stem,
-            classes,
-            colors,
-            mapping,
-            tuple(smallest.get(c, 0) for c in range(len(classes))),
+            name=path.stem,
+            classes=classes,
+            colors=_checked_colors(content.get("colors"), len(classes), path),
+            raw_to_train=mapping,
+            train_to_raw=_checked_submit(content.get("submit"), mapping, len(classes), path),
+            vehicles=_checked_vehicles(content.get("vehicles"), classes, path),
+            things=_checked_things(content.get("things"), classes, path),
+            format=_checked_format(content.get("format", "npy"), path),
         )
 
 
-def _checked(classes: Any, mapping: Any, path: Path) -> tuple[tuple[str, ...], dict[int, int]]:
-    if (
-        not isinstance(classes, Sequence)
-        or isinstance(classes, str)
-        or not 2 <= len(classes) <= 256
-    ):
+def _checked_keys(content: Any, path: Path) -> Mapping[str, Any]:
+    if not isinstance(content, dict) or not {"classes", "map"} <= set(content):
+        raise UserError(
+            "a label space needs the keys 'classes' (list) and 'map' (raw id: train id)",
+            where=str(path),
+        )
+    for key in content:
+        if key not in _KEYS:
+            raise UserError(
+                f"a label space has no key '{key}'",
+                where=str(path),
+                cure=did_you_mean(key, _KEYS, "Keys"),
+            )
+    return content
+
+
+def _checked_classes(classes: Any, path: Path) -> tuple[str, ...]:
+    listed = isinstance(classes, Sequence) and not isinstance(classes, str)
+    if not listed or not 2 <= len(classes) <= 256:
         raise UserError(
             "'classes' must list 2 to 256 names, the first one 'ignore'", where=str(path)
         )
     if len(set(classes)) != len(classes):
         raise UserError("'classes' names a class twice", where=str(path))
+    return tuple(str(name) for name in classes)
+
+
+def _checked_map(mapping: Any, count: int, path: Path) -> dict[int, int]:
     if not isinstance(mapping, Mapping) or not mapping:
         raise UserError("'map' must hold 'raw id: train id' lines", where=str(path))
     for raw, train in mapping.items():
-        if not isinstance(raw, int) or not 0 <= raw <= _MAX_RAW:
+        if not _is_raw(raw):
             raise UserError(
                 f"'map' has the raw id {raw!r}; expected an integer 0..{_MAX_RAW}", where=str(path)
             )
-        if not isinstance(train, int) or not 0 <= train < len(classes):
+        if not isinstance(train, int) or not 0 <= train < count:
             raise UserError(
-                f"'map' sends raw id {raw} to {train!r}; expected a train id 0..{len(classes) - 1}",
+                f"'map' sends raw id {raw} to {train!r}; expected a train id 0..{count - 1}",
                 where=str(path),
             )
-    return tuple(str(name) for name in classes), dict(mapping)
+    return dict(mapping)
+
+
+def _is_raw(raw: Any) -> bool:
+    return isinstance(raw, int) and 0 <= raw <= _MAX_RAW
+
+
+def _checked_submit(
+    submit: Any, mapping: Mapping[int, int], count: int, path: Path
+) -> tuple[int, ...]:
+    """The raw id of each class that a submission holds; by default the smallest of the class, 0 if it has none."""
+    if submit is None:
+        smallest = {train: raw for raw, train in sorted(mapping.items(), reverse=True)}
+        return tuple(smallest.get(train, 0) for train in range(count))
+    if not isinstance(submit, list) or len(submit) != count or not all(map(_is_raw, submit)):
+        raise UserError(
+            f"'submit' must list {count} raw ids 0..{_MAX_RAW}, one per class", where=str(path)
+        )
+    return tuple(submit)
+
+
+def _checked_vehicles(vehicles: Any, classes: Sequence[str], path: Path) -> tuple[str, ...]:
+    if vehicles is None:
+        return tuple(name for name in classes if name in _VEHICLES)
+    if not isinstance(vehicles, list):
+        raise UserError("'vehicles' must list names of classes", where=str(path))
+    _check_names(vehicles, "vehicles", classes, path)
+    return tuple(vehicles)
+
+
+def _checked_things(things: Any, classes: Sequence[str], path: Path) -> dict[str, Thing]:
+    if things is None:
+        return {}
+    if not isinstance(things, Mapping):
+        raise UserError("'things' must hold a line per class", where=str(path))
+    _check_names(things, "things", classes, path)
+    checked = {}
+    for name, thing in things.items():
+        whole = isinstance(thing, Mapping) and set(thing) == {"min_points", "ground"}
+        if not whole or not isinstance(thing["min_points"], int) or thing["min_points"] < 1:
+            raise UserError(
+                f"'things.{name}' is {thing!r}; expected {{min_points: 10, ground: [road]}}",
+                where=str(path),
+            )
+        if not isinstance(thing["ground"], list) or not thing["ground"]:
+            raise UserError(f"'things.{name}.ground' must list classes", where=str(path))
+        _check_names(thing["ground"], f"things.{name}.ground", classes, path)
+        checked[name] = Thing(thing["min_points"], tuple(thing["ground"]))
+    return checked
+
+
+def _check_names(names: Any, key: str, classes: Sequence[str], path: Path) -> None:
+    for name in names:
+        if name not in classes[1:]:
+            raise UserError(
+                f"'{key}' names '{name}', which is no class of this label space",
+                where=str(path),
+                cure=did_you_mean(name, classes[1:], "Its classes"),
+            )
+
+
+def _checked_format(name: Any, path: Path) -> str:
+    if not isinstance(name, str):
+        raise UserError(f"'format' is {name!r}; expected a name, e.g. npy", where=str(path))
+    return name
 
 
 def _checked_colors(colors: Any, count: int, path: Path) -> np.ndarray:
@@ -177,100 +296,60 @@ def _checked_colors(colors: Any, count: int, path: Path) -> np.ndarray:
 
 def _default_colors(count: int) -> np.ndarray:
     """Black, then hues a golden angle apart, bright and less bright by turns."""
-    hue = np.arange(count) * 0.618034 % 1.0
-    value = np.where(np.arange(count) % 2, 1.0, 0.7)
-    rgb = (
-        np.clip(np.abs((hue[:, None] + np.array([0, 2 / 3, 1 / 3])) % 1 * 6 - 3) - 1, 0, 1)
-        * value[:, None]
-    )
+    number = np.arange(count)
+    hue = number * 0.618034 % 1.0
+    value = np.where(number % 2, 1.0, 0.7)
+    thirds = np.array([0, 2 / 3, 1 / 3])
+    distance = np.abs((hue[:, None] + thirds) % 1 * 6 - 3)
+    rgb = np.clip(distance - 1, 0, 1) * value[:, None]
     rgb[0] = 0
     return np.round(rgb * 255).astype(np.uint8)
 
 
-# train id, class, RGB, submitted raw id, raw ids. 252..259 are the moving ones. The official YAML holds BGR.
-_SEMANTICKITTI = (
-    ("ignore", (0, 0, 0), 0, (0, 1, 52, 99)),
-    ("car", (100, 150, 245), 10, (10, 252)),
-    ("bicycle", (100, 230, 245), 11, (11,)),
-    ("motorcycle", (30, 60, 150), 15, (15,)),
-    ("truck", (80, 30, 180), 18, (18, 258)),
-    ("other-vehicle", (0, 0, 255), 20, (13, 16, 20, 256, 257, 259)),
-    ("person", (255, 30, 30), 30, (30, 254)),
-    ("bicyclist", (255, 40, 200), 31, (31, 253)),
-    ("motorcyclist", (150, 30, 90), 32, (32, 255)),
-    ("road", (255, 0, 255), 40, (40, 60)),
-    ("parking", (255, 150, 255), 44, (44,)),
-    ("sidewalk", (75, 0, 75), 48, (48,)),
-    ("other-ground", (175, 0, 75), 49, (49,)),
-    ("building", (255, 200, 0), 50, (50,)),
-    ("fence", (255, 120, 50), 51, (51,)),
-    ("vegetation", (0, 175, 0), 70, (70,)),
-    ("trunk", (135, 60, 0), 71, (71,)),
-    ("terrain", (150, 240, 80), 72, (72,)),
-    ("pole", (255, 240, 150), 80, (80,)),
-    ("traffic-sign", (255, 0, 0), 81, (81,)),
-)
+class _BuiltIn(Mapping[str, LabelSpace]):
+    """The label spaces of ``core/labelspaces`` by file name; a file is read when it is asked for."""
 
-# The nuScenes-lidarseg server takes the challenge's own ids 1..16, so what is submitted is the train id.
-_NUSCENES = (
-    ("ignore", (0, 0, 0), 0, (0, 1, 5, 7, 8, 10, 11, 13, 19, 20, 29, 31)),
-    ("barrier", (112, 128, 144), 1, (9,)),
-    ("bicycle", (220, 20, 60), 2, (14,)),
-    ("bus", (255, 127, 80), 3, (15, 16)),
-    ("car", (255, 158, 0), 4, (17,)),
-    ("construction_vehicle", (233, 150, 70), 5, (18,)),
-    ("motorcycle", (255, 61, 99), 6, (21,)),
-    ("pedestrian", (0, 0, 230), 7, (2, 3, 4, 6)),
-    ("traffic_cone", (47, 79, 79), 8, (12,)),
-    ("trailer", (255, 140, 0), 9, (22,)),
-    ("truck", (255, 99, 71), 10, (23,)),
-    ("driveable_surface", (0, 207, 191), 11, (24,)),
-    ("other_flat", (175, 0, 75), 12, (25,)),
-    ("sidewalk", (75, 0, 75), 13, (26,)),
-    ("terrain", (112, 180, 60), 14, (27,)),
-    ("manmade", (222, 184, 135), 15, (28,)),
-    ("vegetation", (0, 175, 0), 16, (30,)),
-)
+    def __getitem__(self, name: str) -> LabelSpace:
+        if name not in self._names:
+            raise KeyError(name)
+        return _read_built_in(name)
 
-# PandaSet has no benchmark of its own: its 42 ids, joined to classes near those of nuScenes. Ground that is no road
-# (6, 12) is one class; pickups count as trucks, as in nuScenes; what is on rails (27 to 29) is other-vehicle; smoke,
-# exhaust, spray, reflections and animals are ignored.
-_PANDASET = (
-    ("ignore", (0, 0, 0), 1, (0, 1, 2, 3, 4, 32, 33)),
-    ("car", (255, 158, 0), 13, (13,)),
-    ("truck", (255, 99, 71), 15, (14, 15, 16)),
-    ("bus", (255, 127, 80), 23, (23,)),
-    ("other-vehicle", (233, 150, 70), 20, (17, 19, 20, 21, 22, 27, 28, 29)),
-    ("motorcycle", (255, 61, 99), 18, (18, 25)),
-    ("bicycle", (220, 20, 60), 26, (24, 26)),
-    ("pedestrian", (0, 0, 230), 30, (30, 31)),
-    ("road", (0, 207, 191), 7, (7, 8, 9, 10)),
-    ("sidewalk", (75, 0, 75), 11, (11,)),
-    ("other-ground", (175, 0, 75), 6, (6, 12)),
-    ("vegetation", (0, 175, 0), 5, (5,)),
-    ("building", (222, 184, 135), 41, (41,)),
-    ("barrier", (112, 128, 144), 35, (35, 39)),
-    ("cone", (47, 79, 79), 37, (34, 37)),
-    ("sign", (255, 0, 0), 36, (36, 38)),
-    ("other-static", (150, 120, 90), 42, (40, 42)),
-)
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    @cached_property
+    def _names(self) -> tuple[str, ...]:
+        return tuple(sorted(path.stem for path in _FOLDER.glob("*.yaml")))
 
 
-def _built_in(
-    name: str, rows: Sequence[tuple[str, tuple[int, int, int], int, tuple[int, ...]]]
-) -> LabelSpace:
-    return LabelSpace(
-        name=name,
-        classes=tuple(row[0] for row in rows),
-        colors=np.array([row[1] for row in rows], np.uint8),
-        raw_to_train={raw: train for train, row in enumerate(rows) for raw in row[3]},
-        train_to_raw=tuple(row[2] for row in rows),
-    )
+@cache
+def _read_built_in(name: str) -> LabelSpace:
+    return LabelSpace.from_yaml(_FOLDER / f"{name}.yaml")
 
 
-SEMANTICKITTI = _built_in("semantickitti", _SEMANTICKITTI)
-NUSCENES = _built_in("nuscenes", _NUSCENES)
-PANDASET = _built_in("pandaset", _PANDASET)
-LABEL_SPACES: dict[str, LabelSpace] = {
-    space.name: space for space in (SEMANTICKITTI, NUSCENES, PANDASET)
-}
+LABEL_SPACES: Mapping[str, LabelSpace] = _BuiltIn()
+SEMANTICKITTI: LabelSpace
+NUSCENES: LabelSpace
+PANDASET: LabelSpace
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> LabelSpace:
+        """``SEMANTICKITTI`` and the like, read when they are asked for."""
+        if name.lower() in LABEL_SPACES and name.isupper():
+            return LABEL_SPACES[name.lower()]
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+
+
+def label_space(name: str) -> LabelSpace:
+    """The label space of ``core/labelspaces`` with this name, or the one in this YAML file.
+
+    Raises:
+        UserError: there is neither, or the file is wrong.
+    """
+    if name in LABEL_SPACES:
+        return LABEL_SPACES[name]
+    return LabelSpace.from_yaml(name)

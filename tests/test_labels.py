@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from core.errors import UserError
-from core.labels import LABEL_SPACES, NUSCENES, SEMANTICKITTI, LabelSpace
+from core.labels import LABEL_SPACES, NUSCENES, SEMANTICKITTI, LabelSpace, Thing, label_space
 
 # semantic-kitti-api's learning_map and learning_map_inv, written out by hand.
 LEARNING_MAP = {
@@ -15,6 +21,90 @@ LEARNING_MAP = {
     256: 5, 257: 5, 258: 4, 259: 5,
 }  # fmt: skip
 LEARNING_MAP_INV = [0, 10, 11, 15, 18, 20, 30, 31, 32, 40, 44, 48, 49, 50, 51, 70, 71, 72, 80, 81]
+
+
+# What checkpoints and submissions of earlier versions rest on, computed when the tables stood in Python:
+# fingerprint, SHA-256 of the colours, submitted ids.
+EARLIER = {
+    "semantickitti": (
+        "e740bfe5eb518f7b73f2a44009b85427ee3e5b17b5673d1a11e7fc14dfc3bb2c",
+        "69ad44a112e8ffadf6bf572c77f9b16fe978fa59b7f52333c3c94bba9bb4b40c",
+        (0, 10, 11, 15, 18, 20, 30, 31, 32, 40, 44, 48, 49, 50, 51, 70, 71, 72, 80, 81),
+    ),
+    "nuscenes": (
+        "20622dd162cfd3b19e6e704bdb3e13be15fec98bb1addb88bbaf39d7ee58dc96",
+        "7de35d1aec1463d194a80f8a0ad288252fc62566166d910d6db1b6f011098400",
+        tuple(range(17)),
+    ),
+    "pandaset": (
+        "9d7bc4d8706c0abe20ee6fd48a7be4d4201e69d7ee23e664b9f96547ea091c13",
+        "6c4a2cf6d3c43cc76418434efa3d311407ee7037c68314399589db2b949137b0",
+        (1, 13, 15, 23, 20, 18, 26, 30, 7, 11, 6, 5, 41, 35, 37, 36, 42),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EARLIER)
+def test_label_spaces_are_those_of_earlier_checkpoints(name):
+    space = LABEL_SPACES[name]
+    fingerprint, colors, submitted = EARLIER[name]
+    assert (space.name, space.fingerprint, space.train_to_raw) == (name, fingerprint, submitted)
+    assert space.colors.dtype == np.uint8
+    assert hashlib.sha256(space.colors.tobytes()).hexdigest() == colors
+
+
+def test_vehicles_are_those_corruptions_always_took():
+    kitti = "car bicycle motorcycle truck other-vehicle bicyclist motorcyclist"
+    assert SEMANTICKITTI.vehicles == tuple(kitti.split())
+    nuscenes = "bicycle bus car construction_vehicle motorcycle trailer truck"
+    assert NUSCENES.vehicles == tuple(nuscenes.split())
+    pandaset = "car truck bus other-vehicle motorcycle bicycle"
+    assert LABEL_SPACES["pandaset"].vehicles == tuple(pandaset.split())
+
+
+def test_multiscan_follows_semantic_kitti_all():
+    space = LABEL_SPACES["semantickitti_multiscan"]
+    moving = {252: 20, 253: 21, 254: 22, 255: 23, 256: 24, 257: 24, 258: 25, 259: 24}
+    assert dict(space.raw_to_train) == LEARNING_MAP | moving
+    assert list(space.train_to_raw) == [*LEARNING_MAP_INV, 252, 253, 254, 255, 259, 258]
+    assert space.classes[:20] == SEMANTICKITTI.classes and space.num_classes == 26
+    assert space.classes[20:] == tuple(
+        f"moving-{name}"
+        for name in ("car", "bicyclist", "person", "motorcyclist", "other-vehicle", "truck")
+    )
+    trains = np.arange(26)
+    np.testing.assert_array_equal(space.to_train(space.to_raw(trains), "x"), trains)
+    assert space.things["moving-truck"] == space.things["truck"]
+
+
+def test_moving_objects_follow_semantic_kitti_mos():
+    space = LABEL_SPACES["semantickitti_mos"]
+    expected = dict.fromkeys(LEARNING_MAP, 1) | {0: 0, 1: 0, 9: 1, 251: 2}
+    expected |= dict.fromkeys(range(252, 260), 2)
+    assert dict(space.raw_to_train) == expected
+    assert space.train_to_raw == (0, 9, 251)
+    assert space.classes == ("ignore", "static", "moving")
+
+
+def test_fingerprints_of_all_label_spaces_differ():
+    assert len({space.fingerprint for space in LABEL_SPACES.values()}) == len(LABEL_SPACES) == 5
+
+
+def test_label_spaces_are_found_from_anywhere_and_read_when_asked_for(tmp_path):
+    code = (
+        "import core.labels as labels\n"
+        "assert 'SEMANTICKITTI' not in vars(labels) and not labels._read_built_in.cache_info().currsize\n"
+        "from core.labels import SEMANTICKITTI, label_space\n"
+        "assert label_space('semantickitti') is SEMANTICKITTI\n"
+        "assert labels._read_built_in.cache_info().currsize == 1\n"
+    )
+    root = Path(__file__).resolve().parents[1]
+    subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(root)}, check=True
+    )
+    assert pickle.loads(pickle.dumps(SEMANTICKITTI)) == SEMANTICKITTI
+    with pytest.raises(ImportError):
+        from core.labels import MARS  # noqa: F401
 
 
 def test_semantickitti_follows_the_official_maps():
@@ -93,6 +183,25 @@ def test_from_yaml(tmp_path):
     np.testing.assert_array_equal(space.to_raw(np.array([0, 1, 2])), [0, 7, 8])
     assert space.colors.shape == (3, 3) and space.colors[0].tolist() == [0, 0, 0]
     assert len({tuple(c) for c in space.colors.tolist()}) == 3
+    assert label_space(str(path)) == space and space.format == "npy" and not space.things
+
+
+def test_own_label_space_with_all_keys(tmp_path):
+    path = tmp_path / "farm.yaml"
+    path.write_text(
+        "classes: [ignore, cow, car, grass]\nmap: {0: 0, 7: 1, 8: 2, 9: 3}\nsubmit: [0, 70, 8, 9]\n"
+        "vehicles: [cow]\nthings: {cow: {min_points: 5, ground: [grass]}}\nformat: semantickitti\n"
+    )
+    space = LabelSpace.from_yaml(path)
+    assert space.to_raw(np.array([1, 2])).tolist() == [70, 8]
+    assert space.vehicles == ("cow",) and space.format == "semantickitti"
+    assert space.things == {"cow": Thing(5, ("grass",))}
+
+
+def test_without_a_word_on_vehicles_their_usual_names_count(tmp_path):
+    path = tmp_path / "farm.yaml"
+    path.write_text("classes: [ignore, cow, car, trailer]\nmap: {0: 0}\n")
+    assert LabelSpace.from_yaml(path).vehicles == ("car", "trailer")
 
 
 @pytest.mark.parametrize(
@@ -108,6 +217,15 @@ def test_from_yaml(tmp_path):
         ("classes: [ignore, cow]\nmap: {0: 0}\ncolors: [[0, 0, 0], [0, 0, 256]]", "0..255"),
         ("classes: [ignore, cow]\nmap: {0: 0}\ncolors: [[0, 0, 0], [0]]", "colors"),
         ("classes: [ignore", "not valid YAML"),
+        ("classes: [ignore, cow]\nmap: {0: 0, 0: 1}", "'map.0' is written twice"),
+        ("classes: [ignore, cow]\nmap: {0: 0}\ncolours: []", "no key 'colours'.*'colors'"),
+        ("classes: [ignore, cow]\nmap: {0: 0}\nsubmit: [0]", "'submit' must list 2"),
+        ("classes: [ignore, cow]\nmap: {0: 0}\nvehicles: [cwo]", "'cwo'.*Did you mean 'cow'"),
+        ("classes: [ignore, cow]\nmap: {0: 0}\nthings: {cow: 5}", "'things.cow' is 5"),
+        (
+            "classes: [ignore, cow]\nmap: {0: 0}\nthings: {cow: {min_points: 5, ground: [sea]}}",
+            "'things.cow.ground' names 'sea'",
+        ),
     ],
 )
 def test_a_wrong_label_space_says_what_is_wrong(tmp_path, text, message):

@@ -39,10 +39,10 @@ from core.data.config import PasteConfig, ThingRule
 from core.data.instances.build import build_database
 from core.data.instances.paste import Paster, class_weights
 from core.data.instances.scene import Scene, in_shadow, place
-from core.data.instances.tables import THING_TABLES, thing_rules
+from core.data.instances.tables import thing_rules
 from core.datasets import build_dataset
 from core.errors import UserError
-from core.labels import NUSCENES, SEMANTICKITTI
+from core.labels import LABEL_SPACES, NUSCENES, SEMANTICKITTI
 
 REAL = Path(os.environ.get("LIDISTILL_REALDATA", "realdata"))
 SOURCE = np.array([3.0, 12.0, 0.5])  # where the toy object was recorded
@@ -394,7 +394,7 @@ def test_bad_input_is_named(folder):
     with pytest.raises(UserError, match=r"data\.paste\.things.*has no class 'moon'"):
         paster(folder, things={"car": ThingRule(ground=("moon",))})
     with pytest.raises(UserError, match="which classes of the label space 'mine' are things"):
-        thing_rules(replace(NUSCENES, name="mine"))
+        thing_rules(replace(NUSCENES, name="mine", things={}))
 
 
 @pytest.mark.skipif(
@@ -438,4 +438,4 @@ def test_tables_name_the_classes_of_the_specification():
     assert grounds(SEMANTICKITTI, kitti) == {
         1: vehicles, 2: cycles, 3: cycles, 4: vehicles, 5: vehicles, 6: person, 7: riders, 8: riders,
     }  # fmt: skip
-    assert set(THING_TABLES) == {"nuscenes", "semantickitti", "pandaset"}
+    assert {rule.min_points for rule in thing_rules(LABEL_SPACES["pandaset"]).values()} == {20}

@@ -15,11 +15,6 @@ from core.datasets.base import ScanDataset
 
 __all__ = ["Scanner", "corrupt"]
 
-_VEHICLES = frozenset(
-    ("car", "truck", "bus", "bicycle", "motorcycle", "bicyclist", "motorcyclist")
-    + ("other-vehicle", "construction_vehicle", "trailer")
-)
-
 
 @dataclass(frozen=True)
 class Scanner:
@@ -45,7 +40,7 @@ class Scanner:
             largest = float(dataset.load(0, cameras=False).intensity.max(initial=0))
         vehicles = np.zeros(256, bool)
         for train_id, name in enumerate(dataset.labels.classes):
-            vehicles[train_id] = name in _VEHICLES
+            vehicles[train_id] = name in dataset.labels.vehicles
         return cls(
             beams=sensor.beams,
             scale=255.0 if largest <= 1 else 1.0,
