@@ -19,7 +19,7 @@ import numpy as np
 
 from core.config import Config, load_config
 from core.datasets import build_dataset
-from core.datasets.base import SPLITS, ScanDataset
+from core.datasets.base import SPLITS, Multisweeps, ScanDataset
 from core.engine.run.cli import run_command
 from core.engine.run.experiment import check_config
 from core.errors import EXIT_USER_ERROR, UserError
@@ -51,7 +51,7 @@ class SplitReport:
 
     @property
     def ok(self) -> bool:
-        """A job can use the whole split."""
+        """Whether a job can use the whole split."""
         return self.found > 0 and not self.missing and not self.damaged
 
 
@@ -75,22 +75,19 @@ def inspect_split(
     except UserError as error:
         report.missing.append(str(error))
         return report
-    report.description, report.found, report.expected = (
-        dataset.describe(),
-        len(dataset),
-        dataset.expected,
-    )
-    sweeps = bool(getattr(getattr(dataset.config, "multisweeps", None), "num_sweeps", 0))
-    required = {"lidar": True, "cameras": cameras, "sweeps": sweeps}
+    report.description = dataset.describe()
+    report.found = len(dataset)
+    report.expected = dataset.expected
+    required = {"lidar": True, "cameras": cameras, "sweeps": _joins_sweeps(dataset)}
     for gap in dataset.gaps():
-        (report.missing if required[gap.needed_for] else report.optional).append(gap.text)
+        gaps = report.missing if required[gap.needed_for] else report.optional
+        gaps.append(gap.text)
     total = np.zeros(dataset.labels.num_classes, np.int64)
     check = partial(check_scan, dataset, quick=quick, cameras=cameras)
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         results = pool.map(check, range(len(dataset)))
-        for result in tqdm(
-            results, total=len(dataset), desc=split, unit="scan", disable=not sys.stderr.isatty()
-        ):
+        quiet = not sys.stderr.isatty()
+        for result in tqdm(results, total=len(dataset), desc=split, unit="scan", disable=quiet):
             if isinstance(result, str):
                 report.damaged.append(result)
             elif result is not None:
@@ -98,6 +95,11 @@ def inspect_split(
     if total.any():
         report.histogram = {name: int(count) for name, count in zip(dataset.labels.classes, total)}
     return report
+
+
+def _joins_sweeps(dataset: ScanDataset) -> bool:
+    sweeps = getattr(dataset.config, "multisweeps", None)
+    return isinstance(sweeps, Multisweeps) and sweeps.num_sweeps > 0
 
 
 def check_scan(
@@ -136,7 +138,9 @@ def _compare_sizes(dataset: ScanDataset, index: int, cameras: bool) -> None:
                 f"{found} bytes; the scan's {size // point} points need {wanted}",
                 where=str(files.labels),
             )
-    for path in files.images.values() if cameras else ():
+    if not cameras:
+        return
+    for path in files.images.values():
         if not _size(path):
             raise UserError("the image is empty", where=str(path))
 
@@ -152,17 +156,12 @@ def _render(report: SplitReport) -> str:
     """The report as text for a terminal."""
     lines = [f"{report.split}: {report.description or 'not usable'}"]
     if report.expected is not None:
-        official = (
-            "complete"
-            if report.found == report.expected
-            else f"the official split has {report.expected}"
-        )
+        official = "complete"
+        if report.found != report.expected:
+            official = f"the official split has {report.expected}"
         lines.append(f"  scans    {report.found} ({official})")
-    for title, entries in (
-        ("missing", report.missing),
-        ("optional", report.optional),
-        ("damaged", report.damaged),
-    ):
+    titles = ("missing", "optional", "damaged")
+    for title, entries in zip(titles, (report.missing, report.optional, report.damaged)):
         lines += [f"  {title:8} {entry}" for entry in entries[:_SHOWN]]
         if len(entries) > _SHOWN:
             lines.append(f"  {title:8} and {len(entries) - _SHOWN} more; --json FILE lists all")
@@ -205,15 +204,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.stdout.write(_render(reports[-1]))
         sys.stdout.flush()
     if args.json:
-        write_json(
-            args.json,
-            {"ok": all(r.ok for r in reports), "splits": {r.split: asdict(r) for r in reports}},
-        )
-    faults = sum(len(r.missing) + len(r.damaged) for r in reports)
-    scans = sum(r.found for r in reports)
-    sys.stdout.write(
-        f"data: {scans} scans, {faults} faults\n" if faults else f"data: {scans} scans, all good\n"
-    )
+        splits = {report.split: asdict(report) for report in reports}
+        write_json(args.json, {"ok": all(report.ok for report in reports), "splits": splits})
+    faults = sum(len(report.missing) + len(report.damaged) for report in reports)
+    scans = sum(report.found for report in reports)
+    verdict = f"{faults} faults" if faults else "all good"
+    sys.stdout.write(f"data: {scans} scans, {verdict}\n")
     if faults:
         raise SystemExit(EXIT_USER_ERROR)
 

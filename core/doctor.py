@@ -33,13 +33,15 @@ _PINNED_MPI = (
 )
 _GIB = 1 << 30
 
+Status = Literal["ok", "warn", "bad"]
+
 
 @dataclass(frozen=True)
 class Row:
     """One finding: ``ok``, ``warn`` (something is slower or unavailable) or ``bad`` (jobs will fail)."""
 
     name: str
-    status: Literal["ok", "warn", "bad"]
+    status: Status
     value: str
     cure: str = ""
 
@@ -53,11 +55,14 @@ def _python() -> Row:
     )
 
 
-def _package(name: str, *, status: Literal["warn", "bad"] = "bad", use: str = "") -> Row:
+def _package(name: str, *, status: Status = "bad", use: str = "") -> Row:
     try:
         return Row(name, "ok", importlib.metadata.version(name))
     except importlib.metadata.PackageNotFoundError:
-        return Row(name, status, "not installed" + (f"; needed for {use}" if use else ""), _SETUP)
+        value = "not installed"
+    if use:
+        value += f"; needed for {use}"
+    return Row(name, status, value, _SETUP)
 
 
 def _torch() -> Row:
@@ -76,14 +81,15 @@ def _cuda() -> Row:
 
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-        return Row(
-            "CUDA", "ok", f"{torch.version.cuda}, {len(names)} device(s): {', '.join(names)}"
-        )
+        devices = f"{len(names)} device(s): {', '.join(names)}"
+        return Row("CUDA", "ok", f"{torch.version.cuda}, {devices}")
     if shutil.which("nvidia-smi"):
         return Row(
-            "CUDA", "warn", "a driver is there, but torch sees no device",
+            "CUDA",
+            "warn",
+            "a driver is there, but torch sees no device",
             f"torch is built for CUDA {torch.version.cuda}; update the driver, and check CUDA_VISIBLE_DEVICES",
-        )  # fmt: skip
+        )
     return Row("CUDA", "ok", "no GPU; everything runs on the CPU")
 
 
@@ -104,8 +110,10 @@ def _nvcc() -> Row:
     path = shutil.which("nvcc")
     if path is None:
         return Row("nvcc", "ok", "none; needed only to build CUDA kernels")
-    lines = _output([path, "--version"]).splitlines()
-    return Row("nvcc", "ok", next((line.strip() for line in lines if "release" in line), path))
+    for line in _output([path, "--version"]).splitlines():
+        if "release" in line:
+            return Row("nvcc", "ok", line.strip())
+    return Row("nvcc", "ok", path)
 
 
 def _mpi() -> Row:
@@ -132,29 +140,27 @@ def mpi_row(path: str, version: str) -> Row:
     removed them, and MPICH and Intel MPI never knew them.
     """
     openmpi = re.search(r"Open ?MPI\)?\s+(\d+)(\.[\w.]+)", version, re.IGNORECASE)
-    if openmpi:
-        name, major = f"Open MPI {openmpi[1]}{openmpi[2]} ({path})", int(openmpi[1])
-        if major == 4:
-            return Row("MPI", "ok", name)
-        why = (
-            "rejects the options that torchpack passes"
-            if major > 4
-            else "is too old for torchpack's host names"
-        )
-        return Row("MPI", "bad", f"{name} {why}", _PINNED_MPI)
-    flavour = (
-        "MPICH"
-        if re.search(r"HYDRA|MPICH", version)
-        else "Intel MPI"
-        if "Intel" in version
-        else "unknown MPI"
-    )
-    return Row(
-        "MPI",
-        "bad",
-        f"{flavour} ({path}) does not know the options that torchpack passes",
-        _PINNED_MPI,
-    )
+    if openmpi is None:
+        value = f"{_flavour(version)} ({path}) does not know the options that torchpack passes"
+        return Row("MPI", "bad", value, _PINNED_MPI)
+    name = f"Open MPI {openmpi[1]}{openmpi[2]} ({path})"
+    major = int(openmpi[1])
+    if major > 4:
+        value = f"{name} rejects the options that torchpack passes"
+        return Row("MPI", "bad", value, _PINNED_MPI)
+    if major < 4:
+        value = f"{name} is too old for torchpack's host names"
+        return Row("MPI", "bad", value, _PINNED_MPI)
+    return Row("MPI", "ok", name)
+
+
+def _flavour(version: str) -> str:
+    """Name an MPI that is not Open MPI."""
+    if re.search(r"HYDRA|MPICH", version):
+        return "MPICH"
+    if "Intel" in version:
+        return "Intel MPI"
+    return "unknown MPI"
 
 
 def _kernels() -> Row:
@@ -163,7 +169,9 @@ def _kernels() -> Row:
     from core.sparse import library_status
 
     usable, text = library_status()
-    return Row("compiled kernels", "ok" if usable else "warn", text, "" if usable else _SETUP)
+    if not usable:
+        return Row("compiled kernels", "warn", text, _SETUP)
+    return Row("compiled kernels", "ok", text)
 
 
 def _gpu_kernels() -> Row:
@@ -178,23 +186,23 @@ def _gpu_kernels() -> Row:
         return Row("GPU kernels", "ok", path.name)
     if compiler is None and not torch.cuda.is_available():
         return Row("GPU kernels", "ok", "not built; needed only on a GPU")
-    packages = ("nvidia-cuda-nvcc", "nvidia-cuda-crt", "nvidia-nvvm")
-    wheels = " ".join(f"'{name}=={torch.version.cuda}.*'" for name in packages)
-    cure = (
-        f"{_SETUP}: it quotes nvcc"
-        if compiler
-        else f"pip install {wheels} (or install CUDA's toolkit). {_SETUP}"
-    )
+    if compiler:
+        cure = f"{_SETUP}: it quotes nvcc"
+    else:
+        packages = ("nvidia-cuda-nvcc", "nvidia-cuda-crt", "nvidia-nvvm")
+        wheels = " ".join(f"'{name}=={torch.version.cuda}.*'" for name in packages)
+        cure = f"pip install {wheels} (or install CUDA's toolkit). {_SETUP}"
     return Row("GPU kernels", "warn", "not built; a GPU would run the slower PyTorch path", cure)
 
 
 def _disk() -> Row:
     free = shutil.disk_usage(Path.cwd()).free
-    status = "ok" if free > 20 * _GIB else "warn" if free > 2 * _GIB else "bad"
-    return Row(
-        "disk", status, f"{free / _GIB:.1f} GiB free in {Path.cwd()}",
-        "" if status == "ok" else "Checkpoints and logs need room: free some, or pass --run-dir on another disk",
-    )  # fmt: skip
+    value = f"{free / _GIB:.1f} GiB free in {Path.cwd()}"
+    if free > 20 * _GIB:
+        return Row("disk", "ok", value)
+    status: Status = "warn" if free > 2 * _GIB else "bad"
+    cure = "Checkpoints and logs need room: free some, or pass --run-dir on another disk"
+    return Row("disk", status, value, cure)
 
 
 def _shared_memory() -> Row:
@@ -207,29 +215,26 @@ def _shared_memory() -> Row:
     if size >= 2 * _GIB:
         return Row("/dev/shm", "ok", f"{size / _GIB:.1f} GiB")
     return Row(
-        "/dev/shm", "warn", f"{size / (1 << 20):.0f} MiB: data loader workers may die with a bus error",
+        "/dev/shm",
+        "warn",
+        f"{size / (1 << 20):.0f} MiB: data loader workers may die with a bus error",
         "In Docker pass --shm-size=8g (or --ipc=host), or set workers_per_gpu 0",
-    )  # fmt: skip
+    )
 
 
 def _memory() -> Row:
     import psutil
 
     memory = psutil.virtual_memory()
-    status = "ok" if memory.total >= 7 * _GIB else "warn"
-    cure = "" if status == "ok" else "Use a small model, batch_size 1 and no workers"
-    return Row(
-        "RAM",
-        status,
-        f"{memory.total / _GIB:.1f} GiB, {memory.available / _GIB:.1f} GiB free",
-        cure,
-    )
+    value = f"{memory.total / _GIB:.1f} GiB, {memory.available / _GIB:.1f} GiB free"
+    if memory.total < 7 * _GIB:
+        return Row("RAM", "warn", value, "Use a small model, batch_size 1 and no workers")
+    return Row("RAM", "ok", value)
 
 
 def _cores() -> Row:
-    return Row(
-        "CPU cores", "ok", f"{usable_cores()} usable of {os.cpu_count()}, {platform.machine()}"
-    )
+    value = f"{usable_cores()} usable of {os.cpu_count()}, {platform.machine()}"
+    return Row("CPU cores", "ok", value)
 
 
 CHECKS: tuple[Callable[[], Row], ...] = (
@@ -253,12 +258,12 @@ CHECKS: tuple[Callable[[], Row], ...] = (
 
 
 def examine() -> list[Row]:
-    """Every row of the table, in order."""
+    """Make every row of the table, in order."""
     return [check() for check in CHECKS]
 
 
 def _output(command: Sequence[str]) -> str:
-    """What a program prints, both streams; the reason in words when it cannot be run."""
+    """Run a program: what it prints on both streams, or the reason in words when it cannot be run."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -267,7 +272,8 @@ def _output(command: Sequence[str]) -> str:
 
 
 def _first_line(command: Sequence[str]) -> str:
-    return next(iter(_output(command).splitlines()), "")
+    lines = _output(command).splitlines()
+    return lines[0] if lines else ""
 
 
 def _show(rows: Sequence[Row]) -> None:
@@ -276,8 +282,9 @@ def _show(rows: Sequence[Row]) -> None:
     from rich.table import Table
 
     table = Table("", "what", "found", "cure", header_style="bold")
+    styles = {"ok": "green", "warn": "yellow", "bad": "red"}
     for row in rows:
-        style = {"ok": "green", "warn": "yellow", "bad": "red"}[row.status]
+        style = styles[row.status]
         table.add_row(f"[{style}]{row.status}[/]", row.name, escape(row.value), escape(row.cure))
     Console().print(table)
 
@@ -300,10 +307,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.stdout.write(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
     else:
         _show(rows)
-    counts = {status: sum(row.status == status for row in rows) for status in ("bad", "warn")}
+    statuses = [row.status for row in rows]
+    bad, warnings = statuses.count("bad"), statuses.count("warn")
     if not args.json:
-        sys.stdout.write(f"doctor: {counts['bad']} bad, {counts['warn']} warnings\n")
-    if counts["bad"]:
+        sys.stdout.write(f"doctor: {bad} bad, {warnings} warnings\n")
+    if bad:
         raise SystemExit(EXIT_USER_ERROR)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 __all__ = ["EXIT_INTERRUPTED", "EXIT_USER_ERROR", "UserError"]
 
-EXIT_USER_ERROR = (
-    2  # bad input, bad configuration, or a run that stopped itself (NaN loss, full disk)
-)
+# Bad input, bad configuration, or a run that stopped itself (NaN loss, full disk).
+EXIT_USER_ERROR = 2
 # EX_TEMPFAIL: SIGTERM or SIGUSR1 was honoured, a checkpoint is saved, start the same command again.
 EXIT_INTERRUPTED = 75
 
@@ -23,17 +24,21 @@ class UserError(Exception):
     """
 
     def __init__(self, what: str, *, where: str | None = None, cure: str | None = None) -> None:
-        self.what, self.where, self.cure = what, where, cure
-        parts = [f"{where}: {what}" if where else what]
+        self.what = what
+        self.where = where
+        self.cure = cure
+        sentences = [_sentence(f"{where}: {what}" if where else what)]
         if cure:
-            parts.append(cure)
-        super().__init__(
-            " ".join(part if part.endswith((".", "?", "!")) else part + "." for part in parts)
-        )
+            sentences.append(_sentence(cure))
+        super().__init__(" ".join(sentences))
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Callable[..., UserError], tuple[str | None, ...]]:
         """Survive the trip from a data-loading worker to the main process."""
         return _rebuild, (self.what, self.where, self.cure)
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", "?", "!")) else text + "."
 
 
 def _rebuild(what: str, where: str | None, cure: str | None) -> UserError:

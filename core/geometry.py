@@ -22,7 +22,7 @@ __all__ = [
 
 
 def quaternion_matrix(quaternion: np.ndarray) -> np.ndarray:
-    """Rotation of a quaternion.
+    """Turn a quaternion into a rotation.
 
     Args:
         quaternion: [..., 4] as (w, x, y, z), any positive length.
@@ -31,7 +31,8 @@ def quaternion_matrix(quaternion: np.ndarray) -> np.ndarray:
         f64 [..., 3, 3].
     """
     q = np.asarray(quaternion, np.float64)
-    w, x, y, z = np.moveaxis(q / np.linalg.norm(q, axis=-1, keepdims=True), -1, 0)
+    unit = q / np.linalg.norm(q, axis=-1, keepdims=True)
+    w, x, y, z = np.moveaxis(unit, -1, 0)
     rows = [
         [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
         [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
@@ -41,16 +42,18 @@ def quaternion_matrix(quaternion: np.ndarray) -> np.ndarray:
 
 
 def rigid(rotation: np.ndarray, translation: np.ndarray) -> np.ndarray:
-    """Homogeneous matrix f64 [4, 4] of a rotation ([3, 3], or a quaternion [4]) and a translation [3] m."""
+    """Join a rotation ([3, 3], or a quaternion [4]) and a translation [3] m into a matrix f64 [4, 4]."""
     rotation = np.asarray(rotation, np.float64)
+    if rotation.shape == (4,):
+        rotation = quaternion_matrix(rotation)
     matrix = np.eye(4)
-    matrix[:3, :3] = quaternion_matrix(rotation) if rotation.shape == (4,) else rotation
+    matrix[:3, :3] = rotation
     matrix[:3, 3] = translation
     return matrix
 
 
 def invert(matrix: np.ndarray) -> np.ndarray:
-    """Inverse of a rigid transform f64 [4, 4]; exact for rotations orthonormal to rounding.
+    """Invert a rigid transform f64 [4, 4]; exact for rotations orthonormal to rounding.
 
     Calibration files print few digits, so their rotations are orthonormal only to about 1e-6; the general inverse keeps
     ``invert(T) @ T`` the identity for those as well.
@@ -61,14 +64,17 @@ def invert(matrix: np.ndarray) -> np.ndarray:
 
 
 def chain(*matrices: np.ndarray) -> np.ndarray:
-    """Product f64 of transforms as written: ``chain(c_from_b, b_from_a)`` is ``c_from_a``."""
-    return reduce(np.matmul, (np.asarray(m, np.float64) for m in matrices))
+    """Multiply transforms (f64) as written: ``chain(c_from_b, b_from_a)`` is ``c_from_a``."""
+    wide = [np.asarray(matrix, np.float64) for matrix in matrices]
+    return reduce(np.matmul, wide)
 
 
 def transform(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Move points [N, 3] m by a [4, 4] transform; computed in float64, returned as f32 [N, 3]."""
     matrix = np.asarray(matrix, np.float64)
-    return (points.astype(np.float64) @ matrix[:3, :3].T + matrix[:3, 3]).astype(np.float32)
+    rotation, translation = matrix[:3, :3], matrix[:3, 3]
+    moved = points.astype(np.float64) @ rotation.T + translation
+    return moved.astype(np.float32)
 
 
 def projection(intrinsic: np.ndarray, camera_from_lidar: np.ndarray) -> np.ndarray:
@@ -86,7 +92,7 @@ def projection(intrinsic: np.ndarray, camera_from_lidar: np.ndarray) -> np.ndarr
 
 
 def spherical(points: np.ndarray) -> np.ndarray:
-    """Spherical coordinates of points [N, 3], in their own dtype.
+    """Compute the spherical coordinates of points [N, 3], in their own dtype.
 
     Returns:
         [N, 3]: theta = atan2(y, x) + pi in [0, 2 pi] rad; beta = angle from +z in [0, pi] rad; r m
@@ -95,4 +101,6 @@ def spherical(points: np.ndarray) -> np.ndarray:
     x, y, z = points.T
     horizontal = np.hypot(x, y)
     theta = np.arctan2(y, x) + np.asarray(np.pi, points.dtype)
-    return np.stack([theta, np.arctan2(horizontal, z), np.hypot(horizontal, z)], 1)
+    beta = np.arctan2(horizontal, z)
+    radius = np.hypot(horizontal, z)
+    return np.stack([theta, beta, radius], 1)

@@ -36,11 +36,9 @@ _RADIX = 32768  # fewest integers torch sorts by radix on the CPU
 
 
 def _world(scope: Scope) -> int:
-    return (
-        dist.get_world_size()
-        if scope == "global" and dist.is_available() and dist.is_initialized()
-        else 1
-    )
+    if scope == "global" and dist.is_available() and dist.is_initialized():
+        return dist.get_world_size()
+    return 1
 
 
 def cross_entropy(
@@ -51,7 +49,7 @@ def cross_entropy(
     ignore: int = IGNORE,
     scope: Scope = "global",
 ) -> Tensor:
-    """(Weighted) mean cross entropy over the rows whose label is not ``ignore``; 0 when there are none.
+    """Average the (weighted) cross entropy over the rows whose label is not ``ignore``; 0 when there are none.
 
     Args:
         logits: [V, C], any float dtype (computed in fp32).
@@ -61,7 +59,8 @@ def cross_entropy(
     per_row = F.cross_entropy(
         logits.float(), labels, weight=weight, ignore_index=ignore, reduction="none"
     )
-    mass = (labels != ignore).float() if weight is None else weight[labels] * (labels != ignore)
+    valid = labels != ignore
+    mass = valid.float() if weight is None else weight[labels] * valid
     return _average(per_row.sum(), mass.sum(), scope)
 
 
@@ -74,19 +73,22 @@ def _average(total: Tensor, mass: Tensor, scope: Scope) -> Tensor:
 
 
 def row_mean(values: Tensor, mask: Tensor | None = None, *, scope: Scope = "global") -> Tensor:
-    """Mean of ``values`` [V] over the rows of ``mask`` (bool [V], None = all); 0 when there are none.
+    """Average ``values`` [V] over the rows of ``mask`` (bool [V], None = all); 0 when there are none.
 
     Rows outside the mask may hold anything, NaN included; they get no gradient.
     """
     if mask is None:
-        return _average(values.sum(), values.new_tensor(float(len(values))), scope)
-    return _average(torch.where(mask, values, 0.0).sum(), mask.to(values.dtype).sum(), scope)
+        rows = values.new_tensor(float(len(values)))
+        return _average(values.sum(), rows, scope)
+    total = torch.where(mask, values, 0.0).sum()
+    rows = mask.to(values.dtype).sum()
+    return _average(total, rows, scope)
 
 
 def class_mean(
     values: Tensor, classes: Tensor, mask: Tensor, num_classes: int, *, scope: Scope = "global"
 ) -> Tensor:
-    """Mean over the classes present of the mean of ``values`` [V] within each; 0 when there is no row.
+    """Average ``values`` [V] within each class present, then over these classes; 0 when there is no row.
 
     Rows outside the mask may hold anything, NaN included; they get no gradient.
 
@@ -112,7 +114,7 @@ def kl_divergence(
     scope: Scope = "global",
     detach: bool = True,
 ) -> Tensor:
-    """``T^2 sum_c p_t log(p_t / p_s)``, softmax at temperature T, averaged over the rows of ``mask``.
+    """Average ``T^2 sum_c p_t log(p_t / p_s)``, softmax at temperature T, over the rows of ``mask``.
 
     At T = 1 this is ``KLDivLoss(batchmean)`` (U2MKD's logit term; Hinton et al. 2015 for the factor T^2).
 
@@ -121,28 +123,32 @@ def kl_divergence(
         classes: i64 [V]; rows are averaged within each class first, so that rare classes count as much as common ones.
         detach: no gradient flows to the teacher.
     """
+    if detach:
+        teacher = teacher.detach()
     log_s = torch.log_softmax(student.float() / temperature, 1)
-    log_t = torch.log_softmax((teacher.detach() if detach else teacher).float() / temperature, 1)
+    log_t = torch.log_softmax(teacher.float() / temperature, 1)
     per_row = (log_t.exp() * (log_t - log_s)).sum(1)
     if classes is None:
         return temperature**2 * row_mean(per_row, mask, scope=scope)
-    mask = torch.ones_like(classes, dtype=torch.bool) if mask is None else mask
+    if mask is None:
+        mask = torch.ones_like(classes, dtype=torch.bool)
     return temperature**2 * class_mean(per_row, classes, mask, student.shape[1], scope=scope)
 
 
 def feature_mse(
     features: Tensor, target: Tensor, mask: Tensor | None = None, *, scope: Scope = "global"
 ) -> Tensor:
-    """Mean squared difference over the channels and the rows of ``mask``; 0 (not NaN) when the mask is empty.
+    """Average the squared difference over the channels and the rows of ``mask``; 0 (not NaN) when the mask is empty.
 
     Args:
         features, target: [V, C]; detach what must not learn. mask: bool [V] or None.
     """
-    return row_mean((features.float() - target.float()).square().mean(1), mask, scope=scope)
+    squared = (features.float() - target.float()).square()
+    return row_mean(squared.mean(1), mask, scope=scope)
 
 
 def lovasz_gradient(sorted_truth: Tensor) -> Tensor:
-    """Gradient of the Lovász extension of the Jaccard loss (Berman et al., CVPR 2018, algorithm 1).
+    """Differentiate the Lovász extension of the Jaccard loss (Berman et al., CVPR 2018, algorithm 1).
 
     Args:
         sorted_truth: [V, P] 0/1 ground truth per column, rows sorted by decreasing error.
@@ -158,7 +164,7 @@ def lovasz_gradient(sorted_truth: Tensor) -> Tensor:
 def lovasz_softmax(
     logits: Tensor, labels: Tensor, *, ignore: int = IGNORE, scope: Scope = "global"
 ) -> Tensor:
-    """Lovász-softmax over the classes present (Berman et al., CVPR 2018, eq. 11-12), the batch taken as one image.
+    """Compute Lovász-softmax over the classes present (Berman et al., CVPR 2018, eq. 11-12), the batch as one image.
 
     Args:
         logits: [V, C]. labels: i64 [V]; rows with ``ignore`` are left out; 0 when nothing remains.
@@ -169,7 +175,8 @@ def lovasz_softmax(
     world = _world(scope)
     if world > 1:
         probabilities, labels = _join(probabilities, labels)
-    present = torch.bincount(labels, minlength=logits.shape[1]).nonzero().flatten()
+    counts = torch.bincount(labels, minlength=logits.shape[1])
+    present = counts.nonzero().flatten()
     if present.numel() == 0:
         return logits.sum() * 0.0
     truth = (labels[:, None] == present).float()
@@ -177,7 +184,7 @@ def lovasz_softmax(
     ordered, order = _largest_first(errors)
     gradient = lovasz_gradient(truth.gather(0, order))
     loss = (ordered * gradient).sum(0).mean()
-    return loss if world == 1 else _with_own_gradient(loss, world)
+    return loss if world == 1 else _with_local_gradient(loss, world)
 
 
 def _largest_first(errors: Tensor) -> tuple[Tensor, Tensor]:
@@ -189,22 +196,22 @@ def _largest_first(errors: Tensor) -> tuple[Tensor, Tensor]:
     rows = len(errors)
     if errors.device.type != "cpu" or rows < _RADIX // 8:
         return errors.sort(dim=0, descending=True, stable=True)
-    keys = torch.full(
-        (errors.shape[1], max(rows, _RADIX)), torch.iinfo(torch.int32).max, dtype=torch.int32
-    )
+    shape = (errors.shape[1], max(rows, _RADIX))
+    keys = torch.full(shape, torch.iinfo(torch.int32).max, dtype=torch.int32)
     # The bits of floats that are not negative are ordered as the floats.
     keys[:, :rows] = _ONE - errors.detach().T.contiguous().view(torch.int32)
-    order = torch.stack([key.sort(stable=True).indices[:rows] for key in keys], 1)
+    columns = [key.sort(stable=True).indices[:rows] for key in keys]
+    order = torch.stack(columns, 1)
     return errors.gather(0, order), order
 
 
-def _with_own_gradient(loss: Tensor, world: int) -> Tensor:
+def _with_local_gradient(loss: Tensor, world: int) -> Tensor:
     """Same value; gradients scaled by ``world`` to undo DistributedDataParallel's average."""
     return loss * world - loss.detach() * (world - 1)
 
 
 def _join(probabilities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """All ranks' rows in rank order; only this rank's own rows carry a gradient."""
+    """Join all ranks' rows in rank order; only this rank's rows carry a gradient."""
     world, rank = dist.get_world_size(), dist.get_rank()
     counts = torch.zeros(world, dtype=torch.int64, device=labels.device)
     counts[rank] = len(labels)
@@ -219,13 +226,14 @@ def _join(probabilities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     all_labels = [torch.empty_like(padded_labels) for _ in sizes]
     dist.all_gather(all_rows, padded)
     dist.all_gather(all_labels, padded_labels)
-    rows = [p[:n] for p, n in zip(all_rows, sizes)]
+    rows = [part[:size] for part, size in zip(all_rows, sizes)]
     rows[rank] = probabilities
-    return torch.cat(rows), torch.cat([t[:n] for t, n in zip(all_labels, sizes)])
+    joined = [part[:size] for part, size in zip(all_labels, sizes)]
+    return torch.cat(rows), torch.cat(joined)
 
 
 def balanced_weights(counts: Sequence[int], power: float = 1 / 3) -> list[float]:
-    """Class weights ``(max count / count)^power`` that lift rare classes; 0 for a class without points.
+    """Weigh classes by ``(max count / count)^power``, which lifts rare ones; 0 for a class without points.
 
     Class 0 is never weighted in a loss and gets 0.
 
@@ -233,7 +241,10 @@ def balanced_weights(counts: Sequence[int], power: float = 1 / 3) -> list[float]
         counts: points of each class in the training set, class 0 (ignore) first.
     """
     most = max(counts[1:], default=0)
-    return [0.0, *((most / count) ** power if count else 0.0 for count in counts[1:])]
+    weights = [0.0]
+    for count in counts[1:]:
+        weights.append((most / count) ** power if count else 0.0)
+    return weights
 
 
 class CrossEntropyLovasz(nn.Module):
@@ -246,6 +257,8 @@ class CrossEntropyLovasz(nn.Module):
         scope: see the module's description.
     """
 
+    class_weight: Tensor | None
+
     def __init__(
         self,
         w_ce: float = 1.0,
@@ -255,21 +268,23 @@ class CrossEntropyLovasz(nn.Module):
         w_balanced: float = 0.0,
     ) -> None:
         super().__init__()
-        self.w_ce, self.w_lovasz, self.w_balanced, self.scope = w_ce, w_lovasz, w_balanced, scope
+        self.w_ce = w_ce
+        self.w_lovasz = w_lovasz
+        self.w_balanced = w_balanced
+        self.scope = scope
         weight = None if class_weight is None else torch.tensor(class_weight, dtype=torch.float32)
         self.register_buffer("class_weight", weight, persistent=False)
 
     def forward(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Named, weighted losses: ``ce``, ``lovasz`` and ``balanced``.
+        """Compute the named, weighted losses ``ce``, ``lovasz`` and ``balanced``.
 
         Args:
             logits: [V, C]. labels: i64 [V].
         """
         losses = {}
         if self.w_ce:
-            losses["ce"] = self.w_ce * cross_entropy(
-                logits, labels, weight=self.class_weight, scope=self.scope
-            )
+            ce = cross_entropy(logits, labels, weight=self.class_weight, scope=self.scope)
+            losses["ce"] = self.w_ce * ce
         if self.w_lovasz:
             losses["lovasz"] = self.w_lovasz * lovasz_softmax(logits, labels, scope=self.scope)
         if self.w_balanced:

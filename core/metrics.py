@@ -20,12 +20,10 @@ from core.errors import UserError
 
 __all__ = ["RANGE_BINS", "VIEWS", "Confusion", "EvaluationResult", "SegmentationScore"]
 
-RANGE_BINS: tuple[tuple[float, float], ...] = (
-    (0.0, 20.0),
-    (20.0, 50.0),
-    (50.0, math.inf),
-)  # m from the sensor
+# m from the sensor
+RANGE_BINS: tuple[tuple[float, float], ...] = ((0.0, 20.0), (20.0, 50.0), (50.0, math.inf))
 Absent = Literal["skip", "nanmean", "zero", "one"]
+_WRITE_AGAIN = "Write it again with evaluate.py --json"
 
 
 def _count(flat: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -52,10 +50,10 @@ class Confusion:
         self, num_classes: int, counts: Tensor | None = None, device: torch.device | str = "cpu"
     ) -> None:
         shape = (num_classes, num_classes)
+        if counts is None:
+            counts = torch.zeros(shape, dtype=torch.int64, device=device)
         self.num_classes = num_classes
-        self.counts = (
-            torch.zeros(shape, dtype=torch.int64, device=device) if counts is None else counts
-        )
+        self.counts = counts
         if self.counts.shape != shape:
             raise ValueError(f"counts are {tuple(self.counts.shape)}, expected {shape}")
 
@@ -74,7 +72,10 @@ class Confusion:
         self.counts += _count(flat, tuple(self.counts.shape))
 
     def iou(self) -> Tensor:
-        """f64 [C] on the CPU; NaN for class 0 and for classes neither in the truth nor predicted on a valid point."""
+        """Compute the IoU, f64 [C] on the CPU.
+
+        It is NaN for class 0 and for classes neither in the truth nor predicted on a valid point.
+        """
         counts = self.counts.cpu().double()
         counts[IGNORE] = 0
         hits = counts.diagonal()
@@ -84,13 +85,13 @@ class Confusion:
         return iou
 
     def present(self) -> Tensor:
-        """Bool [C] on the CPU: the truth holds this class (class 0 never counts)."""
+        """Tell for each class whether the truth holds it, bool [C] on the CPU (class 0 never counts)."""
         present = self.counts.sum(1).cpu() > 0
         present[IGNORE] = False
         return present
 
     def miou(self, absent: Absent = "skip") -> float:
-        """Mean IoU over the classes, "ignore" left out.
+        """Average the IoU over the classes, "ignore" left out.
 
         Args:
             absent: what a class without ground truth counts as. ``skip``: left out. ``nanmean``: left out only if never
@@ -105,11 +106,12 @@ class Confusion:
         elif absent == "nanmean":
             iou = iou[~iou.isnan()]
         else:
-            iou = torch.where(present, iou, 0.0 if absent == "zero" else 1.0)[IGNORE + 1 :]
+            worth = 0.0 if absent == "zero" else 1.0
+            iou = torch.where(present, iou, worth)[IGNORE + 1 :]
         return float(iou.mean()) if len(iou) else math.nan
 
     def legacy_miou(self) -> float:
-        """The lenient variant of 2DPASS's published scores: row and column 0 removed, then ``nanmean``.
+        """Compute the lenient variant of 2DPASS's published scores: row and column 0 removed, then ``nanmean``.
 
         Points predicted as "ignore" vanish there instead of counting as misses, which flatters a network that leaves
         points unlabelled: 60 right and 40 "ignore" score 1.00 instead of 0.60.
@@ -130,34 +132,30 @@ class SegmentationScore:
     """
 
     def __init__(self, num_classes: int, device: torch.device | str = "cpu") -> None:
+        shape = (num_classes, num_classes)
         self.num_classes = num_classes
-        self.counts = torch.zeros(
-            len(RANGE_BINS), num_classes, num_classes, dtype=torch.int64, device=device
-        )
-        self.view_counts = torch.zeros(
-            len(VIEWS), num_classes, num_classes, dtype=torch.int64, device=device
-        )
-        self._edges = torch.tensor([high for _, high in RANGE_BINS[:-1]], device=device)
+        self.counts = torch.zeros((len(RANGE_BINS), *shape), dtype=torch.int64, device=device)
+        self.view_counts = torch.zeros((len(VIEWS), *shape), dtype=torch.int64, device=device)
+        edges = [high for _, high in RANGE_BINS[:-1]]
+        self._edges = torch.tensor(edges, device=device)
 
     @property
     def overall(self) -> Confusion:
-        """All points."""
+        """The matrix of all points."""
         return Confusion(self.num_classes, self.counts.sum(0))
 
     @property
     def ranges(self) -> list[Confusion]:
-        """One per bin of ``RANGE_BINS``."""
+        """One matrix per bin of ``RANGE_BINS``."""
         return [Confusion(self.num_classes, counts) for counts in self.counts]
 
     @property
     def views(self) -> dict[str, Confusion]:
-        """One per name of ``VIEWS``; empty when no point was given with its view."""
+        """One matrix per name of ``VIEWS``; empty when no point was given with its view."""
         if not bool(self.view_counts.any()):
             return {}
-        return {
-            name: Confusion(self.num_classes, counts)
-            for name, counts in zip(VIEWS, self.view_counts)
-        }
+        matrices = zip(VIEWS, self.view_counts)
+        return {name: Confusion(self.num_classes, counts) for name, counts in matrices}
 
     def update(
         self, prediction: Tensor, truth: Tensor, distance: Tensor, in_view: Tensor | None = None
@@ -173,13 +171,12 @@ class SegmentationScore:
         """
         _check_ids("prediction", prediction, self.num_classes)
         _check_ids("truth", truth, self.num_classes)
+        size = self.num_classes
+        cell = truth.long() * size + prediction.long()
         ranges = torch.bucketize(distance.to(self._edges), self._edges)
-        flat = (ranges * self.num_classes + truth.long()) * self.num_classes + prediction.long()
-        self.counts += _count(flat, tuple(self.counts.shape))
+        self.counts += _count(ranges * size**2 + cell, tuple(self.counts.shape))
         if in_view is not None:
-            flat = (
-                in_view.long() * self.num_classes + truth.long()
-            ) * self.num_classes + prediction.long()
+            flat = in_view.long() * size**2 + cell
             self.view_counts += _count(flat, tuple(self.view_counts.shape))
 
     def all_reduce(self) -> None:
@@ -227,20 +224,20 @@ class EvaluationResult:
 
     @classmethod
     def from_score(
-        cls, score: SegmentationScore, *, classes: Sequence[str], **about: Any
+        cls, score: SegmentationScore, *, classes: Sequence[str], **metadata: Any
     ) -> EvaluationResult:
-        """Freeze a finished score; ``about`` holds the remaining attributes."""
-        names = [
-            f"{low:g}-{high:g}" if high < math.inf else f"{low:g}+" for low, high in RANGE_BINS
-        ]
-        ranges = {name: confusion.counts.tolist() for name, confusion in zip(names, score.ranges)}
+        """Freeze a finished score; ``metadata`` holds the remaining attributes."""
+        ranges = {}
+        for (low, high), confusion in zip(RANGE_BINS, score.ranges):
+            name = f"{low:g}-{high:g}" if high < math.inf else f"{low:g}+"
+            ranges[name] = confusion.counts.tolist()
         views = {name: confusion.counts.tolist() for name, confusion in score.views.items()}
         return cls(
             classes=tuple(classes),
             confusion=score.overall.counts.tolist(),
             ranges=ranges,
             views=views,
-            **about,
+            **metadata,
         )
 
     def _matrix(self, counts: list[list[int]]) -> Confusion:
@@ -248,17 +245,17 @@ class EvaluationResult:
 
     @property
     def overall(self) -> Confusion:
-        """All points."""
+        """The matrix of all points."""
         return self._matrix(self.confusion)
 
     @property
     def by_range(self) -> dict[str, Confusion]:
-        """Per range bin."""
+        """One matrix per range bin."""
         return {name: self._matrix(counts) for name, counts in self.ranges.items()}
 
     @property
     def by_view(self) -> dict[str, Confusion]:
-        """Per view; empty without cameras."""
+        """One matrix per view; empty without cameras."""
         return {name: self._matrix(counts) for name, counts in self.views.items()}
 
     @property
@@ -282,31 +279,30 @@ class EvaluationResult:
         return self.iou_of(self.overall)
 
     def iou_of(self, confusion: Confusion) -> dict[str, float | None]:
-        """Like :attr:`iou`, of one of :attr:`by_range`."""
-        values = list(zip(self.classes, confusion.iou().tolist(), confusion.present().tolist()))
-        return {name: iou if present else None for name, iou, present in values[IGNORE + 1 :]}
+        """Compute :attr:`iou` of another matrix, say one of :attr:`by_range`."""
+        values = zip(self.classes, confusion.iou().tolist(), confusion.present().tolist())
+        of_class = {}
+        for name, iou, present in list(values)[IGNORE + 1 :]:
+            of_class[name] = iou if present else None
+        return of_class
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, with the derived scores in percent beside the counts; None where nothing is scored."""
+        """Give plain values: the counts, and the scores derived from them in percent; None where nothing is scored."""
         overall = self.overall
         derived = {
             "miou": _percent(overall.miou()),
             "miou_all_classes": _percent(overall.miou("zero")),
             "miou_legacy": _percent(overall.legacy_miou()),
             "classes_scored": self.classes_scored,
-            "iou": {name: None if iou is None else 100 * iou for name, iou in self.iou.items()},
-            "miou_by_range": {
-                name: _percent(confusion.miou()) for name, confusion in self.by_range.items()
-            },
-            "miou_by_view": {
-                name: _percent(confusion.miou()) for name, confusion in self.by_view.items()
-            },
+            "iou": {name: _percent(iou) for name, iou in self.iou.items()},
+            "miou_by_range": _mious(self.by_range),
+            "miou_by_view": _mious(self.by_view),
         }
         return derived | asdict(self) | {"classes": list(self.classes)}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], where: str | None = None) -> EvaluationResult:
-        """Undo of :meth:`to_json`; derived scores are computed anew.
+        """Undo :meth:`to_json`; derived scores are computed anew.
 
         Args:
             where: the file the value comes from, for the error.
@@ -314,41 +310,42 @@ class EvaluationResult:
         Raises:
             UserError: a key is missing, or a matrix does not fit the classes.
         """
-        cure = "Write it again with evaluate.py --json"
         fields = cls.__dataclass_fields__
-        required = [name for name, known in fields.items() if not _has_default(known)]
-        missing = (
-            [name for name in required if name not in value]
-            if isinstance(value, Mapping)
-            else required
-        )
+        missing = [name for name, known in fields.items() if not _has_default(known)]
+        if isinstance(value, Mapping):
+            missing = [name for name in missing if name not in value]
         if missing:
-            raise UserError(f"this evaluation lacks {', '.join(missing)}", where=where, cure=cure)
-        result = cls(
-            **{
-                k: tuple(v) if k == "classes" else v
-                for k, v in value.items()
-                if k in cls.__dataclass_fields__
-            }
-        )
-        size = len(result.classes)
-        for name, counts in {
-            "confusion": result.confusion,
-            **result.ranges,
-            **result.views,
-        }.items():
+            raise UserError(
+                f"this evaluation lacks {', '.join(missing)}", where=where, cure=_WRITE_AGAIN
+            )
+        attributes: dict[str, Any] = {k: v for k, v in value.items() if k in fields}
+        attributes["classes"] = tuple(attributes["classes"])
+        result = cls(**attributes)
+        result._check_matrices(where)
+        return result
+
+    def _check_matrices(self, where: str | None) -> None:
+        size = len(self.classes)
+        matrices = {"confusion": self.confusion, **self.ranges, **self.views}
+        for name, counts in matrices.items():
             if len(counts) != size or any(len(row) != size for row in counts):
                 raise UserError(
                     f"the matrix '{name}' is not {size} x {size}, one row per class",
                     where=where,
-                    cure=cure,
+                    cure=_WRITE_AGAIN,
                 )
-        return result
 
 
 def _has_default(known: Field[Any]) -> bool:
     return known.default is not MISSING or known.default_factory is not MISSING
 
 
-def _percent(value: float) -> float | None:
-    return None if math.isnan(value) else 100 * value
+def _percent(value: float | None) -> float | None:
+    if value is None or math.isnan(value):
+        return None
+    return 100 * value
+
+
+def _mious(matrices: Mapping[str, Confusion]) -> dict[str, float | None]:
+    """Mean IoU of each matrix in percent."""
+    return {name: _percent(confusion.miou()) for name, confusion in matrices.items()}

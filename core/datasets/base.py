@@ -124,6 +124,7 @@ class ScanDataset(ABC):
     Objects pickle cheaply, so that loader workers may be forked or spawned; nothing heavy is held in memory.
 
     Attributes:
+        config: the ``dataset:`` section it was opened with.
         labels: the label space. root: folder of the data. split: ``train``, ``val`` or ``test``.
         point_fields: float32 values per point in a scan file, 0 where files are compressed and their sizes say nothing.
         label_dtype: type of one id in a label file.
@@ -132,6 +133,7 @@ class ScanDataset(ABC):
 
     Config: ClassVar[type[DatasetConfig]]
     title: ClassVar[str]
+    config: DatasetConfig
     labels: LabelSpace
     root: Path
     split: str

@@ -86,6 +86,7 @@ class FolderDataset(ScanDataset):
     """One split of a folder of scans. Poses are unknown and therefore NaN; tokens are the files' stems."""
 
     Config = FolderConfig
+    config: FolderConfig
     title = "Folder"
 
     def __init__(self, config: FolderConfig, split: str) -> None:

@@ -113,6 +113,7 @@ class SemanticKITTI(SequenceDataset):
     """One split of SemanticKITTI."""
 
     Config = SemanticKITTIConfig
+    config: SemanticKITTIConfig
     title = "SemanticKITTI"
     labels = SEMANTICKITTI
     point_fields = 4

@@ -69,6 +69,7 @@ class NuScenes(ScanDataset):
     """
 
     Config = NuScenesConfig
+    config: NuScenesConfig
     title = "nuScenes"
     labels = NUSCENES
     point_fields = 5  # x, y, z (m), intensity 0..255, ring

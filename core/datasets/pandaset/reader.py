@@ -116,6 +116,7 @@ class PandaSet(SequenceDataset):
     """One split of PandaSet. Instances are 31-bit numbers of the cuboids' names: an object keeps its own over time."""
 
     Config = PandaSetConfig
+    config: PandaSetConfig
     title = "PandaSet"
     labels = PANDASET
     point_fields = 0
