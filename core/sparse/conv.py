@@ -9,17 +9,10 @@ from torch import Tensor, nn
 
 from core.errors import UserError
 from core.sparse.backends import convolve
-from core.sparse.maps import KernelMap, coarser, kernel_map
+from core.sparse.maps import KernelMap, coarser, kernel_map, triple
 from core.sparse.tensor import SparseTensor, Stride
 
 __all__ = ["Conv3d"]
-
-
-def _triple(value: int | Stride) -> Stride:
-    if isinstance(value, int):
-        return value, value, value
-    x, y, z = value
-    return x, y, z
 
 
 def _finer(stride: Stride, step: Stride) -> Stride:
@@ -61,9 +54,9 @@ class Conv3d(nn.Module):
         super().__init__()
         self.relu = relu
         self.in_channels, self.out_channels = in_channels, out_channels
-        self.kernel_size = _triple(kernel_size)
-        self.stride = _triple(stride)
-        self.dilation = _triple(dilation)
+        self.kernel_size = triple(kernel_size)
+        self.stride = triple(stride)
+        self.dilation = triple(dilation)
         self.transposed, self.backend = transposed, backend
         volume = math.prod(self.kernel_size)
         shape = (volume, in_channels, out_channels) if volume > 1 else (in_channels, out_channels)

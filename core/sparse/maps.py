@@ -16,7 +16,7 @@ from core.sparse.device_maps import PackedPairs, RowTiles
 from core.sparse.library import has_cuda_kernels, library, loaded, pointer
 from core.sparse.tensor import MARGIN, Level, MapCache, Stride, pack_offsets
 
-__all__ = ["KernelMap", "Pairs", "coarser", "kernel_map", "kernel_offsets"]
+__all__ = ["KernelMap", "Pairs", "coarser", "kernel_map", "kernel_offsets", "triple"]
 
 T = TypeVar("T")
 
@@ -159,6 +159,14 @@ def _axis_offsets(length: int) -> range:
     if length % 2:
         return range(-(length // 2), length // 2 + 1)
     return range(length)
+
+
+def triple(value: int | Stride) -> Stride:
+    """Spread a number over the three axes; three stay as they are."""
+    if isinstance(value, int):
+        return value, value, value
+    x, y, z = value
+    return x, y, z
 
 
 def coarser(stride: Stride, step: Stride) -> Stride:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from core.sparse.library import library, pointer
-from core.sparse.maps import kernel_map, kernel_offsets
+from core.sparse.maps import coarser, kernel_map, kernel_offsets, triple
 from core.sparse.tensor import SparseTensor, Stride, argsort, floor_to, pack_offsets
 
 __all__ = [
@@ -209,9 +209,9 @@ def local_pool(
     x: SparseTensor, kernel: Stride | int, stride: Stride | int, reduce: Literal["mean", "max"]
 ) -> SparseTensor:
     """Pool over the occupied voxels under a kernel; output voxels as of a convolution of that stride."""
-    kernel, stride = ((v,) * 3 if isinstance(v, int) else v for v in (kernel, stride))
-    kmap = kernel_map(x.cache, x.stride, kernel, stride, (1, 1, 1))
-    coarse = tuple(t * s for t, s in zip(x.stride, stride))
+    step = triple(stride)
+    kmap = kernel_map(x.cache, x.stride, triple(kernel), step, (1, 1, 1))
+    coarse = coarser(x.stride, step)
     coords = x.coords if coarse == x.stride else x.cache.level(coarse).coords
     rows_in, rows_out = kmap.offsets.rows_in.long(), kmap.offsets.rows_out.long()
     if reduce == "mean":
