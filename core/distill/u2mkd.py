@@ -200,5 +200,5 @@ def _width(output: Output, kind: str) -> int:
 
 def _min_max(features: Tensor) -> Tensor:
     """Each row scaled to 0..1."""
-    low, high = features.aminmax(dim=1, keepdim=True)
+    low, high = features.amin(1, keepdim=True), features.amax(1, keepdim=True)
     return (features - low) / (high - low).clamp_min(1e-6)
