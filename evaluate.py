@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import sys
 
+from core.engine.commands import evaluation_parser, job_of, read_evaluation
 from core.engine.run import cli
-from core.engine.score.commands import evaluation_parser, job_of, read_evaluation
 
 
 def main() -> None:

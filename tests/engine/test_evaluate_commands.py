@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from core.engine.score.commands import evaluation_parser, read_evaluation
+from core.engine.commands import evaluation_parser, read_evaluation
 
 CONFIG = "configs/synthetic/minkunet_demo.yaml"
 
