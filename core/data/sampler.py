@@ -35,7 +35,7 @@ class SampleKey:
 
 
 def sample_rng(seed: int, epoch: int, index: int, stream: int = 0) -> np.random.Generator:
-    """The generator of one stream of one scan in an epoch; ``stream`` 0 equals ``default_rng([seed, epoch, index])``."""
+    """The generator of a stream of one scan in an epoch; ``stream`` 0 equals ``default_rng([seed, epoch, index])``."""
     return np.random.default_rng([seed, epoch, index, stream])
 
 
