@@ -17,6 +17,7 @@ __all__ = [
     "build_model",
     "input_width",
     "model_class",
+    "model_section",
     "with_input_width",
 ]
 
@@ -50,13 +51,22 @@ def build_model(config: Config, num_classes: int, *, pretrained: bool = True) ->
     Raises:
         UserError: unknown model or option, or a file of weights that is missing, damaged or another network's.
     """
-    kind = model_class(config)
-    section = with_input_width(config.parse(kind.Config, "model"), config)
-    _check_partition(kind, config)
-    model = kind(section, num_classes)
+    model = model_class(config)(model_section(config), num_classes)
     if pretrained and hasattr(model, "load_pretrained"):
         model.load_pretrained()
     return model
+
+
+def model_section(config: Config) -> Section:
+    """The ``model:`` section of the network that it names, with the input width that ``data.features`` gives.
+
+    Raises:
+        UserError: unknown model or option, features that do not exist, or a partition that the network cannot read.
+    """
+    kind = model_class(config)
+    section = with_input_width(config.parse(kind.Config, "model"), config)
+    _check_partition(kind, config)
+    return section
 
 
 def with_input_width(section: Section, config: Config) -> Section:

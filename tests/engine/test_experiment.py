@@ -76,6 +76,22 @@ def test_all_mistakes_of_all_sections_are_named_at_once() -> None:
         assert f"unknown key '{key}'" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.features=[xyz, colour]", "key 'data.features' names 'colour'"),
+        ("model.lidar.in_channel=7", "key 'in_channel' is 7"),
+        ("data.partition.name=range_image", "does not read the partition 'range_image'"),
+    ],
+)
+def test_a_network_that_cannot_read_what_the_data_section_gives(
+    override: str, message: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        Experiment.from_config(load_config(STUDENT, [override]))
+    assert message in str(caught.value)
+
+
 def test_a_data_set_alone_is_enough_where_no_network_is_trained() -> None:
     config = load_config(ROOT / "configs/nuscenes/default.yaml")
     check_config(config)

@@ -18,7 +18,7 @@ from core.distill import METHODS
 from core.engine.run.optim import OptimizerConfig, SchedulerConfig
 from core.errors import UserError
 from core.losses import CrossEntropyLovasz, balanced_weights
-from core.models import MODELS
+from core.models import MODELS, model_section
 from core.registry import look_up
 
 __all__ = [
@@ -249,6 +249,7 @@ class Experiment(Section):
         sections = _chosen_sections(config, ["dataset", "model"])
         _check_partition(config, "data.partition")
         experiment = config.parse(_schema(cls, sections))
+        model_section(config)  # what it reads suits the data section
         _check_teacher(config)
         return experiment
 

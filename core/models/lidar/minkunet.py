@@ -37,7 +37,9 @@ class MinkUNet(nn.Module):
 
         name: Literal["minkunet"] = Field(description="the network")
         cr: float = Field(1.0, gt=0, description="factor on every channel count")
-        in_channel: int = Field(4, ge=1, description="features of a point: x, y, z (m), intensity")
+        in_channel: int = Field(
+            4, ge=1, description="values per point; follows from data.features, so leave it out"
+        )
 
     def __init__(self, config: Config, num_classes: int) -> None:
         super().__init__()

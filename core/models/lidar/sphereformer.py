@@ -272,7 +272,9 @@ class SphereFormerUNet(nn.Module):
         """``model:`` section."""
 
         name: Literal["sphereformer"] = Field(description="the network")
-        in_channel: int = Field(4, ge=1, description="features of a point: x, y, z (m), intensity")
+        in_channel: int = Field(
+            4, ge=1, description="values per point; follows from data.features, so leave it out"
+        )
         layers: tuple[int, ...] = Field(
             (32, 64, 128, 256, 256), description="channels of the levels"
         )

@@ -43,7 +43,9 @@ class SPVCNN(nn.Module):
 
         name: Literal["spvcnn"] = Field(description="the network")
         cr: float = Field(1.0, gt=0, description="factor on every channel count")
-        in_channel: int = Field(4, ge=1, description="features of a point: x, y, z (m), intensity")
+        in_channel: int = Field(
+            4, ge=1, description="values per point; follows from data.features, so leave it out"
+        )
         dropout: float = Field(
             0.3,
             ge=0,

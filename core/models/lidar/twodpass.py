@@ -214,7 +214,7 @@ class TwoDPass(nn.Module):
             (1000, 1000, 60), description="cells of the finest grid along x, y, z"
         )
         in_channel: int = Field(
-            4, ge=3, description="features of a point: x, y, z (m), intensity, ..."
+            4, ge=3, description="values per point; follows from data.features, so leave it out"
         )
 
         @field_validator("scales", "shape")
