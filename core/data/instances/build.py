@@ -31,16 +31,14 @@ __all__ = [
     "training_scans",
 ]
 
-_SCANS_PER_PART = (
-    32  # part of the identity of a half-finished database, whatever the number of processes
-)
+_SCANS_PER_PART = 32  # a half-finished database goes on with it, whatever the number of processes
 
 
 def build_database(config: Config, out: Path | None = None, workers: int = 1) -> Database:
     """Write the instances of the training split, or find them written.
 
     Args:
-        config: ``dataset:`` names the scans, ``data.paste`` (if there) the folder and the rules.
+        workers: processes. config: ``dataset:`` names the scans, ``data.paste`` (if there) the folder and the rules.
         out: None = ``data.paste.database``, or ``inst_database_train`` in the data set's root.
 
     Raises:
@@ -58,16 +56,14 @@ def build_database(config: Config, out: Path | None = None, workers: int = 1) ->
         "min_points": smallest(rules, dataset),
     }
     work = _Cutter(dataset, rules)
-    tasks = [
-        range(k, min(k + _SCANS_PER_PART, len(dataset)))
-        for k in range(0, len(dataset), _SCANS_PER_PART)
-    ]
+    scans = range(len(dataset))
+    tasks = [scans[k : k + _SCANS_PER_PART] for k in scans[::_SCANS_PER_PART]]
     folder = default_folder(config, dataset) if out is None else out
     return write_database(folder, identity, dataset.labels, tuple(rules), work, tasks, workers)
 
 
 def training_scans(config: Config) -> ScanDataset:
-    """The training split with labels and instances, without sweeps."""
+    """Open the training split with labels and instances, without sweeps."""
     config = deepcopy(config)
     keys = dataset_class(config).Config.model_fields
     wanted: dict[str, Any] = {
@@ -75,25 +71,26 @@ def training_scans(config: Config) -> ScanDataset:
         "instances": True,
         "multisweeps": {"num_sweeps": 0},
     }
-    config.merge(
-        {k: v for k, v in wanted.items() if k in keys}, "prepare_inst_database.py", "dataset"
-    )
+    known = {key: value for key, value in wanted.items() if key in keys}
+    config.merge(known, "prepare_inst_database.py", "dataset")
     return build_dataset(config, "train")
 
 
 def rules_of(config: Config, dataset: ScanDataset) -> dict[int, ThingRule]:
-    """Thing rules by train id, as far as ``data.paste`` sets them, else the label space's."""
+    """Return thing rules by train id, as far as ``data.paste`` sets them, else the label space's."""
     return thing_rules(dataset.labels, config.parse(DataConfig, "data").paste)
 
 
 def default_folder(config: Config, dataset: ScanDataset) -> Path:
-    """``data.paste.database``, or a folder in the data set's root."""
+    """Return ``data.paste.database``, or a folder in the data set's root."""
     paste = config.parse(DataConfig, "data").paste
-    return dataset.root / "inst_database_train" if paste is None else paste.database
+    if paste is None:
+        return dataset.root / "inst_database_train"
+    return paste.database
 
 
 def smallest(rules: Mapping[int, ThingRule], dataset: ScanDataset) -> dict[str, int]:
-    """Points of the smallest instance wanted, by class name."""
+    """Return the number of points of the smallest instance wanted, by class name."""
     return {dataset.labels.classes[c]: rule.min_points for c, rule in rules.items()}
 
 
@@ -115,7 +112,7 @@ class _Cutter:
 
 
 def extract(scan: Scan, rules: Mapping[int, ThingRule]) -> Part:
-    """Every (class, instance) of the keyframe's own points with enough of them, ordered by that pair.
+    """Cut out every (class, instance) of the keyframe's own points with enough of them, ordered by that pair.
 
     Instance numbers alone do not do: SemanticKITTI uses one number for several classes.
 
@@ -130,7 +127,8 @@ def extract(scan: Scan, rules: Mapping[int, ThingRule]) -> Part:
         )
     limits = np.zeros(256, np.int64)
     limits[list(rules)] = [rule.min_points for rule in rules.values()]
-    rows = np.flatnonzero(scan.keyframe & (limits[scan.labels] > 0) & (scan.instances != 0))
+    wanted = scan.keyframe & (limits[scan.labels] > 0) & (scan.instances != 0)
+    rows = np.flatnonzero(wanted)
     pairs = scan.labels[rows].astype(np.int64) << 32 | scan.instances[rows]
     found, inverse, counts = np.unique(pairs, return_inverse=True, return_counts=True)
     large = counts >= limits[found >> 32]
@@ -138,11 +136,9 @@ def extract(scan: Scan, rules: Mapping[int, ThingRule]) -> Part:
     points = np.column_stack([scan.xyz[rows], scan.intensity[rows]]).astype(np.float32, copy=False)
     token = scan.token.encode()
     index = np.zeros(int(large.sum()), index_dtype(len(token)))
-    index["cls"], index["instance"], index["count"] = (
-        found[large] >> 32,
-        found[large] & 0xFFFFFFFF,
-        counts[large],
-    )
+    index["cls"] = found[large] >> 32
+    index["instance"] = found[large] & 0xFFFFFFFF
+    index["count"] = counts[large]
     index["token"] = token
     anchors(points, index)
     return Part(points, index, small=int((~large).sum()))
@@ -154,6 +150,8 @@ def anchors(points: np.ndarray, index: np.ndarray) -> None:
         return
     counts = index["count"].astype(np.int64)
     starts = np.cumsum(counts) - counts
-    middle = np.add.reduceat(points[:, :2].astype(np.float64), starts, axis=0) / counts[:, None]
-    index["anchor"] = np.column_stack([middle, np.minimum.reduceat(points[:, 2], starts)])
-    index["azimuth"], index["range"] = np.arctan2(middle[:, 1], middle[:, 0]), np.hypot(*middle.T)
+    total = np.add.reduceat(points[:, :2].astype(np.float64), starts, axis=0)
+    x, y = (total / counts[:, None]).T
+    index["anchor"] = np.column_stack([x, y, np.minimum.reduceat(points[:, 2], starts)])
+    index["azimuth"] = np.arctan2(y, x)
+    index["range"] = np.hypot(x, y)

@@ -65,7 +65,8 @@ def convert_database(
         "min_points": smallest(rules, dataset),
     }
     work = _Converter(dataset.point_fields, rules)
-    tasks = [records[k : k + _FILES_PER_PART] for k in range(0, len(records), _FILES_PER_PART)]
+    starts = range(0, len(records), _FILES_PER_PART)
+    tasks = [records[k : k + _FILES_PER_PART] for k in starts]
     folder = default_folder(config, dataset) if out is None else out
     return write_database(folder, identity, dataset.labels, tuple(rules), work, tasks, workers)
 
@@ -78,7 +79,7 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 def read_old_index(path: Path) -> dict[str, list[str]]:
-    """Class name -> paths. Nothing in the file can run.
+    """Read class name -> paths. Nothing in the file can run.
 
     Raises:
         UserError: the file is missing, no pickle, names code, or holds something else.
@@ -97,17 +98,23 @@ def read_old_index(path: Path) -> dict[str, list[str]]:
         raise UserError(
             f"this is no pickled index ({error})", where=str(path), cure=cure
         ) from error
-    plain = isinstance(content, dict) and all(
-        isinstance(name, str)
-        and isinstance(files, list | tuple)
-        and all(isinstance(file, str) for file in files)
-        for name, files in content.items()
-    )
-    if not plain:
+    if not _is_index(content):
         raise UserError(
             "this is not a dict from class names to lists of paths", where=str(path), cure=cure
         )
     return {name: list(files) for name, files in content.items()}
+
+
+def _is_index(content: object) -> bool:
+    """It is a dict from names to lists (or tuples) of paths."""
+    if not isinstance(content, dict):
+        return False
+    for name, files in content.items():
+        if not isinstance(name, str) or not isinstance(files, list | tuple):
+            return False
+        if not all(isinstance(file, str) for file in files):
+            return False
+    return True
 
 
 def _records(index: dict[str, list[str]], old: Path, dataset: ScanDataset) -> list[Record]:
@@ -121,9 +128,8 @@ def _records(index: dict[str, list[str]], old: Path, dataset: ScanDataset) -> li
             if len(parts) < 3 or ".." in parts:
                 raise UserError(f"cannot use the path '{file}'", where=str(old))
             token, instance = _named(Path(parts[-1]).stem, name, known, old)
-            records.append(
-                Record(cls, known.get(token, -1), instance, token, str(old.parent.joinpath(*parts)))
-            )
+            path = str(old.parent.joinpath(*parts))
+            records.append(Record(cls, known.get(token, -1), instance, token, path))
     return sorted(records)
 
 
@@ -145,7 +151,9 @@ def _named(stem: str, name: str, known: dict[str, int], old: Path) -> tuple[str,
     if not scan or not instance.isdecimal() or int(instance) >= 2**31:
         raise UserError(f"'{stem}' is not named <scan>_{name}_<number>", where=str(old))
     slashed = scan.replace("_", "/", 1)
-    return (slashed if scan not in known and slashed in known else scan), int(instance)
+    if scan not in known and slashed in known:
+        scan = slashed
+    return scan, int(instance)
 
 
 @dataclass(frozen=True)
@@ -156,25 +164,29 @@ class _Converter:
     rules: dict[int, ThingRule]
 
     def __call__(self, records: Sequence[Record]) -> Part:
-        own = [r for r in records if r.scan >= 0 and r.cls in self.rules]
-        clouds = [_read(Path(record.path), self.fields) for record in own]
-        large = [
-            len(cloud) >= self.rules[record.cls].min_points for record, cloud in zip(own, clouds)
-        ]
-        kept = [(record, cloud) for record, cloud, fits in zip(own, clouds, large) if fits]
-        points = np.concatenate([np.zeros((0, 4), np.float32), *(cloud for _, cloud in kept)])
-        index = np.zeros(
-            len(kept), index_dtype(max((len(r.token.encode()) for r, _ in kept), default=1))
-        )
-        index["cls"], index["instance"] = [r.cls for r, _ in kept], [r.instance for r, _ in kept]
-        index["count"], index["token"] = (
-            [len(cloud) for _, cloud in kept],
-            [r.token.encode() for r, _ in kept],
-        )
+        kept = []
+        clouds = [np.zeros((0, 4), np.float32)]
+        small = 0
+        foreign = 0
+        for record in records:
+            if record.scan < 0:
+                foreign += 1
+            elif record.cls in self.rules:
+                cloud = _read(Path(record.path), self.fields)
+                if len(cloud) < self.rules[record.cls].min_points:
+                    small += 1
+                else:
+                    kept.append(record)
+                    clouds.append(cloud)
+        points = np.concatenate(clouds)
+        tokens = [record.token.encode() for record in kept]
+        index = np.zeros(len(kept), index_dtype(max(map(len, tokens), default=1)))
+        index["cls"] = [record.cls for record in kept]
+        index["instance"] = [record.instance for record in kept]
+        index["count"] = [len(cloud) for cloud in clouds[1:]]
+        index["token"] = tokens
         anchors(points, index)
-        return Part(
-            points, index, small=large.count(False), foreign=sum(r.scan < 0 for r in records)
-        )
+        return Part(points, index, small, foreign)
 
 
 def _read(path: Path, fields: int) -> np.ndarray:

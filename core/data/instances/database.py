@@ -8,6 +8,7 @@ so that all loading workers share one copy of the pages.
 
 from __future__ import annotations
 
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,25 +26,29 @@ _AGAIN = "Write it with 'python prepare_inst_database.py CONFIG'"
 
 
 def index_dtype(token_bytes: int) -> np.dtype:
-    """One row of the index.
+    """Describe one row of the index.
 
     ``cls`` train id; ``offset`` (points) into the class's file and ``count``; ``instance`` the data set's own number;
     ``anchor`` m, mean x, mean y, smallest z; ``azimuth`` rad and ``range`` m of the anchor in the x-y plane; ``token``
     of the scan.
     """
-    fields = [("cls", "u1"), ("offset", "<i8"), ("count", "<i4"), ("instance", "<i4")]
-    fields += [
-        ("anchor", "<f4", 3),
-        ("azimuth", "<f4"),
-        ("range", "<f4"),
-        ("token", f"S{max(token_bytes, 1)}"),
-    ]
-    return np.dtype(fields)
+    return np.dtype(
+        [
+            ("cls", "u1"),
+            ("offset", "<i8"),
+            ("count", "<i4"),
+            ("instance", "<i4"),
+            ("anchor", "<f4", 3),
+            ("azimuth", "<f4"),
+            ("range", "<f4"),
+            ("token", f"S{max(token_bytes, 1)}"),
+        ]
+    )
 
 
 def class_file(name: str) -> str:
-    """File of a class: its name, with what a file system may not like replaced."""
-    return "".join(c if c.isalnum() or c in "-_" else "_" for c in name) + ".bin"
+    """Return the file of a class: its name, with what a file system may not like replaced."""
+    return re.sub(r"[^\w-]", "_", name) + ".bin"
 
 
 class Database:
@@ -82,10 +87,12 @@ class Database:
 
     def _check_size(self, name: str, size: int) -> None:
         path = self.folder / name
-        found = path.stat().st_size if path.is_file() else None
-        if found != size:
+        found = "missing"
+        if path.is_file():
+            found = f"{path.stat().st_size} bytes"
+        if found != f"{size} bytes":
             raise UserError(
-                f"{'missing' if found is None else f'{found} bytes'}, expected {size} bytes",
+                f"{found}, expected {size} bytes",
                 where=str(path),
                 cure="Copy the database again, or delete its folder and write it anew",
             )
@@ -99,7 +106,7 @@ class Database:
 
     @property
     def fingerprint(self) -> str:
-        """Of the label space whose train ids the classes are."""
+        """Fingerprint of the label space whose train ids the classes are."""
         return self.meta["labels"]["fingerprint"]
 
     @cached_property
@@ -114,29 +121,30 @@ class Database:
 
     @cached_property
     def _points(self) -> dict[int, np.ndarray]:
-        return {
-            entry["id"]: np.memmap(
-                self.folder / entry["file"], "<f4", "r", shape=(entry["points"], 4)
-            )
-            for entry in self.meta["classes"]
-        }
+        """Points of each class by train id, mapped."""
+        points: dict[int, np.ndarray] = {}
+        for entry in self.meta["classes"]:
+            shape = (entry["points"], 4)
+            points[entry["id"]] = np.memmap(self.folder / entry["file"], "<f4", "r", shape=shape)
+        return points
 
     def points(self, row: int) -> np.ndarray:
-        """Points of instance ``row``: f32 [count, 4], a copy."""
+        """Return the points of instance ``row``: f32 [count, 4], a copy."""
         entry = self.index[row]
         start = int(entry["offset"])
-        return np.array(
-            self._points[int(entry["cls"])][start : start + int(entry["count"])], np.float32
-        )
+        end = start + int(entry["count"])
+        points = self._points[int(entry["cls"])]
+        return np.array(points[start:end], np.float32)
 
     def summary(self) -> str:
-        """Instances and points per class as lines of text."""
+        """Describe instances and points per class in lines of text."""
         lines = [
             f"  {'class':22}{'instances':>10}{'points':>12}{'smallest':>10}{'median':>8}{'largest':>9}"
         ]
-        for e in self.meta["classes"]:
-            lines.append(
-                f"  {e['name']:22}{e['instances']:>10,}{e['points']:>12,}{e['min']:>10,}{e['median']:>8,}{e['max']:>9,}"
-            )
+        for entry in self.meta["classes"]:
+            line = "  {name:22}{instances:>10,}{points:>12,}{min:>10,}{median:>8,}{max:>9,}"
+            lines.append(line.format(**entry))
         absent = ", ".join(self.meta["absent"])
-        return "\n".join([*lines, f"  no instance of {absent}"] if absent else lines)
+        if absent:
+            lines.append(f"  no instance of {absent}")
+        return "\n".join(lines)

@@ -39,18 +39,22 @@ class Scene:
         """
         self.points = np.ascontiguousarray(points, np.float32)
         self.is_thing = things[labels]
-        self.order, self.start, sums = _sort(
-            self.points, labels, ground, int(ground.max(initial=-1)) + 1
-        )
-        self._cells = []
+        grounds = int(ground.max(initial=-1)) + 1
+        self.order, self.start, sums = _sort(self.points, labels, ground, grounds)
+        self._cells: list[np.ndarray] = []
         for group in sums:
             group = group[group[:, 3] >= MIN_CELL_POINTS]
             self._cells.append(group[:, :3] / group[:, 3:])
 
     def places(self, grounds: np.ndarray, distance: float, count: int) -> np.ndarray:
-        """Mean points of the ``count`` cells of the ground classes ``grounds`` at most nearly ``distance``: f64 [P, 3].
+        """Find the cells that are most nearly ``distance`` m away.
 
-        The order is by difference in planar distance; equal differences keep the order of classes and cells.
+        Args:
+            grounds: ground classes that count. distance: m, planar. count: of cells, at most.
+
+        Returns:
+            the cells' mean points, f64 [P, 3] m, by difference in distance; equal differences keep the order of
+            classes and cells.
         """
         cells = np.concatenate([np.zeros((0, 3)), *(self._cells[g] for g in grounds)])
         difference = np.abs(np.hypot(cells[:, 0], cells[:, 1]) - distance)
@@ -62,13 +66,16 @@ class Scene:
     cache=True,
     nogil=True,
 )
-def _sort(points, labels, ground, grounds):
+def _sort(
+    points: np.ndarray, labels: np.ndarray, ground: np.ndarray, grounds: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Counting sort by cell, and per ground class and cell the sums of x, y, z and the number of points."""
     cell = np.full(points.shape[0], -1, np.int64)
     start = np.zeros(_SIDE * _SIDE + 1, np.int64)
     sums = np.zeros((grounds, _SIDE * _SIDE, 4))
     for i in range(points.shape[0]):
-        x, y = np.float64(points[i, 0]) + REACH, np.float64(points[i, 1]) + REACH
+        x = np.float64(points[i, 0]) + REACH
+        y = np.float64(points[i, 1]) + REACH
         if not (0 <= x < 2 * REACH and 0 <= y < 2 * REACH):
             continue
         c = np.int64(x / CELL) * _SIDE + np.int64(y / CELL)
@@ -110,14 +117,30 @@ def place(
         f32 [n, 3] m, or None if no place is free.
     """
     found, moved = _place(
-        np.ascontiguousarray(shape), anchor.astype(np.float64), places, shifts, boxes,
-        scene.points, scene.is_thing, scene.order, scene.start,
-    )  # fmt: skip
+        np.ascontiguousarray(shape),
+        anchor.astype(np.float64),
+        places,
+        shifts,
+        boxes,
+        scene.points,
+        scene.is_thing,
+        scene.order,
+        scene.start,
+    )
     return moved if found else None
 
 
 @numba.njit(cache=True, nogil=True)
-def _free(low, high, count, boxes, points, is_thing, order, start):
+def _free(
+    low: np.ndarray,
+    high: np.ndarray,
+    count: int,
+    boxes: np.ndarray,
+    points: np.ndarray,
+    is_thing: np.ndarray,
+    order: np.ndarray,
+    start: np.ndarray,
+) -> bool:
     """The box is within reach, not around the sensor, and meets no other object and few enough points."""
     if low[0] < -REACH or low[1] < -REACH or high[0] >= REACH or high[1] >= REACH:
         return False
@@ -129,17 +152,22 @@ def _free(low, high, count, boxes, points, is_thing, order, start):
             apart |= low[axis] > boxes[b, 1, axis] or high[axis] < boxes[b, 0, axis]
         if not apart:
             return False
-    things, others = 0, 0
-    for cx in range(np.int64((low[0] + REACH) / CELL), np.int64((high[0] + REACH) / CELL) + 1):
+    things = 0
+    others = 0
+    first_x = np.int64((low[0] + REACH) / CELL)
+    last_x = np.int64((high[0] + REACH) / CELL)
+    first_y = np.int64((low[1] + REACH) / CELL)
+    last_y = np.int64((high[1] + REACH) / CELL)
+    for cx in range(first_x, last_x + 1):
         row = cx * _SIDE
-        first = start[row + np.int64((low[1] + REACH) / CELL)]
-        last = start[row + np.int64((high[1] + REACH) / CELL) + 1]
-        for k in range(first, last):
+        for k in range(start[row + first_y], start[row + last_y + 1]):
             i = order[k]
             x, y, z = points[i, 0], points[i, 1], points[i, 2]
             if low[0] <= x <= high[0] and low[1] <= y <= high[1] and low[2] <= z <= high[2]:
-                things += is_thing[i]
-                others += not is_thing[i]
+                if is_thing[i]:
+                    things += 1
+                else:
+                    others += 1
         if things > MAX_THINGS * count or others > MAX_OTHERS * count:
             return False
     return True
@@ -151,18 +179,33 @@ def _free(low, high, count, boxes, points, is_thing, order, start):
     cache=True,
     nogil=True,
 )
-def _place(shape, anchor, places, shifts, boxes, points, is_thing, order, start):
+def _place(
+    shape: np.ndarray,
+    anchor: np.ndarray,
+    places: np.ndarray,
+    shifts: np.ndarray,
+    boxes: np.ndarray,
+    points: np.ndarray,
+    is_thing: np.ndarray,
+    order: np.ndarray,
+    start: np.ndarray,
+) -> tuple[bool, np.ndarray]:
+    """Whether a place is free, and the object there."""
     moved = np.empty_like(shape)
-    low, high = np.empty(3), np.empty(3)
+    low = np.empty(3)
+    high = np.empty(3)
     here = np.arctan2(anchor[1], anchor[0])
     for p in range(shifts.shape[0]):
         for t in range(shifts.shape[1]):
             target = places[p] + shifts[p, t]
             turn = np.arctan2(target[1], target[0]) - here
-            cos, sin = np.cos(turn), np.sin(turn)
-            low[:], high[:] = np.inf, -np.inf
+            cos = np.cos(turn)
+            sin = np.sin(turn)
+            low[:] = np.inf
+            high[:] = -np.inf
             for i in range(shape.shape[0]):
-                x, y = shape[i, 0] - anchor[0], shape[i, 1] - anchor[1]
+                x = shape[i, 0] - anchor[0]
+                y = shape[i, 1] - anchor[1]
                 moved[i, 0] = target[0] + cos * x - sin * y
                 moved[i, 1] = target[1] + sin * x + cos * y
                 moved[i, 2] = target[2] + shape[i, 2] - anchor[2]
@@ -175,17 +218,22 @@ def _place(shape, anchor, places, shifts, boxes, points, is_thing, order, start)
 
 
 @numba.njit(cache=True, nogil=True)
-def _direction(x, y, z):
+def _direction(x: float, y: float, z: float) -> tuple[int, float, float]:
     """(column, slope, planar distance in m) of a point."""
     distance = np.hypot(np.float64(x), np.float64(y))
     turn = (np.arctan2(np.float64(y), np.float64(x)) + np.pi) / (2 * np.pi)
-    slope = z / distance if distance > 0 else (np.inf if z > 0 else -np.inf)
-    return np.int64(turn * _COLUMNS) % _COLUMNS, slope, distance
+    column = int(turn * _COLUMNS) % _COLUMNS
+    if distance > 0:
+        return column, z / distance, distance
+    slope = np.inf if z > 0 else -np.inf
+    return column, slope, distance
 
 
 @numba.njit("b1[::1](f4[:,::1], i8[::1], f4[:,::1], i8[::1], i8)", cache=True, nogil=True)
-def in_shadow(points, owner, casters, caster, count):
-    """Which points an object hides from the sensor.
+def in_shadow(
+    points: np.ndarray, owner: np.ndarray, casters: np.ndarray, caster: np.ndarray, count: int
+) -> np.ndarray:
+    """Find the points that an object hides from the sensor.
 
     Seen from the sensor, an object covers in each column of 0.5 degrees the slopes between its lowest and its highest
     point; what lies there beyond its nearest point is hidden.
@@ -197,7 +245,8 @@ def in_shadow(points, owner, casters, caster, count):
     Returns:
         bool [N].
     """
-    low, high = np.full((count, _COLUMNS), np.inf), np.full((count, _COLUMNS), -np.inf)
+    low = np.full((count, _COLUMNS), np.inf)
+    high = np.full((count, _COLUMNS), -np.inf)
     near = np.full((count, _COLUMNS), np.inf)
     covered = np.zeros(_COLUMNS, np.bool_)
     for i in range(casters.shape[0]):
@@ -213,10 +262,8 @@ def in_shadow(points, owner, casters, caster, count):
         if not covered[column]:
             continue
         for k in range(count):
-            if (
-                k != owner[i]
-                and distance > near[k, column]
-                and low[k, column] <= slope <= high[k, column]
-            ):
+            if k == owner[i] or distance <= near[k, column]:
+                continue
+            if low[k, column] <= slope <= high[k, column]:
                 hidden[i] = True
     return hidden

@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +29,8 @@ from core.labels import LabelSpace
 __all__ = ["Part", "write_database"]
 
 _IDENTITY = "identity.json"
+
+_work: Callable[[Any], Part]  # of this process
 
 
 @dataclass(frozen=True)
@@ -87,13 +89,8 @@ def write_database(
     with _alone(parts):
         _prepare(parts, identity)
         _make_parts(parts, work, tasks, workers)
-        _join(
-            out,
-            [_part_file(parts, number) for number in range(len(tasks))],
-            identity,
-            labels,
-            things,
-        )
+        files = [_part_file(parts, number) for number in range(len(tasks))]
+        _join(out, files, identity, labels, things)
     shutil.rmtree(parts)
     return Database(out)
 
@@ -102,9 +99,8 @@ def write_database(
 def _alone(parts: Path) -> Iterator[None]:
     with open(parts / "lock", "w") as stream:
         try:
-            fcntl.flock(
-                stream, fcntl.LOCK_EX | fcntl.LOCK_NB
-            )  # released by the kernel even if this process is killed
+            # released by the kernel even if this process is killed
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(
                 "another process is writing this database", where=str(parts.parent)
@@ -129,21 +125,24 @@ def _part_file(parts: Path, number: int) -> Path:
 def _make_parts(
     parts: Path, work: Callable[[Any], Part], tasks: Sequence[Any], workers: int
 ) -> None:
-    missing = [
-        (number, task)
-        for number, task in enumerate(tasks)
-        if not _part_file(parts, number).is_file()
-    ]
-    if len(missing) < len(tasks):
-        logger.info(f"{len(tasks) - len(missing)} of {len(tasks)} parts are already there")
+    missing = []
+    for number, task in enumerate(tasks):
+        if not _part_file(parts, number).is_file():
+            missing.append((number, task))
+    ready = len(tasks) - len(missing)
+    if ready:
+        logger.info(f"{ready} of {len(tasks)} parts are already there")
     make = partial(_make_part, parts)
-    with (
-        ExitStack() as stack,
-        tqdm(
-            total=len(tasks), initial=len(tasks) - len(missing), desc="instances", unit="part",
+    with ExitStack() as stack:
+        bar = tqdm(
+            total=len(tasks),
+            initial=ready,
+            desc="instances",
+            unit="part",
             disable=not sys.stderr.isatty(),
-        ) as bar,
-    ):  # fmt: skip
+        )
+        stack.enter_context(bar)
+        done: Iterator[None]
         if workers > 1 and len(missing) > 1:
             count = min(workers, len(missing))
             pool = stack.enter_context(worker_context().Pool(count, _receive, (work,)))
@@ -181,7 +180,9 @@ def _join(
     labels: LabelSpace,
     things: Sequence[int],
 ) -> None:
-    rows, left_out = [], np.zeros(2, np.int64)
+    """Write the files of a database from its parts, the description last."""
+    rows = []
+    left_out = np.zeros(2, np.int64)
     for path in parts:
         with np.load(path, allow_pickle=False) as part:
             rows.append(part["index"])
@@ -193,17 +194,8 @@ def _join(
             where=str(out),
             cure="Lower min_points in data.paste.things",
         )
-    with ExitStack() as stack:
-        temporary = {
-            c: stack.enter_context(atomic_path(out / class_file(labels.classes[c])))
-            for c in present
-        }
-        streams = {c: stack.enter_context(open(path, "wb")) for c, path in temporary.items()}
-        for path, index in zip(parts, rows):
-            with np.load(path, allow_pickle=False) as part:
-                points, owner = part["points"], np.repeat(index["cls"], index["count"])
-            for c in np.unique(owner).tolist():
-                streams[c].write(points[owner == c].astype("<f4").tobytes())
+    files = {c: out / class_file(labels.classes[c]) for c in present}
+    _join_points(files, parts, rows)
     index = _joined_index(rows)
     with atomic_path(out / INDEX) as path, open(path, "wb") as stream:
         np.save(stream, index, allow_pickle=False)
@@ -219,21 +211,44 @@ def _join(
     write_json(out / META, meta)
 
 
+def _join_points(
+    files: Mapping[int, Path], parts: Sequence[Path], rows: Sequence[np.ndarray]
+) -> None:
+    """Write the points of each class into its file, part after part; ``rows``: the index of each part."""
+    with ExitStack() as stack:
+        streams = {}
+        for c, file in files.items():
+            temporary = stack.enter_context(atomic_path(file))
+            streams[c] = stack.enter_context(open(temporary, "wb"))
+        for path, index in zip(parts, rows):
+            with np.load(path, allow_pickle=False) as part:
+                points = part["points"]
+            owner = np.repeat(index["cls"], index["count"])
+            for c in np.unique(owner).tolist():
+                streams[c].write(points[owner == c].astype("<f4").tobytes())
+
+
 def _joined_index(rows: Sequence[np.ndarray]) -> np.ndarray:
     """All rows, by class, with their offsets."""
     width = max(part.dtype["token"].itemsize for part in rows)
     index = np.concatenate([part.astype(index_dtype(width)) for part in rows])
     index = index[np.argsort(index["cls"], kind="stable")]
     for c in np.unique(index["cls"]):
-        own = index["cls"] == c
-        counts = index["count"][own].astype(np.int64)
-        index["offset"][own] = np.cumsum(counts) - counts
+        members = index["cls"] == c
+        counts = index["count"][members].astype(np.int64)
+        index["offset"][members] = np.cumsum(counts) - counts
     return index
 
 
 def _describe(c: int, labels: LabelSpace, counts: np.ndarray) -> dict[str, Any]:
     name = labels.classes[c]
-    size = {"min": int(counts.min()), "median": int(np.median(counts)), "max": int(counts.max())}
     return {
-        "id": c, "name": name, "file": class_file(name), "instances": len(counts), "points": int(counts.sum()), **size,
-    }  # fmt: skip
+        "id": c,
+        "name": name,
+        "file": class_file(name),
+        "instances": len(counts),
+        "points": int(counts.sum()),
+        "min": int(counts.min()),
+        "median": int(np.median(counts)),
+        "max": int(counts.max()),
+    }
