@@ -21,7 +21,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -32,7 +31,7 @@ from torch import Tensor, nn
 
 from benchmarks.timing import median_ms, write_measurement
 from core.config import Config
-from core.contracts import Batch
+from core.contracts import Batch, BatchCameras, Cells
 from core.engine.run.cli import run_command
 from core.engine.run.memory import keep_freed_memory
 from core.models import build_model
@@ -132,26 +131,31 @@ def make_batch(args: argparse.Namespace) -> Batch:
     """Random streets; each camera sees its own sector of the points, with some overlap."""
     generator = torch.Generator().manual_seed(0)
     scans = [random_batch(args.voxels, seed) for seed in range(args.batch)]
-    coords = torch.cat(
-        [
-            torch.cat([torch.full_like(s.coords[:, :1], b), s.coords[:, 1:]], 1)
-            for b, s in enumerate(scans)
-        ]
-    )
-    feats, count = torch.cat([s.feats for s in scans]), len(coords)
-    centre = feats[:, :2] - feats[:, :2].mean(0)
+    coords, sizes = [], [0]
+    for number, scan in enumerate(scans):
+        coords.append(F.pad(scan.coords[:, 1:], (1, 0), value=number))
+        sizes.append(len(scan.coords))
+    points = {name: torch.cat([scan.points[name] for scan in scans]) for name in scans[0].points}
+    count, offsets = sum(sizes), torch.tensor(sizes).cumsum(0)
+    centre = points["xyz"][:, :2] - points["xyz"][:, :2].mean(0)
     azimuth = torch.atan2(centre[:, 1], centre[:, 0])
     sector = torch.arange(args.cameras)[:, None] * (2 * torch.pi / 6)
     offset = torch.remainder(azimuth - sector + torch.pi, 2 * torch.pi) - torch.pi
-    visible = offset.abs() < 0.6
     pixels = torch.rand(args.cameras, count, 2, generator=generator) * 1.96 - 0.98
-    images = torch.rand(
-        args.batch, args.cameras, 3, args.size[1], args.size[0], generator=generator
+    shape = (args.batch, args.cameras, 3, args.size[1], args.size[0])
+    images = torch.rand(shape, generator=generator)
+    labels, rows = torch.randint(1, CLASSES, (count,), generator=generator), torch.arange(count)
+    return Batch(
+        tokens=tuple(str(number) for number in range(args.batch)),
+        indices=tuple(range(args.batch)),
+        padded=(False,) * args.batch,
+        points=points,
+        point_offsets=offsets,
+        features=scans[0].features,
+        cells=Cells(scans[0].cells.partition, torch.cat(coords), rows, rows, labels, offsets),
+        origins=torch.zeros(args.batch, 3),
+        cameras=BatchCameras(images, pixels, offset.abs() < 0.6),
     )
-    return replace(
-        scans[0], tokens=tuple(str(b) for b in range(args.batch)), coords=coords, feats=feats, images=images,
-        pixels=pixels, visible=visible, labels=torch.randint(1, CLASSES, (count,), generator=generator),
-    )  # fmt: skip
 
 
 def stage_points(model: LidarCamera, batch: Batch) -> list[Tensor]:

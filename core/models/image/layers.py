@@ -38,6 +38,7 @@ class NormReluConv(nn.Sequential):
             conv = nn.Conv2d(cin, cout, kernel, padding=kernel // 2, bias=False)
         nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
         super().__init__(nn.BatchNorm2d(cin, momentum=momentum), nn.ReLU(inplace=True), conv)
+        self.kernel = kernel
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, cin, H, W] -> [N, cout, H, W]."""

@@ -51,6 +51,9 @@ class ResNetFCN(nn.Module):
         width: channels of the maps.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, config: FCNConfig, width: int) -> None:
         super().__init__()
         self.config = config

@@ -5,9 +5,9 @@ Everything that needs a data-dependent size is found once per batch, in :meth:`P
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,20 +15,29 @@ from torch import Tensor
 from core.contracts import Batch
 from core.sparse.points import GatherTable, gather_sum
 
-__all__ = ["Overlap", "PixelLinks", "map_size", "sample_image"]
+__all__ = ["MapSize", "Overlap", "PixelLinks", "map_size", "sample_image"]
 
 Overlap = Literal["last", "mean"]
+MapSize = tuple[int, int]  # rows and columns
 
 
 @dataclass
 class PixelLinks:
     """The (point, image) pairs of a batch, sorted by point, then camera. Image ``b * K + k`` is camera k of scan b.
 
+    A point is a cell of the batch, seen where the point that represents it is.
+
     Attributes:
-        point, image: i64 [P]. uv: f32 [P, 2] in [-1, 1], outermost pixel centres. weight: f32 [P], share of the pair in
-            what its point reads; 1 per point in total. ptr: i64 [SV + 1], pairs of each point.
-        images: B * K. in_sight: bool [SV]. rows: i64 [R], the points in sight. used: i64 [U], the pairs that weigh
-            something.
+        point: i64 [P], of each pair.
+        image: i64 [P], of each pair.
+        uv: f32 [P, 2] in [-1, 1], outermost pixel centres.
+        weight: f32 [P], share of the pair in what its point reads; 1 per point in total.
+        ptr: i64 [SV + 1], pairs of each point.
+        images: B * K.
+        in_sight: bool [SV], some camera sees the point.
+        rows: i64 [R], the points in sight.
+        used: i64 [U], the pairs that weigh something.
+        tables: what was derived from the pairs, by kind and map size.
     """
 
     point: Tensor
@@ -40,11 +49,14 @@ class PixelLinks:
     in_sight: Tensor
     rows: Tensor
     used: Tensor
-    tables: dict[Any, GatherTable] = field(default_factory=dict)
+    tables: dict[Hashable, GatherTable] = field(default_factory=dict)
 
     @classmethod
     def of(cls, batch: Batch, overlap: Overlap) -> PixelLinks:
         """Of a batch with images; a point that several cameras see reads the last one, or the mean of all."""
+        assert batch.images is not None
+        assert batch.visible is not None
+        assert batch.pixels is not None
         scans, cameras = batch.images.shape[:2]
         visible = batch.visible.T
         point, camera = visible.nonzero(as_tuple=True)
@@ -52,96 +64,107 @@ class PixelLinks:
         in_sight = counts > 0
         ptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
         rows = in_sight.nonzero()[:, 0]
+        every = torch.arange(len(point), device=point.device)
         if overlap == "last":
             used = ptr.index_select(0, rows + 1) - 1
-            rank = torch.arange(len(point), device=point.device)
-            weight = (rank == ptr.index_select(0, point + 1) - 1).float()
+            weight = (every == ptr.index_select(0, point + 1) - 1).float()
         else:
-            used = torch.arange(len(point), device=point.device)
+            used = every
             weight = 1.0 / counts.index_select(0, point)
-        image = batch.coords[:, 0].long().index_select(0, point) * cameras + camera
-        uv = batch.pixels.flatten(0, 1).index_select(0, camera * len(counts) + point).float()
-        return cls(point, image, uv, weight, ptr, scans * cameras, in_sight, rows, used)
+        scan = batch.coords[:, 0].long().index_select(0, point)
+        uv = batch.pixels.flatten(0, 1).index_select(0, camera * len(counts) + point)
+        return cls(
+            point=point,
+            image=scan * cameras + camera,
+            uv=uv.float(),
+            weight=weight,
+            ptr=ptr,
+            images=scans * cameras,
+            in_sight=in_sight,
+            rows=rows,
+            used=used,
+        )
 
-    def cells(self, sizes: Sequence[tuple[int, int]]) -> GatherTable:
+    def cells(self, sizes: Sequence[MapSize]) -> GatherTable:
         """Points -> mean in each cell ``floor((uv + 1) / 2 * (size - 1))`` of the grids (rows, columns) of ``sizes``.
 
         Rows are ordered by grid, image, row, column.
         """
-        key = ("cells", *sizes)
-        if key not in self.tables:
-            keys, start = [], 0
-            for height, width in sizes:
-                column, row = (c.floor().long() for c in _pixel(self.uv, height, width))
-                keys.append(start + (self.image * height + row) * width + column)
-                start += self.images * height * width
-            cell, point = torch.cat(keys), self.point.repeat(len(sizes))
-            counts = torch.zeros(start, dtype=torch.int64, device=cell.device)
-            counts.scatter_add_(0, cell, torch.ones_like(cell))
-            weight = 1.0 / counts.index_select(0, cell)
-            self.tables[key] = GatherTable.from_entries(
-                cell, point, weight, start, len(self.in_sight)
-            )
-        return self.tables[key]
+        return self._table(("cells", *sizes), lambda: self._cells(sizes))
 
-    def corners(self, size: tuple[int, int]) -> GatherTable:
+    def corners(self, size: MapSize) -> GatherTable:
         """Pixels of [B * K, H, W] -> bilinear value at each point, 0 for a point out of sight."""
-        key = ("corners", size)
-        if key not in self.tables:
-            height, width = size
-            x, y = _pixel(self.uv, height, width)
-            x0, y0 = x.floor().long(), y.floor().long()
-            fx, fy = x - x0, y - y0
-            x1, y1 = (x0 + 1).clamp_max(width - 1), (y0 + 1).clamp_max(height - 1)
-            start = self.image * height
-            rows = [(start + y) * width + x for y, x in ((y0, x0), (y0, x1), (y1, x0), (y1, x1))]
-            weights = [(1 - fy) * (1 - fx), (1 - fy) * fx, fy * (1 - fx), fy * fx]
-            weight = torch.stack(weights, 1) * self.weight[:, None]
-            index = torch.stack(rows, 1).flatten().int()
-            self.tables[key] = GatherTable(
-                4 * self.ptr, index, weight.flatten(), self.images * height * width
-            )
-        return self.tables[key]
+        return self._table(("corners", size), lambda: self._corners(size))
 
-    def taps(self, size: tuple[int, int], kernel: int) -> GatherTable:
+    def taps(self, size: MapSize, kernel: int) -> GatherTable:
         """Pixels of [B * K, H, W] -> bilinear value around each point in sight, shifted by each tap of a kernel.
 
         Rows are ordered by point in sight, tap row, tap column; beyond the image lie zeros.
         """
-        key = ("taps", size, kernel)
+        return self._table(("taps", size, kernel), lambda: self._taps(size, kernel))
+
+    def _table(self, key: Hashable, make: Callable[[], GatherTable]) -> GatherTable:
         if key not in self.tables:
-            height, width = size
-            uv, image, share, point = (
-                t.index_select(0, self.used) for t in (self.uv, self.image, self.weight, self.point)
-            )
-            (c, w_c), (r, w_r) = (
-                _tap_axis(x, n, kernel) for x, n in zip(_pixel(uv, height, width), (width, height))
-            )
-            row = (image * height)[:, None, None] + r
-            index = row[:, :, None, :, None] * width + c[:, None, :, None, :]  # [P, k, k, 2, 2]
-            weight = (
-                w_r[:, :, None, :, None]
-                * w_c[:, None, :, None, :]
-                * share[:, None, None, None, None]
-            )
-            rank = self.in_sight.cumsum(0).index_select(0, point) - 1
-            self.tables[key] = self._tap_table(
-                rank, index.flatten(1, 2), weight.flatten(1, 2), size
-            )
+            self.tables[key] = make()
         return self.tables[key]
 
-    def _tap_table(
-        self, rank: Tensor, index: Tensor, weight: Tensor, size: tuple[int, int]
-    ) -> GatherTable:
-        """Rank of each pair's point [P], pixels and weights [P, taps, 2, 2] -> rows (point, tap)."""
-        taps, count, columns = index.shape[1], len(self.rows), self.images * size[0] * size[1]
-        if len(rank) == count:  # one pair for each point, already in order
-            ptr = torch.arange(0, 4 * taps * count + 1, 4, device=rank.device)
+    def _cells(self, sizes: Sequence[MapSize]) -> GatherTable:
+        cells, start = [], 0
+        for height, width in sizes:
+            column, row = _pixel(self.uv, (height, width))
+            line = self.image * height + row.floor().long()
+            cells.append(start + line * width + column.floor().long())
+            start += self.images * height * width
+        cell = torch.cat(cells)
+        counts = torch.zeros(start, dtype=torch.int64, device=cell.device)
+        counts.scatter_add_(0, cell, torch.ones_like(cell))
+        weight = 1.0 / counts.index_select(0, cell)
+        point = self.point.repeat(len(sizes))
+        return GatherTable.from_entries(cell, point, weight, start, len(self.in_sight))
+
+    def _corners(self, size: MapSize) -> GatherTable:
+        height, width = size
+        x, y = _pixel(self.uv, size)
+        left, top = x.floor().long(), y.floor().long()
+        right = (left + 1).clamp_max(width - 1)
+        bottom = (top + 1).clamp_max(height - 1)
+        fx, fy = x - left, y - top
+        upper = (self.image * height + top) * width
+        lower = (self.image * height + bottom) * width
+        corners = [upper + left, upper + right, lower + left, lower + right]
+        weights = [(1 - fy) * (1 - fx), (1 - fy) * fx, fy * (1 - fx), fy * fx]
+        weight = torch.stack(weights, 1) * self.weight[:, None]
+        index = torch.stack(corners, 1).flatten().int()
+        return GatherTable(4 * self.ptr, index, weight.flatten(), self.images * height * width)
+
+    def _taps(self, size: MapSize, kernel: int) -> GatherTable:
+        height, width = size
+        x, y = _pixel(self.uv.index_select(0, self.used), size)
+        columns, column_weight = _tap_axis(x, width, kernel)
+        lines, line_weight = _tap_axis(y, height, kernel)
+        first = self.image.index_select(0, self.used) * height
+        share = self.weight.index_select(0, self.used)
+        # All of [P, k, k, 2, 2]: pair, tap row, tap column, upper and lower, left and right pixel.
+        lines = (first[:, None, None] + lines)[:, :, None, :, None]
+        index = lines * width + columns[:, None, :, None, :]
+        weight = line_weight[:, :, None, :, None] * column_weight[:, None, :, None, :]
+        weight = weight * share[:, None, None, None, None]
+        return self._tap_table(index.flatten(1, 2), weight.flatten(1, 2), size)
+
+    def _tap_table(self, index: Tensor, weight: Tensor, size: MapSize) -> GatherTable:
+        """Pixels and weights [U, taps, 2, 2] of the used pairs -> rows (point, tap)."""
+        pairs, taps = index.shape[:2]
+        count = len(self.rows)
+        columns = self.images * size[0] * size[1]
+        if pairs == count:  # one for each point, already in order
+            ptr = torch.arange(0, 4 * taps * count + 1, 4, device=index.device)
             return GatherTable(ptr, index.flatten().int(), weight.flatten(), columns)
+        rank = self.in_sight.cumsum(0) - 1
+        rank = rank.index_select(0, self.point.index_select(0, self.used))
         rows = rank[:, None] * taps + torch.arange(taps, device=rank.device)
-        rows = rows[:, :, None].expand(-1, -1, 4).flatten()
+        entries = rows[:, :, None].expand(-1, -1, 4).flatten()
         return GatherTable.from_entries(
-            rows, index.flatten(), weight.flatten(), count * taps, columns
+            entries, index.flatten(), weight.flatten(), count * taps, columns
         )
 
 
@@ -157,13 +180,14 @@ def _tap_axis(x: Tensor, size: int, kernel: int) -> tuple[Tensor, Tensor]:
     return pixel.clamp(0, size - 1), weight * inside
 
 
-def _pixel(uv: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Column and row of the pixel coordinates, as floats inside the image."""
+def _pixel(uv: Tensor, size: MapSize) -> tuple[Tensor, Tensor]:
+    """Column and row of the pixel coordinates, as floats inside a map of ``size``."""
+    height, width = size
     u, v = ((uv + 1) / 2).unbind(1)
     return u * (width - 1), v * (height - 1)
 
 
-def map_size(features: Tensor) -> tuple[int, int]:
+def map_size(features: Tensor) -> MapSize:
     """Rows and columns of a map [N, C, H, W]."""
     height, width = features.shape[2:]
     return height, width

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,10 @@ from core.config import Section
 from core.errors import UserError
 from core.models.image.layers import NormReluConv
 from core.models.image.resnet import RESNETS, ResNet
-from core.models.image.sampling import PixelLinks, sample_image
+from core.models.image.sampling import PixelLinks, map_size, sample_image
+
+if TYPE_CHECKING:
+    from core.models.image.timm_encoder import TimmEncoder
 
 __all__ = ["ImageConfig", "SwiftNet", "upsample"]
 
@@ -29,6 +32,8 @@ IMAGENET = (
     (0.485, 0.456, 0.406),
     (0.229, 0.224, 0.225),
 )  # mean and standard deviation of RGB in 0..1
+NORMALS = {"imagenet": IMAGENET, "none": ((0.0,) * 3, (1 / 255,) * 3)}
+STAGES = 4  # of every encoder
 SPP_MOMENTUM = 0.012  # pooled grids have few cells, so their statistics move slowly
 
 
@@ -87,10 +92,11 @@ class SpatialPyramidPooling(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[N, cin, H, W] -> [N, width, H, W]."""
         x = self.reduce(x)
-        height, width = x.shape[2:]
+        height, width = map_size(x)
         maps = [x]
-        for grid, level in zip(self.grids, self.levels):
-            pooled = F.adaptive_avg_pool2d(x, (grid, max(1, round(width / height * grid))))
+        for rows, level in zip(self.grids, self.levels):
+            columns = max(1, round(width / height * rows))
+            pooled = F.adaptive_avg_pool2d(x, (rows, columns))
             maps.append(upsample(level(pooled), (height, width)))
         return self.fuse(torch.cat(maps, 1))
 
@@ -108,7 +114,7 @@ class UpUnit(nn.Module):
 
     def at_points(self, x: Tensor, skip: Tensor, links: PixelLinks) -> Tensor:
         """The same, read at the points in sight, [R, width]; the 3x3 convolution is made nowhere else."""
-        table = links.taps(tuple(skip.shape[2:]), self.blend[2].kernel_size[0])
+        table = links.taps(map_size(skip), self.blend.kernel)
         return self.blend.at_points(self._sum(x, skip), table)
 
     def _sum(self, x: Tensor, skip: Tensor) -> Tensor:
@@ -116,7 +122,9 @@ class UpUnit(nn.Module):
         raised = upsample(x, lateral.shape[2:])
         # Added in place to what nobody else holds; not to the lateral map: it shares memory with a matrix product, and
         # its backward pass would copy the whole map four times.
-        return raised + lateral if raised is x else raised.add_(lateral)
+        if raised is x:
+            return raised + lateral
+        return raised.add_(lateral)
 
 
 class SwiftNet(nn.Module):
@@ -128,11 +136,19 @@ class SwiftNet(nn.Module):
     Attributes:
         channels: of the four skips; the last one is pooled.
         out_channels: of the decoded map.
+
+    Raises:
+        UserError: the section asks for what the encoder or the pooling cannot be.
     """
+
+    mean: Tensor
+    std: Tensor
+    decoder: nn.ModuleList
 
     def __init__(self, config: ImageConfig) -> None:
         super().__init__()
-        self.config, width = config, config.decoder_channels
+        self.config = config
+        width = config.decoder_channels
         if not config.spp_grids or width < len(config.spp_grids):
             raise UserError(
                 "spp_grids needs at least one grid, and no more than decoder_channels",
@@ -142,8 +158,9 @@ class SwiftNet(nn.Module):
         *fine, coarse = self.encoder.channels
         self.spp = SpatialPyramidPooling(coarse, width, config.spp_grids)
         self.decoder = nn.ModuleList(UpUnit(skip, width) for skip in reversed(fine))
-        self.channels, self.out_channels = (*fine, width), width
-        mean, std = IMAGENET if config.normalize == "imagenet" else ((0.0,) * 3, (1 / 255,) * 3)
+        self.channels = (*fine, width)
+        self.out_channels = width
+        mean, std = NORMALS[config.normalize]
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
@@ -164,7 +181,9 @@ class SwiftNet(nn.Module):
     def stage(self, i: int, x: Tensor) -> tuple[Tensor, Tensor]:
         """Stage ``i`` (0..3): (input of the next stage, skip [N, channels[i], H', W'])."""
         x, skip = self.encoder.stage(i, x)
-        return x, self.spp(skip) if i == 3 else skip
+        if i == STAGES - 1:
+            skip = self.spp(skip)
+        return x, skip
 
     def decode(self, skips: Sequence[Tensor]) -> Tensor:
         """Four skips, fine to coarse -> [N, out_channels, H, W] at the finest skip's size."""
@@ -178,9 +197,9 @@ class SwiftNet(nn.Module):
         pixels = skips[0].numel() // skips[0].shape[1]
         if 2 * len(links.rows) > pixels:
             return sample_image(self.decode(skips), links).index_select(0, links.rows)
-        return self.decoder[-1].at_points(
-            self._refine(skips, len(self.decoder) - 1), skips[0], links
-        )
+        last = self.decoder[-1]
+        assert isinstance(last, UpUnit)
+        return last.at_points(self._refine(skips, len(self.decoder) - 1), skips[0], links)
 
     def _refine(self, skips: Sequence[Tensor], units: int) -> Tensor:
         """The first ``units`` of the decoder, from the coarsest skip on."""
@@ -190,16 +209,15 @@ class SwiftNet(nn.Module):
         return x
 
 
-def _encoder(config: ImageConfig) -> nn.Module:
+def _encoder(config: ImageConfig) -> ResNet | TimmEncoder:
     if config.encoder in RESNETS:
         return ResNet(config.encoder, config.stem_stride, config.skip == "preactivation")
-    from core.models.image.timm_encoder import TimmEncoder
+    from core.models.image.timm_encoder import TimmEncoder  # timm is optional
 
-    fixed = [
-        key
-        for key in ("stem_stride", "skip")
-        if getattr(config, key) != ImageConfig.model_fields[key].default
-    ]
+    fixed = []
+    for key in ("stem_stride", "skip"):
+        if getattr(config, key) != ImageConfig.model_fields[key].default:
+            fixed.append(key)
     if fixed:
         raise UserError(
             f"'{config.encoder}' is a timm model, whose {' and '.join(fixed)} cannot be chosen",
