@@ -50,12 +50,16 @@ UNCHANGED = Change()
 def move(points: np.ndarray, change: Change) -> np.ndarray:
     """Apply a given change; f32 [N, 3] m -> the same, the very input where nothing changes."""
     if change.flip != "none":
-        points = points * np.array(
-            [-1 if "x" in change.flip else 1, -1 if "y" in change.flip else 1, 1], np.float32
-        )
+        signs = np.ones(3, np.float32)
+        if "x" in change.flip:
+            signs[0] = -1
+        if "y" in change.flip:
+            signs[1] = -1
+        points = points * signs
     if change.degrees:
         angle = np.deg2rad(change.degrees)
-        cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+        cos = np.float32(np.cos(angle))
+        sin = np.float32(np.sin(angle))
         x, y, z = points.T
         points = np.stack([cos * x - sin * y, sin * x + cos * y, z], axis=1)
     if change.scale != (1.0, 1.0, 1.0):
@@ -111,9 +115,11 @@ def _draw_shift(rng: np.random.Generator, std: Sequence[float]) -> tuple[float, 
 
 
 def draw_change(rng: np.random.Generator, config: AugmentConfig) -> Change:
-    """Flip, rotation, scale and shift, as far as ``config`` asks for them."""
-    flip, degrees = UNCHANGED.flip, UNCHANGED.degrees
-    scale, shift = UNCHANGED.scale, UNCHANGED.shift
+    """Draw flip, rotation, scale and shift, as far as ``config`` asks for them."""
+    flip = UNCHANGED.flip
+    degrees = UNCHANGED.degrees
+    scale = UNCHANGED.scale
+    shift = UNCHANGED.shift
     if config.flip_choices:
         flip = _draw_flip(rng, config.flip_choices)
     if config.rotate_range is not None:
@@ -138,7 +144,7 @@ def augment(points: np.ndarray, rng: np.random.Generator, config: AugmentConfig)
 
 
 def draw_kept(count: int, rng: np.random.Generator, dropout: float) -> np.ndarray:
-    """Which of ``count`` points stay: bool [count]; a fraction uniform in [0, dropout] leaves, never the last point."""
+    """Draw which of ``count`` points stay: bool [count]; a share uniform in [0, dropout] leaves, never the last."""
     kept = rng.random(count) >= rng.uniform(0.0, dropout)
     if count and not kept.any():
         kept[int(rng.integers(count))] = True

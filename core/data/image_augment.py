@@ -12,9 +12,8 @@ from core.errors import UserError
 
 __all__ = ["augment_image", "crop", "flip", "jitter"]
 
-Link = tuple[
-    np.ndarray, np.ndarray, np.ndarray
-]  # image u8 [H, W, 3]; pixels f32 [V, 2] in [-1, 1]; visible bool [V]
+# image u8 [H, W, 3]; pixels f32 [V, 2] in [-1, 1]; visible bool [V]
+Link = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def augment_image(
@@ -59,8 +58,10 @@ def crop(
             where="data.image_augment.crop",
             cure="Choose a smaller crop, or set data.image_size to a larger one",
         )
-    left, top = int(rng.integers(width - size[0] + 1)), height - size[1]
-    old, new = np.array([width, height], np.float32) - 1, np.array(size, np.float32) - 1
+    left = int(rng.integers(width - size[0] + 1))
+    top = height - size[1]
+    old = np.array([width, height], np.float32) - 1
+    new = np.array(size, np.float32) - 1
     at: np.ndarray = (pixels + 1) / 2 * old - np.array([left, top], np.float32)
     inside: np.ndarray = (at >= 0) & (at <= new)
     visible = visible & inside.all(1)
@@ -69,7 +70,7 @@ def crop(
 
 
 def flip(image: np.ndarray, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mirror left and right."""
+    """Mirror left and right: ``image`` u8 [H, W, 3] and ``pixels`` f32 [V, 2] in [-1, 1]."""
     return image[:, ::-1], pixels * np.array([-1, 1], np.float32)
 
 
@@ -82,7 +83,8 @@ def jitter(
     """
     from PIL import Image, ImageEnhance  # jobs without cameras never import it
 
-    factors = rng.uniform(np.maximum(0, 1 - np.array(strength)), 1 + np.array(strength))
+    spread = np.array(strength)
+    factors = rng.uniform(np.maximum(0, 1 - spread), 1 + spread)
     kinds = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
     picture = Image.fromarray(np.ascontiguousarray(image))
     for i in rng.permutation(len(kinds)):
