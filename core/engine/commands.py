@@ -256,6 +256,7 @@ def read_votes(args: argparse.Namespace) -> Votes:
 def job_of(args: argparse.Namespace, run_path: Path) -> tuple[Callable[..., Any], list[Any]]:
     """The job ``(world, config, checkpoint, *targets)`` and its targets."""
     votes = read_votes(args)
+    job: Callable[..., Any]
     if args.command == "submit":
         from core.engine.score.submission import submit_checkpoint
 

@@ -18,9 +18,10 @@ from core.datasets.base import read_points
 from core.engine.run.context import Context
 from core.engine.run.distributed import World
 from core.engine.score import prediction
-from core.engine.score.evaluation import score_network
+from core.engine.score.evaluation import predictions, score_network
 from core.engine.score.jobs import trained_network
 from core.engine.score.prediction import PredictionFolder, open_source, predict_checkpoint
+from core.engine.score.segmenter import Segmenter
 from core.errors import UserError
 from core.labels import NUSCENES, SEMANTICKITTI, LabelSpace
 from core.models import build_model
@@ -252,10 +253,11 @@ def test_two_processes_share_the_scans(world, checkpoint, own, tmp_path) -> None
     context = Context.open(load_config(world, ["--eval.batch_size", "1"]), World())
     scans = open_source(context.config, str(own))
     network, tokens = trained_network(context, scans.labels, checkpoint), []
+    segmenter = Segmenter(network, scans.labels, context.data, context.experiment, World().device)
     for rank in range(2):
         part = Context(context.config, context.experiment, World(rank=rank, size=2))
         loader = part.loader_of(ChosenScans(scans, context.data, [0, 2, 4]), training=False)
-        found = prediction.predicted_scans(network, loader, World().device, context.autocast, {})
+        found = segmenter.predict_loader(loader, predictions, {})
         tokens.append([token for token, _ in found])
     assert sorted(tokens[0] + tokens[1]) == ["020", "022", "024"] and all(tokens)
 

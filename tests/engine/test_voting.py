@@ -22,7 +22,8 @@ from core.engine.run.context import Context
 from core.engine.run.distributed import World
 from core.engine.score.evaluation import predictions, score_network
 from core.engine.score.jobs import evaluate_checkpoint, trained_network
-from core.engine.score.prediction import predict_checkpoint, predicted_scans
+from core.engine.score.prediction import predict_checkpoint
+from core.engine.score.segmenter import Segmenter
 from core.engine.score.voting import PLAIN, Votes, loader_and_predictor, voted_predictions
 from core.errors import UserError
 from core.labels import NUSCENES, SEMANTICKITTI
@@ -169,7 +170,8 @@ def voted(
     network = trained_network(context, scans.labels, world.parent / "net.pt")
     part = Context(context.config, context.experiment, World(rank=rank, size=size))
     loader, predict = loader_and_predictor(part, scans, context.data, votes, indices)
-    return dict(predicted_scans(network, loader, CPU, context.autocast, {}, predict))
+    segmenter = Segmenter(network, scans.labels, context.data, context.experiment, CPU)
+    return dict(segmenter.predict_loader(loader, predict, {}))
 
 
 def same(one: dict, other: dict) -> bool:

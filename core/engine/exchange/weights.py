@@ -22,7 +22,6 @@ from typing import Any
 
 import torch
 from loguru import logger
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -31,6 +30,7 @@ from core.data import DataConfig
 from core.datasets import dataset_class
 from core.engine.exchange.published import ADAPTER, parts_of, rename
 from core.engine.run.checkpoint import find_checkpoint, load_weights, read_checkpoint
+from core.engine.run.exported import METADATA, read_exported
 from core.engine.run.run_dir import flatten
 from core.errors import UserError
 from core.io import atomic_path, sha256
@@ -39,7 +39,6 @@ from core.models import build_model
 
 __all__ = ["export_weights", "import_weights", "main"]
 
-METADATA = "lidistill"
 # an absolute path, also as the default of ``${NAME:-path}``; the group holds its last part
 _ABSOLUTE = re.compile(
     r"(?:(?<=:-)|^)(?:[/~\\]|[A-Za-z]:[/\\])(?:[^}]*[/\\])?([^/\\}]+)[/\\]*(?=\}|$)"
@@ -89,6 +88,7 @@ def export_weights(source: Path, out: Path, *, lidar_only: bool = False) -> dict
         "config": config.tree,
         "classes": identity["classes"],
         "fingerprint": identity["fingerprint"],
+        "sensor": identity.get("sensor"),
         "source_sha256": sha256(path),
         "teacher_sha256": identity.get("teacher", {}).get("sha256"),
     }
@@ -181,22 +181,7 @@ def import_weights(
 def _read_exported(
     path: Path, config: Config, labels: LabelSpace
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
-    try:
-        with safe_open(path, "pt") as file:
-            about = json.loads((file.metadata() or {}).get(METADATA, "null"))
-            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (not a dict)
-    except FileNotFoundError as error:
-        raise UserError("this file does not exist", where=str(path)) from error
-    except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(
-            f"this file is damaged ({error})", where=str(path), cure="Copy or export it again"
-        ) from error
-    if not isinstance(about, dict) or not {"fingerprint", "classes", "config"} <= about.keys():
-        raise UserError(
-            f"this file has no metadata entry '{METADATA}', so it was not exported by this project",
-            where=str(path),
-            cure="Write it with: python -m core.engine.exchange export",
-        )
+    weights, about = read_exported(path)
     if about["fingerprint"] != labels.fingerprint:
         raise UserError(
             f"these weights know other classes ({', '.join(about['classes'][1:5])}, …) than '{labels.name}' "
@@ -205,7 +190,11 @@ def _read_exported(
             cure="Give a configuration of the data set the network was trained on",
         )
     _warn_of_differences(Config(tree=about["config"], source=f"metadata of {path}"), config)
-    return weights, {}, {key: about.get(key) for key in ("source_sha256", "teacher_sha256")}
+    return (
+        weights,
+        {},
+        {key: about.get(key) for key in ("source_sha256", "teacher_sha256", "sensor")},
+    )
 
 
 def _warn_of_differences(trained: Config, config: Config) -> None:

@@ -12,12 +12,13 @@ from loguru import logger
 from torch import nn
 
 from core.config import Config
-from core.engine.run.checkpoint import load_weights, read_checkpoint
+from core.engine.run.checkpoint import load_weights
 from core.engine.run.context import Context
 from core.engine.run.distributed import World
 from core.engine.run.provenance import provenance
 from core.engine.score.evaluation import score_network
 from core.engine.score.voting import PLAIN, Votes, loader_and_predictor
+from core.engine.score.weights import read_network
 from core.errors import UserError
 from core.io import read_json, sha256, write_json
 from core.labels import LabelSpace
@@ -32,16 +33,15 @@ def trained_network(context: Context, labels: LabelSpace, checkpoint: Path) -> n
     Raises:
         UserError: the checkpoint belongs to another model or label space.
     """
-    state = read_checkpoint(checkpoint)
-    identity = state.get("identity", {})
-    if identity.get("fingerprint") != labels.fingerprint:
+    found = read_network(checkpoint)
+    if found.fingerprint != labels.fingerprint:
         raise UserError(
-            f"this checkpoint was trained on other classes ({', '.join(identity.get('classes', [])[1:6])}, …)",
+            f"this checkpoint was trained on other classes ({', '.join(found.classes[1:6])}, …)",
             where=str(checkpoint),
             cure=f"Evaluate it on its own data set; '{labels.name}' has {labels.num_classes - 1} classes",
         )
     model = context.model(labels.num_classes, pretrained=False)
-    load_weights(model, state["model"], str(checkpoint))
+    load_weights(model, found.weights, str(checkpoint))
     return model.to(context.world.device)
 
 

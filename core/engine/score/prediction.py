@@ -10,7 +10,7 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 from loguru import logger
-from torch import nn
 
 from core.config import Config
 from core.contracts import IGNORE
 from core.data import DataConfig
+from core.data.sensor_record import SensorRecord
 from core.datasets import dataset_class
 from core.datasets.base import ScanDataset, check_split
 from core.datasets.calibration import CALIBRATION
@@ -35,9 +35,10 @@ from core.engine.run.distributed import (
     rank_zero_first,
     sum_over_ranks,
 )
-from core.engine.score.evaluation import Predictor, predictions
 from core.engine.score.jobs import trained_network
+from core.engine.score.segmenter import Segmenter
 from core.engine.score.voting import PLAIN, Votes, loader_and_predictor
+from core.engine.score.weights import read_network
 from core.errors import UserError
 from core.io import atomic_path, read_json, sha256, write_bytes, write_json
 from core.labels import LabelSpace
@@ -48,7 +49,6 @@ __all__ = [
     "fill_folder",
     "open_source",
     "predict_checkpoint",
-    "predicted_scans",
 ]
 
 FORMATS = ("semantickitti", "nuscenes", "npy")
@@ -223,32 +223,6 @@ def _step(values: np.ndarray, fields: int) -> float:
     return float(np.mean(np.median(np.abs(np.diff(points, axis=0)), 0) / (points.std(0) + 1e-6)))
 
 
-def predicted_scans(
-    network: nn.Module,
-    loader: Any,
-    device: torch.device,
-    autocast: Callable[[], Any],
-    skipped: dict[str, None],
-    predict: Predictor = predictions,
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield (token, train ids u8 [N] of the scan's own points) scan by scan, in the loader's order.
-
-    Args:
-        autocast: makes the mixed-precision context.
-        skipped: takes the messages of damaged scans, which are left out.
-        predict: how.
-    """
-    loader.set_epoch(0, 0)
-    for batch, predicted in predict(network, loader, device, autocast, "predicting"):
-        skipped |= dict.fromkeys(batch.skipped)
-        classes, keyframe = predicted.to(torch.uint8).cpu().numpy(), batch.keyframe.cpu().numpy()
-        offsets = batch.point_offsets.tolist()
-        for i, token in enumerate(batch.tokens):
-            rows = slice(offsets[i], offsets[i + 1])
-            if not batch.padded[i]:
-                yield token, classes[rows][keyframe[rows]]
-
-
 def predict_checkpoint(
     world: World,
     config: Config,
@@ -302,8 +276,15 @@ def fill_folder(
         UserError: see :func:`core.engine.train.jobs.trained_network` and :meth:`PredictionFolder.begin`.
     """
     world = context.world
-    network = trained_network(context, scans.labels, checkpoint)
     view = _view(context, scans)
+    segmenter = Segmenter(
+        trained_network(context, scans.labels, checkpoint),
+        scans.labels,
+        view,
+        context.experiment,
+        world.device,
+        SensorRecord.from_json(read_network(checkpoint).sensor),
+    )
     missing = [i for i in range(len(scans)) if not folder.path(scans.token(i)).is_file()]
     barrier()  # every rank has its list before the first file is written
     settings = _digest(context.config, view, votes.settings(context))
@@ -313,9 +294,9 @@ def fill_folder(
     start = time.perf_counter()
     if missing:
         loader, predict = loader_and_predictor(context, scans, view, votes, missing)
-        for token, classes in predicted_scans(
-            network, loader, world.device, context.autocast, skipped, predict
-        ):
+        if world.rank == 0:
+            segmenter.compare(scans.load(missing[0], cameras=False))
+        for token, classes in segmenter.predict_loader(loader, predict, skipped):
             folder.write(token, classes if finish is None else finish(token, classes))
             count, points = count + 1, points + len(classes)
     totals = torch.tensor([count, points], dtype=torch.float64, device=world.device)

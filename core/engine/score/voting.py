@@ -29,7 +29,7 @@ from core.sparse import fold_batch_norm
 if TYPE_CHECKING:
     from core.engine.run.context import Context
 
-__all__ = ["PLAIN", "Votes", "loader_and_predictor", "voted_predictions"]
+__all__ = ["PLAIN", "Votes", "loader_and_predictor", "point_scores", "voted_predictions"]
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def voted_predictions(
         _check_scan(first, batch)
         with autocast():
             output = network(batch)
-        for scores in _point_scores(output, batch, votes):
+        for scores in point_scores(output, batch, votes):
             total = scores if seen == 0 else total.add_(scores)
             seen += 1
         if seen == votes.count:
@@ -161,7 +161,7 @@ def _check_scan(first: Batch, batch: Batch) -> None:
         )
 
 
-def _point_scores(output: Output, batch: Batch, votes: Votes) -> Iterator[Tensor]:
+def point_scores(output: Output, batch: Batch, votes: Votes) -> Iterator[Tensor]:
     """F32 [N, C - 1] of each view, without "ignore", which is class 0; anything for points of no cell."""
     offsets = batch.point_offsets.tolist()
     if output.point_logits is not None:

@@ -9,6 +9,7 @@ from typing import Any
 from loguru import logger
 
 from core.config import Config
+from core.data.sensor_record import SensorRecord
 from core.datasets.base import ScanDataset
 from core.distill import SUPERVISED, Method, Score, method_class
 from core.engine.run.context import Context
@@ -141,6 +142,7 @@ def build_trainer(
         "fingerprint": labels.fingerprint,
         "classes": list(labels.classes),
         "config": config.tree,
+        "sensor": SensorRecord.of(train_set.load(0, cameras=False)).to_json(),
     }
     if teacher is not None:
         identity["teacher"] = teacher.identity

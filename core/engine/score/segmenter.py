@@ -1,0 +1,329 @@
+"""A trained network as one object: points in, classes out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from loguru import logger
+from torch import Tensor, nn
+
+from core.config import Config
+from core.contracts import IGNORE, Camera, Points, Sample, Scan, Sensor
+from core.data import BatchLoader, DataConfig, Recipe, VotePlan, collate
+from core.data.sensor_record import SensorRecord
+from core.datasets import dataset_class
+from core.datasets.calibration import read_calibration
+from core.engine.run.checkpoint import load_weights
+from core.engine.run.context import autocast
+from core.engine.run.experiment import Experiment
+from core.engine.score.evaluation import Predictor, predict_points
+from core.engine.score.voting import Votes, point_scores
+from core.engine.score.weights import TrainedNetwork, read_network
+from core.errors import UserError
+from core.labels import LabelSpace
+from core.models import build_model
+from core.sparse import fold_batch_norm
+
+__all__ = ["Prediction", "Segmenter"]
+
+Calibration = str | Path | Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a network says about one scan.
+
+    Attributes:
+        labels: u8 [N] train ids, one per point; 0 for a point outside ``data.point_range``.
+        probabilities: f32 [N, classes], column = train id, 0 for "ignore"; rows of label 0 are 0.
+        names: of the classes, index = train id.
+        colors: u8 [N, 3] RGB of each point's class.
+        raw_ids: u16 [N], the ids that label files of the data set hold.
+    """
+
+    labels: np.ndarray
+    probabilities: np.ndarray
+    names: tuple[str, ...]
+    colors: np.ndarray
+    raw_ids: np.ndarray
+
+
+class Segmenter:
+    """Labels points with a trained network.
+
+    Args:
+        network: in any mode; what predicts is a copy with folded batch norms.
+        labels: its classes. data: how a scan becomes its view.
+        experiment: of the run, for mixed precision and votes. device: where it runs.
+        trained_on: the scanner of its training, None = unknown.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        labels: LabelSpace,
+        data: DataConfig,
+        experiment: Experiment,
+        device: torch.device,
+        trained_on: SensorRecord | None = None,
+    ) -> None:
+        self.network = network.to(device)
+        self.labels, self.data, self.experiment, self.device = labels, data, experiment, device
+        self.trained_on = trained_on
+        self._warned: set[str] = set()
+
+    @cached_property
+    def _folded(self) -> nn.Module:
+        return fold_batch_norm(self.network)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        device: str | torch.device | None = None,
+        threads: int | None = None,
+    ) -> Segmenter:
+        """Open a run folder (its best checkpoint), a checkpoint, or an exported ``.safetensors``.
+
+        Args:
+            device: None = the GPU where there is one. threads: of the processor; None = as torch has it.
+
+        Raises:
+            UserError: the file is missing, damaged, or not made by this project.
+        """
+        if threads is not None:
+            torch.set_num_threads(threads)
+        found: TrainedNetwork = read_network(Path(path))
+        config = Config(tree=found.config, source=f"configuration in {found.path}")
+        reader = dataset_class(config)
+        labels = reader.label_space(config.parse(reader.Config, "dataset"))
+        if labels.fingerprint != found.fingerprint:
+            raise UserError(
+                f"the label space '{labels.name}' is not the one this network was trained with",
+                where=str(found.path),
+                cure="Give the label space file of the training back its content",
+            )
+        network = build_model(config, labels.num_classes, pretrained=False)
+        load_weights(network, found.weights, str(found.path))
+        where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        return cls(
+            network,
+            labels,
+            config.parse(DataConfig, "data"),
+            Experiment.from_config(config),
+            where,
+            SensorRecord.from_json(found.sensor),
+        )
+
+    def predict(
+        self,
+        points: np.ndarray | Points,
+        *,
+        images: Mapping[str, np.ndarray] | None = None,
+        calibration: Calibration | None = None,
+        votes: int = 1,
+        sensor: Sensor | None = None,
+    ) -> Prediction:
+        """Label one scan.
+
+        Args:
+            points: [N, 4+]: x, y, z (m, z up, the scanner's frame) and intensity as in training; or a table, for
+                networks that read further columns.
+            images: u8 [H, W, 3] RGB by camera, for networks that read them.
+            calibration: ``calibration.yaml`` (:mod:`core.datasets.calibration`), or f64 [3, 4] by camera from
+                homogeneous LiDAR points (m) to (u * depth, v * depth, depth) px.
+            votes: passes over turned copies of the scan that decide together.
+            sensor: where the scanner stands, if not at the points' origin.
+
+        Raises:
+            UserError: the points are not finite numbers [N, 4+], or images and calibration do not fit together.
+        """
+        scan = self._scan(points, images, calibration, sensor or Sensor())
+        return self._predict([scan], votes)[0]
+
+    def predict_batch(
+        self, scans: Sequence[np.ndarray | Points], *, votes: int = 1
+    ) -> list[Prediction]:
+        """Label several scans in one pass through the network; see :meth:`predict`."""
+        return self._predict([self._scan(points, None, None, Sensor()) for points in scans], votes)
+
+    def stream(
+        self, scans: Iterable[np.ndarray | Points], *, votes: int = 1
+    ) -> Iterator[Prediction]:
+        """Label scan after scan as they come; only one is in memory."""
+        for points in scans:
+            yield self.predict(points, votes=votes)
+
+    def predict_loader(
+        self, loader: BatchLoader, predict: Predictor, skipped: dict[str, None]
+    ) -> Iterator[tuple[str, np.ndarray]]:
+        """Label the scans of a data set.
+
+        Args:
+            loader, predict: see :func:`core.engine.score.voting.loader_and_predictor`.
+            skipped: takes the messages of damaged scans, which are left out.
+
+        Yields:
+            (token, train ids u8 [N] of the scan's own points), in the loader's order.
+        """
+        loader.set_epoch(0, 0)
+        cast = partial(autocast, self.experiment, self.device)
+        for batch, predicted in predict(self.network, loader, self.device, cast, "predicting"):
+            skipped |= dict.fromkeys(batch.skipped)
+            classes = predicted.to(torch.uint8).cpu().numpy()
+            keyframe = batch.keyframe.cpu().numpy()
+            offsets = batch.point_offsets.tolist()
+            for i, token in enumerate(batch.tokens):
+                rows = slice(offsets[i], offsets[i + 1])
+                if not batch.padded[i]:
+                    yield token, classes[rows][keyframe[rows]]
+
+    def _scan(
+        self,
+        points: np.ndarray | Points,
+        images: Mapping[str, np.ndarray] | None,
+        calibration: Calibration | None,
+        sensor: Sensor,
+    ) -> Scan:
+        table = points if isinstance(points, Points) else _table(points)
+        lacking = [name for name in self.data.features if name not in (*table, "distance")]
+        if lacking:
+            raise UserError(
+                f"the network reads the column {', '.join(lacking)}, which the points do not have",
+                where="Segmenter.predict",
+                cure="Give a table: core.contracts.Points(xyz=…, intensity=…, …)",
+            )
+        cameras = _cameras(images or {}, calibration)
+        scan = Scan("scan", table, sensor, cameras)
+        self.compare(scan)
+        return scan
+
+    def compare(self, scan: Scan) -> None:
+        """Warn of a scanner that the network does not know, each kind of difference once."""
+        if self.trained_on is None:
+            return
+        for sentence in self.trained_on.differences(SensorRecord.of(scan)):
+            kind = sentence.split(" ", 3)[1]
+            if kind not in self._warned:
+                self._warned.add(kind)
+                logger.warning("{}; expect poor labels", sentence)
+
+    @torch.no_grad()
+    def _predict(self, scans: Sequence[Scan], votes: int) -> list[Prediction]:
+        e = self.experiment
+        data = self.data
+        if data.images and not any(scan.cameras for scan in scans):
+            data = data.model_copy(update={"images": False})
+        recipe = Recipe.of(data, training=False)
+        plan = VotePlan(votes, drawn=e.eval.vote_augment, seed=e.train.seed)
+        ballot = Votes(votes)
+        total: list[Tensor] = []
+        for turn in range(votes):
+            samples: list[Sample] = []
+            for index, scan in enumerate(scans):
+                samples.append(recipe.sample(scan, index, change=plan.of(index)[turn]))
+            batch = collate(samples).to(self.device)
+            with autocast(e, self.device):
+                output = self._folded(batch)
+            scores = list(point_scores(output, batch, ballot))
+            if turn == 0:
+                total = scores
+                first, single = batch, predict_points(output, batch)
+            else:
+                total = [a + b for a, b in zip(total, scores)]
+        decided = first.cells.of_point >= 0
+        if output.point_logits is not None:
+            decided = torch.ones_like(decided)
+        classes = single
+        if votes > 1:
+            winners = torch.cat([scores.argmax(1) for scores in total]) + IGNORE + 1
+            classes = torch.where(decided, winners, IGNORE)
+        sizes = first.point_offsets.diff().tolist()
+        parts = zip(classes.split(sizes), decided.split(sizes), total)
+        return [self._prediction(c, d, scores / votes) for c, d, scores in parts]
+
+    def _prediction(self, classes: Tensor, decided: Tensor, scores: Tensor) -> Prediction:
+        labels = classes.to(torch.uint8).cpu().numpy()
+        probabilities = np.zeros((len(labels), self.labels.num_classes), np.float32)
+        probabilities[:, IGNORE + 1 :] = (scores * decided[:, None]).cpu().numpy()
+        return Prediction(
+            labels,
+            probabilities,
+            self.labels.classes,
+            self.labels.colors[labels],
+            self.labels.to_raw(labels),
+        )
+
+
+def _table(points: Any) -> Points:
+    values = np.asarray(points)
+    numeric = np.issubdtype(values.dtype, np.number)
+    if values.ndim != 2 or values.shape[1] < 4 or not numeric or not len(values):
+        raise UserError(
+            f"points are {values.dtype} {list(values.shape)}; expected numbers [N, 4 or more], N > 0",
+            where="Segmenter.predict",
+            cure="One row per point: x, y, z (m), intensity",
+        )
+    values = values[:, :4].astype(np.float32)
+    finite = np.isfinite(values).all(1)
+    if not finite.all():
+        raise UserError(
+            f"{int((~finite).sum())} of {len(values)} points have NaN or infinite values",
+            where="Segmenter.predict",
+            cure="Leave these points out",
+        )
+    return Points(
+        xyz=np.ascontiguousarray(values[:, :3]), intensity=np.ascontiguousarray(values[:, 3])
+    )
+
+
+def _cameras(
+    images: Mapping[str, np.ndarray], calibration: Calibration | None
+) -> tuple[Camera, ...]:
+    """The cameras that have an image, in the calibration's order."""
+    if not images:
+        return ()
+    known: dict[str, tuple[np.ndarray, float]] = {}
+    if isinstance(calibration, str | Path):
+        for name, camera in read_calibration(Path(calibration)).items():
+            known[name] = (np.array(camera.projection, np.float64), camera.min_depth)
+    else:
+        for name, matrix in (calibration or {}).items():
+            known[name] = (np.asarray(matrix, np.float64), 1.0)
+    if unknown := [name for name in images if name not in known]:
+        raise UserError(
+            f"camera {', '.join(unknown)} has an image and no calibration",
+            where="Segmenter.predict, calibration",
+            cure="Give a calibration.yaml or a [3, 4] matrix for every camera",
+        )
+    cameras = []
+    for name, (matrix, min_depth) in known.items():
+        if name not in images:
+            continue
+        image = np.asarray(images[name])
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            raise UserError(
+                f"the image of {name} is {image.dtype} {list(image.shape)}; expected uint8 [H, W, 3]",
+                where="Segmenter.predict, images",
+                cure="Decode it to RGB",
+            )
+        if matrix.shape != (3, 4):
+            raise UserError(
+                f"the calibration of {name} is {list(matrix.shape)}; expected [3, 4]",
+                where="Segmenter.predict, calibration",
+                cure="Intrinsics [3, 3] times the upper rows of the transform LiDAR -> camera",
+            )
+        size = (image.shape[1], image.shape[0])
+        cameras.append(Camera(name, size, matrix, partial(_given, image), min_depth))
+    return tuple(cameras)
+
+
+def _given(image: np.ndarray) -> np.ndarray:
+    return image
