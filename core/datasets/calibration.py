@@ -57,7 +57,7 @@ class _Calibration(Section):
 
 
 def read_calibration(path: Path) -> dict[str, CameraCalibration]:
-    """Cameras by name, in the file's order.
+    """Read the cameras by name, in the file's order.
 
     Raises:
         UserError: the file is no YAML, or a key is missing, unknown or of another shape.
@@ -69,14 +69,17 @@ def read_calibration(path: Path) -> dict[str, CameraCalibration]:
 
 
 def image_of(root: Path, camera: str, stem: str) -> Path:
-    """The image of a scan: ``images/<camera>/<stem>.png``, or with one of the other suffixes where that one exists."""
+    """Find the image of a scan: ``images/<camera>/<stem>.png``, or with another suffix where that one exists."""
     folder = root / "images" / camera
-    files = [folder / f"{stem}{suffix}" for suffix in _SUFFIXES]
-    return next((path for path in files if path.is_file()), files[0])
+    for suffix in _SUFFIXES:
+        path = folder / f"{stem}{suffix}"
+        if path.is_file():
+            return path
+    return folder / f"{stem}{_SUFFIXES[0]}"
 
 
 def open_camera(name: str, calibration: CameraCalibration, image: Path) -> Camera:
-    """The camera of one scan; of its image only the header is read.
+    """Open the camera of one scan; of its image only the header is read.
 
     Raises:
         UserError: the image is missing, damaged, or of another size than calibrated.
@@ -84,11 +87,16 @@ def open_camera(name: str, calibration: CameraCalibration, image: Path) -> Camer
     cure = f"Give every scan an image of every camera of {CALIBRATION}, or run without images (--data.images false)"
     found = image_size(image, cure)
     if found != calibration.size:
+        width, height = calibration.size
         raise UserError(
-            f"this image has {found[0]} x {found[1]} px, but {CALIBRATION} says "
-            f"{calibration.size[0]} x {calibration.size[1]}",
+            f"this image has {found[0]} x {found[1]} px, but {CALIBRATION} says {width} x {height}",
             where=str(image),
             cure="The projection holds for one size: calibrate for the images' own, or do not resize them",
         )
-    matrix = np.array(calibration.projection, np.float64)
-    return Camera(name, calibration.size, matrix, partial(read_image, image), calibration.min_depth)
+    return Camera(
+        name,
+        calibration.size,
+        np.array(calibration.projection, np.float64),
+        partial(read_image, image),
+        calibration.min_depth,
+    )

@@ -243,7 +243,7 @@ def _options_elsewhere(parser: argparse.ArgumentParser, command: str) -> dict[st
 
 
 def read_votes(args: argparse.Namespace) -> Votes:
-    """What the vote options ask for.
+    """Read what the vote options ask for.
 
     Raises:
         UserError: no such number of passes, or options that do not go together.
@@ -254,7 +254,8 @@ def read_votes(args: argparse.Namespace) -> Votes:
 
 
 def job_of(args: argparse.Namespace, run_path: Path) -> tuple[Callable[..., Any], list[Any]]:
-    """The job ``(world, config, checkpoint, *targets)`` and its targets."""
+    """Choose the job ``(world, config, checkpoint, *targets)`` and its targets."""
+    job: Callable[..., Any]
     votes = read_votes(args)
     job: Callable[..., Any]
     if args.command == "submit":

@@ -172,7 +172,7 @@ def random_state() -> dict[str, Any]:
     name, words, position, has_gauss, cached = np.random.get_state()
     state = {
         "python": (version, list(python_words), gauss),
-        "numpy": (name, words.tolist(), position, has_gauss, cached),
+        "numpy": (name, np.asarray(words).tolist(), position, has_gauss, cached),
         "torch": torch.get_rng_state(),
     }
     if torch.cuda.is_available():
@@ -252,7 +252,7 @@ class CheckpointStore:
             UserError: checkpoints exist, but none is whole.
         """
         manifest = self.manifest()
-        complaints = []
+        complaints: list[str] = []
         for name in sorted((name for name in manifest if name.startswith("step-")), reverse=True):
             path = self.folder / name
             if path.is_file() and sha256(path) == manifest[name]["sha256"]:

@@ -224,13 +224,14 @@ class ErrorRelay:
         if self.store is not None:
             self.store.add(self.KEY + "/count", 0)
             if world.rank == 0:
-                threading.Thread(target=self._watch, args=(on_error,), daemon=True).start()
+                watch = (self.store, on_error)
+                threading.Thread(target=self._watch, args=watch, daemon=True).start()
 
-    def _watch(self, on_error: Callable[[str, int], None]) -> None:
+    def _watch(self, store: dist.Store, on_error: Callable[[str, int], None]) -> None:
         while not self._closed.wait(0.5):
-            if self.store.add(self.KEY + "/count", 0) > 0:
-                code, _, text = self.store.get(self.KEY).decode().partition("\n")
-                self.store.add(self.KEY + "/seen", 1)
+            if store.add(self.KEY + "/count", 0) > 0:
+                code, _, text = store.get(self.KEY).decode().partition("\n")
+                store.add(self.KEY + "/seen", 1)
                 on_error(text, int(code))
                 return
 
