@@ -74,11 +74,21 @@ def pedestrian(rng: np.random.Generator, cls: Cls = Cls.ADULT, walking: bool = F
     )
     if cls == Cls.WORKER:
         band = (0.25 * k, 0.44 * k, 0.06 * k)
-        model.box((0, 0, 1.1 * k), band, Mat.RETRO, (0.9, 0.9, 0.85))
+        model.box(
+            (0, 0, 1.1 * k),
+            band,
+            Mat.RETRO,
+            (0.9, 0.9, 0.85),
+        )
     face = (0.1 * k, 0.08 * k, 0.13 * k)
     model.ellipsoid((0.01, 0, 1.6 * k), face, Mat.CLOTH, skin)
     crown = (0.105 * k, 0.09 * k, 0.09 * k)
-    model.ellipsoid((-0.02 * k, 0, 1.66 * k), crown, Mat.CLOTH, hair)
+    model.ellipsoid(
+        (-0.02 * k, 0, 1.66 * k),
+        crown,
+        Mat.CLOTH,
+        hair,
+    )
     return model
 
 
@@ -135,7 +145,12 @@ def add_rider(
         model.cylinder(shin, 0.065, 0.5, Mat.CLOTH, legs, axes=rotation(pitch=0.15))
         arm = (neck_x + 0.2, side * 0.23, neck_z - 0.16)
         model.cylinder(arm, 0.05, 0.55, Mat.CLOTH, coat, axes=rotation(pitch=2.2))
-    model.ellipsoid((neck_x + 0.05, 0, neck_z + 0.16), (0.11, 0.09, 0.13), Mat.CLOTH, skin)
+    model.ellipsoid(
+        (neck_x + 0.05, 0, neck_z + 0.16),
+        (0.11, 0.09, 0.13),
+        Mat.CLOTH,
+        skin,
+    )
     crown = (neck_x + 0.03, 0, neck_z + 0.21)
     if helmet:
         model.ellipsoid(crown, (0.15, 0.13, 0.12), Mat.PAINT, _RED_HELMET)

@@ -75,7 +75,15 @@ def tree(rng: np.random.Generator) -> Model:
     bark = _shaded(rng, _BARK, 0.7, 1.4)
     radius = rng.uniform(0.13, 0.26)
     middle = (0, 0, fork / 2 + 0.3)
-    model.cylinder(middle, radius, fork + 0.6, Mat.BARK, bark, taper=0.3, cls=Cls.TRUNK)
+    model.cylinder(
+        middle,
+        radius,
+        fork + 0.6,
+        Mat.BARK,
+        bark,
+        taper=0.3,
+        cls=Cls.TRUNK,
+    )
     conifer = rng.random() < 0.25
     if conifer:
         body = height - fork * 0.6
@@ -84,7 +92,12 @@ def tree(rng: np.random.Generator) -> Model:
         return model
     crown = height - fork
     radii = (spread * 0.75, spread * 0.75, crown / 2)
-    model.ellipsoid((0, 0, fork + crown / 2), radii, Mat.FOLIAGE, leaf)
+    model.ellipsoid(
+        (0, 0, fork + crown / 2),
+        radii,
+        Mat.FOLIAGE,
+        leaf,
+    )
     for k in range(4):
         angle = k * math.pi / 2 + rng.uniform(-0.5, 0.5)
         size = spread * rng.uniform(0.4, 0.65)
@@ -92,7 +105,12 @@ def tree(rng: np.random.Generator) -> Model:
         y = spread * 0.55 * math.sin(angle)
         z = fork + crown * rng.uniform(0.25, 0.7)
         shade = leaf * rng.uniform(0.85, 1.15)
-        model.ellipsoid((x, y, z), (size, size, size * 0.85), Mat.FOLIAGE, shade)
+        model.ellipsoid(
+            (x, y, z),
+            (size, size, size * 0.85),
+            Mat.FOLIAGE,
+            shade,
+        )
     return model
 
 
@@ -128,7 +146,12 @@ def hurdle(rng: np.random.Generator, length: float) -> Model:
         thick = 0.08
         height += 0.3
     model = _model(cls, rng, 0.8, 1.25)
-    model.box((0, 0, height / 2), (length, thick, height), material, colour)
+    model.box(
+        (0, 0, height / 2),
+        (length, thick, height),
+        material,
+        colour,
+    )
     return model
 
 
@@ -137,10 +160,24 @@ def lamp(rng: np.random.Generator) -> Model:
     model = _model(Cls.POLE, rng, 0.7, 1.3)
     height = rng.uniform(5.5, 7.5)
     grey = _shaded(rng, _GREY, 0.5, 1.2)
-    model.cylinder((0, 0, height / 2), 0.1, height, Mat.METAL, grey, taper=0.3)
+    model.cylinder(
+        (0, 0, height / 2),
+        0.1,
+        height,
+        Mat.METAL,
+        grey,
+        taper=0.3,
+    )
     model.cylinder((0, 0, 0.35), 0.16, 0.7, Mat.METAL, grey)
     arm = (0, 0.8, height - 0.05)
-    model.cylinder(arm, 0.05, 1.7, Mat.METAL, grey, axes=rotation(roll=math.pi / 2))
+    model.cylinder(
+        arm,
+        0.05,
+        1.7,
+        Mat.METAL,
+        grey,
+        axes=rotation(roll=math.pi / 2),
+    )
     head = (0, 1.5, height - 0.08)
     model.box(head, (0.3, 0.6, 0.12), Mat.METAL, grey)
     return model
@@ -169,7 +206,12 @@ def sign(rng: np.random.Generator) -> Model:
 
 
 def _traffic_light(model: Model, z: float) -> None:
-    model.box((-0.05, 0, z), (0.25, 0.3, 0.9), Mat.METAL, (0.08, 0.08, 0.08))
+    model.box(
+        (-0.05, 0, z),
+        (0.25, 0.3, 0.9),
+        Mat.METAL,
+        (0.08, 0.08, 0.08),
+    )
     for k, colour in enumerate(_LIGHTS):
         lens = (-0.18, 0, z - 0.28 + 0.28 * k)
         model.ellipsoid(lens, (0.04, 0.1, 0.1), Mat.PAINT, colour)
@@ -189,7 +231,14 @@ def cone(rng: np.random.Generator) -> Model:
     model = _model(Cls.CONE, rng, 0.7, 1.2)
     height = rng.uniform(0.65, 0.9)
     model.box((0, 0, 0.03), (0.4, 0.4, 0.06), Mat.PAINT, (0.15, 0.12, 0.1))
-    model.cylinder((0, 0, height / 2), 0.17, height, Mat.STRIPES, _ORANGE, taper=0.8)
+    model.cylinder(
+        (0, 0, height / 2),
+        0.17,
+        height,
+        Mat.STRIPES,
+        _ORANGE,
+        taper=0.8,
+    )
     return model
 
 
@@ -222,12 +271,23 @@ def house(rng: np.random.Generator, width: float, depth: float) -> Model:
     wall = _WALLS[rng.integers(len(_WALLS))]
     colour = np.clip(_shaded(rng, wall, 0.85, 1.15), 0.05, 0.95)
     height = rng.uniform(5.5, 18.0)
-    model.box((0, 0, height / 2), (width, depth, height), Mat.FACADE, colour)
+    model.box(
+        (0, 0, height / 2),
+        (width, depth, height),
+        Mat.FACADE,
+        colour,
+    )
     if height < 9.0:
         roof = rng.uniform(1.5, 3.0)
         red = _shaded(rng, (0.45, 0.2, 0.15), 0.7, 1.2)
         size = (width + 0.5, depth + 0.5, roof)
-        model.box((0, 0, height + roof / 2), size, Mat.TILES, red, taper=(0.1, 0.85))
+        model.box(
+            (0, 0, height + roof / 2),
+            size,
+            Mat.TILES,
+            red,
+            taper=(0.1, 0.85),
+        )
     door = rng.uniform(-0.3, 0.3) * width
     for side in (-1, 1):
         place = (door, side * (depth / 2 + 0.15), 1.3)

@@ -148,7 +148,12 @@ def truck(rng: np.random.Generator) -> Model:
         Mat.PAINT,
         cargo,
     )
-    model.box((-0.2, 0, 0.78), (length - 0.8, width * 0.5, 0.34), Mat.METAL, _GREY)
+    model.box(
+        (-0.2, 0, 0.78),
+        (length - 0.8, width * 0.5, 0.34),
+        Mat.METAL,
+        _GREY,
+    )
     _wheels(model, (front - 1.2, -front + 1.4, -front + 2.5), width / 2, 0.48, 0.3)
     for side in _SIDES:
         rear_light = (-front + 0.02, side * width * 0.4, 0.8)
@@ -226,7 +231,13 @@ def _excavator(model: Model, yellow: np.ndarray) -> None:
     for side in _SIDES:
         track = (0, side * 0.95, 0.45)
         model.box(track, (3.4, 0.5, 0.9), Mat.RUBBER, (0.12, 0.11, 0.1), taper=(0.1, 0.0))
-    model.box((-0.6, 0, 1.4), (2.8, 2.3, 1.0), Mat.PAINT, yellow, taper=(0.08, 0.05))
+    model.box(
+        (-0.6, 0, 1.4),
+        (2.8, 2.3, 1.0),
+        Mat.PAINT,
+        yellow,
+        taper=(0.08, 0.05),
+    )
     model.box((0.5, 0.6, 2.35), (1.4, 1.0, 1.0), Mat.CABIN, yellow, taper=(0.15, 0.05))
     boom = rotation(pitch=-0.7)
     model.box((1.9, -0.35, 2.5), (2.9, 0.35, 0.5), Mat.PAINT, yellow, axes=boom)
@@ -237,7 +248,13 @@ def _excavator(model: Model, yellow: np.ndarray) -> None:
 
 
 def _wheel_loader(model: Model, yellow: np.ndarray) -> None:
-    model.box((-0.9, 0, 1.25), (2.6, 2.0, 1.1), Mat.PAINT, yellow, taper=(0.1, 0.05))
+    model.box(
+        (-0.9, 0, 1.25),
+        (2.6, 2.0, 1.1),
+        Mat.PAINT,
+        yellow,
+        taper=(0.1, 0.05),
+    )
     model.box((0.3, 0, 2.3), (1.5, 1.4, 1.4), Mat.CABIN, yellow, taper=(0.15, 0.1))
     _wheels(model, (1.4, -1.5), 1.2, 0.75, 0.55)
     lifted = rotation(pitch=0.35)
@@ -249,8 +266,20 @@ def _wheel_loader(model: Model, yellow: np.ndarray) -> None:
 
 
 def _roller(model: Model, yellow: np.ndarray) -> None:
-    model.box((-0.6, 0, 1.1), (2.6, 1.9, 1.0), Mat.PAINT, yellow, taper=(0.1, 0.05))
-    model.box((-0.3, 0, 2.2), (1.5, 1.5, 1.2), Mat.CABIN, yellow, taper=(0.1, 0.05))
+    model.box(
+        (-0.6, 0, 1.1),
+        (2.6, 1.9, 1.0),
+        Mat.PAINT,
+        yellow,
+        taper=(0.1, 0.05),
+    )
+    model.box(
+        (-0.3, 0, 2.2),
+        (1.5, 1.5, 1.2),
+        Mat.CABIN,
+        yellow,
+        taper=(0.1, 0.05),
+    )
     drum = (1.6, 0, 0.7)
     model.cylinder(drum, 0.7, 2.1, Mat.METAL, (0.35, 0.34, 0.33), axes=_ACROSS)
     model.box((1.2, 0, 1.1), (1.9, 2.2, 0.25), Mat.PAINT, yellow)
