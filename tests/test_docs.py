@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
+import inspect
 import io
 import re
 import runpy
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from core.api import Prediction, Segmenter
 from core.config import load_config
 from core.engine.run.experiment import Experiment
 
@@ -175,6 +178,25 @@ def headings(page: Path) -> set[str]:
     """The anchors a page's headings get."""
     found = re.findall(r"^#+ (.+)$", page.read_text(), flags=re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in found}
+
+
+def quoted_python() -> list[str]:
+    """Blocks of Python in the pages that use the project's interface."""
+    text = "\n".join(page.read_text() for page in PAGES)
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    return [block for block in blocks if "core.api" in block]
+
+
+def test_quoted_python_uses_what_there_is() -> None:
+    quoted = {"Segmenter": Segmenter, "model": Segmenter, "result": Prediction}
+    assert quoted_python()
+    for node in ast.walk(ast.parse("\n".join(quoted_python()))):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            kind = quoted[node.value.id]
+            assert node.attr in set(dir(kind)) | set(kind.__annotations__)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.keywords:
+            parameters = inspect.signature(getattr(Segmenter, node.func.attr)).parameters
+            assert {keyword.arg for keyword in node.keywords} <= parameters.keys()
 
 
 def test_every_picture_and_page_is_linked() -> None:
