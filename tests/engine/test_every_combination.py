@@ -1,0 +1,110 @@
+"""Every network on every partition it declares, under every method: one step forward and back."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from data_fakes import forward_camera, make_scan
+
+from core.config import Config
+from core.contracts import Batch
+from core.data import DataConfig, collate, make_sample
+from core.distill import METHODS, TeacherOutput, method_class
+from core.labels import NUSCENES
+from core.losses import CrossEntropyLovasz
+from core.models import MODELS, build_model, model_class
+
+NETWORKS = {
+    "minkunet": {"cr": 0.125},
+    "spvcnn": {"cr": 0.125},
+    "spvcnn_spformer": {"cr": 0.5, "window_size": 4.0},
+    "sphereformer": {"layers": [16, 16, 16, 16, 16], "block_reps": 1, "window_size": 4.0},
+    "twodpass": {"hidden": 8},
+    "lidar_camera": {"lidar": {"name": "minkunet", "cr": 0.125}, "image": {"stem_stride": 2}},
+}
+PARTITIONS = {
+    "voxels": {"name": "voxels", "size": 0.3},
+    "cylinder": {"name": "cylinder", "bins": [64, 72, 16], "high": [20, 180, 2]},
+    "range_image": {"name": "range_image", "height": 16, "width": 64},
+}
+METHOD_OPTIONS = {
+    "supervised": {},
+    "u2mkd": {"w_feat": 1.0},
+    "2dpass": {"image": {}, "hidden": 8},
+}
+
+
+def combinations() -> list[tuple[str, str, str]]:
+    found = []
+    for network in MODELS:
+        kind = model_class(Config({"model": {"name": network}}))
+        for partition in kind.partitions:
+            for method in METHODS:
+                found.append((network, partition, method))
+    return found
+
+
+def make_config(network: str, partition: str, method: str) -> Config:
+    return Config(
+        {
+            "data": {"partition": PARTITIONS[partition], "augment": None, "images": True},
+            "model": {"name": network, **NETWORKS[network]},
+            "distill": {"name": method, **METHOD_OPTIONS[method]},
+        }
+    )
+
+
+def make_batch(data: DataConfig) -> Batch:
+    samples = []
+    for index in range(2):
+        rng = np.random.default_rng(index)
+        points = rng.uniform((-6, -6, -2), (12, 6, 1), (500, 3))
+        labels = rng.integers(0, 17, len(points))
+        camera = forward_camera((64, 48), focal=40.0, colour=90)
+        scan = make_scan(points, labels=labels, cameras=(camera,), token=f"s{index}")
+        samples.append(make_sample(scan, index, data))
+    return collate(samples)
+
+
+@pytest.mark.parametrize(("network", "partition", "method"), combinations())
+def test_one_step(network: str, partition: str, method: str) -> None:
+    torch.manual_seed(0)
+    config = make_config(network, partition, method)
+    batch = make_batch(config.parse(DataConfig, "data"))
+    kind = method_class(config)
+    settings = config.parse(kind.Config, "distill")
+    student = build_model(config, kind.outputs(settings, NUSCENES), pretrained=False)
+    teacher = None
+    if settings.needs.teacher:
+        teacher_config = make_config("minkunet", partition, method)
+        teacher = build_model(teacher_config, NUSCENES.num_classes, pretrained=False).eval()
+    if method == "2dpass" and network == "lidar_camera":
+        pytest.skip("2DPASS teaches LiDAR-only networks: its student must not see images itself")
+    module = kind(settings, student, teacher, CrossEntropyLovasz()).train()
+    given = None
+    if teacher is not None:
+        with torch.no_grad():
+            given = TeacherOutput.shared(batch, teacher(batch))
+    losses = module(batch, given)
+    assert losses and all(loss.isfinite() for loss in losses.values())
+    torch.stack(list(losses.values())).sum().backward()
+    for name, parameter in student.named_parameters():
+        if parameter.grad is not None:
+            assert parameter.grad.isfinite().all(), name
+    touched = [p for p in student.parameters() if p.grad is not None and p.grad.abs().sum() > 0]
+    assert len(touched) > 0.5 * len(list(student.parameters()))
+
+
+def test_two_networks_on_a_batch_share_its_kernel_maps() -> None:
+    config = make_config("spvcnn", "voxels", "supervised")
+    batch = make_batch(config.parse(DataConfig, "data"))
+    with torch.no_grad():
+        build_model(config, 17, pretrained=False).eval()(batch)
+        made = dict(batch.cells.tables["maps"].maps)
+        for name in ("spvcnn", "minkunet"):
+            other = build_model(make_config(name, "voxels", "supervised"), 17, pretrained=False)
+            other.eval()(batch)
+    maps = batch.cells.tables["maps"].maps
+    assert len(made) > 10 and maps.keys() == made.keys()
+    assert all(maps[key] is table for key, table in made.items())
