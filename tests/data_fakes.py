@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from core.contracts import Camera, Points, Scan, Sensor
 from core.errors import UserError
@@ -15,8 +16,8 @@ from core.errors import UserError
 def make_scan(
     points: np.ndarray,
     *,
-    labels: np.ndarray | None = None,
-    time_lag: np.ndarray | None = None,
+    labels: ArrayLike | None = None,
+    time_lag: ArrayLike | None = None,
     cameras: tuple[Camera, ...] = (),
     token: str = "scan",
 ) -> Scan:

@@ -55,7 +55,7 @@ def sweep_of(scan: Scan) -> Sweep:
     return Sweep(scan.xyz, counts, VEHICLES[scan.labels], RINGS)
 
 
-def part(scan: Scan, rows: object) -> Scan:
+def part(scan: Scan, rows: np.ndarray | slice) -> Scan:
     """Some points of a scan."""
     return replace(scan, points=scan.points.take(rows))
 

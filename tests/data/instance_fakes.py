@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from data_fakes import make_scan
+from numpy.typing import ArrayLike
 
 from core.contracts import Camera, Scan
 from core.data.config import PasteConfig, ThingRule
@@ -23,14 +26,19 @@ RULES = {
 }
 
 
-def patch_of_road(centre=CENTRE, points: int = 24) -> np.ndarray:
+def patch_of_road(centre: ArrayLike = CENTRE, points: int = 24) -> np.ndarray:
     """Points on a circle of 2 m around the centre of a cell, none of them where an object will stand."""
     turn = np.arange(points) * 2 * np.pi / points
     return np.column_stack([2 * np.cos(turn), 2 * np.sin(turn), np.zeros(points)]) + centre
 
 
 def road_scan(
-    *, more=(), labels=(), centre=CENTRE, points: int = 24, cameras: tuple[Camera, ...] = ()
+    *,
+    more: ArrayLike = (),
+    labels: Sequence[int] = (),
+    centre: ArrayLike = CENTRE,
+    points: int = 24,
+    cameras: tuple[Camera, ...] = (),
 ) -> Scan:
     """A patch of road, then ``more`` points with their ``labels``."""
     xyz = np.concatenate([patch_of_road(centre, points), np.reshape(more, (-1, 3))])
@@ -61,19 +69,18 @@ def toy_database(
     )
 
 
-def box_of_points(centre, count: int = 40, intensity: float = 7.0) -> np.ndarray:
+def box_of_points(centre: ArrayLike, count: int = 40, intensity: float = 7.0) -> np.ndarray:
     """f32 [count, 4], a cube of 1 m whose lowest point lies at the centre's height."""
     rng = np.random.default_rng(count)
     cloud = rng.uniform(-0.5, 0.5, (count, 3))
     cloud[:, 2] -= cloud[:, 2].min()
-    return np.column_stack([cloud + centre, np.full(count, intensity)]).astype(np.float32)
+    return np.column_stack([cloud + np.asarray(centre), np.full(count, intensity)]).astype(np.float32)
 
 
-def paste_config(folder: Path, **keys) -> PasteConfig:
+def paste_config(folder: Path, **keys: Any) -> PasteConfig:
     """Cars and pedestrians of any size, put exactly on the centres of road cells."""
-    return PasteConfig(
-        **{"database": folder, "things": RULES, "jitter": (0, 0), "occlude": False, **keys}
-    )
+    plain = {"database": folder, "things": RULES, "jitter": (0, 0), "occlude": False}
+    return PasteConfig(**(plain | keys))
 
 
 class RoadDataset:
