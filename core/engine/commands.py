@@ -257,7 +257,6 @@ def job_of(args: argparse.Namespace, run_path: Path) -> tuple[Callable[..., Any]
     """Choose the job ``(world, config, checkpoint, *targets)`` and its targets."""
     job: Callable[..., Any]
     votes = read_votes(args)
-    job: Callable[..., Any]
     if args.command == "submit":
         from core.engine.score.submission import submit_checkpoint
 

@@ -69,15 +69,15 @@ def line_chart(title: str, series: Sequence[Series], x_label: str = "step") -> s
     Returns:
         a ``<figure>``; empty when there is no series.
     """
-    series = [
-        (name, np.asarray(x, float), np.asarray(y, float)) for name, x, y in series if len(x)
-    ][:_MAX_SERIES]
-    if not series:
+    drawn = [(name, np.asarray(x, float), np.asarray(y, float)) for name, x, y in series if len(x)]
+    drawn = drawn[:_MAX_SERIES]
+    if not drawn:
         return ""
     left, top, right, bottom = _FRAME
-    x_low, x_high = (f(np.concatenate([x for _, x, _ in series])) for f in (np.min, np.max))
+    every_x = np.concatenate([x for _, x, _ in drawn])
+    x_low, x_high = np.min(every_x), np.max(every_x)
     x_span = float(x_high - x_low) or 1.0
-    y_low, y_high = _bounds(np.concatenate([y for _, _, y in series]))
+    y_low, y_high = _bounds(np.concatenate([y for _, _, y in drawn]))
 
     def across(x: np.ndarray | float) -> Any:
         return left + (x - x_low) / x_span * (right - left)
@@ -96,7 +96,7 @@ def line_chart(title: str, series: Sequence[Series], x_label: str = "step") -> s
     parts.append(
         f'<text class="tick" x="{right}" y="{bottom + 31}" text-anchor="end">{escape(x_label)}</text>'
     )
-    for i, (name, x, y) in enumerate(series):
+    for i, (name, x, y) in enumerate(drawn):
         mean_x, mean_y, lowest, highest = _thinned(x, y)
         if (highest > lowest).any():
             outline_x, outline_y = np.r_[mean_x, mean_x[::-1]], np.r_[highest, lowest[::-1]]
@@ -109,9 +109,9 @@ def line_chart(title: str, series: Sequence[Series], x_label: str = "step") -> s
         parts.append(f'<circle class="f{i}" {end}><title>{last}</title></circle>')
     keys = "".join(
         f'<span><i class="key k{i}"></i>{escape(name)}</span>'
-        for i, (name, _, _) in enumerate(series)
+        for i, (name, _, _) in enumerate(drawn)
     )
-    legend = f'<div class="keys">{keys}</div>' if len(series) > 1 else ""
+    legend = f'<div class="keys">{keys}</div>' if len(drawn) > 1 else ""
     box = f'viewBox="0 0 {_SIZE[0]} {_SIZE[1]}" role="img" aria-label="{escape(title)}"'
     drawing = f"<svg {box}>{''.join(parts)}</svg>"
     return (

@@ -64,8 +64,10 @@ def write_report(
     """
     if colors is None:
         space = LABEL_SPACES.get(result.dataset)
-        known = space is not None and space.classes == tuple(result.classes)
-        colors = space.colors if known else class_palette(len(result.classes))
+        if space is not None and space.classes == tuple(result.classes):
+            colors = space.colors
+        else:
+            colors = class_palette(len(result.classes))
     results = [(name, result), *extra_results]
     training = curves(history)
     sections = [

@@ -178,13 +178,13 @@ def _types(summary: Summary) -> str:
 def _classes(summary: Summary, results: Mapping[str, EvaluationResult]) -> str:
     ious = {name: result.iou for name, result in results.items()}
     classes = next(iter(results.values())).classes[IGNORE + 1 :]
-    rows = [
-        [
-            escape(name),
-            *(_number(None if iou.get(cls) is None else 100 * iou[cls]) for cls in classes),
-        ]
-        for name, iou in ious.items()
-    ]
+    rows = []
+    for name, iou in ious.items():
+        row = [escape(name)]
+        for cls in classes:
+            value = iou.get(cls)
+            row.append(_number(None if value is None else 100 * value))
+        rows.append(row)
     table = _table(["IoU, %", *map(escape, classes)], rows)
     return f"<details><summary>IoU of every class under every corruption</summary>{table}</details>"
 
