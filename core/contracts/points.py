@@ -9,9 +9,6 @@ import numpy as np
 
 __all__ = ["Points"]
 
-# What a point has that comes from a table without the column: no class, no instance, not pasted, value 0.
-_ALWAYS = ("xyz", "lag")
-
 
 class Points:
     """Columns by name, each an array with one row per point.
