@@ -153,22 +153,21 @@ class MSFSKD(Method):
             head(self._enhanced(i, scale.feats))
             for i, (head, scale) in enumerate(zip(self.heads, scales))
         ]
-        for own, scale in zip(logits, scales):
-            cells, classes = own.shape
+        for predicted, scale in zip(logits, scales):
+            cells, classes = predicted.shape
             labels = majority_labels(batch.labels, scale.rows, cells, classes, ignore_votes=True)
-            _add(losses, "scale", self.auxiliary(own, labels), self.config.w_scale)
-        return (
-            losses
-            if self.config.mode == "aux_heads"
-            else losses | self._image_losses(batch, scales, logits)
-        )
+            _add(losses, "scale", self.auxiliary(predicted, labels), self.config.w_scale)
+        if self.config.mode == "aux_heads":
+            return losses
+        return losses | self._image_losses(batch, scales, logits)
 
     def _enhanced(self, i: int, features: Tensor) -> Tensor:
-        return (
-            features + self.fusions[i].learner(features)
-            if self.config.learner_residual
-            else features
-        )
+        if not self.config.learner_residual:
+            return features
+        fusion = self.fusions[i]
+        assert isinstance(fusion, Fusion)
+        learned: Tensor = fusion.learner(features)
+        return features + learned
 
     def _image_losses(
         self, batch: Batch, scales: Sequence[Stage], logits: list[Tensor]
@@ -181,12 +180,14 @@ class MSFSKD(Method):
                 cure="Set data.images: true, or distill.mode: aux_heads or baseline",
             )
         links = PixelLinks.of(batch, "last")
-        read = PixelReader(links, tuple(batch.images.shape[-2:]))
+        height, width = batch.images.shape[-2:]
+        read = PixelReader(links, (height, width))
         maps = self.image(batch.images.flatten(0, 1))
         labels = batch.labels.index_select(0, links.point)
         losses: dict[str, Tensor] = {}
         fused = []
         for i, (scale, own, fusion) in enumerate(zip(scales, logits, self.fusions)):
+            assert isinstance(fusion, Fusion)
             rows = scale.rows.index_select(0, links.point)
             joint = fusion(
                 read(maps[self.image_stages[i]], self.image_stages[i]), _take(scale.feats, rows)

@@ -100,12 +100,10 @@ class U2MKD(Method):
         self.config = config
         self.adapt_layer: nn.Module | None = None
         if config.w_feat > 0:
-            widths = [
-                _width(probe(network), kind)
-                for network, kind in ((student, "student"), (teacher, "teacher"))
-            ]
+            assert teacher is not None, "needs.teacher names its stages"
+            width, target = _width(probe(student), "student"), _width(probe(teacher), "teacher")
             self.adapt_layer = nn.Sequential(
-                nn.Linear(*widths), SyncBatchNorm(widths[1]), nn.ReLU()
+                nn.Linear(width, target), SyncBatchNorm(target), nn.ReLU()
             )
 
     def forward(self, batch: Batch, teacher: TeacherOutput | None) -> dict[str, Tensor]:
@@ -146,14 +144,14 @@ class U2MKD(Method):
         rows = teacher.rows_for(batch)
         mask = rows >= 0
         logits = gather_rows(teacher.logits, rows)
-        said = logits.argmax(1)
+        predicted = logits.argmax(1)
         if config.mask != "all":
             mask = mask & (batch.labels != IGNORE)
         if config.mask == "right":
-            mask = mask & (said == batch.labels)
+            mask = mask & (predicted == batch.labels)
         losses = {}
         if config.w_kl > 0:
-            classes = said if config.kl_mean == "classes" else None
+            classes = predicted if config.kl_mean == "classes" else None
             losses["kl"] = config.w_kl * kl_divergence(
                 output.logits,
                 logits,
@@ -162,9 +160,8 @@ class U2MKD(Method):
                 classes=classes,
                 scope=scope,
             )
-        if config.w_feat > 0:
-            stage = _stage(teacher.stages)
-            target = gather_rows(stage.at_cells(), rows)
+        if self.adapt_layer is not None:
+            target = gather_rows(_stage(teacher.stages, "teacher").at_cells(), rows)
             features = self.adapt_layer(_student_features(output, batch))
             if config.normalize_features:
                 features, target = _min_max(features), _min_max(target)
@@ -174,28 +171,33 @@ class U2MKD(Method):
         return losses
 
 
-def _stage(stages: Sequence[Stage]) -> Stage | None:
-    return next((stage for stage in stages if stage.edge == _STRIDE), None)
+def _stage(stages: Sequence[Stage], kind: str) -> Stage:
+    """The compared stage of the student or the teacher.
+
+    Raises:
+        UserError: there is none of this stride.
+    """
+    for stage in stages:
+        if stage.edge == _STRIDE:
+            return stage
+    raise UserError(
+        f"the {kind} has no encoder stage of stride 16, so its features cannot be compared",
+        where="distill.w_feat",
+        cure="Set distill.w_feat to 0, or take a network with four down-sampling stages",
+    )
 
 
 def _student_features(output: Output, batch: Batch) -> Tensor:
     """[SV, C] at the fine voxels, before fusion with image features."""
     if isinstance(output, FusedOutput):
         return output.points
-    return _stage(output.stages).at_cells()
+    return _stage(output.stages, "student").at_cells()
 
 
 def _width(output: Output, kind: str) -> int:
     if kind == "student" and isinstance(output, FusedOutput):
         return output.points.shape[1]
-    stage = _stage(output.stages)
-    if stage is None:
-        raise UserError(
-            f"the {kind} has no encoder stage of stride 16, so its features cannot be compared",
-            where="distill.w_feat",
-            cure="Set distill.w_feat to 0, or take a network with four down-sampling stages",
-        )
-    return stage.channels
+    return _stage(output.stages, kind).channels
 
 
 def _min_max(features: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from loguru import logger
 from core.config import Config
 from core.data.sensor_record import SensorRecord
 from core.datasets.base import ScanDataset
-from core.distill import SUPERVISED, Method, Score, method_class
+from core.distill import SUPERVISED, Method, Needs, Score, method_class
 from core.engine.run.context import Context
 from core.engine.run.distributed import World, barrier, join_over_ranks
 from core.engine.run.run_dir import RunDir
@@ -87,6 +87,7 @@ def train(world: World, config: Config, run_path: Path, *, profile: int | None =
     context = Context.open(config, world)
     kind = method_class(config)
     settings = config.parse(kind.Config, "distill")
+    _check_images(context, settings.needs)
     train_set, val_set = context.dataset("train"), context.dataset("val")
     score = chosen_score(context, kind, val_set)
     teacher = None
@@ -166,6 +167,15 @@ def chosen_score(context: Context, kind: type[Method], val_set: ScanDataset) -> 
             cure="Choose loss or none",
         )
     return score
+
+
+def _check_images(context: Context, needs: Needs) -> None:
+    if needs.images and not context.data.images:
+        raise UserError(
+            "this method learns from images, and batches have none",
+            where=f"{context.config.origin('data.images')}, key 'data.images'",
+            cure="Set data.images: true, or choose terms of the method that do without",
+        )
 
 
 def _open_run(context: Context, trainer: Trainer) -> dict[str, Any] | None:

@@ -96,6 +96,7 @@ class TeacherCache:
         for batch in tqdm(
             loader, desc="teacher", unit="scan", dynamic_ncols=True, disable=not sys.stderr.isatty()
         ):
+            assert isinstance(batch, Batch)
             with autocast():
                 output = self.teacher.output(batch.to(world.device))
             if not self.path(batch.tokens[0]).is_file():

@@ -97,7 +97,7 @@ class Trainer(TorchpackTrainer):
         self.steps = StepLoader(loader, experiment.train.accumulate)
         self.total_steps = len(self.steps) * experiment.num_epochs
         if world.size > 1 and experiment.train.sync_bn:
-            method = convert_sync_batchnorm(method)
+            convert_sync_batchnorm(method)  # in place
         self.method = method.to(self.device)
         self.network: nn.Module = self.method
         if world.size > 1:
@@ -118,7 +118,8 @@ class Trainer(TorchpackTrainer):
         """The method with the weights that are scored: the averaged ones if there are."""
         if self.average is None or self.average.n_averaged == 0:
             return self.method
-        averaged: Method = self.average.module
+        averaged = self.average.module
+        assert isinstance(averaged, Method)
         return averaged
 
     @property

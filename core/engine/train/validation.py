@@ -49,15 +49,17 @@ def validation(
 
 def named_ious(confusion: Confusion, classes: tuple[str, ...], score: Score) -> dict[str, float]:
     """Mean IoU and that of each class present, in percent; the mean over ``score.classes`` if those are several."""
-    by_class = dict(zip(classes, confusion.iou().tolist()))
     named = {_IOU: 100 * confusion.miou()}
-    for name in classes[1:]:
-        if not math.isnan(by_class[name]):
-            named[f"{_IOU}/{name}"] = 100 * by_class[name]
+    present = {}
+    for name, iou in zip(classes[1:], confusion.iou().tolist()[1:]):
+        if not math.isnan(iou):
+            present[name] = 100 * iou
+            named[f"{_IOU}/{name}"] = 100 * iou
     if score.classes:
-        chosen = [by_class[name] for name in score.classes]
-        present = [iou for iou in chosen if not math.isnan(iou)]
-        named[score.scalar] = 100 * sum(present) / len(present) if present else math.nan
+        chosen = [present[name] for name in score.classes if name in present]
+        named[score.scalar] = math.nan
+        if chosen:
+            named[score.scalar] = sum(chosen) / len(chosen)
     return named
 
 
