@@ -255,6 +255,9 @@ class DataConfig(Section):
         True,
         description="in evaluation too; false is for students that need cameras only while they learn",
     )
+    planes: tuple[str, ...] = Field(
+        (), description="maps aligned with the images that samples carry, by name, e.g. superpixels"
+    )
     image_augment: ImageAugmentConfig | None = Field(
         None, description="training only: augmentation of the images; null = none"
     )

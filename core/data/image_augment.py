@@ -5,12 +5,14 @@ As for points, every draw comes from the generator handed in.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from core.data.config import ImageAugmentConfig
 from core.errors import UserError
 
-__all__ = ["augment_image", "crop", "flip", "jitter"]
+__all__ = ["augment_aligned", "augment_image", "crop", "flip", "jitter"]
 
 # image u8 [H, W, 3]; pixels f32 [V, 2] in [-1, 1]; visible bool [V]
 Link = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -23,10 +25,27 @@ def augment_image(
     rng: np.random.Generator,
     config: ImageAugmentConfig,
 ) -> Link:
-    """Crop, jitter and mirror one camera's image, as far as ``config`` asks.
+    """Crop, jitter and mirror one camera's image, as far as ``config`` asks; see :func:`augment_aligned`.
+
+    Raises:
+        UserError: the image is smaller than the crop.
+    """
+    return augment_aligned(image, pixels, visible, {}, rng, config)[0]
+
+
+def augment_aligned(
+    image: np.ndarray,
+    pixels: np.ndarray,
+    visible: np.ndarray,
+    planes: Mapping[str, np.ndarray],
+    rng: np.random.Generator,
+    config: ImageAugmentConfig,
+) -> tuple[Link, dict[str, np.ndarray]]:
+    """Crop, jitter and mirror one camera's image and the maps aligned with it, as far as ``config`` asks.
 
     Args:
         image: u8 [H, W, 3]. pixels: f32 [V, 2] in [-1, 1], outermost pixel centres. visible: bool [V].
+        planes: [H, W] by name; they are cropped and mirrored alike, and never jittered.
 
     Returns:
         the same of the new image; points that have left it are not visible, and their pixels 0.
@@ -34,13 +53,17 @@ def augment_image(
     Raises:
         UserError: the image is smaller than the crop.
     """
+    changed = dict(planes)
     if config.crop is not None:
-        image, pixels, visible = crop(image, pixels, visible, rng, config.crop)
+        corner = _corner(image, rng, config.crop)
+        image, pixels, visible = _cut_out(image, pixels, visible, corner, config.crop)
+        changed = {name: _window(plane, corner, config.crop) for name, plane in changed.items()}
     if config.jitter is not None:
         image = jitter(image, rng, config.jitter)
     if config.flip > 0 and rng.random() < config.flip:
         image, pixels = flip(image, pixels)
-    return image, pixels, visible
+        changed = {name: plane[:, ::-1] for name, plane in changed.items()}
+    return (image, pixels, visible), changed
 
 
 def crop(
@@ -51,6 +74,11 @@ def crop(
     size: tuple[int, int],
 ) -> Link:
     """Cut out ``size`` (width, height) px at the lower edge, anywhere along it with equal chance."""
+    return _cut_out(image, pixels, visible, _corner(image, rng, size), size)
+
+
+def _corner(image: np.ndarray, rng: np.random.Generator, size: tuple[int, int]) -> tuple[int, int]:
+    """Left and top of a cut-out, px."""
     height, width = image.shape[:2]
     if size[0] > width or size[1] > height:
         raise UserError(
@@ -58,15 +86,29 @@ def crop(
             where="data.image_augment.crop",
             cure="Choose a smaller crop, or set data.image_size to a larger one",
         )
-    left = int(rng.integers(width - size[0] + 1))
-    top = height - size[1]
+    return int(rng.integers(width - size[0] + 1)), height - size[1]
+
+
+def _window(plane: np.ndarray, corner: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+    left, top = corner
+    return plane[top : top + size[1], left : left + size[0]]
+
+
+def _cut_out(
+    image: np.ndarray,
+    pixels: np.ndarray,
+    visible: np.ndarray,
+    corner: tuple[int, int],
+    size: tuple[int, int],
+) -> Link:
+    height, width = image.shape[:2]
     old = np.array([width, height], np.float32) - 1
     new = np.array(size, np.float32) - 1
-    at: np.ndarray = (pixels + 1) / 2 * old - np.array([left, top], np.float32)
+    at: np.ndarray = (pixels + 1) / 2 * old - np.array(corner, np.float32)
     inside: np.ndarray = (at >= 0) & (at <= new)
     visible = visible & inside.all(1)
     pixels = np.where(visible[:, None], 2 * at / new - 1, 0).astype(np.float32, copy=False)
-    return image[top:, left : left + size[0]], pixels, visible
+    return _window(image, corner, size), pixels, visible
 
 
 def flip(image: np.ndarray, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

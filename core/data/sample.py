@@ -21,7 +21,7 @@ from core.contracts import (
 )
 from core.data.augment import UNCHANGED, Change, draw_change, draw_kept, move
 from core.data.config import AugmentConfig, DataConfig
-from core.data.image_augment import augment_image
+from core.data.image_augment import augment_aligned
 from core.data.mapping import majority_labels
 from core.errors import UserError
 
@@ -180,12 +180,39 @@ class Recipe:
             visible[:, scan.pasted] = False
             pixels[:, scan.pasted] = 0
         images = decode_images(cameras, config.image_size)
+        planes = [self._planes(camera, image) for camera, image in zip(cameras, images)]
         if rng is not None and config.image_augment is not None:
             for k, image in enumerate(images):
-                images[k], pixels[k], visible[k] = augment_image(
-                    image, pixels[k], visible[k], rng, config.image_augment
+                link, planes[k] = augment_aligned(
+                    image, pixels[k], visible[k], planes[k], rng, config.image_augment
                 )
-        return SampleCameras(_stack(images, cameras, scan.token), pixels, visible)
+                images[k], pixels[k], visible[k] = link
+        stacked = _stack(images, cameras, scan.token)
+        joined = {}
+        for name in config.planes:
+            joined[name] = np.stack([plane[name] for plane in planes])
+        return SampleCameras(stacked, pixels, visible, joined)
+
+    def _planes(self, camera: Camera, image: np.ndarray) -> dict[str, np.ndarray]:
+        """The maps that ``data.planes`` names, i64 [H, W] in the size of the image; nearest where they are resized.
+
+        Raises:
+            UserError: the camera has no such map.
+        """
+        planes = {}
+        for name in self.config.planes:
+            if name not in camera.planes:
+                raise UserError(
+                    f"camera {camera.name} has no map '{name}'",
+                    where="data.planes",
+                    cure=f"It has {', '.join(camera.planes) or 'none'}",
+                )
+            plane = camera.planes[name]()
+            rows, columns = image.shape[0], image.shape[1]
+            row = (np.arange(rows) + 0.5) * plane.shape[0] / rows
+            column = (np.arange(columns) + 0.5) * plane.shape[1] / columns
+            planes[name] = plane[row.astype(np.int64)][:, column.astype(np.int64)].astype(np.int64)
+        return planes
 
 
 def make_sample(

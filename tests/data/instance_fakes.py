@@ -74,7 +74,9 @@ def box_of_points(centre: ArrayLike, count: int = 40, intensity: float = 7.0) ->
     rng = np.random.default_rng(count)
     cloud = rng.uniform(-0.5, 0.5, (count, 3))
     cloud[:, 2] -= cloud[:, 2].min()
-    return np.column_stack([cloud + np.asarray(centre), np.full(count, intensity)]).astype(np.float32)
+    return np.column_stack([cloud + np.asarray(centre), np.full(count, intensity)]).astype(
+        np.float32
+    )
 
 
 def paste_config(folder: Path, **keys: Any) -> PasteConfig:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from data_fakes import forward_camera, make_scan
 
 from core.config import Config
-from core.data import ScanSamples
+from core.data import ScanSamples, collate
 from core.data.config import AugmentConfig, DataConfig, ImageAugmentConfig
 from core.data.image_augment import augment_image, crop, flip, jitter
 from core.data.sample import make_sample
@@ -209,3 +211,35 @@ def test_evaluation_without_images() -> None:
 def test_faulty_options(option: dict) -> None:
     with pytest.raises(UserError, match=f"image_augment.{next(iter(option))}"):
         Config({"data": {"image_augment": option}}).parse(DataConfig, "data")
+
+
+def test_planes_follow_their_image() -> None:
+    """A map of column numbers, twice as fine as the image, is resized, cropped and mirrored with it."""
+    fine = np.repeat(np.repeat(numbered()[..., 1].astype(np.int32), 2, 0), 2, 1)
+    scan = make_scan([[5, 0, 0], [6, 1, 0]], labels=[1, 2])
+    load = numbered
+    camera = replace(
+        forward_camera((WIDTH, HEIGHT), load=load), planes={"superpixels": lambda: fine}
+    )
+    config = DataConfig(
+        voxel_size=0.5,
+        augment=None,
+        images=True,
+        planes=("superpixels",),
+        image_augment=ImageAugmentConfig(crop=(7, 5), flip=0.5, jitter=None),
+    )
+    mirrored = set()
+    for seed in range(20):
+        cameras = (camera,)
+        sample = make_sample(
+            replace(scan, cameras=cameras), 0, config, training=True, rng=rng(seed)
+        )
+        columns = np.rint(sample.images[0, 1] * 255).astype(int)
+        assert np.array_equal(sample.cameras.planes["superpixels"][0], columns)
+        mirrored.add(columns[0, 0] > columns[0, 1])
+    assert mirrored == {True, False}
+    batch = collate([sample, sample])
+    assert batch.cameras.planes["superpixels"].shape == (2, 1, 5, 7)
+    with pytest.raises(UserError, match="camera front has no map 'depth'"):
+        wanted = config.model_copy(update={"planes": ("depth",)})
+        make_sample(replace(scan, cameras=(camera,)), 0, wanted)
