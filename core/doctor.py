@@ -22,7 +22,7 @@ from typing import Literal
 
 from core.engine.run.cli import run_command
 from core.errors import EXIT_USER_ERROR
-from core.machine import usable_cores
+from core.machine import native_bf16, usable_cores
 
 __all__ = ["CHECKS", "Row", "examine", "main", "mpi_row"]
 
@@ -237,6 +237,14 @@ def _cores() -> Row:
     return Row("CPU cores", "ok", value)
 
 
+def _number_type() -> Row:
+    if native_bf16():
+        return Row(
+            "bf16", "ok", "the processor has instructions for it; amp.enabled auto uses them"
+        )
+    return Row("bf16", "ok", "no instructions for it; amp.enabled auto computes in fp32")
+
+
 CHECKS: tuple[Callable[[], Row], ...] = (
     _python,
     _torch,
@@ -254,6 +262,7 @@ CHECKS: tuple[Callable[[], Row], ...] = (
     _shared_memory,
     _memory,
     _cores,
+    _number_type,
 )
 
 

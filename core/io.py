@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,17 @@ from typing import Any
 
 from core.errors import UserError
 
-__all__ = ["atomic_path", "read_json", "sha256", "write_bytes", "write_json", "write_text"]
+__all__ = [
+    "atomic_path",
+    "read_json",
+    "remove_temporaries",
+    "sha256",
+    "write_bytes",
+    "write_json",
+    "write_text",
+]
+
+_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")  # as mkstemp names them below
 
 
 @contextmanager
@@ -41,6 +52,20 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise _cannot_write(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_temporaries(folder: Path) -> list[Path]:
+    """Remove what :func:`atomic_path` left in a folder when a process was killed while it wrote; nobody may write now.
+
+    Returns:
+        The removed files.
+    """
+    removed = []
+    for path in sorted(folder.glob(".*.tmp")):
+        if _TEMPORARY.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+            removed.append(path)
+    return removed
 
 
 def _cannot_write(path: Path, error: OSError) -> UserError:

@@ -6,8 +6,11 @@ import os
 import platform
 from pathlib import Path
 
-__all__ = ["processor_name", "usable_cores"]
+__all__ = ["NO_BF16", "native_bf16", "processor_name", "usable_cores"]
 
+NO_BF16 = (
+    "LIDISTILL_NO_BF16"  # environment variable: 1 = compute as if there were no bf16 instructions
+)
 CPUINFO = Path("/proc/cpuinfo")
 INSTRUCTION_SETS = {  # by their flag in CPUINFO, best first
     "amx_bf16": "AMX",
@@ -15,6 +18,7 @@ INSTRUCTION_SETS = {  # by their flag in CPUINFO, best first
     "avx512f": "AVX-512",
     "avx2": "AVX2",
 }
+BF16_FLAGS = {"amx_bf16", "avx512_bf16", "bf16"}  # Intel and AMD, Intel and AMD, Arm
 
 
 def processor_name() -> str:
@@ -30,6 +34,18 @@ def processor_name() -> str:
     if best is not None:
         name = f"{name} with {best}"
     return f"{name}, {usable_cores()} cores"
+
+
+def native_bf16() -> bool:
+    """Tell whether the processor multiplies bf16 by instructions of its own, which the variable NO_BF16 masks.
+
+    Elsewhere bf16 goes through fp32 and takes longer than fp32 itself.
+    """
+    if os.environ.get(NO_BF16, "0") not in ("", "0"):
+        return False
+    facts = _cpu_facts()
+    flags = facts.get("flags", facts.get("Features", ""))  # x86, Arm
+    return not BF16_FLAGS.isdisjoint(flags.split())
 
 
 def _cpu_facts() -> dict[str, str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,9 @@ import pytest
 from core import io
 from core.errors import UserError
 from core.io import atomic_path, read_json, sha256, write_bytes, write_json, write_text
+
+REPO = Path(__file__).resolve().parents[1]
+ENV = os.environ | {"PYTHONPATH": str(REPO)}
 
 
 def names(folder: Path) -> list[str]:
@@ -108,6 +113,22 @@ def test_data_reach_the_disk_before_the_name_changes(
     monkeypatch.setattr(io.os, "replace", lambda a, b: (calls.append("replace"), replace(a, b)))
     write_bytes(tmp_path / "value", b"x")
     assert calls == ["fsync", "replace", "fsync"]
+
+
+def test_what_a_kill_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    kept = [".hidden.tmp", "a.tmp", ".b.abcdefgh.tmp.pt", "step-1.pt"]
+    for name in [*kept, ".step-1.pt.ab_3defg.tmp"]:
+        (tmp_path / name).touch()
+    assert io.remove_temporaries(tmp_path) == [tmp_path / ".step-1.pt.ab_3defg.tmp"]
+    assert names(tmp_path) == sorted(kept)
+    assert io.remove_temporaries(tmp_path / "none") == []
+
+
+def test_a_killed_write_leaves_what_is_removed_later(tmp_path: Path) -> None:
+    script = "import os; from core.io import atomic_path\nwith atomic_path('value'): os._exit(9)"
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=ENV, check=False)
+    assert len(names(tmp_path)) == 1
+    assert len(io.remove_temporaries(tmp_path)) == 1 and names(tmp_path) == []
 
 
 def test_sha256(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The cores a process may use follow its affinity mask; a processor has a name that tells times apart."""
+"""The cores a process may use follow its affinity mask; a processor has a name, and bf16 instructions or none."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import platform
 import pytest
 
 from core import machine
-from core.machine import processor_name, usable_cores
+from core.machine import NO_BF16, native_bf16, processor_name, usable_cores
 
 
 @pytest.fixture
@@ -53,3 +53,30 @@ def test_a_processor_the_system_does_not_name(three_cores, monkeypatch, tmp_path
     monkeypatch.setattr(machine, "CPUINFO", tmp_path / "none")
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert processor_name() == f"{platform.machine()}, 3 cores"
+
+
+@pytest.mark.parametrize(
+    ("line", "native"),
+    [
+        ("flags\t\t: fpu avx2 fma", False),
+        ("flags\t\t: avx512f avx512bw avx512vl avx512dq avx512_vnni", False),
+        ("flags\t\t: avx512f avx512_bf16", True),
+        ("flags\t\t: avx2 amx_bf16", True),
+        ("Features\t: fp asimd svebf16", False),
+        ("Features\t: fp asimd bf16", True),
+    ],
+)
+def test_bf16_instructions_are_seen_and_can_be_masked(line, native, monkeypatch, tmp_path):
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{line}\n")
+    monkeypatch.setattr(machine, "CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.delenv(NO_BF16, raising=False)
+    assert native_bf16() is native
+    monkeypatch.setenv(NO_BF16, "0")
+    assert native_bf16() is native
+    monkeypatch.setenv(NO_BF16, "1")
+    assert not native_bf16()
+
+
+def test_a_system_without_such_a_file_has_no_known_bf16(monkeypatch, tmp_path):
+    monkeypatch.setattr(machine, "CPUINFO", tmp_path / "none")
+    assert not native_bf16()

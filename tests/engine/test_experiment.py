@@ -10,6 +10,7 @@ from core.config import Config, load_config
 from core.data import DataConfig
 from core.datasets.nuscenes import NuScenes
 from core.distill.u2mkd import U2MKD
+from core.engine.run import experiment as module
 from core.engine.run.cli import config_parser
 from core.engine.run.distributed import World
 from core.engine.run.experiment import Experiment, check_config
@@ -90,6 +91,34 @@ def test_a_network_that_cannot_read_what_the_data_section_gives(
     with pytest.raises(UserError) as caught:
         Experiment.from_config(load_config(STUDENT, [override]))
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("enabled", "dtype", "device", "native", "expected"),
+    [
+        (False, "bf16", "cpu", True, "fp32"),
+        (True, "bf16", "cpu", False, "bf16"),
+        (True, "fp16", "cuda", False, "fp16"),
+        ("auto", "bf16", "cpu", True, "bf16"),
+        ("auto", "bf16", "cpu", False, "fp32"),
+        ("auto", "fp16", "cpu", True, "fp32"),
+        ("auto", "bf16", "cuda", True, "bf16"),
+        ("auto", "bf16", "cuda", False, "fp32"),
+        ("auto", "fp16", "cuda", False, "fp16"),
+    ],
+)
+def test_auto_computes_in_half_precision_where_there_are_instructions_for_it(
+    enabled, dtype, device, native, expected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "native_bf16", lambda: native)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: native)
+    assert module.AmpConfig(enabled=enabled, dtype=dtype).number_type(device) == expected
+
+
+def test_auto_is_the_only_word_beside_true_and_false() -> None:
+    tree = load_config(STUDENT, ["--amp.enabled", "maybe"])
+    with pytest.raises(UserError, match=r"key 'amp.enabled' has the value 'maybe'"):
+        Experiment.from_config(tree)
 
 
 def test_a_data_set_alone_is_enough_where_no_network_is_trained() -> None:

@@ -109,6 +109,7 @@ def test_long_lists_of_differences_are_cut(started: RunDir) -> None:
         {"eval__pictures": 0},
         {"train__save_every": 7},
         {"train__max_nonfinite_steps": 1},
+        {"amp__enabled": "auto"},
     ],
 )
 def test_keys_that_alter_no_result_are_free(started: RunDir, change: dict) -> None:
@@ -129,6 +130,15 @@ def test_folder_without_checkpoints_takes_any_configuration(tmp_path: Path) -> N
     run.open(config(), World())
     run.open(config(model__cr=1.0), World())
     assert yaml.safe_load((run.path / "config.yaml").read_text())["model"]["cr"] == 1.0
+
+
+def test_what_a_kill_left_of_a_checkpoint_goes_away(started: RunDir) -> None:
+    left = started.checkpoints.folder / ".step-00000002.pt.k3l_9xyz.tmp"
+    left.touch()
+    started.open(config(), World(rank=1, size=2))
+    assert left.exists(), "another rank may be late"
+    started.open(config(), World())
+    assert not left.exists() and started.checkpoints.newest() is not None
 
 
 def test_default_run_dir() -> None:

@@ -14,7 +14,8 @@ from core.config import load_config
 from core.engine.run.checkpoint import read_checkpoint
 from core.engine.run.distributed import World
 from core.engine.score.jobs import evaluate_checkpoint
-from core.engine.train.jobs import train_teacher
+from core.engine.train.jobs import _check_same_numbers, train_teacher
+from core.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +118,29 @@ def test_mixed_precision_trains(config, tmp_path, dtype):
     records = run(config, tmp_path, "--amp.enabled", "true", "--amp.dtype", dtype)
     losses = [r["loss/total"] for r in records if "loss/total" in r]
     assert losses[-1] < losses[0]
+    assert read_checkpoint(tmp_path / "checkpoints" / "last.pt")["identity"]["number_type"] == dtype
+
+
+def test_auto_goes_on_in_the_number_type_it_began_with_or_says_so(config, tmp_path, monkeypatch):
+    """A run under ``auto`` meets a machine of the other kind: an error with a cure, and the cure helps."""
+    auto = ("--amp.enabled", "auto", "--train.save_every", "3")
+    monkeypatch.setattr("core.engine.run.experiment.native_bf16", lambda: False)
+    run(config, tmp_path, *auto)
+    monkeypatch.setattr("core.engine.run.experiment.native_bf16", lambda: True)
+    with pytest.raises(UserError, match="computes in fp32, and would go on in bf16") as caught:
+        run(config, tmp_path, *auto)
+    assert "--amp.enabled false" in caught.value.cure
+    before = (tmp_path / "scalars.jsonl").read_text()
+    run(config, tmp_path, "--amp.enabled", "false")
+    assert (tmp_path / "scalars.jsonl").read_text() == before
+
+
+def test_number_type_of_checkpoints_that_do_not_record_it():
+    new = {"number_type": "fp32"}
+    _check_same_numbers({"config": {}}, new, Path("run"))
+    _check_same_numbers({"config": {"amp": {"enabled": False}}}, new, Path("run"))
+    with pytest.raises(UserError, match="computes in bf16"):
+        _check_same_numbers({"config": {"amp": {"enabled": True}}}, new, Path("run"))
 
 
 def test_evaluate_command_writes_json(config, tmp_path, monkeypatch):

@@ -131,5 +131,6 @@ def configure_logging(world: World) -> None:
 
 def autocast(experiment: Experiment, device: torch.device) -> contextlib.AbstractContextManager:
     """The run's mixed-precision context."""
-    dtype = torch.bfloat16 if experiment.amp.dtype == "bf16" else torch.float16
-    return torch.autocast(device.type, dtype, enabled=experiment.amp.enabled)
+    number_type = experiment.amp.number_type(device.type)
+    dtype = torch.float16 if number_type == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype, enabled=number_type != "fp32")

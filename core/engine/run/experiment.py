@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from pydantic import Field, create_model, model_validator
 
 from core.config import Config, Section
@@ -18,6 +19,7 @@ from core.distill import METHODS
 from core.engine.run.optim import OptimizerConfig, SchedulerConfig
 from core.errors import UserError
 from core.losses import CrossEntropyLovasz, balanced_weights
+from core.machine import native_bf16
 from core.models import MODELS, model_section
 from core.registry import look_up
 
@@ -27,11 +29,13 @@ __all__ = [
     "CriterionConfig",
     "EvalConfig",
     "Experiment",
+    "NumberType",
     "TeacherSection",
     "TrainConfig",
     "check_config",
 ]
 
+NumberType = Literal["fp32", "bf16", "fp16"]
 # Sections that a component reads, which their ``name`` picks: its registry, and what is in there.
 COMPONENTS: dict[str, tuple[Mapping[str, str], str]] = {
     "dataset": (DATASETS, "data sets"),
@@ -43,10 +47,30 @@ COMPONENTS: dict[str, tuple[Mapping[str, str], str]] = {
 class AmpConfig(Section):
     """``amp:`` section: mixed precision."""
 
-    enabled: bool = Field(False, description="compute in half precision where that is safe")
+    enabled: bool | Literal["auto"] = Field(
+        False,
+        description="compute in half precision where that is safe; auto = only where the processor or GPU has "
+        "instructions for it, elsewhere it would be slower than fp32",
+    )
     dtype: Literal["bf16", "fp16"] = Field(
         "bf16", description="bf16 needs no loss scaling; fp16 uses a gradient scaler"
     )
+
+    def number_type(self, device: str) -> NumberType:
+        """What networks compute in on this machine.
+
+        Args:
+            device: cpu or cuda.
+        """
+        if self.enabled == "auto" and not _is_native(self.dtype, device):
+            return "fp32"
+        return self.dtype if self.enabled else "fp32"
+
+
+def _is_native(dtype: Literal["bf16", "fp16"], device: str) -> bool:
+    if device == "cuda":
+        return dtype == "fp16" or torch.cuda.is_bf16_supported(including_emulation=False)
+    return dtype == "bf16" and native_bf16()
 
 
 class CriterionConfig(Section):

@@ -17,7 +17,7 @@ from core.config import Config
 from core.engine.run.checkpoint import CheckpointStore, find_checkpoint
 from core.engine.run.distributed import World
 from core.errors import UserError
-from core.io import write_json, write_text
+from core.io import remove_temporaries, write_json, write_text
 from core.machine import processor_name
 
 __all__ = ["RunDir", "default_run_dir", "git_state"]
@@ -33,6 +33,7 @@ _FREE_KEYS = (
         "dataset.root",
     ),
     *("teacher_pretrain", "teacher.cache"),  # the teacher itself is compared by its hash
+    "amp.enabled",  # what it means on a machine is compared by the checkpoint's number type
 )
 
 
@@ -108,6 +109,8 @@ class RunDir:
         if saved.is_file():
             self._compare(yaml.safe_load(saved.read_text()), config)
         if world.rank == 0:
+            for path in remove_temporaries(self.checkpoints.folder):
+                logger.debug("{}, left by a kill, was removed", path)
             config.dump(saved)
             write_json(
                 self.path / "git.json",

@@ -13,6 +13,7 @@ from core.datasets.base import ScanDataset
 from core.engine.run.context import Context
 from core.engine.train.progress import duration
 from core.engine.train.trainer import Trainer
+from core.machine import native_bf16
 from core.metrics import EvaluationResult
 
 __all__ = ["announce", "summarise"]
@@ -96,6 +97,10 @@ def _machine(context: Context) -> str:
         name = torch.cuda.get_device_name(world.device)
     else:
         name = f"CPU, {torch.get_num_threads()} threads"
-    numbers = amp.dtype if amp.enabled else "fp32"
+    numbers: str = amp.number_type(world.device.type)
+    if numbers == "bf16" and world.device.type == "cpu" and not native_bf16():
+        numbers = "bf16 through fp32: slow, see amp.enabled"
+    elif amp.enabled == "auto":
+        numbers += " (amp.enabled auto)"
     many = "" if world.size == 1 else f"{world.size} x "
     return f"{many}{name}, {numbers}"

@@ -14,6 +14,7 @@ from core.datasets.base import ScanDataset
 from core.distill import SUPERVISED, Method, Needs, Score, method_class
 from core.engine.run.context import Context
 from core.engine.run.distributed import World, barrier, join_over_ranks
+from core.engine.run.experiment import AmpConfig
 from core.engine.run.run_dir import RunDir
 from core.engine.score.jobs import evaluate_checkpoint, print_result
 from core.engine.train.announce import announce, summarise
@@ -143,6 +144,7 @@ def build_trainer(
         "fingerprint": labels.fingerprint,
         "classes": list(labels.classes),
         "config": config.tree,
+        "number_type": context.experiment.amp.number_type(context.world.device.type),
         "sensor": SensorRecord.of(train_set.load(0, cameras=False)).to_json(),
     }
     if teacher is not None:
@@ -182,7 +184,7 @@ def _open_run(context: Context, trainer: Trainer) -> dict[str, Any] | None:
     """Open the run folder; the newest whole checkpoint there, or None.
 
     Raises:
-        UserError: the folder belongs to another configuration or teacher.
+        UserError: the folder belongs to another configuration, teacher or number type.
     """
     run_dir = trainer.run_dir
     run_dir.open(context.config, context.world)
@@ -194,6 +196,7 @@ def _open_run(context: Context, trainer: Trainer) -> dict[str, Any] | None:
     barrier()
     if state is not None:
         _check_same_teacher(state["identity"], trainer.identity, run_dir.path)
+        _check_same_numbers(state["identity"], trainer.identity, run_dir.path)
     return state
 
 
@@ -205,6 +208,23 @@ def _check_same_teacher(old: dict[str, Any], new: dict[str, Any], run_path: Path
             where=f"{run_path}, key 'teacher_pretrain'",
             cure="Give the first teacher again, or choose another --run-dir",
         )
+
+
+def _check_same_numbers(old: dict[str, Any], new: dict[str, Any], run_path: Path) -> None:
+    """Refuse to go on in another number type: ``amp.enabled: auto`` means another one on another machine."""
+    now = new["number_type"]
+    before = old.get("number_type")
+    if before is None:  # a checkpoint of before there was ``auto``
+        amp = AmpConfig.model_validate(old["config"].get("amp", {}))
+        before = amp.dtype if amp.enabled else "fp32"
+    if before == now:
+        return
+    cure = f"Go on in {before} with --amp.enabled {str(before != 'fp32').lower()}"
+    raise UserError(
+        f"this run computes in {before}, and would go on in {now} on this machine",
+        where=f"{run_path}, key 'amp.enabled'",
+        cure=f"{cure}, or choose another --run-dir",
+    )
 
 
 def _fit(

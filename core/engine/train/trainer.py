@@ -104,7 +104,7 @@ class Trainer(TorchpackTrainer):
             self.network = DistributedDataParallel(self.method)
         self.optimizer = build_optimizer(experiment.optimizer, self.method)
         self.scheduler = build_scheduler(experiment.scheduler, self.optimizer, self.total_steps)
-        scaling = experiment.amp.enabled and experiment.amp.dtype == "fp16"
+        scaling = experiment.amp.number_type(self.device.type) == "fp16"
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaling)
         self.average = averaged_model(experiment.train, self.method)
         self.guard = NonFiniteGuard(run_dir.path, world, experiment.train.max_nonfinite_steps)
