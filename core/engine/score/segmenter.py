@@ -24,7 +24,7 @@ from core.engine.run.context import autocast
 from core.engine.run.experiment import Experiment
 from core.engine.score.evaluation import Predictor, predict_points
 from core.engine.score.voting import Votes, point_scores
-from core.engine.score.weights import TrainedNetwork, read_network
+from core.engine.score.weights import read_network
 from core.errors import UserError
 from core.labels import LabelSpace
 from core.models import build_model
@@ -100,7 +100,13 @@ class Segmenter:
         """
         if threads is not None:
             torch.set_num_threads(threads)
-        found: TrainedNetwork = read_network(Path(path))
+        found = read_network(Path(path))
+        if found.config is None:
+            raise UserError(
+                "the file does not say with which configuration its network was trained",
+                where=str(found.path),
+                cure="It was not made by this project; see 'python -m core.engine.exchange import'",
+            )
         config = Config(tree=found.config, source=f"configuration in {found.path}")
         reader = dataset_class(config)
         labels = reader.label_space(config.parse(reader.Config, "dataset"))

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from core.engine.run.checkpoint import find_checkpoint, read_checkpoint
 from core.engine.run.exported import read_exported
-from core.errors import UserError
 
 __all__ = ["TrainedNetwork", "read_network"]
 
@@ -20,16 +19,16 @@ class TrainedNetwork:
     """A network's weights and what they belong to.
 
     Attributes:
-        path: the file. weights: by name. config: the tree it was trained with.
-        classes: of its label space; fingerprint: of that.
+        path: the file. weights: by name. config: the tree it was trained with, None where the file has none.
+        classes: of its label space; fingerprint: of that, None in a file of others.
         sensor: what its training scans show of their scanner, None in older files.
     """
 
     path: Path
     weights: dict[str, Tensor]
-    config: dict[str, Any]
+    config: dict[str, Any] | None
     classes: tuple[str, ...]
-    fingerprint: str
+    fingerprint: str | None
     sensor: dict[str, Any] | None
 
 
@@ -45,18 +44,11 @@ def read_network(path: Path) -> TrainedNetwork:
         path = find_checkpoint(path, "Segmenter.load")
         state = read_checkpoint(path)
         weights, identity = state["model"], state.get("identity") or {}
-    missing = [key for key in ("config", "classes", "fingerprint") if key not in identity]
-    if missing:
-        raise UserError(
-            f"the file does not say its {', '.join(missing)}",
-            where=str(path),
-            cure="It was not made by this project; see 'python -m core.engine.exchange import'",
-        )
     return TrainedNetwork(
         path,
         weights,
-        identity["config"],
-        tuple(identity["classes"]),
-        identity["fingerprint"],
+        identity.get("config"),
+        tuple(identity.get("classes", ())),
+        identity.get("fingerprint"),
         identity.get("sensor"),
     )
