@@ -62,6 +62,19 @@ def test_a_network_on_its_own_batch_agrees_with_itself(config, teacher, tmp_path
     assert output.coords is batch.coords
 
 
+def test_kernel_maps_are_built_once_for_both(config, teacher, tmp_path) -> None:
+    trainer = trainer_of(student(config, teacher, "--teacher.view", "shared"), tmp_path)
+    batch = next(iter(trainer.steps.loader))
+    trainer.network.eval()
+    with torch.no_grad():
+        trainer.method.deployed(batch)
+    maps = dict(batch.cells.tables["maps"].maps)
+    trainer.source(batch)
+    after = batch.cells.tables["maps"].maps
+    assert maps and after.keys() == maps.keys()
+    assert all(after[key] is found for key, found in maps.items())
+
+
 def test_on_a_view_of_its_own_it_does_not(config, teacher, tmp_path) -> None:
     trainer = trainer_of(student(config, teacher), tmp_path)
     assert isinstance(trainer.source, OwnView)

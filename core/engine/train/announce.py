@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from loguru import logger
 from torch import nn
 
@@ -13,7 +12,7 @@ from core.datasets.base import ScanDataset
 from core.engine.run.context import Context
 from core.engine.train.progress import duration
 from core.engine.train.trainer import Trainer
-from core.machine import native_bf16
+from core.machine import native_bf16, processor_name
 from core.metrics import EvaluationResult
 
 __all__ = ["announce", "summarise"]
@@ -93,14 +92,10 @@ def _millions(module: nn.Module) -> float:
 
 def _machine(context: Context) -> str:
     world, amp = context.world, context.experiment.amp
-    if world.device.type == "cuda":
-        name = torch.cuda.get_device_name(world.device)
-    else:
-        name = f"CPU, {torch.get_num_threads()} threads"
     numbers: str = amp.number_type(world.device.type)
     if numbers == "bf16" and world.device.type == "cpu" and not native_bf16():
         numbers = "bf16 through fp32: slow, see amp.enabled"
     elif amp.enabled == "auto":
         numbers += " (amp.enabled auto)"
-    many = "" if world.size == 1 else f"{world.size} x "
-    return f"{many}{name}, {numbers}"
+    processes = "1 process" if world.size == 1 else f"{world.size} processes"
+    return f"{processes} on {processor_name()}, {numbers}"
