@@ -124,6 +124,22 @@ def test_its_keys_are_checked_before_the_run_folder_is_touched(config, tmp_path)
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("needs", "what"),
+    [
+        (Needs(images=True), r"key 'data.images'.*learns from images"),
+        (Needs(planes=("superpixels",)), r"key 'data.planes'.*the maps superpixels"),
+    ],
+)
+def test_what_a_method_needs_is_asked_of_the_data(
+    config, tmp_path, monkeypatch, needs: Needs, what: str
+) -> None:
+    monkeypatch.setattr(Toy.Config, "needs", needs)
+    with pytest.raises(UserError, match=what):
+        run(config, tmp_path / "run", "--distill.name", "toy")
+    assert not (tmp_path / "run").exists()
+
+
 # --- a method without labels ----------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def embedding(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:

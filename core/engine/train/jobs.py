@@ -88,7 +88,7 @@ def train(world: World, config: Config, run_path: Path, *, profile: int | None =
     context = Context.open(config, world)
     kind = method_class(config)
     settings = config.parse(kind.Config, "distill")
-    _check_images(context, settings.needs)
+    _check_data(context, settings.needs)
     train_set, val_set = context.dataset("train"), context.dataset("val")
     score = chosen_score(context, kind, val_set)
     teacher = None
@@ -171,12 +171,20 @@ def chosen_score(context: Context, kind: type[Method], val_set: ScanDataset) -> 
     return score
 
 
-def _check_images(context: Context, needs: Needs) -> None:
+def _check_data(context: Context, needs: Needs) -> None:
+    """Refuse a ``data:`` section without what the method learns from."""
     if needs.images and not context.data.images:
         raise UserError(
             "this method learns from images, and batches have none",
             where=f"{context.config.origin('data.images')}, key 'data.images'",
             cure="Set data.images: true, or choose terms of the method that do without",
+        )
+    missing = [name for name in needs.planes if name not in context.data.planes]
+    if missing:
+        raise UserError(
+            f"this method learns from the maps {', '.join(missing)}, and batches have none",
+            where=f"{context.config.origin('data.planes')}, key 'data.planes'",
+            cure=f"Name them: data.planes: [{', '.join(needs.planes)}]",
         )
 
 

@@ -29,7 +29,7 @@ _DRAWS = {
     "eval_images",
     "on_bad_sample",
 }
-_IMAGES = {"images", "image_size"}
+_IMAGES = {"images", "image_size", "planes"}
 
 
 class TeacherSource(ABC):
