@@ -138,6 +138,8 @@ def _compare_sizes(dataset: ScanDataset, index: int, cameras: bool) -> None:
                 f"{found} bytes; the scan's {size // point} points need {wanted}",
                 where=str(files.labels),
             )
+    for path in dataset.column_files(index).values():
+        _size(path)
     if not cameras:
         return
     for path in files.images.values():

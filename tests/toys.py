@@ -47,13 +47,8 @@ class ToyReader(ScanDataset):
     sensor = Sensor(beams=16, intensity_scale=1.0)
 
     def __init__(self, config: Config, split: str) -> None:
-        self.config, self.split, self.root = config, split, config.root
+        super().__init__(config, split)
         self.count = config.scans
-
-    @classmethod
-    def label_space(cls, config: DatasetConfig) -> LabelSpace:
-        """The toy classes."""
-        return TOY_LABELS
 
     def __len__(self) -> int:
         return self.count
@@ -67,7 +62,7 @@ class ToyReader(ScanDataset):
     def files(self, index: int) -> ScanFiles:
         return ScanFiles(points=Path(f"{self.token(index)}.bin"), labels=None)
 
-    def load(self, index: int, *, cameras: bool = True) -> Scan:
+    def read(self, index: int, *, cameras: bool = True) -> Scan:
         rng = np.random.default_rng([index, self.split == "val"])
         ground = np.c_[rng.uniform(-8, 8, (300, 2)), np.full(300, -1.7)]
         side = rng.uniform(6, 8)

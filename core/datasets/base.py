@@ -1,47 +1,45 @@
-"""What every data set is: a list of scans of one split, and the checks each file passes on its way in."""
+"""What every data set is: a list of scans of one split, and who it is."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, get_args
+from types import MappingProxyType
+from typing import Annotated, ClassVar, Literal, cast, get_args
 
 import numpy as np
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from core.config import Section
 from core.contracts import Scan, Sensor
+from core.datasets.benchmark import Benchmark
+from core.datasets.columns import Column, add_columns, check_names, column_file
 from core.errors import UserError
-from core.labels import LabelSpace
-
-if TYPE_CHECKING:
-    from PIL import Image
+from core.labels import LabelSpace, label_space
 
 __all__ = [
+    "MANIFEST",
     "SPLITS",
     "DatasetConfig",
     "Gap",
     "Multisweeps",
+    "Need",
     "ScanDataset",
     "ScanFiles",
     "SensorConfig",
     "SequenceDataset",
     "SplitName",
     "check_split",
-    "image_size",
-    "listing",
     "near_sensor",
-    "read_image",
-    "read_labels",
-    "read_points",
 ]
 
 SplitName = Literal["train", "val", "test"]
 SPLITS: tuple[str, ...] = get_args(SplitName)
+Need = Literal["lidar", "cameras", "sweeps"]  # every job, those with cameras, those with sweeps
+MANIFEST = "synthetic.json"  # in the root of a synthetic world, whatever its format
 
 
 class Multisweeps(Section):
@@ -83,6 +81,11 @@ class DatasetConfig(Section):
 
     name: str = Field(description="the reader")
     root: Path = Field(description="folder of the data")
+    labels: str | None = Field(
+        None,
+        description="label space: semantickitti, semantickitti_multiscan, semantickitti_mos, nuscenes, pandaset, or "
+        "a YAML file with classes and map; null = the data set's own",
+    )
     use_labels: bool = Field(
         True,
         description="read ground truth where the split has it; false for label-free pretraining",
@@ -93,6 +96,10 @@ class DatasetConfig(Section):
     )
     sensor: SensorConfig = Field(
         SensorConfig(), description="the scanner, where it differs from the data set's own"
+    )
+    columns: Annotated[dict[str, Column], AfterValidator(check_names)] = Field(
+        default_factory=dict,
+        description="further values per point, from a file per scan; data.features may name them",
     )
 
 
@@ -115,7 +122,7 @@ class Gap:
     """
 
     text: str
-    needed_for: Literal["lidar", "cameras", "sweeps"] = "lidar"
+    needed_for: Need = "lidar"
 
 
 class ScanDataset(ABC):
@@ -124,22 +131,28 @@ class ScanDataset(ABC):
     Objects pickle cheaply, so that loader workers may be forked or spawned; nothing heavy is held in memory.
 
     Attributes:
+        benchmark: the data set's official one, None if it has none.
         config: the ``dataset:`` section it was opened with.
-        labels: the label space. root: folder of the data. split: ``train``, ``val`` or ``test``.
+        title: name for a person; that of a synthetic world says so.
+        labels: the label space; of the class: the data set's own.
+        root: folder of the data. split: ``train``, ``val`` or ``test``.
         point_fields: float32 values per point in a scan file, 0 where files are compressed and their sizes say nothing.
         label_dtype: type of one id in a label file.
-        sensor: the scanner.
+        sensor: the scanner; of the class: the data set's own.
+        columns: of ``dataset.columns``, by name.
     """
 
     Config: ClassVar[type[DatasetConfig]]
-    title: ClassVar[str]
+    benchmark: ClassVar[Benchmark | None] = None
     config: DatasetConfig
+    title: str
     labels: LabelSpace
     root: Path
-    split: str
+    split: SplitName
     point_fields: int
     label_dtype: np.dtype
     sensor: Sensor = Sensor()
+    columns: Mapping[str, Column] = MappingProxyType({})
 
     @classmethod
     def label_space(cls, config: DatasetConfig) -> LabelSpace:
@@ -148,7 +161,29 @@ class ScanDataset(ABC):
         Raises:
             UserError: the configuration names a label space that does not exist.
         """
-        return cls.labels
+        if config.labels is None:
+            return cls.labels
+        return label_space(config.labels)
+
+    def __init__(self, config: DatasetConfig, split: str) -> None:
+        """Take from the configuration what all data sets share; a reader goes on and lists its scans.
+
+        Raises:
+            UserError: an unknown split or label space, or there is no such data set in the root.
+        """
+        self.config = config
+        self.split = check_split(split)
+        self.root = self._find_root(config.root)
+        self.labels = self.label_space(config)
+        self.sensor = config.sensor.over(self.sensor)
+        self.columns = config.columns
+        if (self.root / MANIFEST).is_file():
+            self.title = f"synthetic world ({self.title} format)"
+
+    @staticmethod
+    def _find_root(root: Path) -> Path:
+        """The folder that holds the data, where ``dataset.root`` may also be one above it."""
+        return root
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -158,6 +193,9 @@ class ScanDataset(ABC):
         """Name of scan ``index``, unique in the data set."""
 
     @abstractmethod
+    def read(self, index: int, *, cameras: bool = True) -> Scan:
+        """Read scan ``index`` without ``dataset.columns``, its keyframe's points first; see :meth:`load`."""
+
     def load(self, index: int, *, cameras: bool = True) -> Scan:
         """Read scan ``index``; images are only decoded when :attr:`Camera.load` is called.
 
@@ -167,6 +205,17 @@ class ScanDataset(ABC):
         Raises:
             UserError: a file is missing or damaged.
         """
+        scan = self.read(index, cameras=cameras)
+        if not self.columns:
+            return scan
+        return add_columns(scan, self.columns, self.root)
+
+    def column_files(self, index: int) -> dict[str, Path]:
+        """Files of ``dataset.columns`` of scan ``index`` by column, whether or not they exist."""
+        files = {}
+        for name, column in self.columns.items():
+            files[name] = column_file(column, self.root, self.token(index))
+        return files
 
     @abstractmethod
     def files(self, index: int) -> ScanFiles:
@@ -192,6 +241,16 @@ class ScanDataset(ABC):
     def expected(self) -> int | None:
         """Number of scans of the official split, None where a split is the user's own."""
         return None
+
+    @property
+    def official_split(self) -> str:
+        """The split as the benchmark calls it."""
+        return self.split
+
+    @property
+    def is_official(self) -> bool:
+        """Whether these are all scans of an official split, with the data set's own classes."""
+        return self.expected == len(self) and self.labels == type(self).labels
 
     def describe(self) -> str:
         """One line: what this is and how many scans it has."""
@@ -235,137 +294,15 @@ class SequenceDataset(ScanDataset):
         return self._gaps
 
 
-def check_split(split: str) -> None:
-    """Refuse a split that does not exist.
+def check_split(split: str) -> SplitName:
+    """The split, where it exists.
 
     Raises:
         UserError: ``split`` is not one of ``SPLITS``.
     """
     if split not in SPLITS:
         raise UserError(f"unknown split '{split}'", cure=f"Splits are {', '.join(SPLITS)}")
-
-
-def listing(folder: Path) -> frozenset[str]:
-    """Names in ``folder``, empty if it does not exist; one directory read in place of one look-up per file."""
-    try:
-        return frozenset(entry.name for entry in folder.iterdir())
-    except (FileNotFoundError, NotADirectoryError):
-        return frozenset()
-
-
-def read_points(path: Path, fields: int, *, used: int = 4) -> np.ndarray:
-    """Read a scan.
-
-    Args:
-        path: little-endian float32, ``fields`` values per point.
-        used: leading values kept: x, y, z (m), intensity.
-
-    Returns:
-        f32 [N, used], N > 0, all finite.
-
-    Raises:
-        UserError: the file is missing, cut short, empty, or holds NaN or infinite values.
-    """
-    values = _read_array(path, np.dtype("<f4"), "scan")
-    if values.size % fields or path.stat().st_size % (4 * fields):
-        size = path.stat().st_size
-        whole = size // (4 * fields)
-        raise UserError(
-            f"the file has {size} bytes, which is not a multiple of {4 * fields} ({fields} float32 per point): "
-            f"{whole} whole points and {size - whole * 4 * fields} bytes over",
-            where=str(path),
-            cure="The file was cut short in copying or unpacking, or has another number of values per point; "
-            "unpack it again",
-        )
-    if not values.size:
-        raise UserError("the scan holds no points", where=str(path), cure="Unpack the file again")
-    points = np.ascontiguousarray(values.reshape(-1, fields)[:, :used], np.float32)
-    finite = np.isfinite(points)
-    if not finite.all():
-        bad = int((~finite.all(1)).sum())
-        raise UserError(
-            f"{bad} of {len(points)} points have NaN or infinite values",
-            where=str(path),
-            cure="Unpack the file again",
-        )
-    return points
-
-
-def read_labels(path: Path, dtype: np.dtype, count: int) -> np.ndarray:
-    """Read one unsigned id per point, [count] of ``dtype``.
-
-    Raises:
-        UserError: the file is missing or has another number of ids than the scan has points.
-    """
-    dtype = np.dtype(dtype)
-    raw = _read_array(path, dtype, "label file")
-    if len(raw) != count or path.stat().st_size != count * dtype.itemsize:
-        raise UserError(
-            f"the label file has {path.stat().st_size} bytes = {len(raw)} labels of {dtype.itemsize} bytes, "
-            f"but the scan has {count} points",
-            where=str(path),
-            cure="The two files do not belong together or one is cut short; unpack both again",
-        )
-    return raw
-
-
-def _read_array(path: Path, dtype: np.dtype, kind: str) -> np.ndarray:
-    try:
-        return np.fromfile(path, dtype)
-    except FileNotFoundError as error:
-        raise UserError(
-            f"this {kind} does not exist",
-            where=str(path),
-            cure="Run 'python -m core.check_data CONFIG' to see everything that is missing",
-        ) from error
-    except OSError as error:
-        raise UserError(
-            f"cannot read this {kind} ({error.strerror or error})", where=str(path)
-        ) from error
-
-
-def read_image(path: Path) -> np.ndarray:
-    """Decode a PNG or JPEG to u8 [H, W, 3] RGB.
-
-    Raises:
-        UserError: the file is missing or cannot be decoded.
-    """
-    with _opened_image(path) as image:
-        return np.asarray(image.convert("RGB"))
-
-
-def image_size(path: Path, source: str | None = None) -> tuple[int, int]:
-    """(width, height) px from the header of an image; nothing is decoded.
-
-    Args:
-        source: said as the cure if the file does not exist.
-
-    Raises:
-        UserError: the file is missing or is no image.
-    """
-    with _opened_image(path, source) as image:
-        return image.size
-
-
-@contextmanager
-def _opened_image(path: Path, source: str | None = None) -> Iterator[Image.Image]:
-    from PIL import Image  # jobs without cameras never import it
-
-    try:
-        with Image.open(path) as image:
-            yield image
-    except FileNotFoundError as error:
-        raise UserError("this image does not exist", where=str(path), cure=source) from error
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-    ) as error:  # Pillow reports a broken PNG as SyntaxError
-        raise UserError(
-            f"cannot decode this image ({error})",
-            where=str(path),
-            cure="The file is damaged; unpack it again",
-        ) from error
+    return cast(SplitName, split)
 
 
 def near_sensor(points: np.ndarray) -> np.ndarray:

@@ -25,7 +25,7 @@ from pydantic import Field, field_validator
 
 from core.config import Config, Section, read_yaml
 from core.contracts import Camera
-from core.datasets.base import image_size, read_image
+from core.datasets.files import image_size, read_image
 from core.errors import UserError
 
 __all__ = ["CALIBRATION", "CameraCalibration", "image_of", "open_camera", "read_calibration"]

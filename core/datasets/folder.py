@@ -8,22 +8,13 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from core.contracts import Camera, Points, Scan
-from core.datasets.base import (
-    DatasetConfig,
-    Gap,
-    ScanDataset,
-    ScanFiles,
-    SplitName,
-    listing,
-    read_labels,
-    read_points,
-)
+from core.datasets.base import DatasetConfig, Gap, ScanDataset, ScanFiles, SplitName
 from core.datasets.calibration import (
     CALIBRATION,
     CameraCalibration,
@@ -31,8 +22,9 @@ from core.datasets.calibration import (
     open_camera,
     read_calibration,
 )
+from core.datasets.files import listing, read_labels, read_points
 from core.errors import UserError
-from core.labels import LABEL_SPACES, LabelSpace
+from core.labels import SEMANTICKITTI
 
 __all__ = ["FolderConfig", "FolderDataset"]
 
@@ -52,7 +44,7 @@ class FolderConfig(DatasetConfig):
         "*.bin",
         description="glob of the scan files below root; a .npy file holds numbers [points, point_fields]",
     )
-    labels: Annotated[str, AfterValidator(_has_stem)] | None = Field(
+    label_files: Annotated[str, AfterValidator(_has_stem)] | None = Field(
         None,
         description="label file below root, e.g. {stem}.label; {stem} is the scan's file name up to its first "
         "dot; null = no labels",
@@ -71,15 +63,43 @@ class FolderConfig(DatasetConfig):
         le=16,
         description="low bits of an id that name the class; the bits above are the instance",
     )
-    label_space: str = Field(
-        "semantickitti",
-        description="nuscenes, semantickitti, or a YAML file with classes and map",
-    )
     split: dict[SplitName, tuple[int, int]] = Field(
         default_factory=dict,
         description="inclusive range of positions in the sorted list of scans, {train: [0, 9], val: [10, 11]}; "
         "without it all scans",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _earlier_keys(cls, values: Any) -> Any:
+        """Read the keys as they were called before: ``labels`` was ``label_files``, ``label_space`` was ``labels``.
+
+        Raises:
+            UserError: old and new keys say different things.
+        """
+        if not isinstance(values, dict):
+            return values
+        given = dict(values)
+        labels = given.get("labels")
+        if isinstance(labels, str) and "{stem}" in labels:
+            given["label_files"] = given.pop("labels")
+        elif "labels" in given and labels is None and given.get("label_files") is not None:
+            raise UserError(
+                "labels: null once meant that there are no labels, but label_files names some",
+                where="dataset.labels",
+                cure="For scans without labels set dataset.label_files null; else leave dataset.labels out",
+            )
+        if "label_space" in given:
+            space = given.pop("label_space")
+            if given.get("labels") not in (None, space):
+                raise UserError(
+                    f"labels is '{labels}' and label_space, its earlier name, is '{space}'; "
+                    "a pattern of label files must contain {stem}",
+                    where="dataset.labels",
+                    cure="Leave dataset.label_space out",
+                )
+            given["labels"] = space
+        return given
 
 
 class FolderDataset(ScanDataset):
@@ -88,6 +108,7 @@ class FolderDataset(ScanDataset):
     Config = FolderConfig
     config: FolderConfig
     title = "Folder"
+    labels = SEMANTICKITTI
 
     def __init__(self, config: FolderConfig, split: str) -> None:
         """List the split's scans.
@@ -96,14 +117,10 @@ class FolderDataset(ScanDataset):
             UserError: the root, the labels' folder or the label space is missing, two scans share a stem, a camera is
                 not calibrated, or the split is empty.
         """
-        self.config, self.split, self.root = config, split, Path(config.root)
-        self.sensor = config.sensor.over(self.sensor)
-        self.labels = self.label_space(config)
-        self.point_fields, self.label_dtype = (
-            config.point_fields,
-            np.dtype(config.label_dtype).newbyteorder("<"),
-        )
-        self.labelled = config.use_labels and config.labels is not None and split != "test"
+        super().__init__(config, split)
+        self.point_fields = config.point_fields
+        self.label_dtype = np.dtype(config.label_dtype).newbyteorder("<")
+        self.labelled = config.use_labels and config.label_files is not None and split != "test"
         if not self.root.is_dir():
             raise UserError(
                 "this folder does not exist",
@@ -115,35 +132,34 @@ class FolderDataset(ScanDataset):
         self._gaps: list[Gap] = []
         self._scans = self._whole(self._ranged(self._found()))
         if not self._scans:
-            why = (
-                "; ".join(gap.text for gap in self._gaps)
-                or f"dataset.split.{split} selects nothing"
-            )
+            why = "; ".join(gap.text for gap in self._gaps)
+            if not why:
+                why = f"dataset.split.{split} selects nothing"
             raise UserError(
                 f"the {split} split is empty: {why}",
                 where=str(self.root),
                 cure="Check dataset.split",
             )
 
-    @classmethod
-    def label_space(cls, config: FolderConfig) -> LabelSpace:
-        """The built-in space of that name, or the one in that YAML file."""
-        return LABEL_SPACES.get(config.label_space) or LabelSpace.from_yaml(config.label_space)
-
     def _calibrated(self) -> dict[str, CameraCalibration]:
         """The wanted cameras; none where the folder has no calibration."""
         path = self.root / CALIBRATION
-        known = read_calibration(path) if path.is_file() else {}
-        wanted = known if self.config.cameras is None else self.config.cameras
-        if lacking := [name for name in wanted if name not in known]:
+        known: dict[str, CameraCalibration] = {}
+        if path.is_file():
+            known = read_calibration(path)
+        if self.config.cameras is None:
+            return known
+        lacking = [name for name in self.config.cameras if name not in known]
+        if lacking:
+            cure = "The file does not exist, so there are no cameras"
+            if known:
+                cure = f"The file names {', '.join(known)}"
             raise UserError(
                 f"camera {', '.join(lacking)} of dataset.cameras is not calibrated",
                 where=str(path),
-                cure=f"The file names {', '.join(known)}"
-                if known
-                else "The file does not exist, so there are no cameras",
+                cure=cure,
             )
-        return {name: known[name] for name in wanted}
+        return {name: known[name] for name in self.config.cameras}
 
     def _found(self) -> list[Path]:
         scans = sorted(path for path in self.root.glob(self.config.scans) if path.is_file())
@@ -180,19 +196,16 @@ class FolderDataset(ScanDataset):
             raise UserError(
                 "this folder of labels does not exist",
                 where=str(folder),
-                cure="Check dataset.labels; for label-free jobs set dataset.use_labels false",
+                cure="Check dataset.label_files; for label-free jobs set dataset.use_labels false",
             )
         whole = [path for path in scans if self._label_file(path).is_file()]
-        if len(whole) < len(scans):
-            self._gaps.append(
-                Gap(
-                    f"{len(scans) - len(whole)} of {len(scans)} scans have no label file in {folder}"
-                )
-            )
+        lost = len(scans) - len(whole)
+        if lost:
+            self._gaps.append(Gap(f"{lost} of {len(scans)} scans have no label file in {folder}"))
         return whole
 
     def _label_file(self, scan: Path) -> Path:
-        return self.root / str(self.config.labels).replace("{stem}", _stem(scan))
+        return self.root / str(self.config.label_files).replace("{stem}", _stem(scan))
 
     def __len__(self) -> int:
         return len(self._scans)
@@ -215,29 +228,32 @@ class FolderDataset(ScanDataset):
             there = {file.split(".", 1)[0] for file in listing(self.root / "images" / name)}
             lacking = sum(_stem(scan) not in there for scan in self._scans)
             if lacking:
-                text = (
-                    f"{lacking} of {len(self)} scans have no image in {self.root / 'images' / name}"
-                )
+                folder = self.root / "images" / name
+                text = f"{lacking} of {len(self)} scans have no image in {folder}"
                 gaps.append(Gap(text, "cameras"))
         return gaps
 
     def files(self, index: int) -> ScanFiles:
         scan = self._scans[index]
+        labels = None
+        if self.labelled:
+            labels = self._label_file(scan)
         images = {name: image_of(self.root, name, _stem(scan)) for name in self.cameras}
-        return ScanFiles(
-            points=scan, labels=self._label_file(scan) if self.labelled else None, images=images
-        )
+        return ScanFiles(points=scan, labels=labels, images=images)
 
-    def load(self, index: int, *, cameras: bool = True) -> Scan:
+    def read(self, index: int, *, cameras: bool = True) -> Scan:
         files = self.files(index)
-        read = _read_npy if files.points.suffix == ".npy" else read_points
-        points = read(files.points, self.point_fields)
+        if files.points.suffix == ".npy":
+            points = _read_npy(files.points, self.point_fields)
+        else:
+            points = read_points(files.points, self.point_fields)
         labels = instances = None
         if files.labels is not None:
             raw = read_labels(files.labels, self.label_dtype, len(points))
             bits = self.config.label_bits
             if bits < 8 * raw.itemsize:
-                raw, instances = raw & ((1 << bits) - 1), (raw >> bits).astype(np.int32)
+                instances = (raw >> bits).astype(np.int32)
+                raw = raw & ((1 << bits) - 1)
             labels = self.labels.to_train(raw, files.labels)
         return Scan(
             token=self.token(index),
@@ -252,9 +268,10 @@ class FolderDataset(ScanDataset):
         )
 
     def _open_cameras(self, files: ScanFiles) -> tuple[Camera, ...]:
-        return tuple(
-            open_camera(name, self.calibration[name], path) for name, path in files.images.items()
-        )
+        cameras = []
+        for name, path in files.images.items():
+            cameras.append(open_camera(name, self.calibration[name], path))
+        return tuple(cameras)
 
 
 def _read_npy(path: Path, fields: int) -> np.ndarray:

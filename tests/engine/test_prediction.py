@@ -14,7 +14,8 @@ from loguru import logger
 
 from core.config import Config, load_config
 from core.data import ChosenScans
-from core.datasets.base import read_points
+from core.datasets.benchmark import FORMATS
+from core.datasets.files import read_points
 from core.engine.run.context import Context
 from core.engine.run.distributed import World
 from core.engine.score import prediction
@@ -175,7 +176,7 @@ def test_npy_scans_give_the_same_as_bin(world, checkpoint, own, tmp_path) -> Non
     )
 
 
-@pytest.mark.parametrize("form", prediction.FORMATS)
+@pytest.mark.parametrize("form", FORMATS)
 def test_formats_read_back(form, tmp_path) -> None:
     folder = PredictionFolder(tmp_path, form, SEMANTICKITTI)
     classes = np.arange(20, dtype=np.uint8)

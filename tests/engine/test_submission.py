@@ -14,6 +14,7 @@ import yaml
 
 from core.config import load_config
 from core.datasets.base import ScanDataset
+from core.datasets.benchmark import benchmark
 from core.engine.run.context import Context
 from core.engine.run.distributed import World
 from core.engine.score import submission
@@ -175,8 +176,9 @@ def test_nuscenes_passes_the_devkit_and_scores_the_same(
 
 
 def test_camera_input_is_declared() -> None:
-    assert submission._meta(True) == {"use_camera": True} | {
-        k: v for k, v in META["meta"].items() if k != "use_camera"
+    expected = {"meta": META["meta"] | {"use_camera": True}}
+    assert benchmark("nuscenes").metadata("val", uses_camera=True) == {
+        "val/submission.json": expected
     }
 
 

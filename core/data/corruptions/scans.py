@@ -12,13 +12,14 @@ from core.datasets.base import Gap, ScanDataset, ScanFiles
 from core.datasets.folder import FolderConfig, FolderDataset
 from core.datasets.semantickitti import SemanticKITTI, SemanticKITTIConfig
 from core.errors import UserError
-from core.labels import SEMANTICKITTI, LabelSpace
+from core.labels import SEMANTICKITTI
 
 __all__ = ["CorruptedScans", "published"]
 
 # Robo3D writes fog, snow and crosstalk as ids 21 to 23, which SemanticKITTI does not know.
 _LABELS = replace(
-    SEMANTICKITTI, raw_to_train=SEMANTICKITTI.raw_to_train | dict.fromkeys((21, 22, 23), IGNORE)
+    SEMANTICKITTI,
+    raw_to_train={**SEMANTICKITTI.raw_to_train, **dict.fromkeys((21, 22, 23), IGNORE)},
 )
 
 
@@ -45,10 +46,9 @@ class CorruptedScans(ScanDataset):
     def token(self, index: int) -> str:
         return self.clean.token(index)
 
-    def load(self, index: int, *, cameras: bool = True) -> Scan:
-        return corrupt(
-            self.clean.load(index, cameras=cameras), self.corruption, self.scanner, self.seed
-        )
+    def read(self, index: int, *, cameras: bool = True) -> Scan:
+        scan = self.clean.load(index, cameras=cameras)
+        return corrupt(scan, self.corruption, self.scanner, self.seed)
 
     def files(self, index: int) -> ScanFiles:
         return self.clean.files(index)
@@ -64,11 +64,7 @@ class _Flat(FolderDataset):
     """``{velodyne,labels}`` as published: the one validation sequence."""
 
     title = "SemanticKITTI-C"
-
-    @classmethod
-    def label_space(cls, config: FolderConfig) -> LabelSpace:
-        """SemanticKITTI's, with Robo3D's ids."""
-        return _LABELS
+    labels = _LABELS
 
 
 class _Sequences(SemanticKITTI):
@@ -96,10 +92,10 @@ def published(root: Path, corruption: Corruption) -> ScanDataset:
         )
     sequences = sorted(path.name for path in found[0].glob("sequences/*") if path.is_dir())
     if not sequences:
-        config = FolderConfig(
-            name="folder", root=found[0], scans="velodyne/*.bin", labels="labels/{stem}.label"
+        flat = FolderConfig(
+            name="folder", root=found[0], scans="velodyne/*.bin", label_files="labels/{stem}.label"
         )
-        return _Flat(config, "val")
+        return _Flat(flat, "val")
     config = SemanticKITTIConfig(
         name="semantickitti", root=found[0], split={"val": sequences}, cameras=()
     )

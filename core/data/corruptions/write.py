@@ -60,7 +60,7 @@ def write_corrupted(
         "profile": corruptions[0].profile,
         "seed": seed,
         "keep_labels": keep_labels,
-        "dataset": dataset.title,
+        "dataset": type(dataset).title,
         "scans": len(dataset),
         "tokens": hashlib.sha256(tokens.encode()).hexdigest(),
     }

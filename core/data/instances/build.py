@@ -49,7 +49,7 @@ def build_database(config: Config, out: Path | None = None, workers: int = 1) ->
     tokens = [dataset.token(i) for i in range(len(dataset))]
     identity = {
         "source": "scans",
-        "dataset": dataset.title,
+        "dataset": type(dataset).title,
         "scans": len(dataset),
         "tokens": hashlib.sha256("\n".join(tokens).encode()).hexdigest(),
         "labels": dataset.labels.fingerprint,

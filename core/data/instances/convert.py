@@ -21,7 +21,8 @@ from core.data.config import ThingRule
 from core.data.instances.build import anchors, default_folder, rules_of, smallest, training_scans
 from core.data.instances.database import Database, index_dtype
 from core.data.instances.writer import Part, write_database
-from core.datasets.base import ScanDataset, read_points
+from core.datasets.base import ScanDataset
+from core.datasets.files import read_points
 from core.errors import UserError
 from core.labels import LabelSpace
 
@@ -59,7 +60,7 @@ def convert_database(
     identity = {
         "source": "converted",
         "old_index": hashlib.sha256(old.read_bytes()).hexdigest(),
-        "dataset": dataset.title,
+        "dataset": type(dataset).title,
         "records": len(records),
         "labels": dataset.labels.fingerprint,
         "min_points": smallest(rules, dataset),

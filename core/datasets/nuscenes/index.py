@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from loguru import logger
@@ -100,8 +100,11 @@ class NuScenesIndex:
         self.tables = manifest["tables"]
         for name in manifest["arrays"]:
             # memmap only maps; pages are shared by every process on the machine. An empty array cannot be mapped.
-            mode = None if name in manifest["empty"] else "r"
-            setattr(self, name, np.load(folder / f"{name}.npy", mmap_mode=mode, allow_pickle=False))
+            mode: Literal["r"] | None = "r"
+            if name in manifest["empty"]:
+                mode = None
+            array = np.load(folder / f"{name}.npy", mmap_mode=mode, allow_pickle=False)
+            setattr(self, name, array)
 
     def __reduce__(self) -> tuple[type, tuple[Path]]:
         """A worker maps the files again in place of receiving them."""
@@ -119,11 +122,9 @@ def open_index(root: Path, version: str) -> NuScenesIndex:
     """
     tables = root / version
     if not root.is_dir() or not tables.is_dir():
-        what = (
-            "this folder does not exist"
-            if not root.is_dir()
-            else f"this folder holds no '{version}'"
-        )
+        what = "this folder does not exist"
+        if root.is_dir():
+            what = f"this folder holds no '{version}'"
         raise UserError(
             what,
             where=str(root),
@@ -197,7 +198,9 @@ def iterate_table(path: Path) -> Iterator[dict[str, Any]]:
             raise _damaged(path, "it does not start with '['")
         position = 1
         while True:
-            position = _GAP.match(buffer, position).end()
+            gap = _GAP.match(buffer, position)
+            if gap is not None:  # always: it also matches nothing
+                position = gap.end()
             if buffer.startswith("]", position):
                 return
             try:
@@ -297,17 +300,8 @@ def _read_sample_data(
         if channel == _LIDAR:
             key = row["sample_token"] if row["is_key_frame"] else None
             link = (row["prev"], row["next"])
-            lidar.append(
-                (
-                    row["token"],
-                    row["filename"],
-                    row["timestamp"],
-                    row["ego_pose_token"],
-                    calib,
-                    *link,
-                    key,
-                )
-            )
+            names = (row["token"], row["filename"], row["timestamp"], row["ego_pose_token"])
+            lidar.append((*names, calib, *link, key))
         elif channel in order and row["is_key_frame"]:
             size = (row["width"], row["height"])
             cameras[row["sample_token"], order[channel]] = (
@@ -348,18 +342,15 @@ def _link_cameras(
     arrays: dict[str, np.ndarray],
 ) -> None:
     absent = ("", "", 0, (0, 0))
-    grid = [
-        [cameras.get((token, camera), absent) for camera in range(len(CAMERAS))] for token in keys
-    ]
+    rows = []
+    for token in keys:
+        for camera in range(len(CAMERAS)):
+            rows.append(cameras.get((token, camera), absent))
     shape = (len(keys), len(CAMERAS))
-    arrays["cam_file"] = np.array([[c[0].encode() for c in row] for row in grid], "S").reshape(
-        shape
-    )
-    arrays["cam_ego"] = np.array([[c[1].encode() for c in row] for row in grid], "S").reshape(shape)
-    arrays["cam_calib"] = np.array([[c[2] for c in row] for row in grid], np.int32).reshape(shape)
-    arrays["cam_size"] = np.array([[c[3] for c in row] for row in grid], np.int32).reshape(
-        *shape, 2
-    )
+    arrays["cam_file"] = np.array([row[0].encode() for row in rows], "S").reshape(shape)
+    arrays["cam_ego"] = np.array([row[1].encode() for row in rows], "S").reshape(shape)
+    arrays["cam_calib"] = np.array([row[2] for row in rows], np.int32).reshape(shape)
+    arrays["cam_size"] = np.array([row[3] for row in rows], np.int32).reshape(*shape, 2)
 
 
 def _read_ego_poses(tables: Path, arrays: dict[str, np.ndarray]) -> None:
@@ -386,11 +377,10 @@ def _read_ego_poses(tables: Path, arrays: dict[str, np.ndarray]) -> None:
 
 def _read_label_files(path: Path, present: bool, arrays: dict[str, np.ndarray]) -> np.ndarray:
     """Bytes [F]: label file of each keyframe's LiDAR sweep, b"" where there is none."""
-    files = (
-        {row["sample_data_token"]: row["filename"] for row in iterate_table(path)}
-        if present
-        else {}
-    )
+    files = {}
+    if present:
+        for row in iterate_table(path):
+            files[row["sample_data_token"]] = row["filename"]
     tokens = arrays["lidar_token"][arrays["key_lidar"]]
     return np.array([files.get(token.decode(), "").encode() for token in tokens], "S")
 

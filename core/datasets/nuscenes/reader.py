@@ -20,15 +20,14 @@ from core.datasets.base import (
     DatasetConfig,
     Gap,
     Multisweeps,
+    Need,
     ScanDataset,
     ScanFiles,
     SplitName,
-    listing,
     near_sensor,
-    read_image,
-    read_labels,
-    read_points,
 )
+from core.datasets.files import listing, read_image, read_labels, read_points
+from core.datasets.nuscenes.benchmark import NuScenesBenchmark
 from core.datasets.nuscenes.index import CAMERAS, NuScenesIndex, open_index
 from core.errors import UserError
 from core.geometry import chain, invert, projection, rigid, transform
@@ -69,6 +68,7 @@ class NuScenes(ScanDataset):
     """
 
     Config = NuScenesConfig
+    benchmark = NuScenesBenchmark()
     config: NuScenesConfig
     title = "nuScenes"
     labels = NUSCENES
@@ -83,11 +83,10 @@ class NuScenes(ScanDataset):
             UserError: the root, a table or the lidarseg labels are missing, a name in ``frames`` or ``cameras`` is
                 unknown, or no keyframe is left.
         """
-        self.config, self.split, self.root = config, split, Path(config.root)
-        self.sensor = config.sensor.over(self.sensor)
-        self.version = (
-            "v1.0-test" if (split, config.version) == ("test", "v1.0-trainval") else config.version
-        )
+        super().__init__(config, split)
+        self.version: str = config.version
+        if split == "test" and config.version == "v1.0-trainval":
+            self.version = "v1.0-test"
         self.cameras = CAMERAS if config.cameras is None else config.cameras
         if unknown := set(self.cameras) - set(CAMERAS):
             raise UserError(
@@ -103,7 +102,10 @@ class NuScenes(ScanDataset):
                 cure=f"They come from {_LIDARSEG}; unpack it over dataset.root. For label-free jobs set "
                 "dataset.use_labels false",
             )
-        wanted = self._select(config.frames[split]) if split in config.frames else self._official()
+        if self.split in config.frames:
+            wanted = self._select(config.frames[self.split])
+        else:
+            wanted = self._official()
         self._gaps: list[Gap] = []
         self._keys = self._whole(wanted)
         if not len(self._keys):
@@ -163,7 +165,7 @@ class NuScenes(ScanDataset):
         return keys
 
     def _note(
-        self, absent: np.ndarray, keys: np.ndarray, what: str, needed_for: str = "lidar"
+        self, absent: np.ndarray, keys: np.ndarray, what: str, needed_for: Need = "lidar"
     ) -> None:
         if absent.any():
             scenes = len(np.unique(self.index.key_scene[keys[absent]]))
@@ -173,9 +175,9 @@ class NuScenes(ScanDataset):
     def _on_disk(self, files: np.ndarray) -> np.ndarray:
         """Bool, shape of ``files``: the file exists. Folders are listed once in place of one look-up per file."""
         paths = [PurePosixPath(name.decode()) for name in files.ravel()]
-        folders = {
-            parent: listing(self.root / parent) for parent in {path.parent for path in paths}
-        }
+        folders = {}
+        for parent in {path.parent for path in paths}:
+            folders[parent] = listing(self.root / parent)
         there = [path.name in folders[path.parent] for path in paths]
         return np.array(there, bool).reshape(files.shape)
 
@@ -205,51 +207,49 @@ class NuScenes(ScanDataset):
 
     def gaps(self) -> list[Gap]:
         there = self._on_disk(self.index.cam_file[self._keys]).all(1)
-        cameras: list[Gap] = []
-        if not there.all():
-            count, scenes = (
-                int((~there).sum()),
-                len(np.unique(self.index.key_scene[self._keys[~there]])),
-            )
-            text = f"{count} of {len(there)} keyframes ({scenes} scenes) miss an image; images come from the file blobs"
-            cameras.append(Gap(f"{text} of {self.version}, {_PAGE}", "cameras"))
-        return [*self._gaps, *cameras]
+        if there.all():
+            return list(self._gaps)
+        count = int((~there).sum())
+        scenes = len(np.unique(self.index.key_scene[self._keys[~there]]))
+        text = f"{count} of {len(there)} keyframes ({scenes} scenes) miss an image; images come from the file blobs"
+        return [*self._gaps, Gap(f"{text} of {self.version}, {_PAGE}", "cameras")]
 
     @property
     def expected(self) -> int | None:
-        official = self.version != "v1.0-mini" and self.split not in self.config.frames
-        return _OFFICIAL_COUNTS[self.split] if official else None
+        if self.version == "v1.0-mini" or self.split in self.config.frames:
+            return None
+        return _OFFICIAL_COUNTS[self.split]
+
+    @property
+    def official_split(self) -> str:
+        """The devkit's name of the split; the mini version has splits of its own."""
+        if self.version == "v1.0-mini":
+            return f"mini_{self.split}"
+        return self.split
 
     def files(self, index: int) -> ScanFiles:
         key = self._keys[index]
-        images = {
-            name: self.root / self.index.cam_file[key, CAMERAS.index(name)].decode()
-            for name in self.cameras
-        }
-        return ScanFiles(
-            points=self.root / self.index.lidar_file[self.index.key_lidar[key]].decode(),
-            labels=self.root / self.index.key_lidarseg[key].decode() if self.labelled else None,
-            images=images,
-        )
+        labels = None
+        if self.labelled:
+            labels = self.root / self.index.key_lidarseg[key].decode()
+        images = {}
+        for name in self.cameras:
+            file = self.index.cam_file[key, CAMERAS.index(name)].decode()
+            images[name] = self.root / file
+        scan = self.index.lidar_file[self.index.key_lidar[key]].decode()
+        return ScanFiles(points=self.root / scan, labels=labels, images=images)
 
-    def load(self, index: int, *, cameras: bool = True) -> Scan:
+    def read(self, index: int, *, cameras: bool = True) -> Scan:
         key = self._keys[index]
         row = self.index.key_lidar[key]
         files = self.files(index)
-        own = self._read(files.points)
+        own = self._points(files.points)
         count = len(own)
         own = own.having(label=self._labels(files, count), instance=self._instances(key, count))
         parts = [own]
         world_from_lidar = self._world_from_lidar(row)
         for sweep in self._sweeps(row):
-            points = self._read(self.root / self.index.lidar_file[sweep].decode())
-            points = points.take(~near_sensor(points["xyz"]))
-            moved = chain(invert(world_from_lidar), self._world_from_lidar(sweep))
-            lag = (self.index.lidar_time[row] - self.index.lidar_time[sweep]) * 1e-6
-            points = points.having(
-                xyz=transform(moved, points["xyz"]), lag=np.full(len(points), lag, np.float32)
-            )
-            parts.append(points)
+            parts.append(self._sweep(row, sweep, invert(world_from_lidar)))
         return Scan(
             token=self.token(index),
             points=Points.join(*parts),
@@ -258,11 +258,19 @@ class NuScenes(ScanDataset):
             pose=world_from_lidar,
         )
 
-    def _read(self, path: Path) -> Points:
+    def _points(self, path: Path) -> Points:
         values = read_points(path, self.point_fields)
-        return Points(
-            xyz=np.ascontiguousarray(values[:, :3]), intensity=np.ascontiguousarray(values[:, 3])
-        )
+        xyz = np.ascontiguousarray(values[:, :3])
+        return Points(xyz=xyz, intensity=np.ascontiguousarray(values[:, 3]))
+
+    def _sweep(self, row: int, sweep: int, lidar_from_world: np.ndarray) -> Points:
+        """Points of the sweep in row ``sweep`` in the frame of row ``row``, without the vehicle's own returns."""
+        points = self._points(self.root / self.index.lidar_file[sweep].decode())
+        points = points.take(~near_sensor(points["xyz"]))
+        moved = chain(lidar_from_world, self._world_from_lidar(sweep))
+        lag = (self.index.lidar_time[row] - self.index.lidar_time[sweep]) * 1e-6
+        xyz = transform(moved, points["xyz"])
+        return points.having(xyz=xyz, lag=np.full(len(points), lag, np.float32))
 
     def _sweeps(self, row: int) -> list[int]:
         if not self.config.multisweeps.num_sweeps:
@@ -274,9 +282,8 @@ class NuScenes(ScanDataset):
         """u8 [N] train ids of the keyframe's points."""
         if files.labels is None:
             return None
-        return self.labels.to_train(
-            read_labels(files.labels, self.label_dtype, count), files.labels
-        )
+        raw = read_labels(files.labels, self.label_dtype, count)
+        return self.labels.to_train(raw, files.labels)
 
     def _instances(self, key: int, count: int) -> np.ndarray | None:
         name = self.index.key_panoptic[key].decode()
@@ -300,10 +307,8 @@ class NuScenes(ScanDataset):
         return np.where(raw % 1000 > 0, raw, 0)
 
     def _world_from_lidar(self, row: int) -> np.ndarray:
-        return chain(
-            _rigid(self.index.lidar_ego[row]),
-            _rigid(self.index.calib_pose[self.index.lidar_calib[row]]),
-        )
+        ego_from_lidar = _rigid(self.index.calib_pose[self.index.lidar_calib[row]])
+        return chain(_rigid(self.index.lidar_ego[row]), ego_from_lidar)
 
     def _cameras(
         self, key: int, files: ScanFiles, world_from_lidar: np.ndarray
@@ -319,18 +324,14 @@ class NuScenes(ScanDataset):
                     "dataset.cameras []",
                 )
             calib = self.index.cam_calib[key, column]
-            world_from_camera = chain(
-                _rigid(self.index.cam_ego[key, column]), _rigid(self.index.calib_pose[calib])
-            )
-            matrix = projection(
-                self.index.calib_matrix[calib], chain(invert(world_from_camera), world_from_lidar)
-            )
+            ego_from_camera = _rigid(self.index.calib_pose[calib])
+            world_from_camera = chain(_rigid(self.index.cam_ego[key, column]), ego_from_camera)
+            camera_from_lidar = chain(invert(world_from_camera), world_from_lidar)
+            matrix = projection(self.index.calib_matrix[calib], camera_from_lidar)
             width, height = self.index.cam_size[key, column]
-            cameras.append(
-                Camera(
-                    name, (int(width), int(height)), matrix, partial(read_image, path), _MIN_DEPTH
-                )
-            )
+            size = (int(width), int(height))
+            load = partial(read_image, path)
+            cameras.append(Camera(name, size, matrix, load, _MIN_DEPTH))
         return tuple(cameras)
 
     def describe(self) -> str:

@@ -26,16 +26,15 @@ from core.datasets.base import (
     DatasetConfig,
     Gap,
     Multisweeps,
+    Need,
     ScanFiles,
     SequenceDataset,
     SplitName,
-    image_size,
-    listing,
     near_sensor,
-    read_image,
 )
+from core.datasets.files import image_size, listing, read_image
 from core.datasets.pandaset.cuboids import COLUMNS, FramePoints, instances_of
-from core.datasets.pandaset.tables import read_frame
+from core.datasets.pandaset.safe_pickle import read_frame
 from core.errors import UserError
 from core.geometry import chain, invert, projection, rigid, transform
 from core.io import read_json
@@ -132,8 +131,7 @@ class PandaSet(SequenceDataset):
         Raises:
             UserError: the root is missing, a camera is unknown, or no frame is found.
         """
-        self.config, self.split, self.root = config, split, _find_root(config.root)
-        self.sensor = config.sensor.over(self.sensor)
+        super().__init__(config, split)
         self.cameras = CAMERAS if config.cameras is None else config.cameras
         if unknown := set(self.cameras) - set(CAMERAS):
             raise UserError(
@@ -141,10 +139,12 @@ class PandaSet(SequenceDataset):
                 cure=f"dataset.cameras may name {CAMERAS}",
             )
         self.labelled = config.use_labels
-        chosen = config.split.get(split) or tuple(config.frames.get(split, ()))
+        chosen = config.split.get(self.split) or tuple(config.frames.get(self.split, {}))
         self.sequences = chosen or self._default()
         self._gaps: list[Gap] = []
-        self._frames = [(s, frame) for s in self.sequences for frame in self._list(s)]
+        self._frames: list[tuple[str, int]] = []
+        for sequence in self.sequences:
+            self._frames += [(sequence, frame) for frame in self._list(sequence)]
         if not self._frames:
             found = "; ".join(self.missing()) or "no frame of dataset.frames exists"
             raise UserError(
@@ -153,6 +153,21 @@ class PandaSet(SequenceDataset):
                 cure=f"Name sequences in dataset.split, e.g. {{{split}: ['001', '002']}}, or run 'python -m "
                 "core.check_data CONFIG' for the full list",
             )
+
+    @staticmethod
+    def _find_root(root: Path) -> Path:
+        for candidate in (root, root / "pandaset"):
+            if any(len(n) == 3 and n.isdecimal() for n in listing(candidate)):
+                return candidate
+        what = "this folder does not exist"
+        if root.is_dir():
+            what = "this folder holds no sequences (001, 002, ...)"
+        raise UserError(
+            what,
+            where=str(root),
+            cure="dataset.root must contain 001/lidar, 001/annotations and so on; set dataset.root, or pass "
+            "--dataset.root FOLDER",
+        )
 
     def _default(self) -> tuple[str, ...]:
         """The sequences on disk whose number puts them into this split."""
@@ -174,11 +189,10 @@ class PandaSet(SequenceDataset):
                 self._note(f"{sequence}/lidar/{name}: no file")
         for name in self.cameras:
             images = listing(folder / "camera" / name)
-            if without := sum(f"{n:02d}.jpg" not in images for n in scans):
-                self._note(
-                    f"{sequence}/camera/{name}: {without} of {len(scans)} images are not there",
-                    "cameras",
-                )
+            without = sum(f"{n:02d}.jpg" not in images for n in scans)
+            if without:
+                what = f"{without} of {len(scans)} images are not there"
+                self._note(f"{sequence}/camera/{name}: {what}", "cameras")
         if not self.labelled:
             return scans
         whole = sorted(set(scans) & set(_numbers(folder / "annotations" / "semseg")))
@@ -189,27 +203,27 @@ class PandaSet(SequenceDataset):
             )
         return whole
 
-    def _note(self, what: str, needed_for: Any = "lidar") -> None:
+    def _note(self, what: str, needed_for: Need = "lidar") -> None:
         self._gaps.append(Gap(f"{what}; comes from the PandaSet archive", needed_for))
 
     def files(self, index: int) -> ScanFiles:
         sequence, frame = self._frames[index]
         folder = self.root / sequence
-        return ScanFiles(
-            points=_scan_file(folder, frame),
-            labels=folder / "annotations" / "semseg" / f"{frame:02d}.pkl.gz"
-            if self.labelled
-            else None,
-            images={name: folder / "camera" / name / f"{frame:02d}.jpg" for name in self.cameras},
-        )
+        labels = None
+        if self.labelled:
+            labels = folder / "annotations" / "semseg" / f"{frame:02d}.pkl.gz"
+        images = {}
+        for name in self.cameras:
+            images[name] = folder / "camera" / name / f"{frame:02d}.jpg"
+        return ScanFiles(points=_scan_file(folder, frame), labels=labels, images=images)
 
-    def load(self, index: int, *, cameras: bool = True) -> Scan:
+    def read(self, index: int, *, cameras: bool = True) -> Scan:
         sequence, frame = self._frames[index]
         folder = self.root / sequence
         track = _read_track(folder / "lidar")
         pose = chain(_row(track.poses, frame, folder / "lidar" / "poses.json"), _QUARTER_TURN)
         lidar_from_world = invert(pose)
-        own = self._read(folder, frame)
+        own = self._points(folder, frame)
         label = self._labels(index, own)
         instance = None
         if label is not None and self.config.instances:
@@ -223,18 +237,7 @@ class PandaSet(SequenceDataset):
             )
         ]
         for other in self._neighbours(folder, frame):
-            sweep = self._read(folder, other)
-            vehicle = chain(
-                _row(track.poses, other, folder / "lidar" / "poses.json"), _QUARTER_TURN
-            )
-            times = folder / "lidar" / "timestamps.json"
-            lag = _row(track.times, frame, times) - _row(track.times, other, times)
-            points = Points(
-                xyz=transform(lidar_from_world, sweep.world),
-                lag=np.full(len(sweep.rows), lag, np.float32),
-                intensity=sweep.intensity,
-            )
-            parts.append(points.take(~near_sensor(transform(invert(vehicle), sweep.world))))
+            parts.append(self._sweep(folder, frame, other, lidar_from_world))
         return Scan(
             token=self.token(index),
             points=Points.join(*parts),
@@ -243,13 +246,27 @@ class PandaSet(SequenceDataset):
             pose=pose,
         )
 
-    def _read(self, folder: Path, frame: int) -> FramePoints:
+    def _sweep(self, folder: Path, frame: int, other: int, lidar_from_world: np.ndarray) -> Points:
+        """Points of frame ``other`` in the frame of frame ``frame``, without the vehicle's own returns."""
+        sweep = self._points(folder, other)
+        track = _read_track(folder / "lidar")
+        pose = _row(track.poses, other, folder / "lidar" / "poses.json")
+        times = folder / "lidar" / "timestamps.json"
+        lag = _row(track.times, frame, times) - _row(track.times, other, times)
+        points = Points(
+            xyz=transform(lidar_from_world, sweep.world),
+            lag=np.full(len(sweep.rows), lag, np.float32),
+            intensity=sweep.intensity,
+        )
+        from_vehicle = transform(invert(chain(pose, _QUARTER_TURN)), sweep.world)
+        return points.take(~near_sensor(from_vehicle))
+
+    def _points(self, folder: Path, frame: int) -> FramePoints:
         path = _scan_file(folder, frame)
         table = read_frame(path, ("x", "y", "z", "i", "d"), _SOURCE)
         sensor = table["d"].astype(np.int64)
-        rows = np.flatnonzero(
-            np.isin(sensor, [SENSORS.index(name) for name in self.config.sensors])
-        )
+        chosen = [SENSORS.index(name) for name in self.config.sensors]
+        rows = np.flatnonzero(np.isin(sensor, chosen))
         world = np.stack([table[name][rows] for name in "xyz"], 1).astype(np.float64)
         intensity = table["i"][rows].astype(np.float32)
         if not len(rows):
@@ -304,26 +321,11 @@ class PandaSet(SequenceDataset):
         for name, path in self.files(index).images.items():
             folder = self.root / sequence / "camera" / name
             pose = _row(_read_track(folder).poses, frame, folder / "poses.json")
-            matrix = projection(
-                _read_intrinsic(folder / "intrinsics.json"), chain(invert(pose), world_from_lidar)
-            )
+            intrinsic = _read_intrinsic(folder / "intrinsics.json")
+            matrix = projection(intrinsic, chain(invert(pose), world_from_lidar))
             cure = f"{_SOURCE}, or choose cameras with dataset.cameras"
             cameras.append(Camera(name, image_size(path, cure), matrix, partial(read_image, path)))
         return tuple(cameras)
-
-
-def _find_root(root: Path) -> Path:
-    for candidate in (root, root / "pandaset"):
-        if any(len(n) == 3 and n.isdecimal() for n in listing(candidate)):
-            return candidate
-    raise UserError(
-        "this folder does not exist"
-        if not root.is_dir()
-        else "this folder holds no sequences (001, 002, ...)",
-        where=str(root),
-        cure="dataset.root must contain 001/lidar, 001/annotations and so on; set dataset.root, or pass "
-        "--dataset.root FOLDER",
-    )
 
 
 def _scan_file(folder: Path, frame: int) -> Path:
@@ -332,11 +334,11 @@ def _scan_file(folder: Path, frame: int) -> Path:
 
 def _numbers(folder: Path) -> list[int]:
     """Numbers of the tables in a folder."""
-    return sorted(
-        int(n[:2])
-        for n in listing(folder)
-        if len(n) == 9 and n[:2].isdecimal() and n.endswith(".pkl.gz")
-    )
+    numbers = []
+    for name in listing(folder):
+        if len(name) == 9 and name[:2].isdecimal() and name.endswith(".pkl.gz"):
+            numbers.append(int(name[:2]))
+    return sorted(numbers)
 
 
 def _row(table: np.ndarray, frame: int, path: Path) -> Any:

@@ -16,6 +16,7 @@ from typing import Any
 from loguru import logger
 from tqdm import tqdm
 
+from core.datasets.base import MANIFEST
 from core.datasets.synthetic import kitti_format, nuscenes_format
 from core.datasets.synthetic.nuscenes_format import token, write_keyframe, write_map
 from core.datasets.synthetic.nuscenes_tables import Row, write_tables
@@ -27,7 +28,6 @@ from core.io import read_json, write_json
 __all__ = ["GENERATOR", "MANIFEST", "generate"]
 
 GENERATOR = 1  # raised whenever equal specs give other bytes than before
-MANIFEST = "synthetic.json"
 _STARTED = "synthetic.partial.json"
 _Task = tuple[str, WorldSpec, int, int]  # root, world, scene, frame
 _FOLDERS = (

@@ -63,11 +63,7 @@ def write_report(
         UserError: the folder cannot be written.
     """
     if colors is None:
-        space = LABEL_SPACES.get(result.dataset)
-        if space is not None and space.classes == tuple(result.classes):
-            colors = space.colors
-        else:
-            colors = class_palette(len(result.classes))
+        colors = _colors_of(result.classes)
     results = [(name, result), *extra_results]
     training = curves(history)
     sections = [
@@ -97,6 +93,14 @@ def write_report(
         ),
     )
     return path
+
+
+def _colors_of(classes: Sequence[str]) -> np.ndarray:
+    """u8 [C, 3] of these classes: those of a built-in label space that has them, else made up."""
+    for space in LABEL_SPACES.values():
+        if space.classes == tuple(classes):
+            return space.colors
+    return class_palette(len(classes))
 
 
 def _percent(value: float | None, digits: int = 1) -> str:

@@ -86,7 +86,7 @@ def report_run(
         run_path,
         result,
         pictures.scenes,
-        title=f"{config.tree['model'].get('name')} on {config.tree['dataset'].get('name')}",
+        title=f"{config.tree['model'].get('name')} on {pictures.dataset.title}",
         command=shlex.join(["python", *sys.argv]),
         config_text=yaml.safe_dump(config.tree, sort_keys=False),
         history=RunDir(run_path).history(),

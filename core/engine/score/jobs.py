@@ -12,6 +12,7 @@ from loguru import logger
 from torch import nn
 
 from core.config import Config
+from core.datasets.base import ScanDataset
 from core.engine.run.checkpoint import load_weights
 from core.engine.run.context import Context
 from core.engine.run.distributed import World
@@ -46,13 +47,13 @@ def trained_network(context: Context, labels: LabelSpace, checkpoint: Path) -> n
 
 
 def frozen_score(
-    score: SegmentationScore, totals: Mapping[str, float], labels: LabelSpace, **about: Any
+    score: SegmentationScore, totals: Mapping[str, float], scans: ScanDataset, **about: Any
 ) -> EvaluationResult:
     """What :func:`score_network` returned, with this command line; ``about`` holds what only the caller knows."""
     return EvaluationResult.from_score(
         score,
-        dataset=labels.name,
-        classes=labels.classes,
+        dataset=scans.title,
+        classes=scans.labels.classes,
         num_scans=int(totals["scans"]),
         num_points=int(totals["points"]),
         seconds=totals["seconds"],
@@ -103,7 +104,7 @@ def evaluate_checkpoint(
     result = frozen_score(
         score,
         totals,
-        labels,
+        dataset,
         split=split,
         checkpoint=str(checkpoint),
         checkpoint_sha256=sha256(checkpoint),

@@ -24,9 +24,11 @@ from core.contracts import IGNORE
 from core.data import DataConfig
 from core.data.sensor_record import SensorRecord
 from core.datasets import dataset_class
-from core.datasets.base import ScanDataset, check_split
+from core.datasets.base import DatasetConfig, ScanDataset, check_split
+from core.datasets.benchmark import PredictionFormat, prediction_format
 from core.datasets.calibration import CALIBRATION
 from core.datasets.folder import FolderConfig, FolderDataset
+from core.datasets.point_fields import check_point_fields
 from core.engine.run.context import Context
 from core.engine.run.distributed import (
     World,
@@ -40,18 +42,16 @@ from core.engine.score.segmenter import Segmenter
 from core.engine.score.voting import PLAIN, Votes, loader_and_predictor
 from core.engine.score.weights import read_network
 from core.errors import UserError
-from core.io import atomic_path, read_json, sha256, write_bytes, write_json
+from core.io import read_json, sha256, write_bytes, write_json
 from core.labels import LabelSpace
 
 __all__ = [
-    "FORMATS",
     "PredictionFolder",
     "fill_folder",
     "open_source",
     "predict_checkpoint",
 ]
 
-FORMATS = ("semantickitti", "nuscenes", "npy")
 _SUFFIXES = (".bin", ".npy")
 
 
@@ -59,47 +59,30 @@ _SUFFIXES = (".bin", ".npy")
 class PredictionFolder:
     """Where predictions go, and in which form.
 
-    ``semantickitti``: u32 raw ids in ``sequences/NN/predictions/*.label``, or ``<stem>.label`` for a folder of scans;
-    ``nuscenes``: u8 train ids in ``<token>_lidarseg.bin``; ``npy``: u8 train ids in ``<token>.npy``. Id 0 is a point
-    outside ``data.point_range``.
+    Forms are those of :data:`core.datasets.benchmark.FORMATS`. Id 0 is a point outside ``data.point_range``.
     """
 
     root: Path
     format: str
     labels: LabelSpace
 
+    @property
+    def files(self) -> PredictionFormat:
+        """How the classes of a scan lie in its file."""
+        return prediction_format(self.format)
+
     def path(self, token: str) -> Path:
         """The file of a scan."""
-        if self.format == "semantickitti":
-            sequence, _, frame = token.rpartition("/")
-            return self.root / (
-                f"sequences/{sequence}/predictions/{frame}.label" if sequence else f"{frame}.label"
-            )
-        return self.root / (
-            f"{token}_lidarseg.bin" if self.format == "nuscenes" else f"{token}.npy"
-        )
+        return self.root / self.files.path(token)
 
     def write(self, token: str, classes: np.ndarray) -> None:
         """Write train ids u8 [N], atomically."""
-        if self.format == "npy":
-            with atomic_path(self.path(token)) as temporary, temporary.open("wb") as stream:
-                np.save(stream, classes)
-        else:
-            ids = (
-                self.labels.to_raw(classes).astype("<u4")
-                if self.format == "semantickitti"
-                else classes
-            )
-            write_bytes(self.path(token), ids.tobytes())
+        write_bytes(self.path(token), self.files.encode(classes, self.labels))
 
     def read(self, token: str) -> np.ndarray:
         """Train ids u8 [N] of a written scan."""
         path = self.path(token)
-        if self.format == "npy":
-            return np.load(path, allow_pickle=False)
-        if self.format == "nuscenes":
-            return np.fromfile(path, np.uint8)
-        return self.labels.to_train(np.fromfile(path, "<u4"), path)
+        return self.files.decode(path.read_bytes(), self.labels, path)
 
     def begin(self, made_by: dict[str, Any], rank: int) -> None:
         """Write ``classes.json`` (rank 0), or see that the folder holds predictions of this very kind.
@@ -108,11 +91,7 @@ class PredictionFolder:
             UserError: another checkpoint or other settings have written here.
         """
         path = self.root / "classes.json"
-        written = (
-            self.labels.train_to_raw
-            if self.format == "semantickitti"
-            else range(self.labels.num_classes)
-        )
+        written = self.files.ids(self.labels)
         names = zip(self.labels.classes, self.labels.colors.tolist(), written)
         classes = [
             {"name": name, "color": color, "id": int(number)} for name, color, number in names
@@ -147,42 +126,7 @@ def open_source(config: Config, source: str, point_fields: int | None = None) ->
     if kind == "split":
         check_split(split)
         return reader(section.model_copy(update={"use_labels": False}), split)
-    space = (
-        section.label_space
-        if isinstance(section, FolderConfig)
-        else reader.label_space(section).name
-    )
-    recorded = section.point_fields if isinstance(section, FolderConfig) else reader.point_fields
-    fields = point_fields or recorded or 4  # a data set may keep its scans in no array at all
-    root = Path(source)
-    kinds = (
-        sorted({path.suffix for path in root.iterdir()} & set(_SUFFIXES)) if root.is_dir() else []
-    )
-    if len(kinds) != 1:
-        found = (
-            "both .bin and .npy files"
-            if kinds
-            else "no .bin or .npy files"
-            if root.is_dir()
-            else "no such folder"
-        )
-        raise UserError(
-            f"{found}; expected one folder of scans of one kind",
-            where=source,
-            cure="Give a folder of float32 .bin files or of .npy arrays, or a split of the data set: split:val",
-        )
-    about = {
-        "name": "folder",
-        "root": root,
-        "scans": f"*{kinds[0]}",
-        "point_fields": fields,
-        "label_space": space,
-    }
-    scans = FolderDataset(
-        Config({"dataset": about}, source="--predict").parse(FolderConfig, "dataset"), "test"
-    )
-    if kinds == [".bin"]:
-        _check_fields(scans, fields)
+    scans = _open_folder(Path(source), reader, section, point_fields)
     if section.model_dump().get("multisweeps", {}).get("num_sweeps"):
         logger.warning(
             "the network was trained on joined sweeps; each scan of a folder stands alone"
@@ -190,37 +134,47 @@ def open_source(config: Config, source: str, point_fields: int | None = None) ->
     return scans
 
 
-def _check_fields(scans: FolderDataset, fields: int) -> None:
-    """Find a wrong number of values per point before the first prediction, by the files' sizes or by the first scan."""
-    paths = [scans.files(index).points for index in range(len(scans))]
-    odd = next((path for path in paths if path.stat().st_size % (4 * fields)), None)
-    values = np.fromfile(odd or paths[0], "<f4")
-    steps = {n: _step(values, n) for n in {*range(4, 11), fields} if len(values) % n == 0}
-    best = min(steps, key=steps.get, default=fields)
-    if odd is None and not steps.get(best, 0) < 0.2 * steps.get(fields, 0):
-        return
-    fault = (
-        f"its size is no multiple of {4 * fields} bytes"
-        if odd
-        else "read so, neighbours lie anywhere"
-    )
-    fit = "" if best == fields else f"; {best} would fit"
-    raise UserError(
-        f"this scan does not have {fields} float32 values per point: {fault}{fit}",
-        where=str(odd or paths[0]),
-        cure="Say how many values each point has with --point-fields N (x, y, z, intensity, …), or copy the file again",
-    )
+def _open_folder(
+    root: Path, reader: type[ScanDataset], section: DatasetConfig, point_fields: int | None
+) -> FolderDataset:
+    """A folder of scans with the classes, and as far as it is known the point format, of a data set."""
+    if point_fields is None and isinstance(section, FolderConfig):
+        point_fields = section.point_fields
+    elif point_fields is None:
+        point_fields = reader.point_fields or 4  # a data set may keep its scans in no array at all
+    suffix = _only_suffix(root)
+    folder = {
+        "name": "folder",
+        "root": root,
+        "scans": f"*{suffix}",
+        "point_fields": point_fields,
+        "columns": section.columns,
+    }
+    given = Config({"dataset": folder}, source="--predict")
+    scans = FolderDataset(given.parse(FolderConfig, "dataset"), "test")
+    scans.labels = reader.label_space(section)
+    if suffix == ".bin":
+        check_point_fields(scans, point_fields)
+    return scans
 
 
-def _step(values: np.ndarray, fields: int) -> float:
-    """Typical distance of one point to the next, as a share of the scan's extent; about 0.5 for misread columns.
+def _only_suffix(root: Path) -> str:
+    """The kind of scans that a folder holds.
 
-    Scanners write points in order: read rightly, real scans give less than 0.03.
+    Raises:
+        UserError: there is no such folder, or it holds none or both kinds.
     """
-    points = values.reshape(-1, fields)[:, :3].astype(np.float64)
-    if len(points) < 100 or not np.isfinite(points).all():
-        return 1.0
-    return float(np.mean(np.median(np.abs(np.diff(points, axis=0)), 0) / (points.std(0) + 1e-6)))
+    found = "no such folder"
+    if root.is_dir():
+        kinds = sorted({path.suffix for path in root.iterdir()} & set(_SUFFIXES))
+        if len(kinds) == 1:
+            return kinds[0]
+        found = "both .bin and .npy files" if kinds else "no .bin or .npy files"
+    raise UserError(
+        f"{found}; expected one folder of scans of one kind",
+        where=str(root),
+        cure="Give a folder of float32 .bin files or of .npy arrays, or a split of the data set: split:val",
+    )
 
 
 def predict_checkpoint(
@@ -238,7 +192,7 @@ def predict_checkpoint(
     """Predict every raw point of ``source`` into ``out``; all ranks share the scans. Prints one line on rank 0.
 
     Args:
-        format: one of ``FORMATS``; None = the label space's own, or npy.
+        format: one of :data:`core.datasets.benchmark.FORMATS`; None = the label space's own.
         preview: also draw the first scan from above, ``out/preview.png``.
         votes: views of each scan that decide together; by default one plain pass.
 
@@ -252,7 +206,7 @@ def predict_checkpoint(
         )
     with rank_zero_first(world):
         scans = open_source(config, source, point_fields)
-    form = format or (scans.labels.name if scans.labels.name in FORMATS else "npy")
+    form = format or scans.labels.format
     folder = PredictionFolder(out, form, scans.labels)
     fill_folder(context, scans, checkpoint, folder, votes)
     if preview and world.rank == 0:

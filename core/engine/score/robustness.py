@@ -80,7 +80,7 @@ class _Study:
         result = frozen_score(
             score,
             totals,
-            labels,
+            clean,
             split=split,
             checkpoint=str(self.checkpoint),
             checkpoint_sha256=self.identity["sha256"],
@@ -177,7 +177,8 @@ def evaluate_robustness(
 
 def _official(clean: ScanDataset) -> bool:
     """The scans are those that published scores speak of."""
-    return clean.labels.name == "semantickitti" and clean.expected == len(clean)
+    benchmark = clean.benchmark
+    return benchmark is not None and benchmark.has_corrupted_version and clean.is_official
 
 
 def _corrupted(

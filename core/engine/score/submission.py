@@ -26,22 +26,15 @@ from tqdm.auto import tqdm
 from core.config import Config
 from core.contracts import IGNORE
 from core.datasets.base import ScanDataset
+from core.datasets.benchmark import BENCHMARKS, benchmark
 from core.engine.run.context import Context
 from core.engine.run.distributed import World, barrier, rank_zero_first
 from core.engine.score.prediction import PredictionFolder, fill_folder, open_source
-from core.engine.score.submission_check import (
-    DESCRIPTION,
-    ZIP,
-    check_submission,
-    eval_set,
-    meta_name,
-    open_split,
-    prediction_name,
-)
+from core.engine.score.submission_check import ZIP, check_submission, open_split
 from core.engine.score.voting import PLAIN, Votes
 from core.errors import UserError
 from core.io import atomic_path, write_bytes, write_json
-from core.labels import LABEL_SPACES, LabelSpace
+from core.labels import LabelSpace, label_space
 
 __all__ = ["SubmissionFolder", "fill_gaps", "main", "pack", "remap", "submit_checkpoint"]
 
@@ -57,13 +50,13 @@ _EPOCH = (
 
 @dataclass(frozen=True)
 class SubmissionFolder(PredictionFolder):
-    """A prediction folder laid out as the benchmark of ``format`` wants it; ``split`` is a folder of nuScenes'."""
+    """A prediction folder laid out as the benchmark of ``format`` wants it; ``split`` as the benchmark calls it."""
 
     split: str = "test"
 
     def path(self, token: str) -> Path:
         """The file of a scan."""
-        return self.root / prediction_name(self.format, token, self.split)
+        return self.root / benchmark(self.format).submitted_path(token, self.split)
 
     def begin(self, made_by: dict[str, Any], rank: int) -> None:
         """As in a prediction folder; plain predictions and submissions do not mix."""
@@ -88,17 +81,11 @@ def submit_checkpoint(
             :func:`core.engine.score.prediction.fill_folder`.
     """
     context = Context.open(config, world)
-    name = config.tree["dataset"].get("name")
-    if name not in ("semantickitti", "nuscenes"):
-        raise UserError(
-            f"'{name}' has no benchmark to submit to",
-            where=config.origin("dataset.name"),
-            cure="SemanticKITTI and nuScenes have; for other scans use --predict",
-        )
+    server = benchmark(str(config.get("dataset.name")))
     with rank_zero_first(world):
         scans = open_source(config, f"split:{split}")
-    named = eval_set(scans)
-    folder = SubmissionFolder(out, name, scans.labels, named)
+    named = scans.official_split
+    folder = SubmissionFolder(out, server.name, scans.labels, named)
     fill_folder(
         context,
         scans,
@@ -109,23 +96,14 @@ def submit_checkpoint(
     )
     barrier()  # the zip needs the files of all ranks
     if world.rank == 0:
-        names = [prediction_name(name, scans.token(i), named) for i in range(len(scans))]
-        if name == "nuscenes":
-            names.append(meta_name(named))
-            if not (out / meta_name(named)).is_file():
-                write_json(
-                    out / meta_name(named),
-                    {"meta": _meta(context.data.uses_images(training=False))},
-                )
-        elif (out / DESCRIPTION).is_file():
-            names.append(DESCRIPTION)
+        names = [server.submitted_path(scans.token(i), named) for i in range(len(scans))]
+        uses_camera = context.data.uses_images(training=False)
+        for name, content in server.metadata(named, uses_camera).items():
+            names.append(name)
+            if not (out / name).is_file():
+                write_json(out / name, content)
+        names += [name for name in server.optional if (out / name).is_file()]
         _show_faults(out / ZIP, pack(out, names, out / ZIP) or check_submission(out / ZIP, scans))
-
-
-def _meta(use_camera: bool) -> dict[str, bool]:
-    """What nuScenes wants to know of the network's input; images seen in training alone are none."""
-    use = dict.fromkeys(("use_radar", "use_map", "use_external"), False)
-    return use | {"use_camera": use_camera, "use_lidar": True}
 
 
 def _whole(scans: ScanDataset, token: str, classes: np.ndarray) -> np.ndarray:
@@ -259,10 +237,6 @@ def _show_faults(path: Path, faults: Iterator[str] | list[str]) -> None:
     sys.stdout.flush()
 
 
-def _label_space(name: str) -> LabelSpace:
-    return LABEL_SPACES[name] if name in LABEL_SPACES else LabelSpace.from_yaml(name)
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """``python -m core.engine.submission check|remap``."""
     parser = argparse.ArgumentParser(
@@ -272,10 +246,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     jobs = parser.add_subparsers(dest="job", required=True)
     check = jobs.add_parser("check", help="see whether the benchmark would take a folder or a zip")
     check.add_argument("path", type=Path, help="the folder that was given to --submit, or the zip")
-    check.add_argument("--dataset", required=True, choices=("semantickitti", "nuscenes"))
+    check.add_argument("--dataset", required=True, choices=tuple(BENCHMARKS))
     check.add_argument("--root", required=True, type=Path, help="folder of the data set")
     check.add_argument("--split", default="test", choices=("train", "val", "test"))
     check.add_argument("--version", default="v1.0-trainval", help="nuScenes: folder of the tables")
+    check.add_argument("--labels", help="label space (default: the data set's own)")
     change = jobs.add_parser("remap", help="rewrite .label files in other ids, into another folder")
     change.add_argument("source", type=Path, metavar="IN")
     change.add_argument("target", type=Path, metavar="OUT")
@@ -287,10 +262,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     args = parser.parse_args(argv)
     if args.job == "remap":
-        count = remap(args.source, args.target, args.to, _label_space(args.label_space))
+        count = remap(args.source, args.target, args.to, label_space(args.label_space))
         sys.stdout.write(f"{count} files remapped to {args.to} ids, in {args.target}\n")
         return
-    scans = open_split(args.dataset, args.root, args.split, args.version)
+    scans = open_split(args.dataset, args.root, args.split, args.version, args.labels)
     if scans.expected not in (None, len(scans)):
         logger.warning(
             "{} holds {} of the {} scans of the split", args.root, len(scans), scans.expected

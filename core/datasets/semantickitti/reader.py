@@ -7,7 +7,7 @@ job needs ``velodyne`` and ``labels``; sweeps need ``calib.txt``, ``poses.txt`` 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -21,16 +21,14 @@ from core.datasets.base import (
     DatasetConfig,
     Gap,
     Multisweeps,
+    Need,
     ScanFiles,
     SequenceDataset,
     SplitName,
-    image_size,
-    listing,
     near_sensor,
-    read_image,
-    read_labels,
-    read_points,
 )
+from core.datasets.files import image_size, listing, read_image, read_labels, read_points
+from core.datasets.semantickitti.benchmark import SemanticKITTIBenchmark
 from core.errors import UserError
 from core.geometry import chain, invert, projection, rigid, transform
 from core.labels import SEMANTICKITTI
@@ -113,6 +111,7 @@ class SemanticKITTI(SequenceDataset):
     """One split of SemanticKITTI."""
 
     Config = SemanticKITTIConfig
+    benchmark = SemanticKITTIBenchmark()
     config: SemanticKITTIConfig
     title = "SemanticKITTI"
     labels = SEMANTICKITTI
@@ -127,9 +126,7 @@ class SemanticKITTI(SequenceDataset):
         Raises:
             UserError: the root or the labels are missing, a camera is unknown, or no scan is found.
         """
-        self.config, self.split = config, split
-        self.root = _find_root(config.root)
-        self.sensor = config.sensor.over(self.sensor)
+        super().__init__(config, split)
         self.cameras = ("image_2",) if config.cameras is None else config.cameras
         if not set(self.cameras) <= {"image_2"}:
             raise UserError(
@@ -137,8 +134,8 @@ class SemanticKITTI(SequenceDataset):
                 cure="dataset.cameras may name image_2 only",
             )
         self.sequences = (
-            config.split.get(split)
-            or tuple(config.frames.get(split, ()))
+            config.split.get(self.split)
+            or tuple(config.frames.get(self.split, {}))
             or OFFICIAL_SEQUENCES[split]
         )
         # The test sequences' labels are kept by the benchmark's server.
@@ -155,33 +152,55 @@ class SemanticKITTI(SequenceDataset):
                 cure="Run 'python -m core.check_data CONFIG' for the full list",
             )
 
+    @staticmethod
+    def _find_root(root: Path) -> Path:
+        for candidate in (root, root / "dataset"):
+            if (candidate / "sequences").is_dir():
+                return candidate
+        what = "this folder does not exist"
+        if root.is_dir():
+            what = "this folder holds no 'sequences'"
+        raise UserError(
+            what,
+            where=str(root),
+            cure="dataset.root must contain sequences/00/velodyne, sequences/00/labels and so on "
+            "(or dataset/sequences/...); set dataset.root, or pass --dataset.root FOLDER",
+        )
+
     def _list(self, sequence: str) -> list[int]:
         """Frame numbers of a sequence that are wanted and whole; notes what is missing."""
         folder = self.root / "sequences" / sequence
         names = listing(folder / "velodyne")
         first, last = self.config.frames.get(self.split, {}).get(sequence, (0, 999_999))
-        scans = sorted(
-            int(n[:6]) for n in names if len(n) == 10 and n[:6].isdecimal() and n.endswith(".bin")
-        )
-        scans = [n for n in scans if first <= n <= last]
+        scans = [n for n in _scan_numbers(names) if first <= n <= last]
         if not scans:
             self._note(sequence, "velodyne", "no scans")
             return []
-        for part, needed in (
+        self._note_optional(sequence, scans)
+        if not self.labelled:
+            return scans
+        return self._labelled(sequence, scans)
+
+    def _note_optional(self, sequence: str, scans: list[int]) -> None:
+        """Note what only some jobs need and is not there."""
+        folder = self.root / "sequences" / sequence
+        needs: tuple[tuple[str, Need], ...] = (
             ("calib.txt", "cameras"),
             ("poses.txt", "sweeps"),
             ("times.txt", "sweeps"),
-        ):
+        )
+        for part, needed_for in needs:
             if not (folder / part).is_file():
-                self._note(sequence, part, "no file", needed)
+                self._note(sequence, part, "no file", needed_for)
         images = listing(folder / "image_2")
         without = sum(f"{n:06d}.png" not in images for n in scans)
         if without:
-            self._note(
-                sequence, "image_2", f"{without} of {len(scans)} images are not there", "cameras"
-            )
-        if not self.labelled:
-            return scans
+            what = f"{without} of {len(scans)} images are not there"
+            self._note(sequence, "image_2", what, "cameras")
+
+    def _labelled(self, sequence: str, scans: list[int]) -> list[int]:
+        """The scans with a label file."""
+        folder = self.root / "sequences" / sequence
         labels = listing(folder / "labels")
         if not labels:
             raise UserError(
@@ -190,18 +209,14 @@ class SemanticKITTI(SequenceDataset):
                 cure=f"It comes from {_ARCHIVES['labels']}; for label-free jobs set dataset.use_labels false",
             )
         whole = [n for n in scans if f"{n:06d}.label" in labels]
-        if len(whole) < len(scans):
-            self._note(
-                sequence,
-                "labels",
-                f"{len(scans) - len(whole)} of {len(scans)} label files are not there",
-            )
+        lost = len(scans) - len(whole)
+        if lost:
+            self._note(sequence, "labels", f"{lost} of {len(scans)} label files are not there")
         return whole
 
-    def _note(self, sequence: str, part: str, what: str, needed_for: Any = "lidar") -> None:
-        self._gaps.append(
-            Gap(f"sequences/{sequence}/{part}: {what}; comes from {_ARCHIVES[part]}", needed_for)
-        )
+    def _note(self, sequence: str, part: str, what: str, needed_for: Need = "lidar") -> None:
+        text = f"sequences/{sequence}/{part}: {what}; comes from {_ARCHIVES[part]}"
+        self._gaps.append(Gap(text, needed_for))
 
     @property
     def expected(self) -> int | None:
@@ -214,24 +229,20 @@ class SemanticKITTI(SequenceDataset):
 
     def _files(self, sequence: str, frame: int) -> ScanFiles:
         folder = self.root / "sequences" / sequence
+        labels = None
+        if self.labelled:
+            labels = folder / "labels" / f"{frame:06d}.label"
         return ScanFiles(
             points=folder / "velodyne" / f"{frame:06d}.bin",
-            labels=folder / "labels" / f"{frame:06d}.label" if self.labelled else None,
+            labels=labels,
             images={name: folder / name / f"{frame:06d}.png" for name in self.cameras},
         )
 
-    def load(self, index: int, *, cameras: bool = True) -> Scan:
+    def read(self, index: int, *, cameras: bool = True) -> Scan:
         sequence, frame = self._frames[index]
-        parts = [self._read(sequence, frame)]
+        parts = [self._points(sequence, frame)]
         for other in self._neighbours(sequence, frame):
-            sweep = self._read(sequence, other)
-            sweep = sweep.take(~near_sensor(sweep["xyz"]))
-            xyz = transform(self._relative(sequence, frame, other), sweep["xyz"])
-            lag = np.full(len(sweep), self._lag(sequence, frame, other), np.float32)
-            sweep = sweep.having(xyz=xyz, lag=lag)
-            if not self.config.multisweeps.labelled:
-                sweep = sweep.having(label=None, instance=None)
-            parts.append(sweep)
+            parts.append(self._sweep(sequence, frame, other))
         return Scan(
             token=self.token(index),
             points=Points.join(*parts),
@@ -240,7 +251,18 @@ class SemanticKITTI(SequenceDataset):
             pose=self._pose(sequence, frame),
         )
 
-    def _read(self, sequence: str, frame: int) -> Points:
+    def _sweep(self, sequence: str, frame: int, other: int) -> Points:
+        """Points of the scan ``other`` in the frame of scan ``frame``, without the vehicle's own returns."""
+        sweep = self._points(sequence, other)
+        sweep = sweep.take(~near_sensor(sweep["xyz"]))
+        xyz = transform(self._relative(sequence, frame, other), sweep["xyz"])
+        lag = np.full(len(sweep), self._lag(sequence, frame, other), np.float32)
+        sweep = sweep.having(xyz=xyz, lag=lag)
+        if self.config.multisweeps.labelled:
+            return sweep
+        return sweep.having(label=None, instance=None)
+
+    def _points(self, sequence: str, frame: int) -> Points:
         files = self._files(sequence, frame)
         values = read_points(files.points, self.point_fields)
         label = instance = None
@@ -257,7 +279,7 @@ class SemanticKITTI(SequenceDataset):
 
     def _cameras(self, sequence: str, frame: int) -> tuple[Camera, ...]:
         calibration = self._sequence(sequence)
-        if calibration.p2 is None:
+        if calibration.p2 is None or calibration.camera_from_lidar is None:
             raise UserError(
                 "cameras need this file",
                 where=str(self.root / "sequences" / sequence / "calib.txt"),
@@ -266,10 +288,11 @@ class SemanticKITTI(SequenceDataset):
         matrix = projection(calibration.p2, calibration.camera_from_lidar)
         images = self._files(sequence, frame).images
         source = f"It comes from {_ARCHIVES['image_2']}"
-        return tuple(
-            Camera(name, image_size(path, source), matrix, partial(read_image, path))
-            for name, path in images.items()
-        )
+        cameras = []
+        for name, path in images.items():
+            size = image_size(path, source)
+            cameras.append(Camera(name, size, matrix, partial(read_image, path)))
+        return tuple(cameras)
 
     def _neighbours(self, sequence: str, frame: int) -> list[int]:
         """Past frames from near to far, then future ones; those absent from the split are passed over."""
@@ -305,9 +328,8 @@ class SemanticKITTI(SequenceDataset):
                 where=str(self.root / "sequences" / sequence / "times.txt"),
                 cure=f"It comes from {_ARCHIVES['times.txt']}",
             )
-        first, second = (
-            times[self._bounded(sequence, n, times, "times.txt")] for n in (frame, other)
-        )
+        first = times[self._bounded(sequence, frame, times, "times.txt")]
+        second = times[self._bounded(sequence, other, times, "times.txt")]
         return float(first - second)
 
     def _bounded(self, sequence: str, frame: int, table: np.ndarray, name: str) -> int:
@@ -327,16 +349,13 @@ class SemanticKITTI(SequenceDataset):
         return f"{self.title} {self.split}: {len(self)} scans of sequences {numbers} in {self.root}"
 
 
-def _find_root(root: Path) -> Path:
-    for candidate in (root, root / "dataset"):
-        if (candidate / "sequences").is_dir():
-            return candidate
-    raise UserError(
-        "this folder does not exist" if not root.is_dir() else "this folder holds no 'sequences'",
-        where=str(root),
-        cure="dataset.root must contain sequences/00/velodyne, sequences/00/labels and so on "
-        "(or dataset/sequences/...); set dataset.root, or pass --dataset.root FOLDER",
-    )
+def _scan_numbers(names: Iterable[str]) -> list[int]:
+    """Frame numbers of the scans among these file names, ascending."""
+    numbers = []
+    for name in names:
+        if len(name) == 10 and name[:6].isdecimal() and name.endswith(".bin"):
+            numbers.append(int(name[:6]))
+    return sorted(numbers)
 
 
 def read_calib(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -351,10 +370,10 @@ def read_calib(path: Path) -> tuple[np.ndarray, np.ndarray]:
     found: dict[str, np.ndarray] = {}
     for line in path.read_text(errors="replace").splitlines():
         key, colon, values = line.partition(":")
-        if colon and key.strip() in ("P2", "Tr"):
-            found[key.strip()] = _numbers(
-                values.split(), 12, path, f"the line '{key.strip()}'"
-            ).reshape(3, 4)
+        key = key.strip()
+        if colon and key in ("P2", "Tr"):
+            numbers = _numbers(values.split(), 12, path, f"the line '{key}'")
+            found[key] = numbers.reshape(3, 4)
     for key in ("P2", "Tr"):
         if key not in found:
             raise UserError(
@@ -385,12 +404,14 @@ def _read_sequence(folder: Path) -> _Sequence:
     p2 = camera_from_lidar = poses = times = None
     if (folder / "calib.txt").is_file():
         p2, camera_from_lidar = read_calib(folder / "calib.txt")
-    if camera_from_lidar is not None and (path := folder / "poses.txt").is_file():
+    path = folder / "poses.txt"
+    if camera_from_lidar is not None and path.is_file():
         rows = _numbers(path.read_text().split(), 12, path, "the file").reshape(-1, 3, 4)
         cameras = np.tile(np.eye(4), (len(rows), 1, 1))
         cameras[:, :3] = rows
         # poses.txt moves the camera; both worlds are anchored at their first frame.
         poses = invert(camera_from_lidar) @ cameras @ camera_from_lidar
-    if (path := folder / "times.txt").is_file():
+    path = folder / "times.txt"
+    if path.is_file():
         times = _numbers(path.read_text().split(), 1, path, "the file")
     return _Sequence(p2, camera_from_lidar, poses, times)

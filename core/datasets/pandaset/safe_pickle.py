@@ -1,4 +1,4 @@
-"""Tables pickled by pandas (``*.pkl.gz``), read without pandas and without unpickling freely.
+"""Safe reading of pickled tables: pandas' ``*.pkl.gz``, without pandas and without unpickling freely.
 
 A pickle may run any code while it is opened, and these files are downloads. Here every name a file asks for is looked
 up in a short table of stand-ins that only remember what they were given; any other name is refused before anything ran.
@@ -14,7 +14,7 @@ import math
 import pickle
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -52,7 +52,7 @@ class _Dtype(metaclass=_Fixed):
     def __setstate__(self, state: tuple) -> None:
         self.order = ">" if state[1] == ">" else "<"
 
-    def array(self, data: Any, shape: tuple[int, ...], order: str) -> np.ndarray:
+    def array(self, data: Any, shape: tuple[int, ...], order: Literal["C", "F"]) -> np.ndarray:
         """The array of these raw bytes, or of this list of plain values."""
         if self.code != "O8":
             values = np.frombuffer(bytes(data), np.dtype(self.order + self.code))
@@ -190,7 +190,8 @@ def read_frame(
         raise UserError(
             f"this is not a table pickled by pandas ({error})", where=str(path), cure=source
         ) from error
-    if missing := [name for name in columns if name not in found]:
+    missing = [name for name in columns if name not in found]
+    if missing:
         raise UserError(
             f"the table has no column {', '.join(missing)}; its columns are {', '.join(map(str, found))}",
             where=str(path),
@@ -202,15 +203,16 @@ def read_frame(
 def _columns(table: Any) -> dict[str, np.ndarray]:
     """Name -> values of all columns of a stand-in table."""
     manager = vars(table).get("_data") or vars(table).get("_mgr")
-    if not isinstance(table, _Table) or not isinstance(manager, _Manager):
+    if not isinstance(table, _Table) or not isinstance(manager, _Manager) or not manager.axes:
         raise ValueError("no table inside")
     names = manager.axes[0].values
     found: dict[str, np.ndarray] = {}
     for values, rows in manager.blocks:
         values = values.values if isinstance(values, _Array) else values
-        places = (
-            range(*rows.indices(len(names))) if isinstance(rows, slice) else rows.values.tolist()
-        )
+        if isinstance(rows, slice):
+            places = list(range(*rows.indices(len(names))))
+        else:
+            places = rows.values.tolist()
         if values.ndim != 2 or len(values) != len(places):
             raise ValueError(f"a block of shape {values.shape} for {len(places)} columns")
         found |= {names[place]: column for place, column in zip(places, values)}

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from pandas_files import table_bytes, write_table
 
-from core.datasets.pandaset import tables as frames
-from core.datasets.pandaset.tables import read_frame
+from core.datasets.pandaset import safe_pickle as frames
+from core.datasets.pandaset.safe_pickle import read_frame
 from core.errors import UserError
 
 

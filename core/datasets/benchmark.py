@@ -1,0 +1,156 @@
+"""What files of predicted classes look like, and what a benchmark takes as a submission.
+
+``FORMATS`` names them. A data set with a benchmark of its own has a class for it beside its reader, and a line here.
+"""
+
+from __future__ import annotations
+
+import io
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import numpy as np
+
+from core.config.explain import did_you_mean
+from core.errors import UserError
+from core.labels import LabelSpace
+from core.registry import load_entry
+
+__all__ = [
+    "BENCHMARKS",
+    "FORMATS",
+    "Benchmark",
+    "NumpyFormat",
+    "PredictionFormat",
+    "benchmark",
+    "prediction_format",
+]
+
+BENCHMARKS: dict[str, str] = {  # dataset.name -> module:class
+    "semantickitti": "core.datasets.semantickitti.benchmark:SemanticKITTIBenchmark",
+    "nuscenes": "core.datasets.nuscenes.benchmark:NuScenesBenchmark",
+}
+FORMATS: dict[str, str] = BENCHMARKS | {"npy": "core.datasets.benchmark:NumpyFormat"}
+
+
+class PredictionFormat(ABC):
+    """How the predicted classes of a scan lie in a file.
+
+    Attributes:
+        name: as in ``FORMATS``.
+    """
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def path(self, token: str) -> str:
+        """File of a scan, below a folder of predictions."""
+
+    @abstractmethod
+    def ids(self, labels: LabelSpace) -> Sequence[int]:
+        """The id that stands in a file for each train id."""
+
+    @abstractmethod
+    def encode(self, classes: np.ndarray, labels: LabelSpace) -> bytes:
+        """A file's content for train ids u8 [N]."""
+
+    @abstractmethod
+    def decode(self, content: bytes, labels: LabelSpace, where: Path) -> np.ndarray:
+        """Train ids u8 [N] of a file's content.
+
+        Raises:
+            UserError: an id that the label space does not know.
+        """
+
+
+class NumpyFormat(PredictionFormat):
+    """U8 train ids in ``<token>.npy``."""
+
+    name = "npy"
+
+    def path(self, token: str) -> str:
+        return f"{token}.npy"
+
+    def ids(self, labels: LabelSpace) -> Sequence[int]:
+        return range(labels.num_classes)
+
+    def encode(self, classes: np.ndarray, labels: LabelSpace) -> bytes:
+        stream = io.BytesIO()
+        np.save(stream, classes)
+        return stream.getvalue()
+
+    def decode(self, content: bytes, labels: LabelSpace, where: Path) -> np.ndarray:
+        return cast(np.ndarray, np.load(io.BytesIO(content), allow_pickle=False))
+
+
+class Benchmark(PredictionFormat):
+    """A data set's official benchmark: its files of predictions, its submissions, and what its validator refuses.
+
+    Attributes:
+        title: for a person.
+        dtype: of one id in a file.
+        folder_entries: the validator wants an entry for each folder of the zip.
+        optional: further files that a submission may hold.
+        has_corrupted_version: scores of others on corrupted scans of this data set are published.
+    """
+
+    title: ClassVar[str]
+    dtype: ClassVar[np.dtype]
+    folder_entries: ClassVar[bool] = False
+    optional: ClassVar[tuple[str, ...]] = ()
+    has_corrupted_version: ClassVar[bool] = False
+
+    @abstractmethod
+    def submitted_path(self, token: str, split: str) -> str:
+        """File of a scan, below a submission's root; ``split`` as ``ScanDataset.official_split`` says."""
+
+    @abstractmethod
+    def allowed_ids(self, labels: LabelSpace) -> Sequence[int]:
+        """Ids that a submitted file may hold."""
+
+    def class_ids(self, ids: np.ndarray) -> np.ndarray:
+        """The part of each id [N] that names the class."""
+        return ids
+
+    @abstractmethod
+    def advice(self, labels: LabelSpace, largest: int) -> str:
+        """What ids are right where others were found; ``largest`` is the largest of those."""
+
+    def metadata(self, split: str, uses_camera: bool) -> dict[str, dict[str, Any]]:
+        """JSON files that a submission must hold besides the predictions: content by path."""
+        return {}
+
+    def metadata_fault(self, content: bytes) -> str | None:
+        """What is wrong with one of these files as it was found, None = nothing."""
+        return None
+
+
+def prediction_format(name: str) -> PredictionFormat:
+    """The format of this name.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name not in FORMATS:
+        raise UserError(
+            f"there is no format '{name}' of predictions",
+            cure=did_you_mean(name, FORMATS, "Formats"),
+        )
+    return cast(PredictionFormat, load_entry(FORMATS[name])())
+
+
+def benchmark(name: str) -> Benchmark:
+    """The benchmark of this data set, by the name of its reader.
+
+    Raises:
+        UserError: it has none.
+    """
+    if name not in BENCHMARKS:
+        titles = [load_entry(entry).title for entry in BENCHMARKS.values()]
+        raise UserError(
+            f"'{name}' has no benchmark to submit to",
+            cure=f"{' and '.join(titles)} have; for other scans use --predict",
+        )
+    return cast(Benchmark, load_entry(BENCHMARKS[name])())

@@ -1,0 +1,156 @@
+"""``dataset.columns``: further values per point, from files beside any data set.
+
+They become columns of ``Scan.points`` and follow the points through every cut, join, paste and corruption.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from pydantic import AfterValidator, Field
+
+from core.config import Section
+from core.contracts import Points, Scan
+from core.errors import UserError
+
+__all__ = ["Column", "add_columns", "column_file", "read_column"]
+
+# Columns that readers and samples make themselves.
+_TAKEN = ("xyz", "lag", "intensity", "label", "instance", "pasted", "distance")
+_DAMAGE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
+
+
+def _named_by_scan(pattern: str) -> str:
+    if "{token}" not in pattern and "{stem}" not in pattern:
+        raise ValueError("must contain {token} or {stem}, which stand for the scan")
+    if not pattern.endswith((".npy", ".npz")):
+        raise ValueError("must end in .npy or .npz")
+    return pattern
+
+
+class Column(Section):
+    """``dataset.columns.<name>:``, one array per scan with a row per point."""
+
+    file: Annotated[str, AfterValidator(_named_by_scan)] = Field(
+        description="file of a scan below dataset.root, .npy or .npz; {token} is the scan's token, which may hold "
+        "'/', {stem} the token's last part"
+    )
+    key: str | None = Field(
+        None, description="array of the .npz file; null = the only one, and for .npy"
+    )
+    channels: int = Field(1, ge=1, description="values per point")
+
+
+def check_names(columns: Mapping[str, Column]) -> Mapping[str, Column]:
+    """The columns, where none has a name that is taken.
+
+    Raises:
+        ValueError: one has.
+    """
+    for name in columns:
+        if name in _TAKEN:
+            raise ValueError(f"'{name}' is a column that every scan has; choose another name")
+    return columns
+
+
+def column_file(column: Column, root: Path, token: str) -> Path:
+    """The file that holds a column of a scan, whether or not it exists."""
+    stem = token.rpartition("/")[2]
+    return root / column.file.replace("{token}", token).replace("{stem}", stem)
+
+
+def add_columns(scan: Scan, columns: Mapping[str, Column], root: Path) -> Scan:
+    """The scan with columns from disk: rows of its keyframe as read, 0 for points of neighbouring sweeps.
+
+    Args:
+        scan: as read, its keyframe's points first. root: folder that the files' names start from.
+
+    Raises:
+        UserError: see :func:`read_column`.
+    """
+    count = int(np.count_nonzero(scan.keyframe))
+    read = {}
+    for name, column in columns.items():
+        read[name] = read_column(column_file(column, root, scan.token), column, name, count)
+    own = scan.points.take(slice(count)).having(**read)
+    points = Points.join(own, scan.points.take(slice(count, None)))
+    return scan.having(**{name: points[name] for name in columns})
+
+
+def read_column(path: Path, column: Column, name: str, count: int) -> np.ndarray:
+    """Read one column of a scan.
+
+    Args:
+        name: of the column, for errors. count: points of the keyframe.
+
+    Returns:
+        [count] of one channel, else [count, channels]: f32 of floating-point numbers, u8 and bool as they are, i64 of
+        other integers.
+
+    Raises:
+        UserError: the file or its key is missing, or the array has another number of rows or channels, is no array of
+            numbers, or holds NaN or infinite values.
+    """
+    values = _load(path, column, name)
+    expected = f"expected numbers [{count}, {column.channels}], a row for each point of the scan"
+    if values.dtype.kind not in "fiub":
+        raise _wrong(name, path, f"holds {values.dtype} {list(values.shape)}; {expected}")
+    flat = values.ndim == 1 and column.channels == 1
+    if not flat and (values.ndim != 2 or values.shape[1] != column.channels):
+        raise _wrong(name, path, f"holds {values.dtype} {list(values.shape)}; {expected}")
+    if len(values) != count:
+        raise _wrong(name, path, f"has {len(values)} rows; {expected}")
+    if column.channels == 1:
+        values = values.reshape(count)
+    if values.dtype.kind == "f":
+        if not np.isfinite(values).all():
+            raise _wrong(name, path, "holds NaN or infinite values")
+        return np.ascontiguousarray(values, np.float32)
+    if values.dtype in (np.uint8, np.bool_):
+        return np.ascontiguousarray(values)
+    return values.astype(np.int64)
+
+
+def _wrong(name: str, path: Path, what: str) -> UserError:
+    return UserError(
+        f"the column '{name}' {what}",
+        where=str(path),
+        cure=f"Write the file again for this scan, or correct dataset.columns.{name}",
+    )
+
+
+def _load(path: Path, column: Column, name: str) -> np.ndarray:
+    """The array as it lies in the file."""
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return loaded
+        with loaded:
+            return loaded[_key(loaded.files, column, name, path)]
+    except FileNotFoundError as error:
+        raise UserError(
+            f"the file of the column '{name}' does not exist",
+            where=str(path),
+            cure=f"Write it, or correct dataset.columns.{name}.file",
+        ) from error
+    except _DAMAGE as error:
+        raise _wrong(name, path, f"cannot be read ({error})") from error
+
+
+def _key(found: list[str], column: Column, name: str, path: Path) -> str:
+    """The array of an archive that the column is."""
+    if column.key is None and len(found) == 1:
+        return found[0]
+    if column.key not in found:
+        wanted = "one array only" if column.key is None else f"an array '{column.key}'"
+        raise UserError(
+            f"the column '{name}' needs {wanted}; the file has {', '.join(found) or 'none'}",
+            where=str(path),
+            cure=f"Set dataset.columns.{name}.key to one of them",
+        )
+    return column.key

@@ -1,0 +1,140 @@
+"""Reading of scans, labels and images, with the checks each file passes on its way in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from core.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["image_size", "listing", "read_image", "read_labels", "read_points"]
+
+
+def listing(folder: Path) -> frozenset[str]:
+    """Names in ``folder``, empty if it does not exist; one directory read in place of one look-up per file."""
+    try:
+        return frozenset(entry.name for entry in folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return frozenset()
+
+
+def read_points(path: Path, fields: int, *, used: int = 4) -> np.ndarray:
+    """Read a scan.
+
+    Args:
+        path: little-endian float32, ``fields`` values per point.
+        used: leading values kept: x, y, z (m), intensity.
+
+    Returns:
+        f32 [N, used], N > 0, all finite.
+
+    Raises:
+        UserError: the file is missing, cut short, empty, or holds NaN or infinite values.
+    """
+    values = _read_array(path, np.dtype("<f4"), "scan")
+    if values.size % fields or path.stat().st_size % (4 * fields):
+        size = path.stat().st_size
+        whole = size // (4 * fields)
+        raise UserError(
+            f"the file has {size} bytes, which is not a multiple of {4 * fields} ({fields} float32 per point): "
+            f"{whole} whole points and {size - whole * 4 * fields} bytes over",
+            where=str(path),
+            cure="The file was cut short in copying or unpacking, or has another number of values per point; "
+            "unpack it again",
+        )
+    if not values.size:
+        raise UserError("the scan holds no points", where=str(path), cure="Unpack the file again")
+    points = np.ascontiguousarray(values.reshape(-1, fields)[:, :used], np.float32)
+    finite = np.isfinite(points)
+    if not finite.all():
+        bad = int((~finite.all(1)).sum())
+        raise UserError(
+            f"{bad} of {len(points)} points have NaN or infinite values",
+            where=str(path),
+            cure="Unpack the file again",
+        )
+    return points
+
+
+def read_labels(path: Path, dtype: np.dtype, count: int) -> np.ndarray:
+    """Read one unsigned id per point, [count] of ``dtype``.
+
+    Raises:
+        UserError: the file is missing or has another number of ids than the scan has points.
+    """
+    dtype = np.dtype(dtype)
+    raw = _read_array(path, dtype, "label file")
+    if len(raw) != count or path.stat().st_size != count * dtype.itemsize:
+        raise UserError(
+            f"the label file has {path.stat().st_size} bytes = {len(raw)} labels of {dtype.itemsize} bytes, "
+            f"but the scan has {count} points",
+            where=str(path),
+            cure="The two files do not belong together or one is cut short; unpack both again",
+        )
+    return raw
+
+
+def _read_array(path: Path, dtype: np.dtype, kind: str) -> np.ndarray:
+    try:
+        return np.fromfile(path, dtype)
+    except FileNotFoundError as error:
+        raise UserError(
+            f"this {kind} does not exist",
+            where=str(path),
+            cure="Run 'python -m core.check_data CONFIG' to see everything that is missing",
+        ) from error
+    except OSError as error:
+        raise UserError(
+            f"cannot read this {kind} ({error.strerror or error})", where=str(path)
+        ) from error
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Decode a PNG or JPEG to u8 [H, W, 3] RGB.
+
+    Raises:
+        UserError: the file is missing or cannot be decoded.
+    """
+    with _opened_image(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def image_size(path: Path, source: str | None = None) -> tuple[int, int]:
+    """(width, height) px from the header of an image; nothing is decoded.
+
+    Args:
+        source: said as the cure if the file does not exist.
+
+    Raises:
+        UserError: the file is missing or is no image.
+    """
+    with _opened_image(path, source) as image:
+        return image.size
+
+
+@contextmanager
+def _opened_image(path: Path, source: str | None = None) -> Iterator[Image.Image]:
+    from PIL import Image  # jobs without cameras never import it
+
+    try:
+        with Image.open(path) as image:
+            yield image
+    except FileNotFoundError as error:
+        raise UserError("this image does not exist", where=str(path), cure=source) from error
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+    ) as error:  # Pillow reports a broken PNG as SyntaxError
+        raise UserError(
+            f"cannot decode this image ({error})",
+            where=str(path),
+            cure="The file is damaged; unpack it again",
+        ) from error

@@ -1,0 +1,72 @@
+"""nuScenes' lidarseg challenge: ``nuscenes.eval.lidarseg.validate_submission``, and what its server refuses later.
+
+``lidarseg/<split>/<token>_lidarseg.bin``, one u8 of 1 to 16 per point, and ``<split>/submission.json``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from core.datasets.benchmark import Benchmark
+from core.labels import LabelSpace
+
+__all__ = ["META_KEYS", "NuScenesBenchmark"]
+
+META_KEYS = ("use_camera", "use_lidar", "use_radar", "use_map", "use_external")
+
+
+class NuScenesBenchmark(Benchmark):
+    """U8 train ids, which are the challenge's own, in ``<token>_lidarseg.bin``."""
+
+    name = "nuscenes"
+    title = "nuScenes"
+    dtype = np.dtype("u1")
+
+    def path(self, token: str) -> str:
+        return f"{token}_lidarseg.bin"
+
+    def submitted_path(self, token: str, split: str) -> str:
+        return f"lidarseg/{split}/{self.path(token)}"
+
+    def ids(self, labels: LabelSpace) -> Sequence[int]:
+        return range(labels.num_classes)
+
+    def encode(self, classes: np.ndarray, labels: LabelSpace) -> bytes:
+        return classes.tobytes()
+
+    def decode(self, content: bytes, labels: LabelSpace, where: Path) -> np.ndarray:
+        return np.frombuffer(content, self.dtype)
+
+    def allowed_ids(self, labels: LabelSpace) -> Sequence[int]:
+        return range(1, labels.num_classes)
+
+    def advice(self, labels: LabelSpace, largest: int) -> str:
+        return f"every point needs a class, 1 to {labels.num_classes - 1}"
+
+    def metadata(self, split: str, uses_camera: bool) -> dict[str, dict[str, Any]]:
+        """What the server wants to know of the network's input; images seen in training alone are none."""
+        use = dict.fromkeys(META_KEYS, False)
+        use |= {"use_camera": uses_camera, "use_lidar": True}
+        return {f"{split}/submission.json": {"meta": use}}
+
+    def metadata_fault(self, content: bytes) -> str | None:
+        try:
+            meta = json.loads(content)["meta"]
+            lacking = [f"{key} is missing" for key in META_KEYS if key not in meta]
+            wrong = []
+            for key, value in meta.items():
+                if key not in META_KEYS or not isinstance(value, bool):
+                    wrong.append(f"{key} is {value!r}")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            return f"this is not JSON with an object 'meta' ({error})"
+        if not lacking and not wrong:
+            return None
+        listed = ", ".join([*lacking, *wrong])
+        return (
+            f"'meta' must hold true or false for {', '.join(META_KEYS)} and nothing else; {listed}"
+        )

@@ -1,0 +1,59 @@
+"""SemanticKITTI's benchmark: ``validate_submission.py`` of semantic-kitti-api, and what its server refuses later.
+
+``sequences/NN/predictions/*.label``, one u32 raw id per point, and a zip with an entry for each folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from core.datasets.benchmark import Benchmark
+from core.labels import LabelSpace
+
+__all__ = ["SemanticKITTIBenchmark"]
+
+
+class SemanticKITTIBenchmark(Benchmark):
+    """U32 raw ids in ``.label`` files; the upper 16 bits of an id are an instance's number."""
+
+    name = "semantickitti"
+    title = "SemanticKITTI"
+    dtype = np.dtype("<u4")
+    folder_entries = True
+    optional = ("description.txt",)  # name, PDF and code of the method
+    has_corrupted_version = True
+
+    def path(self, token: str) -> str:
+        """``sequences/NN/predictions/*.label``; ``*.label`` for a scan without a sequence."""
+        sequence, _, frame = token.rpartition("/")
+        if not sequence:
+            return f"{frame}.label"
+        return f"sequences/{sequence}/predictions/{frame}.label"
+
+    def submitted_path(self, token: str, split: str) -> str:
+        return self.path(token)
+
+    def ids(self, labels: LabelSpace) -> Sequence[int]:
+        return labels.train_to_raw
+
+    def encode(self, classes: np.ndarray, labels: LabelSpace) -> bytes:
+        return labels.to_raw(classes).astype(self.dtype).tobytes()
+
+    def decode(self, content: bytes, labels: LabelSpace, where: Path) -> np.ndarray:
+        return labels.to_train(np.frombuffer(content, self.dtype), where)
+
+    def allowed_ids(self, labels: LabelSpace) -> Sequence[int]:
+        return labels.train_to_raw
+
+    def class_ids(self, ids: np.ndarray) -> np.ndarray:
+        return ids & 0xFFFF
+
+    def advice(self, labels: LabelSpace, largest: int) -> str:
+        ids = ", ".join(str(i) for i in labels.train_to_raw)
+        hint = ""
+        if largest < labels.num_classes:
+            hint = "these look like train ids, see 'remap': "
+        return f"{hint}ids of a submission are {ids}"
