@@ -141,7 +141,9 @@ class _ReluConvAtPoints(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Gradients:
-        return *_convolve_at_points_backward(grad, *ctx.saved_tensors, ctx.table), None
+        pixels, kernel = ctx.saved_tensors
+        grad_pixels, grad_kernel = _convolve_at_points_backward(grad, pixels, kernel, ctx.table)
+        return grad_pixels, grad_kernel, None
 
 
 # --- the norm -----------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Protocol, runtime_checkable
 
 from torch import nn
 
@@ -14,6 +14,8 @@ from core.registry import look_up
 __all__ = [
     "LIDAR_MODELS",
     "MODELS",
+    "NetworkClass",
+    "Pretrained",
     "build_model",
     "input_width",
     "model_class",
@@ -31,7 +33,32 @@ LIDAR_MODELS: dict[str, str] = {  # model.name -> module:class; imported when as
 MODELS = LIDAR_MODELS | {"lidar_camera": "core.models.fusion.student:LidarCamera"}
 
 
-def model_class(config: Config) -> Any:
+class NetworkClass(Protocol):
+    """What a class of networks in the registry offers.
+
+    A network of it maps a :class:`core.contracts.Batch` to an :class:`core.contracts.Output`.
+
+    Attributes:
+        Config: its ``model:`` section.
+        partitions: names of the partitions (``data.partition``) that it can read.
+    """
+
+    Config: type[Section]
+    partitions: tuple[str, ...]
+
+    def __call__(self, config: Section, num_classes: int) -> nn.Module:
+        """Build a network of ``num_classes`` outputs, class 0 (ignore) included."""
+
+
+@runtime_checkable
+class Pretrained(Protocol):
+    """A network whose section may name files of pretrained weights."""
+
+    def load_pretrained(self) -> None:
+        """Read the files that the section names."""
+
+
+def model_class(config: Config) -> NetworkClass:
     """The network that ``model.name`` asks for; its options are its ``Config``.
 
     Raises:
@@ -52,7 +79,7 @@ def build_model(config: Config, num_classes: int, *, pretrained: bool = True) ->
         UserError: unknown model or option, or a file of weights that is missing, damaged or another network's.
     """
     model = model_class(config)(model_section(config), num_classes)
-    if pretrained and hasattr(model, "load_pretrained"):
+    if pretrained and isinstance(model, Pretrained):
         model.load_pretrained()
     return model
 
@@ -75,15 +102,16 @@ def with_input_width(section: Section, config: Config) -> Section:
     Raises:
         UserError: the YAML gives another ``in_channel`` than its features have columns.
     """
-    if "lidar" in type(section).model_fields:
-        lidar = with_input_width(section.lidar, config)
-        return section.model_copy(update={"lidar": lidar})
-    if "in_channel" not in type(section).model_fields:
+    lidar = getattr(section, "lidar", None)
+    if isinstance(lidar, Section):  # a network built around a LiDAR network
+        return section.model_copy(update={"lidar": with_input_width(lidar, config)})
+    in_channel = getattr(section, "in_channel", None)
+    if in_channel is None:
         return section
     width = input_width(config)
-    if "in_channel" in section.model_fields_set and section.in_channel != width:
+    if "in_channel" in section.model_fields_set and in_channel != width:
         raise UserError(
-            f"key 'in_channel' is {section.in_channel}, but data.features has {width} values per point",
+            f"key 'in_channel' is {in_channel}, but data.features has {width} values per point",
             where=config.origin("model"),
             cure="Leave in_channel out: it follows from data.features",
         )
@@ -111,7 +139,7 @@ def input_width(config: Config) -> int:
     return sum(widths[name] for name in data.features)
 
 
-def _check_partition(kind: Any, config: Config) -> None:
+def _check_partition(kind: NetworkClass, config: Config) -> None:
     """Refuse a partition that the network cannot read."""
     name = config.parse(DataConfig, "data").cells.name
     if name not in kind.partitions:

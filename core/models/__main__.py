@@ -42,7 +42,11 @@ def count_macs(model: nn.Module, batch: Batch) -> dict[str, int]:
 
     def watch(name: str) -> None:
         def conv_hook(module: Conv3d, inputs: tuple[SparseTensor], output: SparseTensor) -> None:
-            pairs = output.num_voxels if module.pointwise else module.map_of(inputs[0])[0].num_pairs
+            if module.pointwise:
+                pairs = output.num_voxels
+            else:
+                kernel_map, *_ = module.map_of(inputs[0])
+                pairs = kernel_map.num_pairs
             macs[name] = pairs * module.in_channels * module.out_channels
 
         def dense_hook(
@@ -79,14 +83,20 @@ def _table(model: nn.Module, macs: dict[str, int]) -> Table:
     for column in table.columns[1:]:
         column.justify = "right"
     for name, module in _rows(model):
-        total = sum(v for k, v in macs.items() if k == name or k.startswith(name + "."))
-        table.add_row(
-            name, f"{sum(p.numel() for p in module.parameters()):,}", f"{total / 1e6:,.1f}"
-        )
+        below = 0
+        for layer, count in macs.items():
+            if layer == name or layer.startswith(name + "."):
+                below += count
+        table.add_row(name, *_figures(module, below))
     table.add_section()
-    everything = sum(p.numel() for p in model.parameters())
-    table.add_row("total", f"{everything:,}", f"{sum(macs.values()) / 1e6:,.1f}")
+    table.add_row("total", *_figures(model, sum(macs.values())))
     return table
+
+
+def _figures(module: nn.Module, macs: int) -> tuple[str, str]:
+    """Parameters, and millions of multiply-accumulates, as text."""
+    parameters = sum(parameter.numel() for parameter in module.parameters())
+    return f"{parameters:,}", f"{macs / 1e6:,.1f}"
 
 
 def main() -> None:

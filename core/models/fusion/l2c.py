@@ -16,7 +16,13 @@ __all__ = ["L2C", "draw_points", "grid_sizes"]
 
 def grid_sizes(size: tuple[int, int], scales: tuple[int, ...]) -> list[tuple[int, int]]:
     """Rows and columns of the grid of each scale c: ``round(H / c + 0.01)``, ``round(W / c + 0.01)``, at least 1."""
-    return [tuple(max(1, round(length / c + 0.01)) for length in size) for c in scales]
+    height, width = size
+    grids = []
+    for scale in scales:
+        rows = max(1, round(height / scale + 0.01))
+        columns = max(1, round(width / scale + 0.01))
+        grids.append((rows, columns))
+    return grids
 
 
 def draw_points(
@@ -36,8 +42,12 @@ def draw_points(
         [B * K, C, H, W], channels last in memory.
     """
     sizes = grid_sizes(size, scales)
-    cells = gather_sum(p, links.cells(sizes)).split([links.images * h * w for h, w in sizes])
-    maps = [c.view(links.images, h, w, -1).permute(0, 3, 1, 2) for c, (h, w) in zip(cells, sizes)]
+    lengths = [links.images * rows * columns for rows, columns in sizes]
+    grids = gather_sum(p, links.cells(sizes)).split(lengths)
+    maps = []
+    for cells, (rows, columns) in zip(grids, sizes):
+        drawn = cells.view(links.images, rows, columns, -1)
+        maps.append(drawn.permute(0, 3, 1, 2))
     total = maps[0]
     for coarse in maps[1:]:
         total = total + upsample(coarse, size)

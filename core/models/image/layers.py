@@ -40,10 +40,17 @@ class NormReluConv(nn.Sequential):
         super().__init__(nn.BatchNorm2d(cin, momentum=momentum), nn.ReLU(inplace=True), conv)
         self.kernel = kernel
 
+    @property
+    def conv(self) -> nn.Conv2d:
+        """The last of the three layers."""
+        *_, conv = self
+        assert isinstance(conv, nn.Conv2d), "as built above"
+        return conv
+
     def forward(self, x: Tensor) -> Tensor:
         """[N, cin, H, W] -> [N, cout, H, W]."""
-        norm, _, conv = self
-        return norm_relu_conv(x, norm, conv)
+        norm, _, _ = self
+        return norm_relu_conv(x, norm, self.conv)
 
     def at_points(self, x: Tensor, table: GatherTable) -> Tensor:
         """What reading the result at points gives, without making it elsewhere: [N, cin, H, W] -> [R, cout].
@@ -51,5 +58,5 @@ class NormReluConv(nn.Sequential):
         Args:
             table: pixels -> interpolated tap at each (point, tap), R * k * k rows; see ``PixelLinks.taps``.
         """
-        norm, _, conv = self
-        return norm_relu_conv_at_points(x, norm, conv, table)
+        norm, _, _ = self
+        return norm_relu_conv_at_points(x, norm, self.conv, table)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from core.errors import UserError
 from core.models.image.weights import load_encoder, read_weights
+
+if TYPE_CHECKING:
+    from timm.models import FeatureListNet
 
 __all__ = ["TimmEncoder", "pick_taps"]
 
@@ -83,7 +87,8 @@ class TimmEncoder(nn.Module):
         return flat if first not in self.net and flat.partition(".")[0] in self.net else key
 
 
-def _feature_chain(name: str) -> nn.ModuleDict:
+def _feature_chain(name: str) -> FeatureListNet:
+    """The named network, cut into the chain of modules that leads to its four levels."""
     try:
         import timm
         from timm.models import FeatureListNet
@@ -115,4 +120,6 @@ def _feature_chain(name: str) -> nn.ModuleDict:
             cure="Choose a network timm exposes as a chain, e.g. a resnet, regnet or convnext",
         )
     taps = pick_taps(list(whole.feature_info.reduction()), name)
-    return timm.create_model(name, features_only=True, out_indices=taps)
+    chain = timm.create_model(name, features_only=True, out_indices=taps)
+    assert isinstance(chain, FeatureListNet), "like the network with all its levels"
+    return chain

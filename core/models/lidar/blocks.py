@@ -90,7 +90,10 @@ class Residual(nn.Module):
 
     def folded(self) -> nn.Module:
         """For :func:`core.sparse.fold_batch_norm`, once the batch normalisations below are gone."""
-        return _FoldedResidual(self.net[0], self.net[3], self.downsample)
+        first, second = self.net[0], self.net[3]
+        assert isinstance(first, Conv3d), "as built above"
+        assert isinstance(second, Conv3d), "as built above"
+        return _FoldedResidual(first, second, self.downsample)
 
 
 class _FoldedResidual(nn.Module):

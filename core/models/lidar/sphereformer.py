@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from core.config import Section
 from core.contracts import Batch, Output
 from core.models.lidar.blocks import scaled_channels, sparse_output
-from core.models.lidar.spvcnn import SPVCNN
+from core.models.lidar.spvcnn import SPVCNN, SPVCNNConfig
 from core.sparse import (
     Conv3d,
     SparseBatchNorm,
@@ -127,16 +127,21 @@ class Attention(nn.Module):
             (cubic, slice(0, self.cubic), ""),
             (radial, slice(self.cubic, None), "_sphere"),
         ):
-            tables = [
-                getattr(self, f"relative_pos_{name}_table{suffix}")
-                for name in ("query", "key", "value")
-            ]
-            if tables[0] is not None:
-                branches.append(
-                    fused_window_attention(
-                        *(t[:, heads].contiguous() for t in (q, k, v)), index, *tables
-                    )
-                )
+            query_table = getattr(self, f"relative_pos_query_table{suffix}")
+            key_table = getattr(self, f"relative_pos_key_table{suffix}")
+            value_table = getattr(self, f"relative_pos_value_table{suffix}")
+            if query_table is None:  # no heads of this kind
+                continue
+            branch = fused_window_attention(
+                q[:, heads].contiguous(),
+                k[:, heads].contiguous(),
+                v[:, heads].contiguous(),
+                index,
+                query_table,
+                key_table,
+                value_table,
+            )
+            branches.append(branch)
         return self.proj(torch.cat(branches, 1).flatten(1))
 
 
@@ -145,11 +150,9 @@ class Mlp(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.fc1, self.fc2, self.act = (
-            nn.Linear(channels, 4 * channels),
-            nn.Linear(4 * channels, channels),
-            nn.GELU(),
-        )
+        self.fc1 = nn.Linear(channels, 4 * channels)
+        self.fc2 = nn.Linear(4 * channels, channels)
+        self.act = nn.GELU()
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C] -> [N, C]."""
@@ -218,7 +221,7 @@ class SPVCNNSphereFormer(SPVCNN):
 
     partitions: ClassVar[tuple[str, ...]] = ("voxels",)
 
-    class Config(SPVCNN.Config, Windows):
+    class Config(SPVCNNConfig, Windows):
         """``model:`` section."""
 
         name: Literal["spvcnn_spformer"] = Field(description="the network")

@@ -19,11 +19,27 @@ from core.models.lidar.blocks import (
 )
 from core.sparse import SparseTensor, devoxelize, voxel_mean
 
-__all__ = ["SPVCNN"]
+__all__ = ["SPVCNN", "SPVCNNConfig"]
 
 
 def _point_mlp(cin: int, cout: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(cin, cout), nn.BatchNorm1d(cout), nn.ReLU())
+
+
+class SPVCNNConfig(Section):
+    """``model:`` section of SPVCNN and of what builds on it."""
+
+    name: str = Field(description="the network")
+    cr: float = Field(1.0, gt=0, description="factor on every channel count")
+    in_channel: int = Field(
+        4, ge=1, description="values per point; follows from data.features, so leave it out"
+    )
+    dropout: float = Field(
+        0.3,
+        ge=0,
+        lt=1,
+        description="chance, on the voxel features after each point-to-voxel step of the decoder",
+    )
 
 
 class SPVCNN(nn.Module):
@@ -38,22 +54,12 @@ class SPVCNN(nn.Module):
 
     partitions: ClassVar[tuple[str, ...]] = ("voxels", "cylinder")
 
-    class Config(Section):
+    class Config(SPVCNNConfig):
         """``model:`` section."""
 
         name: Literal["spvcnn"] = Field(description="the network")
-        cr: float = Field(1.0, gt=0, description="factor on every channel count")
-        in_channel: int = Field(
-            4, ge=1, description="values per point; follows from data.features, so leave it out"
-        )
-        dropout: float = Field(
-            0.3,
-            ge=0,
-            lt=1,
-            description="chance, on the voxel features after each point-to-voxel step of the decoder",
-        )
 
-    def __init__(self, config: Config, num_classes: int) -> None:
+    def __init__(self, config: SPVCNNConfig, num_classes: int) -> None:
         super().__init__()
         cs = scaled_channels(config.cr)
         self.stem = stem(config.in_channel, cs[0])

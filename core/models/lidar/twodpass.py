@@ -32,8 +32,8 @@ Vector = tuple[float, float, float]
 class SparseLeakyReLU(nn.LeakyReLU):
     """Leaky rectifier."""
 
-    def forward(self, x: SparseTensor) -> SparseTensor:
-        """[V, C] -> [V, C]."""
+    def forward(self, x: SparseTensor) -> SparseTensor:  # type: ignore[override]
+        """Rectify: [V, C] -> [V, C]."""
         return x.replace(super().forward(x.feats))
 
 
@@ -91,10 +91,9 @@ class PointGrid:
         """
         pairs, _, counts = _unique(self.rows * len(finer) + finer.rows)
         rows = torch.div(pairs, max(len(finer), 1), rounding_mode="floor")
+        cells = pairs - rows * len(finer)
         share = counts / self.counts.index_select(0, rows)
-        return GatherTable.from_entries(
-            rows, pairs - rows * len(finer), share, len(self), len(finer)
-        )
+        return GatherTable.from_entries(rows, cells, share, len(self), len(finer))
 
     @cached_property
     def spread(self) -> GatherTable:
@@ -119,10 +118,12 @@ class PointGrid:
 def _unique(keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """``torch.unique`` of i64 [P], not negative, with inverse and counts; by radix sort where that is compiled."""
     order = argsort(keys).long()
+    ordered = keys.index_select(0, order)
     values, places, counts = torch.unique_consecutive(
-        keys.index_select(0, order), return_inverse=True, return_counts=True
+        ordered, return_inverse=True, return_counts=True
     )
-    return values, torch.empty_like(places).scatter_(0, order, places), counts
+    inverse = torch.empty_like(places).scatter_(0, order, places)
+    return values, inverse, counts
 
 
 def distinct_places(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -135,10 +136,22 @@ def distinct_places(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         places i64 [D], a point of each combination of cells; i64 [P], the place of each point.
     """
     key = rows[0]
+    if len(key) == 0:
+        return key.new_zeros(0), key
     for other in rows[1:]:  # one by one: a product of all numbers of cells would not fit 64 bits
-        key = _unique(key * (other.max() + 1) + other)[1] if len(key) else key
+        both = key * (other.max() + 1) + other
+        _, key, _ = _unique(both)
     every = torch.arange(len(key), device=key.device)
-    return key.new_zeros(int(key.max()) + 1 if len(key) else 0).scatter_(0, key, every), key
+    places = key.new_zeros(int(key.max()) + 1)
+    return places.scatter_(0, key, every), key
+
+
+def _cell_counts(config: TwoDPass.Config) -> list[list[int]]:
+    """Cells along x, y and z of each grid, finest first."""
+    counts = []
+    for scale in (1, *config.scales):
+        counts.append([math.ceil(cells / scale) for cells in config.shape])
+    return counts
 
 
 class Encoder(nn.Module):
@@ -188,6 +201,9 @@ class TwoDPass(nn.Module):
     """
 
     partitions: ClassVar[tuple[str, ...]] = ("voxels",)
+    low: Tensor  # f32 [3] m, lower corner of the box
+    extent: Tensor  # f32 [3] m, the box's edges
+    counts: Tensor  # f32 [1 + scales, 3], cells of each grid along x, y, z
 
     class Config(Section):
         """``model:`` section."""
@@ -232,7 +248,8 @@ class TwoDPass(nn.Module):
 
     def __init__(self, config: Config, num_classes: int) -> None:
         super().__init__()
-        width, self.scales = config.hidden, config.scales
+        width = config.hidden
+        self.scales = config.scales
         self.voxel_mlp = nn.Sequential(
             nn.Linear(config.in_channel + 6, width), nn.ReLU(), nn.Linear(width, width)
         )
@@ -240,13 +257,12 @@ class TwoDPass(nn.Module):
         self.head = nn.Sequential(
             nn.Linear(len(config.scales) * width, HEAD), nn.ReLU(), nn.Linear(HEAD, num_classes)
         )
-        low, high = torch.tensor(config.low), torch.tensor(config.high)
-        counts = [
-            [math.ceil(cells / scale) for cells in config.shape] for scale in (1, *config.scales)
-        ]
+        low = torch.tensor(config.low)
+        extent = torch.tensor(config.high) - low
+        counts = torch.tensor(_cell_counts(config), dtype=torch.float32)
         self.register_buffer("low", low, persistent=False)
-        self.register_buffer("extent", high - low, persistent=False)
-        self.register_buffer("counts", torch.tensor(counts, dtype=torch.float32), persistent=False)
+        self.register_buffer("extent", extent, persistent=False)
+        self.register_buffer("counts", counts, persistent=False)
 
     def forward(self, batch: Batch) -> Output:
         """Logits [SV, num_classes] in the batch's voxel order.
@@ -256,7 +272,8 @@ class TwoDPass(nn.Module):
         """
         grids = self.grids(batch)
         fine = grids[0]
-        inputs = gather_sum(self.voxel_mlp(self.point_inputs(batch, fine)), fine.pool)
+        points = self.voxel_mlp(self.point_inputs(batch, fine))
+        inputs = gather_sum(points, fine.pool)
         x = SparseTensor.from_batch(inputs, fine.coords, fine.cache)
         places, rows = distinct_places([grid.rows for grid in dict.fromkeys(grids[1:])])
         heads: list[Tensor] = []
@@ -264,11 +281,12 @@ class TwoDPass(nn.Module):
         for i, (encoder, coarse) in enumerate(zip(self.encoders, grids[1:])):
             v, p, down = encoder(x, fine, coarse)
             stages.append(Stage(v.feats, fine.rows, (self.scales[i],) * 3))
-            heads.append(
-                gather_sum(p, GatherTable.lookup(coarse.rows.index_select(0, places), len(coarse)))
-            )
-            x, fine = SparseTensor.from_batch(p + down, coarse.coords, coarse.cache), coarse
-        logits = gather_sum(self.head(torch.cat(heads, 1)), GatherTable.lookup(rows, len(places)))
+            cells = coarse.rows.index_select(0, places)
+            heads.append(gather_sum(p, GatherTable.lookup(cells, len(coarse))))
+            x = SparseTensor.from_batch(p + down, coarse.coords, coarse.cache)
+            fine = coarse
+        classified = self.head(torch.cat(heads, 1))
+        logits = gather_sum(classified, GatherTable.lookup(rows, len(places)))
         return Output(logits, tuple(stages), encoder=len(stages))
 
     def cells(self, points: Tensor, i: int) -> Tensor:
@@ -277,16 +295,20 @@ class TwoDPass(nn.Module):
 
     def grids(self, batch: Batch) -> list[PointGrid]:
         """The grids of ``(1, *scales)``; equal scales share one."""
-        scan, points = batch.coords[:, :1].long(), batch.at_cells("xyz")
+        scan = batch.coords[:, :1].long()
+        points = batch.at_cells("xyz")
+        scales = (1, *self.scales)
         made: dict[int, PointGrid] = {}
-        for i, scale in enumerate((1, *self.scales)):
+        for i, scale in enumerate(scales):
             if scale not in made:
-                made[scale] = PointGrid(torch.cat([scan, self.cells(points, i)], 1))
-        return [made[scale] for scale in (1, *self.scales)]
+                cells = torch.cat([scan, self.cells(points, i)], 1)
+                made[scale] = PointGrid(cells)
+        return [made[scale] for scale in scales]
 
     def point_inputs(self, batch: Batch, finest: PointGrid) -> Tensor:
         """[SV, in_channel + 6]: features, offset from the mean of the cell's points, offset from the cell's corner."""
         points = batch.at_cells("xyz")
         mean = gather_sum(gather_sum(points, finest.pool), finest.spread)
-        corner = self.cells(points, 0) * (self.extent / self.counts[0]) + self.low
+        edge = self.extent / self.counts[0]
+        corner = self.cells(points, 0) * edge + self.low
         return torch.cat([batch.feats, points - mean, points - corner], 1)
