@@ -8,8 +8,7 @@ job needs ``velodyne`` and ``labels``; sweeps need ``calib.txt``, ``poses.txt`` 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,11 +28,12 @@ from core.datasets.base import (
 )
 from core.datasets.files import image_size, listing, read_image, read_labels, read_points
 from core.datasets.semantickitti.benchmark import SemanticKITTIBenchmark
+from core.datasets.semantickitti.drive import Drive, read_drive
 from core.errors import UserError
-from core.geometry import chain, invert, projection, rigid, transform
+from core.geometry import chain, invert, projection, transform
 from core.labels import SEMANTICKITTI
 
-__all__ = ["OFFICIAL_SEQUENCES", "SemanticKITTI", "SemanticKITTIConfig", "read_calib"]
+__all__ = ["OFFICIAL_SEQUENCES", "SemanticKITTI", "SemanticKITTIConfig"]
 
 OFFICIAL_SEQUENCES: dict[str, tuple[str, ...]] = {
     "train": ("00", "01", "02", "03", "04", "05", "06", "07", "09", "10"),
@@ -95,16 +95,6 @@ class SemanticKITTIConfig(DatasetConfig):
         description="neighbouring scans (10 Hz: 1 = 0.1 s) through the poses; they come from the same "
         "split's frames only",
     )
-
-
-@dataclass(frozen=True)
-class _Sequence:
-    """Calibration of one drive: P2 [3, 4], camera_from_lidar [4, 4], LiDAR -> world [F, 4, 4], seconds [F]."""
-
-    p2: np.ndarray | None
-    camera_from_lidar: np.ndarray | None
-    poses: np.ndarray | None
-    times: np.ndarray | None
 
 
 class SemanticKITTI(SequenceDataset):
@@ -341,8 +331,8 @@ class SemanticKITTI(SequenceDataset):
             )
         return frame
 
-    def _sequence(self, sequence: str) -> _Sequence:
-        return _read_sequence(self.root / "sequences" / sequence)
+    def _sequence(self, sequence: str) -> Drive:
+        return read_drive(self.root / "sequences" / sequence)
 
     def describe(self) -> str:
         numbers = ", ".join(sorted({sequence for sequence, _ in self._frames}))
@@ -356,62 +346,3 @@ def _scan_numbers(names: Iterable[str]) -> list[int]:
         if len(name) == 10 and name[:6].isdecimal() and name.endswith(".bin"):
             numbers.append(int(name[:6]))
     return sorted(numbers)
-
-
-def read_calib(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Read KITTI's odometry ``calib.txt``.
-
-    Returns:
-        P2 f64 [3, 4] px of the rectified left colour camera, and camera_from_lidar f64 [4, 4] (``Tr``).
-
-    Raises:
-        UserError: a line is missing or malformed.
-    """
-    found: dict[str, np.ndarray] = {}
-    for line in path.read_text(errors="replace").splitlines():
-        key, colon, values = line.partition(":")
-        key = key.strip()
-        if colon and key in ("P2", "Tr"):
-            numbers = _numbers(values.split(), 12, path, f"the line '{key}'")
-            found[key] = numbers.reshape(3, 4)
-    for key in ("P2", "Tr"):
-        if key not in found:
-            raise UserError(
-                f"the line '{key}:' is missing",
-                where=str(path),
-                cure="The right calib.txt is the one in data_odometry_calib.zip (it has P0 to P3 and Tr); "
-                "other KITTI archives hold files of the same name without it",
-            )
-    return found["P2"], rigid(found["Tr"][:, :3], found["Tr"][:, 3])
-
-
-def _numbers(words: list[str], columns: int, path: Path, what: str) -> np.ndarray:
-    try:
-        values = np.array(words, np.float64)
-    except ValueError as error:
-        raise UserError(
-            f"{what} holds something else than numbers ({error})", where=str(path)
-        ) from error
-    if values.size % columns or not values.size:
-        raise UserError(
-            f"{what} holds {values.size} numbers; expected {columns} per line", where=str(path)
-        )
-    return values
-
-
-@lru_cache(maxsize=64)  # one entry per drive and process
-def _read_sequence(folder: Path) -> _Sequence:
-    p2 = camera_from_lidar = poses = times = None
-    if (folder / "calib.txt").is_file():
-        p2, camera_from_lidar = read_calib(folder / "calib.txt")
-    path = folder / "poses.txt"
-    if camera_from_lidar is not None and path.is_file():
-        rows = _numbers(path.read_text().split(), 12, path, "the file").reshape(-1, 3, 4)
-        cameras = np.tile(np.eye(4), (len(rows), 1, 1))
-        cameras[:, :3] = rows
-        # poses.txt moves the camera; both worlds are anchored at their first frame.
-        poses = invert(camera_from_lidar) @ cameras @ camera_from_lidar
-    path = folder / "times.txt"
-    if path.is_file():
-        times = _numbers(path.read_text().split(), 1, path, "the file")
-    return _Sequence(p2, camera_from_lidar, poses, times)
