@@ -13,6 +13,7 @@ from core.errors import EXIT_USER_ERROR, UserError
 
 
 def main() -> int:
+    """Run the command line; returns the exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from core.config import Config
-from core.distill.base import Method, Needs, TeacherOutput
+from core.distill.base import COMPARED_EDGE, Method, Needs, TeacherOutput, compared_stage
 from core.distill.score import LAST, LOSS, MIOU, Score
 from core.registry import load_entry, look_up
 
 __all__ = [
+    "COMPARED_EDGE",
     "LAST",
     "LOSS",
     "METHODS",
@@ -17,6 +18,7 @@ __all__ = [
     "Needs",
     "Score",
     "TeacherOutput",
+    "compared_stage",
     "method_class",
 ]
 

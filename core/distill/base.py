@@ -19,8 +19,9 @@ from core.errors import UserError
 from core.labels import LabelSpace
 from core.losses import CrossEntropyLovasz
 
-__all__ = ["Method", "Needs", "TeacherOutput"]
+__all__ = ["COMPARED_EDGE", "Method", "Needs", "TeacherOutput", "compared_stage"]
 
+COMPARED_EDGE = (16, 16, 16)  # of the encoder stage whose features methods compare and caches keep
 STUDENT = "student."  # beginning of the deployed network's names among those of a method
 
 
@@ -64,6 +65,14 @@ class TeacherOutput:
         if self.keyframe_voxels is None:
             return torch.arange(len(self.logits), device=self.logits.device)
         return linked_voxels(student, self.keyframe_voxels)
+
+
+def compared_stage(stages: Sequence[Stage]) -> Stage | None:
+    """The stage whose cells have ``COMPARED_EDGE``, None where there is none."""
+    for stage in stages:
+        if stage.edge == COMPARED_EDGE:
+            return stage
+    return None
 
 
 @dataclass(frozen=True)

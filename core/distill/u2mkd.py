@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from core.contracts import IGNORE, Batch, Output, Stage
 from core.data import gather_rows
-from core.distill.base import Method, Needs, TeacherOutput
+from core.distill.base import Method, Needs, TeacherOutput, compared_stage
 from core.errors import UserError
 from core.losses import CrossEntropyLovasz, feature_mse, kl_divergence
 from core.models.fusion.output import FusedOutput
@@ -23,8 +23,6 @@ from core.models.probe import probe
 from core.sparse import SyncBatchNorm
 
 __all__ = ["U2MKD"]
-
-_STRIDE = (16, 16, 16)  # of the encoder stage whose features are compared
 
 
 class U2MKD(Method):
@@ -177,14 +175,14 @@ def _stage(stages: Sequence[Stage], kind: str) -> Stage:
     Raises:
         UserError: there is none of this stride.
     """
-    for stage in stages:
-        if stage.edge == _STRIDE:
-            return stage
-    raise UserError(
-        f"the {kind} has no encoder stage of stride 16, so its features cannot be compared",
-        where="distill.w_feat",
-        cure="Set distill.w_feat to 0, or take a network with four down-sampling stages",
-    )
+    stage = compared_stage(stages)
+    if stage is None:
+        raise UserError(
+            f"the {kind} has no encoder stage of stride 16, so its features cannot be compared",
+            where="distill.w_feat",
+            cure="Set distill.w_feat to 0, or take a network with four down-sampling stages",
+        )
+    return stage
 
 
 def _student_features(output: Output, batch: Batch) -> Tensor:

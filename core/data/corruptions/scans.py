@@ -44,19 +44,24 @@ class CorruptedScans(ScanDataset):
         return len(self.clean)
 
     def token(self, index: int) -> str:
+        """The clean scan's token."""
         return self.clean.token(index)
 
     def read(self, index: int, *, cameras: bool = True) -> Scan:
+        """Read the clean scan and corrupt it, alike at every call."""
         scan = self.clean.load(index, cameras=cameras)
         return corrupt(scan, self.corruption, self.scanner, self.seed)
 
     def files(self, index: int) -> ScanFiles:
+        """The clean scan's files."""
         return self.clean.files(index)
 
     def index_of(self, token: str) -> int:
+        """The clean scan's position."""
         return self.clean.index_of(token)
 
     def gaps(self) -> list[Gap]:
+        """What the clean data set lacks."""
         return self.clean.gaps()
 
 

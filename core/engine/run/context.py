@@ -17,7 +17,7 @@ from loguru import logger
 from torch import nn
 
 from core.config import Config
-from core.data import DataConfig, PairedSamples, ScanSamples, build_loader
+from core.data import DataConfig, Samples, ScanSamples, build_loader
 from core.datasets import build_dataset
 from core.datasets.base import ScanDataset
 from core.distill import Method
@@ -75,9 +75,7 @@ class Context:
         )
         return self.loader_of(samples, training)
 
-    def loader_of(
-        self, samples: ScanSamples | PairedSamples, training: bool, batch_size: int | None = None
-    ) -> Any:
+    def loader_of(self, samples: Samples, training: bool, batch_size: int | None = None) -> Any:
         """Batches of these samples, of this rank; as large as the configuration says if not told otherwise."""
         e = self.experiment
         return build_loader(

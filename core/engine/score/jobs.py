@@ -124,6 +124,7 @@ def evaluate_checkpoint(
 
 
 def print_result(result: EvaluationResult, page: Path | None, legacy: bool) -> None:
+    """Write the score, and where its report lies, as one line to the standard output."""
     ending = "" if page is None else f"  report: {page}"
     lenient = (
         f" (legacy, points without a prediction left out: {100 * result.miou_legacy:.2f})"

@@ -101,20 +101,22 @@ class _FirstScan:
     """Draws the first scan with its predictions when it comes by; dots are as large as for the clean scan."""
 
     def __init__(self, scans: ScanDataset, clean: ScanDataset) -> None:
-        self.scans, self.clean, self.picture = scans, clean, None
+        self.scans = scans
+        self.clean = clean
+        self.picture: bytes | None = None
 
     def __call__(self, batch: Batch, predicted: Tensor) -> None:
         if 0 not in batch.indices or batch.padded[batch.indices.index(0)]:
             return
         place = batch.indices.index(0)
         rows = slice(int(batch.point_offsets[place]), int(batch.point_offsets[place + 1]))
-        own = batch.keyframe[rows].cpu().numpy()
-        scan = self.scans.load(
-            0, cameras=False
-        )  # the very same points: corruptions are functions of the token
-        truth = batch.point_labels[rows].cpu().numpy()[own]
+        keyframe = batch.keyframe[rows].cpu().numpy()
+        truth = batch.point_labels[rows].cpu().numpy()[keyframe]
+        seen = predicted[rows].cpu().numpy()[keyframe]
+        # The very same points: corruptions are functions of the token.
+        scan = self.scans.load(0, cameras=False)
+        points = scan.xyz[scan.keyframe]
         like = int(self.clean.load(0, cameras=False).keyframe.sum())
-        points, seen = scan.xyz[scan.keyframe], predicted[rows].cpu().numpy()[own]
         self.picture = picture(points, truth, seen, self.scans.labels, like)
 
 
@@ -185,23 +187,25 @@ def _corrupted(
     clean: ScanDataset, corruptions: Sequence[Corruption], root: Path | None, context: Context
 ) -> dict[str, ScanDataset]:
     if root is not None:
-        if context.world.rank == 0 and getattr(
-            getattr(clean.config, "multisweeps", None), "num_sweeps", 0
-        ):
-            logger.warning("the network was trained on joined sweeps; published scans stand alone")
         found = {c.name: published(root, c) for c in corruptions}
-        for name, scans in found.items() if context.world.rank == 0 else ():
-            if len(scans) != len(clean):
-                logger.warning(
-                    "{}: {} scans in {}, but {} clean ones",
-                    name,
-                    len(scans),
-                    scans.root,
-                    len(clean),
-                )
+        if context.world.rank == 0:
+            _warn_of_differences(clean, found)
         return found
-    scanner, seed = Scanner.of(clean), context.experiment.train.seed
+    scanner = Scanner.of(clean)
+    seed = context.experiment.train.seed
     return {c.name: CorruptedScans(clean, c, scanner, seed) for c in corruptions}
+
+
+def _warn_of_differences(clean: ScanDataset, found: Mapping[str, ScanDataset]) -> None:
+    """Say where published scans are not the clean ones with a corruption."""
+    sweeps = clean.config.model_dump().get("multisweeps") or {}
+    if sweeps.get("num_sweeps"):
+        logger.warning("the network was trained on joined sweeps; published scans stand alone")
+    for name, scans in found.items():
+        if len(scans) != len(clean):
+            logger.warning(
+                "{}: {} scans in {}, but {} clean ones", name, len(scans), scans.root, len(clean)
+            )
 
 
 def _digest(config: Config, context: Context) -> str:

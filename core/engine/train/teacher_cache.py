@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from core.contracts import Batch
 from core.data import ChosenScans, build_loader, keyframe_voxels
 from core.datasets.base import ScanDataset
-from core.distill import TeacherOutput
+from core.distill import COMPARED_EDGE, TeacherOutput, compared_stage
 from core.engine.run.distributed import World, barrier
 from core.engine.train.teacher import FrozenTeacher
 from core.errors import UserError
@@ -28,11 +28,9 @@ from core.sparse import MapCache, SparseStage, SparseTensor
 
 __all__ = ["TeacherCache"]
 
-_STRIDE = (16, 16, 16)  # the one stage that is kept
-
 
 class TeacherCache:
-    """A folder of one teacher under one view; logits and features in fp16, linked to keyframe points.
+    """A folder of one teacher under one view; logits and features of one stage in fp16, linked to keyframe points.
 
     Args:
         root: ``teacher.cache``; the folder inside is named after the teacher, its view and its sweeps.
@@ -105,7 +103,7 @@ class TeacherCache:
 
     def _write(self, output: TeacherOutput, voxels: Tensor) -> None:
         """Write one scan's file; ``voxels`` is the row of each of its keyframe points."""
-        stage = next((s for s in output.stages if s.edge == _STRIDE), None)
+        stage = compared_stage(output.stages)
         tensors = {
             "coords": output.coords[:, 1:].contiguous(),
             "keyframe_voxels": voxels.int(),
@@ -144,7 +142,7 @@ class TeacherCache:
         if all("features" in part for part in parts):
             feats = torch.cat([part["features"].float() for part in parts]).to(self.device)
             cache = MapCache(coords)
-            voxels = SparseTensor(feats, cache.level(_STRIDE).coords, _STRIDE, cache)
+            voxels = SparseTensor(feats, cache.level(COMPARED_EDGE).coords, COMPARED_EDGE, cache)
             stages = (SparseStage(voxels),)
         return TeacherOutput(batch.tokens, coords, links.to(self.device), logits, stages)
 
