@@ -3,8 +3,6 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
-DEMO   := runs/synthetic/demo
-OBJECTS := data/synthetic/nuscenes/inst_database_train
 WORLD  := $(BIN)/python prepare_synthetic.py data/synthetic/nuscenes --scenes 6 --keyframes 10 --workers 2
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
@@ -13,6 +11,11 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo; echo "after 'source .venv/bin/activate', each with --help:"
+	@echo "  python -m core.check_data CONFIG             check a data set"
+	@echo "  python train_teacher.py CONFIG               train a network"
+	@echo "  python train_student.py CONFIG               train a student of it"
+	@echo "  python evaluate.py predict CONFIG SCANS      label scans of your own"
 
 setup: $(READY) ## create .venv, install the pinned packages, compile the kernels
 
@@ -33,18 +36,7 @@ $(READY): requirements.txt constraints.txt $(wildcard csrc/* csrc/cuda/* $(SPTR)
 	@touch $@
 
 demo: setup ## from nothing to teacher, student and report, without GPU or data set
-	@$(WORLD)
-	@[ -f $(OBJECTS)/meta.json ] || $(BIN)/python prepare_inst_database.py configs/synthetic/teacher.yaml --workers 2
-	@$(BIN)/python train_teacher.py configs/synthetic/teacher.yaml --run-dir $(DEMO)/teacher
-	@echo "two students side by side: without the teacher, and with it"
-	@OMP_NUM_THREADS=1; export OMP_NUM_THREADS; \
-	  $(BIN)/python train_student.py configs/synthetic/u2mkd/no_teacher.yaml --run-dir $(DEMO)/no_teacher >/dev/null & \
-	  $(BIN)/python train_student.py configs/synthetic/u2mkd/full.yaml --run-dir $(DEMO)/student \
-	    --teacher_pretrain $(DEMO)/teacher --teacher.cache $(DEMO)/knowledge >/dev/null && wait $$!
-	@$(BIN)/python evaluate.py configs/synthetic/u2mkd/full.yaml --run-dir $(DEMO)/student --report \
-	  --checkpoint $(DEMO)/student \
-	  --beside "Teacher=$(DEMO)/teacher/evaluation-val.json" \
-	  --beside "Without distillation=$(DEMO)/no_teacher/evaluation-val.json"
+	@$(BIN)/python -m core.engine.demo
 
 test: setup ## all CPU tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST)

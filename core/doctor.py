@@ -245,6 +245,14 @@ def _number_type() -> Row:
     return Row("bf16", "ok", "no instructions for it; amp.enabled auto computes in fp32")
 
 
+def _demo() -> Row:
+    if importlib.util.find_spec("torch") is None:
+        return Row("make demo", "warn", "unknown without torch", _SETUP)
+    from core.engine.demo import plan
+
+    return Row("make demo", "ok", str(plan()))
+
+
 CHECKS: tuple[Callable[[], Row], ...] = (
     _python,
     _torch,
@@ -263,6 +271,7 @@ CHECKS: tuple[Callable[[], Row], ...] = (
     _memory,
     _cores,
     _number_type,
+    _demo,
 )
 
 
