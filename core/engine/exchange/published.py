@@ -19,6 +19,7 @@ __all__ = ["ADAPTER", "parts_of", "rename"]
 ADAPTER = "adapt_layer."  # of the distillation, absent from the deployed network
 _PARTS = {"teacher": "model_t.", "student": "model_s."}
 _NORM_OF_GATE = re.compile(r"(c2l_fusion_blocks\.\d+\.ai_layer)\.(norm|fc1)$")
+_ANCHOR = "layer1.0.conv1"  # of the encoder; what stands before it is the prefix of all its layers
 _ENCODER = re.compile(r"(conv1|bn1|layer[1-4])\.")
 
 Layers = dict[str, dict[str, Tensor]]  # path of a layer -> its tensors by name
@@ -27,20 +28,17 @@ Layers = dict[str, dict[str, Tensor]]  # path of a layer -> its tensors by name
 def parts_of(weights: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     """``teacher`` and ``student`` of a stage-2 file, ``teacher`` alone of a stage-1 file; without prefixes."""
     plain = {key.removeprefix("module."): value for key, value in weights.items()}
-    parts = {
-        part: {
-            key.removeprefix(prefix): value
-            for key, value in plain.items()
-            if key.startswith(prefix)
-        }
-        for part, prefix in _PARTS.items()
-    }
+    parts: dict[str, dict[str, Tensor]] = {part: {} for part in _PARTS}
+    rest: dict[str, Tensor] = {}
+    for key, value in plain.items():
+        target, name = rest, key
+        for part, prefix in _PARTS.items():
+            if key.startswith(prefix):
+                target, name = parts[part], key.removeprefix(prefix)
+        target[name] = value
     found = {part: tensors for part, tensors in parts.items() if tensors}
     if not found:
         return {"teacher": plain}
-    rest = {
-        key: value for key, value in plain.items() if not key.startswith(tuple(_PARTS.values()))
-    }
     return {part: tensors | rest for part, tensors in found.items()}
 
 
@@ -50,35 +48,43 @@ def rename(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]
     Tensors without a counterpart keep their published name; shapes are only changed from 1x1 convolutions to linear
     layers.
     """
-    own, given = _layers(model.state_dict()), _layers(weights)
-    nested = any(path.startswith("lidar.") for path in own)
-    pairs: dict[str, str] = {}  # published path -> own path
-    for path in own:
-        published = path.removeprefix("lidar.") if nested else path
-        published = {"classifier_pix.linear": "classifier_pix.conv"}.get(published, published)
+    ours = _layers(model.state_dict())
+    given = _layers(weights)
+    pairs: dict[str, str] = {}  # published path -> our path
+    for path in ours:
+        published = _published_path(path)
         if published in given and not published.startswith("pix_branch."):
             pairs[published] = path
-    pairs |= _gates(own, given, pairs)
-    pairs |= _image_branch(own, given)
+    pairs |= _gates(ours, given, pairs)
+    pairs |= _image_branch(ours, given)
     renamed: dict[str, Tensor] = {}
     for path, tensors in given.items():
         target = pairs.get(path, path)
+        shapes = ours.get(target, {})
         for name, tensor in tensors.items():
-            wanted = own.get(target, {}).get(name)
-            renamed[_join(target, name)] = tensor if wanted is None else _linear(tensor, wanted)
+            if name in shapes:
+                tensor = _linear(tensor, shapes[name])
+            renamed[_join(target, name)] = tensor
     return renamed
 
 
-def _gates(own: Layers, given: Layers, taken: Mapping[str, str]) -> dict[str, str]:
+def _published_path(path: str) -> str:
+    """The published name of one of our layers, where only its beginning or a single name differs."""
+    published = path.removeprefix("lidar.")
+    if published == "classifier_pix.linear":
+        return "classifier_pix.conv"
+    return published
+
+
+def _gates(ours: Layers, given: Layers, taken: Mapping[str, str]) -> dict[str, str]:
     """Layers below ``…ai_layer.{conv1,fc1,fc2,fc3}``, wherever the block keeps its normalisation."""
     pairs: dict[str, str] = {}
-    for path, tensors in own.items():
+    for path, tensors in ours.items():
         if "ai_layer." not in path or path in taken.values():
             continue
-        gate, _, name = path.partition("ai_layer.")
-        roots = (name.split(".")[0],) if _NORM_OF_GATE.match(path) is None else ("fc1", "norm")
+        roots = _roots_of_gate(path)
         for candidate, found in given.items():
-            below = any(_below(candidate, f"{gate}ai_layer.{root}") for root in roots)
+            below = any(_below(candidate, root) for root in roots)
             free = candidate not in pairs and candidate not in taken
             if below and free and _signature(found) == _signature(tensors):
                 pairs[candidate] = path
@@ -86,42 +92,54 @@ def _gates(own: Layers, given: Layers, taken: Mapping[str, str]) -> dict[str, st
     return pairs
 
 
-def _image_branch(own: Layers, given: Layers) -> dict[str, str]:
+def _roots_of_gate(path: str) -> list[str]:
+    """Published layers below which the partner of a gate's layer may lie."""
+    gate, _, name = path.partition("ai_layer.")
+    names = [name.split(".")[0]]
+    if _NORM_OF_GATE.match(path) is not None:
+        names = ["fc1", "norm"]
+    return [f"{gate}ai_layer.{name}" for name in names]
+
+
+def _image_branch(ours: Layers, given: Layers) -> dict[str, str]:
     """Encoder by torchvision's names below a prefix of its own; pooling and decoder in order, by kind and shape."""
     branch = [path for path in given if path.startswith("pix_branch.")]
-    anchor = next((path for path in branch if path.endswith("layer1.0.conv1")), None)
-    if anchor is None:
+    anchors = [path for path in branch if path.endswith(_ANCHOR)]
+    if not anchors:
         return {}
-    root = anchor.removesuffix("layer1.0.conv1")
-    encoder = [
-        path
-        for path in branch
-        if path.startswith(root) and _ENCODER.match(path.removeprefix(root) + ".")
-    ]
-    pairs = {path: "pix_branch.encoder." + path.removeprefix(root) for path in encoder}
+    root = anchors[0].removesuffix(_ANCHOR)
+    pairs = {}
+    for path in branch:
+        name = path.removeprefix(root)
+        if path.startswith(root) and _ENCODER.match(name + "."):
+            pairs[path] = "pix_branch.encoder." + name
     rest = [path for path in branch if path not in pairs]
     wanted = [_signature(given[path]) for path in rest]
-    for order in _decoder_orders(own):
-        if [_signature(own[path]) for path in order] == wanted:
+    for order in _decoder_orders(ours):
+        if [_signature(ours[path]) for path in order] == wanted:
             return pairs | dict(zip(rest, order))
     return pairs
 
 
-def _decoder_orders(own: Layers) -> list[list[str]]:
+def _decoder_orders(ours: Layers) -> list[list[str]]:
     """Layers of pooling and decoder in the orders a file may list them: pooling first or last, units from coarse to
     fine or back, lateral convolution first or last."""
-    spp = [path for path in own if path.startswith("pix_branch.spp.")]
-    count = len({path.split(".")[2] for path in own if path.startswith("pix_branch.decoder.")})
+    pooling = [path for path in ours if path.startswith("pix_branch.spp.")]
+    decoder = [path for path in ours if path.startswith("pix_branch.decoder.")]
+    coarse_to_fine = sorted({int(path.split(".")[2]) for path in decoder})
+    blocks = ("skip", "blend")
     orders = []
-    for late, back, swapped in itertools.product((False, True), repeat=3):
-        units: list[str] = []
-        for unit in reversed(range(count)) if back else range(count):
-            for block in ("blend", "skip") if swapped else ("skip", "blend"):
-                units += [
-                    path for path in own if _below(path, f"pix_branch.decoder.{unit}.{block}")
-                ]
-        orders.append(units + spp if late else spp + units)
-    return orders
+    for units, names in itertools.product(
+        (coarse_to_fine, coarse_to_fine[::-1]), (blocks, blocks[::-1])
+    ):
+        layers: list[str] = []
+        for unit, name in itertools.product(units, names):
+            root = f"pix_branch.decoder.{unit}.{name}"
+            layers += [path for path in decoder if _below(path, root)]
+        orders.append(layers)
+    pooling_first = [pooling + layers for layers in orders]
+    pooling_last = [layers + pooling for layers in orders]
+    return pooling_first + pooling_last
 
 
 def _layers(weights: Mapping[str, Tensor]) -> Layers:
@@ -147,10 +165,13 @@ def _signature(tensors: Mapping[str, Tensor]) -> frozenset[tuple[str, Sequence[i
 
 def _squeezed(tensor: Tensor) -> tuple[int, ...]:
     shape = tuple(tensor.shape)
-    return shape[:2] if len(shape) > 2 and set(shape[2:]) == {1} else shape
+    if len(shape) > 2 and set(shape[2:]) == {1}:
+        return shape[:2]
+    return shape
 
 
 def _linear(tensor: Tensor, wanted: Tensor) -> Tensor:
     """``tensor`` in the shape of ``wanted`` where the two differ in 1x1 axes alone."""
-    same = tensor.shape != wanted.shape and _squeezed(tensor) == _squeezed(wanted)
-    return tensor.reshape(wanted.shape) if same else tensor
+    if tensor.shape != wanted.shape and _squeezed(tensor) == _squeezed(wanted):
+        return tensor.reshape(wanted.shape)
+    return tensor
