@@ -72,7 +72,7 @@ class LabelSpace:
         train_to_raw: id written into a submission, by train id.
         vehicles: names of the classes that are vehicles, as corruptions tell them.
         things: by class name, for the paste augmentation.
-        format: kind of file that these ids are written in, see :mod:`core.datasets.prediction_files`.
+        format: kind of file that these ids are written in, see :mod:`core.datasets.benchmark`.
     """
 
     name: str

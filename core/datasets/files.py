@@ -110,7 +110,7 @@ def image_size(path: Path, source: str | None = None) -> tuple[int, int]:
     """(width, height) px from the header of an image; nothing is decoded.
 
     Args:
-        source: said as the cure if the file does not exist.
+        source: where the file comes from; the cure if it does not exist.
 
     Raises:
         UserError: the file is missing or is no image.

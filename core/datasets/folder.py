@@ -275,7 +275,7 @@ class FolderDataset(ScanDataset):
 
 
 def _read_npy(path: Path, fields: int) -> np.ndarray:
-    """f32 [N, 4] of an array of numbers [N, fields]; :func:`core.datasets.base.read_points` for ``.npy``."""
+    """f32 [N, 4] of an array of numbers [N, fields]; :func:`core.datasets.files.read_points` for ``.npy``."""
     try:
         values = np.load(path, allow_pickle=False)
     except FileNotFoundError as error:

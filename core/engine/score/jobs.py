@@ -124,6 +124,11 @@ def evaluate_checkpoint(
 
 
 def print_result(result: EvaluationResult, page: Path | None, legacy: bool) -> None:
+    """Print the one line of result.
+
+    Args:
+        page: the report, None = none was written. legacy: give the lenient mIoU too.
+    """
     """Write the score, and where its report lies, as one line to the standard output."""
     ending = "" if page is None else f"  report: {page}"
     lenient = (

@@ -227,7 +227,7 @@ def fill_folder(
         finish: called with each (token, train ids u8 [N]) before they are written; returns what is.
 
     Raises:
-        UserError: see :func:`core.engine.train.jobs.trained_network` and :meth:`PredictionFolder.begin`.
+        UserError: see :func:`core.engine.score.jobs.trained_network` and :meth:`PredictionFolder.begin`.
     """
     world = context.world
     view = _view(context, scans)

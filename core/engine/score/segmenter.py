@@ -229,7 +229,7 @@ class Segmenter:
             data = data.model_copy(update={"images": False})
         recipe = Recipe.of(data, training=False)
         plan = VotePlan(votes, drawn=e.eval.vote_augment, seed=e.train.seed)
-        ballot = Votes(votes)
+        settings = Votes(votes)
         total: list[Tensor] = []
         for turn in range(votes):
             samples: list[Sample] = []
@@ -238,7 +238,7 @@ class Segmenter:
             batch = collate(samples).to(self.device)
             with autocast(e, self.device):
                 output = self._folded(batch)
-            scores = list(point_scores(output, batch, ballot))
+            scores = list(point_scores(output, batch, settings))
             if turn == 0:
                 total = scores
                 first, single = batch, predict_points(output, batch)
