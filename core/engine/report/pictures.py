@@ -38,10 +38,12 @@ MIN_VALUE = 140.0  # of the brightest channel, of 255
 
 def class_palette(count: int) -> np.ndarray:
     """Distinct colours for a label space that brings none: u8 [count, 3], class 0 black."""
-    hues = [
-        colorsys.hsv_to_rgb(i * 0.618034 % 1, 0.75, 1.0 if i % 2 else 0.75) for i in range(1, count)
-    ]
-    return np.round(np.array([(0.0, 0.0, 0.0), *hues]) * 255).astype(np.uint8)
+    colors = [(0.0, 0.0, 0.0)]
+    for i in range(1, count):
+        hue = i * 0.618034 % 1
+        value = 1.0 if i % 2 else 0.75
+        colors.append(colorsys.hsv_to_rgb(hue, 0.75, value))
+    return np.round(np.array(colors) * 255).astype(np.uint8)
 
 
 def legible(colors: np.ndarray) -> np.ndarray:
@@ -101,26 +103,18 @@ def birds_eye(
         raise ValueError(f"{len(points)} points but {len(colors)} colours")
     canvas = _backdrop(extent, size)
     inside = np.flatnonzero((np.abs(points[:, :2]) < extent).all(1))  # NaN compares false
-    height = points[inside, 2]
-    keys = (height,) if priority is None else (height, np.asarray(priority)[inside])
+    keys = [points[inside, 2]]
+    if priority is not None:
+        keys.append(np.asarray(priority)[inside])
     inside = inside[np.lexsort(keys)]
     scale = size / (2 * extent)
     columns = ((points[inside, 0] + extent) * scale).astype(np.int64)
     rows = ((extent - points[inside, 1]) * scale).astype(np.int64)
-    _splat(
-        canvas,
-        rows,
-        columns,
-        colors[inside],
-        _dot_side(like or len(inside), size * size, cover=0.3, most=4),
-    )
-    _splat(
-        canvas,
-        np.array([size // 2]),
-        np.array([size // 2]),
-        np.array([MARKER], np.uint8),
-        max(3, size // 100),
-    )
+    side = _dot_side(like or len(inside), size * size, cover=0.3, most=4)
+    _splat(canvas, rows, columns, colors[inside], side)
+    middle = np.array([size // 2])
+    marker = np.array([MARKER], np.uint8)
+    _splat(canvas, middle, middle, marker, max(3, size // 100))
     return canvas
 
 
@@ -129,17 +123,18 @@ def _backdrop(extent: float, size: int) -> np.ndarray:
 
     image = Image.new("RGB", (size, size), BACKGROUND)
     draw = ImageDraw.Draw(image)
+    middle = size / 2
     for _, radius in RANGE_BINS[:-1]:
         reach = radius / extent * size / 2
-        draw.ellipse(
-            [size / 2 - reach, size / 2 - reach, size / 2 + reach, size / 2 + reach], outline=RING
-        )
+        low, high = middle - reach, middle + reach
+        draw.ellipse([low, low, high, high], outline=RING)
     return np.array(image)
 
 
 def _dot_side(count: int, pixels: int, cover: float, most: int) -> int:
     """Side of a dot in px, so that ``count`` of them would fill ``cover`` of the picture."""
-    return int(np.clip(round(math.sqrt(cover * pixels / max(count, 1))), 1, max(most, 1)))
+    side = round(math.sqrt(cover * pixels / max(count, 1)))
+    return max(1, min(side, most))
 
 
 def _splat(
@@ -176,8 +171,11 @@ def camera_overlay(
         raise ValueError(
             f"{len(uv)} pixels, {len(visible)} flags and {len(colors)} colours; expected one per point"
         )
-    scale = 1.0 if width is None else min(1.0, width / image.shape[1])
-    size = (round(image.shape[1] * scale), max(1, round(image.shape[0] * scale)))
+    height, full_width = image.shape[:2]
+    scale = 1.0
+    if width is not None:
+        scale = min(1.0, width / full_width)
+    size = (round(full_width * scale), max(1, round(height * scale)))
     photo = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS), np.float32)
     grey = photo.mean(2, keepdims=True)
     canvas = (0.75 * (0.5 * photo + 0.5 * grey)).astype(np.uint8)
@@ -206,10 +204,9 @@ def side_by_side(
     width = sum(image.shape[1] + gap for _, image in panels) + gap
     top = panels[0][1].shape[0] + 2 * gap + line
     entry = max((font.getlength(name) for name, _ in legend), default=0) + 2 * line
-    columns = max(1, int((width - gap) // entry)) if legend else 1
-    sheet = Image.new(
-        "RGB", (width, top + line * math.ceil(len(legend) / columns) + gap), BACKGROUND
-    )
+    columns = max(1, int((width - gap) // entry))
+    height = top + line * math.ceil(len(legend) / columns) + gap
+    sheet = Image.new("RGB", (width, height), BACKGROUND)
     draw = ImageDraw.Draw(sheet)
     x = gap
     for title, image in panels:
@@ -217,7 +214,8 @@ def side_by_side(
         sheet.paste(Image.fromarray(image), (x, gap + line))
         x += image.shape[1] + gap
     for i, (name, color) in enumerate(legend):
-        left, y = gap + (i % columns) * entry, top + (i // columns) * line
+        left = gap + (i % columns) * entry
+        y = top + (i // columns) * line
         draw.rectangle([left, y + 4, left + 13, y + 17], fill=tuple(int(c) for c in color))
         draw.text((left + line, y), name, font=font, fill=MARKER)
     return np.array(sheet)
@@ -231,11 +229,8 @@ def encode_png(image: np.ndarray) -> bytes:
     palette, index = np.unique(packed, return_inverse=True)
     if len(palette) <= 256:
         picture = Image.fromarray(index.reshape(packed.shape).astype(np.uint8))
-        picture.putpalette(
-            np.stack([palette >> 16, palette >> 8 & 255, palette & 255], 1)
-            .astype(np.uint8)
-            .tobytes()
-        )
+        colors = np.stack([palette >> 16, palette >> 8 & 255, palette & 255], 1)
+        picture.putpalette(colors.astype(np.uint8).tobytes())
     else:
         picture = Image.fromarray(image)
     stream = io.BytesIO()

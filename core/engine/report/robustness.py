@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
@@ -64,13 +65,11 @@ def robustness_page(
     """
     sections = [
         _headline(summary),
-        f'<h2>Corruptions</h2><p class="soft">mIoU in percent; the line is the clean score.</p>{_bars(summary)}',
+        _corruptions(summary),
         _types(summary),
         _classes(summary, results),
         _scenes(summary, pictures, labels),
-        "<h2>Reproduce</h2><dl>"
-        + "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in facts.items())
-        + "</dl>",
+        _reproduce(facts),
     ]
     title = f"Robustness, {_TITLES[summary.profile]}"
     header = f'<div class="over">LiDistill · robustness</div><h1>{escape(title)}</h1>'
@@ -78,38 +77,50 @@ def robustness_page(
     return page(title, f"{header}\n{body}", "Written by LiDistill. Everything is in this file.")
 
 
+def _reproduce(facts: Mapping[str, str]) -> str:
+    terms = [f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in facts.items()]
+    return f"<h2>Reproduce</h2><dl>{''.join(terms)}</dl>"
+
+
 def _number(value: float | None) -> str:
-    return _DASH if value is None or value != value else f"{value:.1f}"
+    if value is None or math.isnan(value):
+        return _DASH
+    return f"{value:.1f}"
 
 
 def _headline(summary: Summary) -> str:
-    robo3d = summary.profile == "robo3d"
-    names = ("mRR", "mCE") if robo3d else ("mR", "RmIoU")
-    main = summary.mean_resilience if robo3d else summary.mean_miou
-    boxes = [
-        (summary.clean, "clean mIoU, %"),
-        (summary.mean_resilience, f"{names[0]}, % of the clean score kept"),
-    ]
-    if robo3d:
-        boxes += [(summary.mean_error, f"{names[1]}, % of MinkUNet-18's errors (lower is better)")]
-    boxes += [(summary.mean_miou, "RmIoU: mean over types, %")]
-    tiles = "".join(
-        f'<div class="tile"><b>{_number(value)}</b><span>{label}</span></div>'
-        for value, label in boxes
-    )
-    partly = (
-        ""
-        if main is not None
-        else "<p>Not every corruption was scored, so there is no mean over the types.</p>"
-    )
-    note = (
-        "RR = mean mIoU over three severities, of the clean mIoU; CE = errors over the errors of a MinkUNet-18."
-        if robo3d
-        else "The mIoU of a type is the mean over its severities; RmIoU and mR are means over the six types."
-    )
-    big = f'<div class="big">{_number(main)}<small>% {"mRR" if robo3d else "RmIoU"}</small></div>'
-    text = f'<div><p>{escape(_TITLES[summary.profile])}</p>{partly}<p class="soft">{note}</p></div>'
-    return f'<div class="hero">{big}{text}</div><div class="tiles">{tiles}</div>'
+    boxes: list[tuple[float | None, str]] = [(summary.clean, "clean mIoU, %")]
+    if summary.profile == "robo3d":
+        main, name = summary.mean_resilience, "mRR"
+        boxes.append((summary.mean_resilience, "mRR, % of the clean score kept"))
+        boxes.append((summary.mean_error, "mCE, % of MinkUNet-18's errors (lower is better)"))
+        note = (
+            "RR = mean mIoU over three severities, of the clean mIoU; "
+            "CE = errors over the errors of a MinkUNet-18."
+        )
+    else:
+        main, name = summary.mean_miou, "RmIoU"
+        boxes.append((summary.mean_resilience, "mR, % of the clean score kept"))
+        note = (
+            "The mIoU of a type is the mean over its severities; "
+            "RmIoU and mR are means over the six types."
+        )
+    boxes.append((summary.mean_miou, "RmIoU: mean over types, %"))
+    tiles = []
+    for value, label in boxes:
+        tiles.append(f'<div class="tile"><b>{_number(value)}</b><span>{label}</span></div>')
+    partly = ""
+    if main is None:
+        partly = "<p>Not every corruption was scored, so there is no mean over the types.</p>"
+    title = escape(_TITLES[summary.profile])
+    big = f'<div class="big">{_number(main)}<small>% {name}</small></div>'
+    text = f'<div><p>{title}</p>{partly}<p class="soft">{note}</p></div>'
+    return f'<div class="hero">{big}{text}</div><div class="tiles">{"".join(tiles)}</div>'
+
+
+def _corruptions(summary: Summary) -> str:
+    explained = '<p class="soft">mIoU in percent; the line is the clean score.</p>'
+    return f"<h2>Corruptions</h2>{explained}{_bars(summary)}"
 
 
 def _bars(summary: Summary) -> str:
@@ -126,19 +137,19 @@ def _bars(summary: Summary) -> str:
             f'<text class="tick" x="{x}" y="{height - 6}" text-anchor="middle">{tick}</text>'
         )
     for row, corruption in enumerate(shown):
-        score, y = summary.corruptions[corruption.name], row * step
-        score = 0.0 if score != score else score
+        y = row * step
+        score = summary.corruptions[corruption.name]
+        if math.isnan(score):
+            score = 0.0
         label = f'x="{left - 8}" y="{y + 15}" text-anchor="end"'
         parts.append(f'<text class="tick" {label}>{escape(corruption.name)}</text>')
+        color = kinds.index(corruption.kind) % 6
         box = f'x="{left}" y="{y + 4}" width="{width * score / 100:.1f}" height="{step - 7}"'
-        about = f"{corruption.name}, {corruption.description}: {score:.2f}"
-        parts.append(
-            f'<rect class="f{kinds.index(corruption.kind) % 6}" {box} rx="2"><title>{escape(about)}</title></rect>'
-        )
-        parts.append(
-            f'<text class="tick" x="{left + width * score / 100 + 6:.1f}" y="{y + 15}">{score:.1f}</text>'
-        )
-    if summary.clean == summary.clean:
+        described = escape(f"{corruption.name}, {corruption.description}: {score:.2f}")
+        parts.append(f'<rect class="f{color}" {box} rx="2"><title>{described}</title></rect>')
+        end = left + width * score / 100 + 6
+        parts.append(f'<text class="tick" x="{end:.1f}" y="{y + 15}">{score:.1f}</text>')
+    if not math.isnan(summary.clean):
         x = left + width * summary.clean / 100
         parts.append(
             f'<line class="curve s1" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{height - 22}"/>'
@@ -149,23 +160,22 @@ def _bars(summary: Summary) -> str:
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     top = "".join(f'<th scope="col">{cell}</th>' for cell in head)
-    body = "".join(
-        f'<tr><th scope="row">{row[0]}</th>{"".join(f"<td>{cell}</td>" for cell in row[1:])}</tr>'
-        for row in rows
-    )
-    return f'<div class="scroll"><table class="plain"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+    lines = []
+    for first, *others in rows:
+        cells = "".join(f"<td>{cell}</td>" for cell in others)
+        lines.append(f'<tr><th scope="row">{first}</th>{cells}</tr>')
+    body = "".join(lines)
+    table = f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody>"
+    return f'<div class="scroll"><table class="plain">{table}</table></div>'
 
 
 def _types(summary: Summary) -> str:
     if not summary.types:
         return ""
     robo3d = summary.profile == "robo3d"
-    head = [
-        "Type",
-        "mIoU, %",
-        "RR, %" if robo3d else "R, %",
-        *(["CE, %", "MinkUNet-18, %"] if robo3d else []),
-    ]
+    head = ["Type", "mIoU, %", "R, %"]
+    if robo3d:
+        head = ["Type", "mIoU, %", "RR, %", "CE, %", "MinkUNet-18, %"]
     rows = []
     for kind, score in summary.types.items():
         row = [escape(kind.replace("_", " ")), _number(score.miou), _number(score.resilience)]
@@ -183,7 +193,9 @@ def _classes(summary: Summary, results: Mapping[str, EvaluationResult]) -> str:
         row = [escape(name)]
         for cls in classes:
             value = iou.get(cls)
-            row.append(_number(None if value is None else 100 * value))
+            if value is not None:
+                value = 100 * value
+            row.append(_number(value))
         rows.append(row)
     table = _table(["IoU, %", *map(escape, classes)], rows)
     return f"<details><summary>IoU of every class under every corruption</summary>{table}</details>"
@@ -192,16 +204,19 @@ def _classes(summary: Summary, results: Mapping[str, EvaluationResult]) -> str:
 def _scenes(summary: Summary, pictures: Mapping[str, bytes], labels: LabelSpace) -> str:
     if not pictures:
         return ""
-    about = {c.name: f", {c.description}" for c in PROFILES[summary.profile]}
-    figures = "".join(
-        f'<figure><img alt="{escape(name)}" src="data:image/png;base64,{base64.b64encode(data).decode()}">'
-        f"<figcaption>{escape(name + about.get(name, ''))}</figcaption></figure>"
-        for name, data in pictures.items()
-    )
+    captions = {c.name: f"{c.name}, {c.description}" for c in PROFILES[summary.profile]}
+    figures = []
+    for name, data in pictures.items():
+        source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
+        caption = escape(captions.get(name, name))
+        figures.append(
+            f'<figure><img alt="{escape(name)}" src="{source}">'
+            f"<figcaption>{caption}</figcaption></figure>"
+        )
     classes = ("without a class", *labels.classes[IGNORE + 1 :])
     return (
         '<h2>One scan under each corruption</h2><p class="soft">Left what the scanner reports, in the colours of the '
         "truth; right the model's errors in red. From above, 40 m around the sensor.</p>"
         + legend(classes, _palette(labels))
-        + f'<div class="views" style="{_TWO_COLUMNS}">{figures}</div>'
+        + f'<div class="views" style="{_TWO_COLUMNS}">{"".join(figures)}</div>'
     )
