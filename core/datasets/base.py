@@ -276,6 +276,7 @@ class SequenceDataset(ScanDataset):
         return len(self._frames)
 
     def token(self, index: int) -> str:
+        """``<sequence>/<frame>``, the frame with ``frame_digits`` digits."""
         sequence, frame = self._frames[index]
         return f"{sequence}/{frame:0{self.frame_digits}d}"
 
@@ -284,6 +285,7 @@ class SequenceDataset(ScanDataset):
         return {frame: i for i, frame in enumerate(self._frames)}
 
     def index_of(self, token: str) -> int:
+        """Position of ``<sequence>/<frame>``; the frame may lack leading zeros."""
         sequence, _, frame = token.partition("/")
         try:
             return self._positions[sequence, int(frame)]
@@ -291,6 +293,7 @@ class SequenceDataset(ScanDataset):
             raise self._unknown_token(token) from error
 
     def gaps(self) -> list[Gap]:
+        """What was noted while the split was opened."""
         return self._gaps
 
 

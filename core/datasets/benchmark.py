@@ -71,17 +71,21 @@ class NumpyFormat(PredictionFormat):
     name = "npy"
 
     def path(self, token: str) -> str:
+        """``<token>.npy``."""
         return f"{token}.npy"
 
     def ids(self, labels: LabelSpace) -> Sequence[int]:
+        """Train ids as they are."""
         return range(labels.num_classes)
 
     def encode(self, classes: np.ndarray, labels: LabelSpace) -> bytes:
+        """Write the array with NumPy's header."""
         stream = io.BytesIO()
         np.save(stream, classes)
         return stream.getvalue()
 
     def decode(self, content: bytes, labels: LabelSpace, where: Path) -> np.ndarray:
+        """Read the array; pickled objects are refused."""
         return cast(np.ndarray, np.load(io.BytesIO(content), allow_pickle=False))
 
 

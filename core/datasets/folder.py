@@ -211,6 +211,7 @@ class FolderDataset(ScanDataset):
         return len(self._scans)
 
     def token(self, index: int) -> str:
+        """The scan file's name without its ending."""
         return _stem(self._scans[index])
 
     @cached_property
@@ -218,11 +219,13 @@ class FolderDataset(ScanDataset):
         return {_stem(path): i for i, path in enumerate(self._scans)}
 
     def index_of(self, token: str) -> int:
+        """Position of the scan file of that name."""
         if token not in self._positions:
             raise self._unknown_token(token)
         return self._positions[token]
 
     def gaps(self) -> list[Gap]:
+        """What was noted while the folder was opened, and how many images each camera lacks."""
         gaps = list(self._gaps)
         for name in self.cameras:
             there = {file.split(".", 1)[0] for file in listing(self.root / "images" / name)}
@@ -234,6 +237,7 @@ class FolderDataset(ScanDataset):
         return gaps
 
     def files(self, index: int) -> ScanFiles:
+        """The scan, its label file as ``label_files`` says, and the image of the same name of each camera."""
         scan = self._scans[index]
         labels = None
         if self.labelled:
@@ -242,6 +246,7 @@ class FolderDataset(ScanDataset):
         return ScanFiles(points=scan, labels=labels, images=images)
 
     def read(self, index: int, *, cameras: bool = True) -> Scan:
+        """Read the array of points; ids of ``label_bits`` bits hold a class, those above an instance."""
         files = self.files(index)
         if files.points.suffix == ".npy":
             points = _read_npy(files.points, self.point_fields)

@@ -28,24 +28,31 @@ class NuScenesBenchmark(Benchmark):
     dtype = np.dtype("u1")
 
     def path(self, token: str) -> str:
+        """``<token>_lidarseg.bin``."""
         return f"{token}_lidarseg.bin"
 
     def submitted_path(self, token: str, split: str) -> str:
+        """``lidarseg/<split>/<token>_lidarseg.bin``."""
         return f"lidarseg/{split}/{self.path(token)}"
 
     def ids(self, labels: LabelSpace) -> Sequence[int]:
+        """Train ids as they are."""
         return range(labels.num_classes)
 
     def encode(self, classes: np.ndarray, labels: LabelSpace) -> bytes:
+        """Write train ids u8."""
         return classes.tobytes()
 
     def decode(self, content: bytes, labels: LabelSpace, where: Path) -> np.ndarray:
+        """Read train ids u8."""
         return np.frombuffer(content, self.dtype)
 
     def allowed_ids(self, labels: LabelSpace) -> Sequence[int]:
+        """All classes but 0, which the validator refuses."""
         return range(1, labels.num_classes)
 
     def advice(self, labels: LabelSpace, largest: int) -> str:
+        """Name the range of classes."""
         return f"every point needs a class, 1 to {labels.num_classes - 1}"
 
     def metadata(self, split: str, uses_camera: bool) -> dict[str, dict[str, Any]]:
@@ -55,6 +62,7 @@ class NuScenesBenchmark(Benchmark):
         return {f"{split}/submission.json": {"meta": use}}
 
     def metadata_fault(self, content: bytes) -> str | None:
+        """Which of the five keys of ``meta`` is missing, unknown or no truth value, None = nothing is wrong."""
         try:
             meta = json.loads(content)["meta"]
             lacking = [f"{key} is missing" for key in META_KEYS if key not in meta]

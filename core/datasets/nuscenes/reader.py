@@ -185,6 +185,7 @@ class NuScenes(ScanDataset):
         return len(self._keys)
 
     def token(self, index: int) -> str:
+        """nuScenes' sample_data token of the keyframe's scan."""
         return self.index.lidar_token[self.index.key_lidar[self._keys[index]]].decode()
 
     def sample_token(self, index: int) -> str:
@@ -201,11 +202,13 @@ class NuScenes(ScanDataset):
         return {token.decode(): i for i, token in enumerate(tokens)}
 
     def index_of(self, token: str) -> int:
+        """Position of the scan with that sample_data token."""
         if token not in self._positions:
             raise self._unknown_token(token)
         return self._positions[token]
 
     def gaps(self) -> list[Gap]:
+        """What was noted while the split was opened, and how many keyframes miss an image."""
         there = self._on_disk(self.index.cam_file[self._keys]).all(1)
         if there.all():
             return list(self._gaps)
@@ -216,6 +219,7 @@ class NuScenes(ScanDataset):
 
     @property
     def expected(self) -> int | None:
+        """Keyframes of the official split, None in the mini version and where ``frames`` chooses some."""
         if self.version == "v1.0-mini" or self.split in self.config.frames:
             return None
         return _OFFICIAL_COUNTS[self.split]
@@ -228,6 +232,7 @@ class NuScenes(ScanDataset):
         return self.split
 
     def files(self, index: int) -> ScanFiles:
+        """The scan, its lidarseg labels and the keyframe's image of each camera."""
         key = self._keys[index]
         labels = None
         if self.labelled:
@@ -240,6 +245,7 @@ class NuScenes(ScanDataset):
         return ScanFiles(points=self.root / scan, labels=labels, images=images)
 
     def read(self, index: int, *, cameras: bool = True) -> Scan:
+        """Read the keyframe and the sweeps that ``multisweeps`` asks for."""
         key = self._keys[index]
         row = self.index.key_lidar[key]
         files = self.files(index)
@@ -335,6 +341,7 @@ class NuScenes(ScanDataset):
         return tuple(cameras)
 
     def describe(self) -> str:
+        """One line that also names the version and counts the scenes."""
         scenes = len(np.unique(self.index.key_scene[self._keys]))
         return f"{self.title} {self.version} {self.split}: {len(self)} keyframes of {scenes} scenes in {self.root}"
 

@@ -207,6 +207,7 @@ class PandaSet(SequenceDataset):
         self._gaps.append(Gap(f"{what}; comes from the PandaSet archive", needed_for))
 
     def files(self, index: int) -> ScanFiles:
+        """The table of points, that of classes and the image of each camera."""
         sequence, frame = self._frames[index]
         folder = self.root / sequence
         labels = None
@@ -218,6 +219,7 @@ class PandaSet(SequenceDataset):
         return ScanFiles(points=_scan_file(folder, frame), labels=labels, images=images)
 
     def read(self, index: int, *, cameras: bool = True) -> Scan:
+        """Read the frame, and the neighbouring ones that ``multisweeps`` asks for, in the scanner's frame."""
         sequence, frame = self._frames[index]
         folder = self.root / sequence
         track = _read_track(folder / "lidar")

@@ -34,24 +34,31 @@ class SemanticKITTIBenchmark(Benchmark):
         return f"sequences/{sequence}/predictions/{frame}.label"
 
     def submitted_path(self, token: str, split: str) -> str:
+        """The same as :meth:`path`; a submission does not name its split."""
         return self.path(token)
 
     def ids(self, labels: LabelSpace) -> Sequence[int]:
+        """The raw id of each train id."""
         return labels.train_to_raw
 
     def encode(self, classes: np.ndarray, labels: LabelSpace) -> bytes:
+        """Write raw ids u32, instances 0."""
         return labels.to_raw(classes).astype(self.dtype).tobytes()
 
     def decode(self, content: bytes, labels: LabelSpace, where: Path) -> np.ndarray:
+        """Read raw ids u32; instances are dropped."""
         return labels.to_train(np.frombuffer(content, self.dtype), where)
 
     def allowed_ids(self, labels: LabelSpace) -> Sequence[int]:
+        """The raw ids of the train ids."""
         return labels.train_to_raw
 
     def class_ids(self, ids: np.ndarray) -> np.ndarray:
+        """The lower 16 bits."""
         return ids & 0xFFFF
 
     def advice(self, labels: LabelSpace, largest: int) -> str:
+        """Name the raw ids, and say so where train ids were written in their place."""
         ids = ", ".join(str(i) for i in labels.train_to_raw)
         hint = ""
         if largest < labels.num_classes:

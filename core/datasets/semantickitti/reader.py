@@ -210,11 +210,13 @@ class SemanticKITTI(SequenceDataset):
 
     @property
     def expected(self) -> int | None:
+        """Scans of the official sequences, None where ``frames`` or other sequences are chosen."""
         if self.config.frames.get(self.split) or self.sequences != OFFICIAL_SEQUENCES[self.split]:
             return None
         return _OFFICIAL_COUNTS[self.split]
 
     def files(self, index: int) -> ScanFiles:
+        """The scan, its labels and the image of each camera, of one frame of a drive."""
         return self._files(*self._frames[index])
 
     def _files(self, sequence: str, frame: int) -> ScanFiles:
@@ -229,6 +231,7 @@ class SemanticKITTI(SequenceDataset):
         )
 
     def read(self, index: int, *, cameras: bool = True) -> Scan:
+        """Read the scan and the neighbouring scans that ``multisweeps`` asks for."""
         sequence, frame = self._frames[index]
         parts = [self._points(sequence, frame)]
         for other in self._neighbours(sequence, frame):
@@ -335,6 +338,7 @@ class SemanticKITTI(SequenceDataset):
         return read_drive(self.root / "sequences" / sequence)
 
     def describe(self) -> str:
+        """One line that also names the sequences."""
         numbers = ", ".join(sorted({sequence for sequence, _ in self._frames}))
         return f"{self.title} {self.split}: {len(self)} scans of sequences {numbers} in {self.root}"
 
