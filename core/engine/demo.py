@@ -8,11 +8,12 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shlex
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -31,7 +32,6 @@ RUNS = "runs/synthetic/demo"
 SCORES = {
     name: f"{RUNS}/{name}/evaluation-val.json" for name in ("teacher", "no_teacher", "student")
 }
-WORKERS = 2
 FIRST_SCORE = 0.3  # of the teacher's time, until its first score
 _UNIT = 0.0125  # s per :func:`_unit_of_work` on one core of the processor that Step.minutes were measured on
 _MEASURE = 1.5  # s
@@ -43,13 +43,13 @@ class Step:
     """Part of the demo.
 
     Attributes:
-        title: what it does. commands: by the name that begins their lines, side by side.
+        title: what it does. commands: scripts and their arguments, by the name that begins their lines, side by side.
         results: files that are there once the step is done; none = it is never done.
         minutes: processor time on the processor of ``_UNIT``.
     """
 
     title: str
-    commands: Mapping[str, Sequence[str]]
+    commands: Mapping[str, str]
     results: tuple[str, ...]
     minutes: float
 
@@ -60,68 +60,40 @@ class Step:
         return bool(there) and all(there)
 
 
-def _student(name: str) -> list[str]:
-    command = ["train_student.py", f"{CONFIGS}/{name}.yaml", "--run-dir", f"{RUNS}/{name}"]
-    if name == "student":
-        command += ["--teacher_pretrain", f"{RUNS}/teacher", "--teacher.cache", f"{RUNS}/knowledge"]
-    return command
-
-
-_SIZE = ["--scenes", "6", "--keyframes", "10", "--workers", str(WORKERS)]
 STEPS = (
     Step(
         "a town of 60 scans with six cameras",
-        {"town": ["prepare_synthetic.py", WORLD, *_SIZE]},
+        {"town": f"prepare_synthetic.py {WORLD} --scenes 6 --keyframes 10 --workers 2"},
         (f"{WORLD}/synthetic.json",),
         0.4,
     ),
     Step(
         "its objects, which are pasted into other scans",
-        {
-            "objects": [
-                "prepare_inst_database.py",
-                f"{CONFIGS}/teacher.yaml",
-                "--workers",
-                str(WORKERS),
-            ]
-        },
+        {"objects": f"prepare_inst_database.py {CONFIGS}/teacher.yaml --workers 2"},
         (f"{WORLD}/inst_database_train/meta.json",),
         0.2,
     ),
     Step(
         "a LiDAR teacher on three sweeps",
-        {
-            "teacher": [
-                "train_teacher.py",
-                f"{CONFIGS}/teacher.yaml",
-                "--run-dir",
-                f"{RUNS}/teacher",
-            ]
-        },
+        {"teacher": f"train_teacher.py {CONFIGS}/teacher.yaml --run-dir {RUNS}/teacher"},
         (SCORES["teacher"],),
-        6.5,
+        7.0,
     ),
     Step(
         "two LiDAR + camera students side by side, without the teacher and with it",
-        {name: _student(name) for name in ("no_teacher", "student")},
+        {
+            name: f"train_student.py {CONFIGS}/{name}.yaml --run-dir {RUNS}/{name}"
+            for name in ("no_teacher", "student")
+        },
         (SCORES["no_teacher"], SCORES["student"]),
         9.5,
     ),
     Step(
         "a report that compares the three",
         {
-            "report": [
-                *(
-                    "evaluate.py",
-                    "score",
-                    f"{CONFIGS}/student.yaml",
-                    "--run-dir",
-                    f"{RUNS}/student",
-                ),
-                *("--checkpoint", f"{RUNS}/student", "--report"),
-                *("--compare", f"Teacher={SCORES['teacher']}"),
-                *("--compare", f"Without distillation={SCORES['no_teacher']}"),
-            ]
+            "report": f"evaluate.py score {CONFIGS}/student.yaml --run-dir {RUNS}/student "
+            f"--checkpoint {RUNS}/student --report --compare Teacher={SCORES['teacher']} "
+            f"--compare 'Without distillation={SCORES['no_teacher']}'"
         },
         (),
         0.4,
@@ -235,15 +207,15 @@ def _run(step: Step) -> None:
             job.terminate()
 
 
-def _python(command: Sequence[str]) -> list[str]:
-    return [sys.executable, *command]
+def _python(command: str) -> list[str]:
+    return [sys.executable, *shlex.split(command)]
 
 
-def _check(name: str, command: Sequence[str], code: int) -> None:
+def _check(name: str, command: str, code: int) -> None:
     if code != 0:
         raise UserError(
             f"this step of the demo ended with code {code}; what it said stands above",
-            where=f"{name}: python {' '.join(command)}",
+            where=f"{name}: python {command}",
             cure="Mend it, then 'make demo' goes on where it stopped",
         )
 
