@@ -39,11 +39,11 @@ def evaluation_parser(description: str) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="JOB")
-    for name, about in COMMANDS.items():
+    for name, purpose in COMMANDS.items():
         command = commands.add_parser(
             name,
-            help=about,
-            description=about,
+            help=purpose,
+            description=purpose,
             epilog=cli.OVERRIDES,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
@@ -297,7 +297,7 @@ def job_of(args: argparse.Namespace, run_path: Path) -> tuple[Callable[..., Any]
         split=args.split,
         json_path=args.json,
         report=args.report,
-        beside=dict(args.compare),
+        compared=dict(args.compare),
         votes=votes,
     )
     return job, [run_path]

@@ -83,7 +83,7 @@ def export_weights(source: Path, out: Path, *, lidar_only: bool = False) -> dict
     load_weights(
         build_model(config, len(identity["classes"]), pretrained=False), weights, str(path)
     )
-    about = {
+    metadata = {
         "format": 1,
         "config": config.tree,
         "classes": identity["classes"],
@@ -97,8 +97,8 @@ def export_weights(source: Path, out: Path, *, lidar_only: bool = False) -> dict
         for key, value in weights.items()
     }
     with atomic_path(out) as temporary:
-        save_file(tensors, temporary, {METADATA: json.dumps(about, sort_keys=True)})
-    return about
+        save_file(tensors, temporary, {METADATA: json.dumps(metadata, sort_keys=True)})
+    return metadata
 
 
 def _lidar_part(config: Config, weights: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
@@ -159,9 +159,9 @@ def import_weights(
             raise UserError(
                 "--part is for published checkpoints", where=str(source), cure="Leave it out"
             )
-        weights, training_only, about = _read_exported(source, config, labels)
+        weights, training_only, metadata = _read_exported(source, config, labels)
     else:
-        weights, training_only, about = _read_published(source, config, labels, part)
+        weights, training_only, metadata = _read_published(source, config, labels, part)
     model = build_model(config, labels.num_classes, pretrained=False)
     load_weights(model, weights, str(source))
     identity = {
@@ -169,9 +169,9 @@ def import_weights(
         "classes": list(labels.classes),
         "config": config.tree,
     }
-    if about.get("teacher_sha256"):
-        identity["teacher"] = {"sha256": about["teacher_sha256"]}
-    identity["imported"] = {"file": source.name, "sha256": sha256(source), **about}
+    if metadata.get("teacher_sha256"):
+        identity["teacher"] = {"sha256": metadata["teacher_sha256"]}
+    identity["imported"] = {"file": source.name, "sha256": sha256(source), **metadata}
     state = {"model": model.state_dict(), "training_only": training_only, "identity": identity}
     with atomic_path(out) as temporary:
         torch.save(state, temporary)
@@ -181,19 +181,19 @@ def import_weights(
 def _read_exported(
     path: Path, config: Config, labels: LabelSpace
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
-    weights, about = read_exported(path)
-    if about["fingerprint"] != labels.fingerprint:
+    weights, metadata = read_exported(path)
+    if metadata["fingerprint"] != labels.fingerprint:
         raise UserError(
-            f"these weights know other classes ({', '.join(about['classes'][1:5])}, …) than '{labels.name}' "
+            f"these weights know other classes ({', '.join(metadata['classes'][1:5])}, …) than '{labels.name}' "
             f"({', '.join(labels.classes[1:5])}, …)",
             where=str(path),
             cure="Give a configuration of the data set the network was trained on",
         )
-    _warn_of_differences(Config(tree=about["config"], source=f"metadata of {path}"), config)
+    _warn_of_differences(Config(tree=metadata["config"], source=f"metadata of {path}"), config)
     return (
         weights,
         {},
-        {key: about.get(key) for key in ("source_sha256", "teacher_sha256", "sensor")},
+        {key: metadata.get(key) for key in ("source_sha256", "teacher_sha256", "sensor")},
     )
 
 
@@ -317,8 +317,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.command == "export":
         if overrides:
             parser.error(f"unrecognized arguments: {' '.join(overrides)}")
-        about = export_weights(args.source, args.out, lidar_only=args.lidar_only)
-        what = f"{about['config']['model']['name']} with {len(about['classes']) - 1} classes"
+        metadata = export_weights(args.source, args.out, lidar_only=args.lidar_only)
+        what = f"{metadata['config']['model']['name']} with {len(metadata['classes']) - 1} classes"
     else:
         state = import_weights(
             args.source, load_config(args.config, overrides), args.out, part=args.part

@@ -47,9 +47,9 @@ def trained_network(context: Context, labels: LabelSpace, checkpoint: Path) -> n
 
 
 def frozen_score(
-    score: SegmentationScore, totals: Mapping[str, float], scans: ScanDataset, **about: Any
+    score: SegmentationScore, totals: Mapping[str, float], scans: ScanDataset, **known: Any
 ) -> EvaluationResult:
-    """What :func:`score_network` returned, with this command line; ``about`` holds what only the caller knows."""
+    """What :func:`score_network` returned, with this command line; ``known`` holds what only the caller knows."""
     return EvaluationResult.from_score(
         score,
         dataset=scans.title,
@@ -58,7 +58,7 @@ def frozen_score(
         num_points=int(totals["points"]),
         seconds=totals["seconds"],
         **provenance(),
-        **about,
+        **known,
     )
 
 
@@ -72,14 +72,14 @@ def evaluate_checkpoint(
     json_path: Path | None = None,
     report: bool = False,
     votes: Votes = PLAIN,
-    beside: Mapping[str, Path] = MappingProxyType({}),
+    compared: Mapping[str, Path] = MappingProxyType({}),
 ) -> EvaluationResult:
     """Score a checkpoint on a split: every raw point, all ranks. Prints one line of result on rank 0.
 
     Args:
         json_path: where the scores go; None = into the run folder.
         votes: views of each scan that decide together; by default one plain pass.
-        report: write ``report.html`` too. beside: other networks' score files, by the name they get in the report.
+        report: write ``report.html`` too. compared: other networks' score files, by the name they get in the report.
 
     Raises:
         UserError: the checkpoint belongs to another model or label space.
@@ -88,7 +88,7 @@ def evaluate_checkpoint(
 
     others = [
         (name, EvaluationResult.from_json(read_json(path), str(path)))
-        for name, path in beside.items()
+        for name, path in compared.items()
     ]
     context = Context.open(config, world)
     dataset = context.dataset(split)

@@ -33,10 +33,10 @@ def announce(
     if context.world.rank > 0:
         return
     model, dataset = context.config.tree["model"], context.config.tree["dataset"]
-    beside = _millions(trainer.method) - _millions(trainer.method.deployed)
+    extra = _millions(trainer.method) - _millions(trainer.method.deployed)
     size = f"{_millions(trainer.method.deployed):.2f} M parameters"
-    if beside > 0:
-        size += f" and {beside:.2f} M that stay in the training"
+    if extra > 0:
+        size += f" and {extra:.2f} M that stay in the training"
     logger.info("LiDistill   {}, {}   {}", model.get("name"), size, _machine(context))
     count = 0 if val_set is None else len(val_set)
     labels = train_set.labels
