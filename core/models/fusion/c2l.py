@@ -21,11 +21,9 @@ class Attention(nn.Module):
             nn.Linear(image, points), PointBatchNorm(points), nn.ReLU(inplace=True)
         )
         self.norm = PointBatchNorm(image)
-        self.fc1, self.fc2, self.fc3 = (
-            nn.Linear(image, hidden),
-            nn.Linear(points, hidden),
-            nn.Linear(hidden, 1),
-        )
+        self.fc1 = nn.Linear(image, hidden)
+        self.fc2 = nn.Linear(points, hidden)
+        self.fc3 = nn.Linear(hidden, 1)
 
     def forward(self, f: Tensor, p: Tensor) -> Tensor:
         """Image features [P, image] and point features [P, points] -> [P, points]."""
@@ -43,12 +41,14 @@ class C2L(nn.Module):
     def __init__(self, image: int, points: int) -> None:
         super().__init__()
         self.ai_layer = Attention(image, points)
-        self.conv1, self.bn1 = nn.Linear(2 * points, points), PointBatchNorm(points)
+        self.conv1 = nn.Linear(2 * points, points)
+        self.bn1 = PointBatchNorm(points)
 
     def forward(self, p: Tensor, f: Tensor) -> Tensor:
         """Point features [P, points] and image features [P, image] -> [P, points]."""
         gated = self.ai_layer(f, p)
-        return F.relu(self.bn1(self.conv1(torch.cat([p.to(gated.dtype), gated], 1))))
+        both = torch.cat([p.to(gated.dtype), gated], 1)
+        return F.relu(self.bn1(self.conv1(both)))
 
 
 class PixelHead(nn.Module):
@@ -56,9 +56,11 @@ class PixelHead(nn.Module):
 
     def __init__(self, image: int, num_classes: int) -> None:
         super().__init__()
-        self.norm, self.linear = PointBatchNorm(image), nn.Linear(image, num_classes)
+        self.norm = PointBatchNorm(image)
+        self.linear = nn.Linear(image, num_classes)
 
     def forward(self, f: Tensor, rows: Tensor, count: int) -> Tensor:
         """Features [R, image] of the points ``rows`` i64 [R] -> logits [count, num_classes], 0 elsewhere."""
         logits = self.linear(F.relu(self.norm(f)))
-        return logits.new_zeros(count, logits.shape[1]).index_copy(0, rows, logits)
+        everywhere = logits.new_zeros(count, logits.shape[1])
+        return everywhere.index_copy(0, rows, logits)

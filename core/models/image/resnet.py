@@ -24,21 +24,25 @@ class Block(nn.Module):
 
     def __init__(self, cin: int, width: int, stride: int, bottleneck: bool) -> None:
         super().__init__()
-        cout = 4 * width if bottleneck else width
-        kernels, widths = (
-            ((1, 3, 1), (cin, width, width, cout)) if bottleneck else ((3, 3), (cin, width, cout))
-        )
+        if bottleneck:
+            cout = 4 * width
+            widths = [width, width, cout]
+            kernels = [1, 3, 1]
+            strides = [1, stride, 1]  # as torchvision has it: at the 3x3 convolution
+        else:
+            cout = width
+            widths = [width, cout]
+            kernels = [3, 3]
+            strides = [stride, 1]
         self.depth = len(kernels)
-        for i, kernel in enumerate(kernels, 1):
-            step = (
-                stride if i == (2 if bottleneck else 1) else 1
-            )  # torchvision: the 3x3 one, or the first
-            conv = nn.Conv2d(
-                widths[i - 1], widths[i], kernel, step, padding=kernel // 2, bias=False
-            )
-            setattr(self, f"conv{i}", conv)
-            setattr(self, f"bn{i}", nn.BatchNorm2d(widths[i]))
-        self.downsample = None
+        before = cin
+        for i, after in enumerate(widths):
+            kernel = kernels[i]
+            conv = nn.Conv2d(before, after, kernel, strides[i], kernel // 2, bias=False)
+            setattr(self, f"conv{i + 1}", conv)
+            setattr(self, f"bn{i + 1}", nn.BatchNorm2d(after))
+            before = after
+        self.downsample: nn.Sequential | None = None
         if stride != 1 or cin != cout:
             self.downsample = nn.Sequential(
                 nn.Conv2d(cin, cout, 1, stride, bias=False), nn.BatchNorm2d(cout)
@@ -48,10 +52,14 @@ class Block(nn.Module):
         """[N, cin, H, W] -> [N, cout, H / stride, W / stride], to be rectified by the caller."""
         y = x
         for i in range(1, self.depth + 1):
-            y = getattr(self, f"bn{i}")(getattr(self, f"conv{i}")(y))
+            conv = getattr(self, f"conv{i}")
+            norm = getattr(self, f"bn{i}")
+            y = norm(conv(y))
             if i < self.depth:
                 y = F.relu(y, inplace=True)
-        return y.add_(x if self.downsample is None else self.downsample(x))
+        if self.downsample is not None:
+            x = self.downsample(x)
+        return y.add_(x)
 
 
 class ResNet(nn.Module):
@@ -68,17 +76,22 @@ class ResNet(nn.Module):
 
     def __init__(self, name: str, stem_stride: int = 1, preactivation: bool = False) -> None:
         super().__init__()
-        bottleneck, self.preactivation = name == "resnet50", preactivation
+        bottleneck = name == "resnet50"
+        self.preactivation = preactivation
         self.conv1 = nn.Conv2d(3, 64, 7, stem_stride, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
-        cin, channels = 64, []
-        for i, blocks in enumerate(RESNETS[name]):
-            width, layer = 64 << i, []
-            for j in range(blocks):
-                layer.append(Block(cin, width, 2 if i and not j else 1, bottleneck))
-                cin = 4 * width if bottleneck else width
-            setattr(self, f"layer{i + 1}", nn.Sequential(*layer))
-            channels.append(cin)
+        cin = 64
+        channels = []
+        for i, count in enumerate(RESNETS[name]):
+            width = 64 << i
+            cout = 4 * width if bottleneck else width
+            stride = 2 if i > 0 else 1
+            blocks = [Block(cin, width, stride, bottleneck)]
+            for _ in range(count - 1):
+                blocks.append(Block(cout, width, 1, bottleneck))
+            setattr(self, f"layer{i + 1}", nn.Sequential(*blocks))
+            channels.append(cout)
+            cin = cout
         self.channels = tuple(channels)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -96,7 +109,9 @@ class ResNet(nn.Module):
             raw = block(x)
             keep = self.preactivation and j == len(layer) - 1
             x = F.relu(raw, inplace=not keep)
-        return x, raw if self.preactivation else x
+        if self.preactivation:
+            return x, raw
+        return x, x
 
     def load_pretrained(self, path: Path) -> None:
         """ImageNet weights under torchvision's names (conv1, bn1, layer1..4); the classifier ``fc`` is dropped.

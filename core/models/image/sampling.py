@@ -66,13 +66,15 @@ class PixelLinks:
         rows = in_sight.nonzero()[:, 0]
         every = torch.arange(len(point), device=point.device)
         if overlap == "last":
-            used = ptr.index_select(0, rows + 1) - 1
-            weight = (every == ptr.index_select(0, point + 1) - 1).float()
+            last = ptr[1:] - 1  # pair of each point
+            used = last.index_select(0, rows)
+            weight = (every == last.index_select(0, point)).float()
         else:
             used = every
             weight = 1.0 / counts.index_select(0, point)
         scan = batch.coords[:, 0].long().index_select(0, point)
-        uv = batch.pixels.flatten(0, 1).index_select(0, camera * len(counts) + point)
+        pixels = batch.pixels.flatten(0, 1)
+        uv = pixels.index_select(0, camera * len(counts) + point)
         return cls(
             point=point,
             image=scan * cameras + camera,
@@ -109,11 +111,13 @@ class PixelLinks:
         return self.tables[key]
 
     def _cells(self, sizes: Sequence[MapSize]) -> GatherTable:
-        cells, start = [], 0
+        cells = []
+        start = 0
         for height, width in sizes:
-            column, row = _pixel(self.uv, (height, width))
-            line = self.image * height + row.floor().long()
-            cells.append(start + line * width + column.floor().long())
+            x, y = _pixel(self.uv, (height, width))
+            column = x.floor().long()
+            line = self.image * height + y.floor().long()
+            cells.append(start + line * width + column)
             start += self.images * height * width
         cell = torch.cat(cells)
         counts = torch.zeros(start, dtype=torch.int64, device=cell.device)
@@ -125,24 +129,30 @@ class PixelLinks:
     def _corners(self, size: MapSize) -> GatherTable:
         height, width = size
         x, y = _pixel(self.uv, size)
-        left, top = x.floor().long(), y.floor().long()
+        left = x.floor().long()
         right = (left + 1).clamp_max(width - 1)
+        top = y.floor().long()
         bottom = (top + 1).clamp_max(height - 1)
-        fx, fy = x - left, y - top
-        upper = (self.image * height + top) * width
-        lower = (self.image * height + bottom) * width
+        fx = x - left
+        fy = y - top
+        first = self.image * height
+        upper = (first + top) * width
+        lower = (first + bottom) * width
         corners = [upper + left, upper + right, lower + left, lower + right]
         weights = [(1 - fy) * (1 - fx), (1 - fy) * fx, fy * (1 - fx), fy * fx]
         weight = torch.stack(weights, 1) * self.weight[:, None]
         index = torch.stack(corners, 1).flatten().int()
-        return GatherTable(4 * self.ptr, index, weight.flatten(), self.images * height * width)
+        columns = self.images * height * width
+        return GatherTable(4 * self.ptr, index, weight.flatten(), columns)
 
     def _taps(self, size: MapSize, kernel: int) -> GatherTable:
         height, width = size
-        x, y = _pixel(self.uv.index_select(0, self.used), size)
+        uv = self.uv.index_select(0, self.used)
+        x, y = _pixel(uv, size)
         columns, column_weight = _tap_axis(x, width, kernel)
         lines, line_weight = _tap_axis(y, height, kernel)
-        first = self.image.index_select(0, self.used) * height
+        image = self.image.index_select(0, self.used)
+        first = image * height
         share = self.weight.index_select(0, self.used)
         # All of [P, k, k, 2, 2]: pair, tap row, tap column, upper and lower, left and right pixel.
         lines = (first[:, None, None] + lines)[:, :, None, :, None]
@@ -155,12 +165,14 @@ class PixelLinks:
         """Pixels and weights [U, taps, 2, 2] of the used pairs -> rows (point, tap)."""
         pairs, taps = index.shape[:2]
         count = len(self.rows)
-        columns = self.images * size[0] * size[1]
+        height, width = size
+        columns = self.images * height * width
         if pairs == count:  # one for each point, already in order
             ptr = torch.arange(0, 4 * taps * count + 1, 4, device=index.device)
             return GatherTable(ptr, index.flatten().int(), weight.flatten(), columns)
-        rank = self.in_sight.cumsum(0) - 1
-        rank = rank.index_select(0, self.point.index_select(0, self.used))
+        number = self.in_sight.cumsum(0) - 1  # of each point among those in sight
+        point = self.point.index_select(0, self.used)
+        rank = number.index_select(0, point)
         rows = rank[:, None] * taps + torch.arange(taps, device=rank.device)
         entries = rows[:, :, None].expand(-1, -1, 4).flatten()
         return GatherTable.from_entries(

@@ -75,7 +75,8 @@ class SPVCNN(nn.Module):
         """Logits [SV, num_classes] in the batch's voxel order; stages = encoder outputs, decoder outputs."""
         x0 = self.stem(SparseTensor.of(batch.cells, batch.feats))
         z0 = devoxelize(x0)
-        skips, stages = [x0], []
+        skips = [x0]
+        stages: list[SparseTensor] = []
         x = voxel_mean(x0, z0)
         for stage in range(len(self.vox_downs)):
             x = self.encode(stage, x, batch)
@@ -84,7 +85,8 @@ class SPVCNN(nn.Module):
             skips.append(x)
             stages.append(x)
         skips.pop()
-        z1 = (devoxelize(x) if fusion is None else fused) + self.point_transforms[0](z0)
+        deepest = devoxelize(x) if fusion is None else fused
+        z1 = deepest + self.point_transforms[0](z0)
         y = self._up(self._to_voxels(x, z1), (0, 1), skips, stages)
         z2 = devoxelize(y) + self.point_transforms[1](z1)
         y = self._up(self._to_voxels(y, z2), (2, 3), skips, stages)
@@ -100,8 +102,13 @@ class SPVCNN(nn.Module):
         return voxels.replace(self.dropout(voxels.feats))
 
     def _up(
-        self, y: SparseTensor, indices: tuple[int, ...], skips: list, stages: list
+        self,
+        y: SparseTensor,
+        indices: tuple[int, ...],
+        skips: list[SparseTensor],
+        stages: list[SparseTensor],
     ) -> SparseTensor:
+        """Some of the decoder's stages; each takes the last of ``skips`` and is added to ``stages``."""
         for i in indices:
             y = self.vox_ups[i](y, skips.pop())
             stages.append(y)
