@@ -95,14 +95,13 @@ def reordered(batch: Batch, order: Tensor) -> Batch:
         point=cells.point[order],
         labels=cells.labels[order],
         of_point=of_point,
-        tables={},
     )
     return replace(batch, cells=moved)
 
 
 def with_coords(batch: Batch, coords: Tensor) -> Batch:
     """The same batch with its cells elsewhere."""
-    return replace(batch, cells=replace(batch.cells, coords=coords, tables={}))
+    return replace(batch, cells=replace(batch.cells, coords=coords))
 
 
 def with_visible(batch: Batch, visible: Tensor) -> Batch:

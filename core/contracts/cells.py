@@ -42,6 +42,10 @@ class Partition(Protocol):
     def axes(self) -> int:
         """Coordinates of a cell."""
 
+    @property
+    def relative(self) -> bool:
+        """Whether coordinates count from the smallest of each view, so that a part of one is counted anew."""
+
     def index(self, xyz: np.ndarray, sensor: Sensor) -> tuple[np.ndarray, np.ndarray | None]:
         """Cell i32 [N, D] of each point, and bool [N] whether it has one (None = all have)."""
 
@@ -78,7 +82,7 @@ class Cells:
     point: Tensor
     labels: Tensor
     offsets: Tensor
-    tables: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+    tables: dict[Any, Any] = field(init=False, default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.coords)

@@ -85,15 +85,15 @@ class Points:
         A column that only some parts have is 0 (no class, no instance, not pasted) in the others; its type is that of
         the first part that has it.
         """
+        names = dict.fromkeys(name for part in parts for name in part)
         filled = [part for part in parts if len(part)]
-        if len(filled) <= 1:
-            return filled[0] if filled else parts[0]
-        names = dict.fromkeys(name for part in filled for name in part)
+        if len(filled) == 1 and set(filled[0]) == set(names):
+            return filled[0]
         joined: dict[str, np.ndarray] = {}
         for name in names:
-            example = next(part[name] for part in filled if name in part)
+            example = next(part[name] for part in parts if name in part)
             pieces = []
-            for part in filled:
+            for part in filled or parts:
                 column = part.get(name)
                 if column is None:
                     column = np.zeros((len(part), *example.shape[1:]), example.dtype)

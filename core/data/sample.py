@@ -94,7 +94,7 @@ class Recipe:
         grouping = self._grouped(xyz, kept, sensor, scan.token)
         limit = self.config.max_voxels
         if self.training and rng is not None and limit is not None and len(grouping) > limit:
-            grouping = _crop(grouping, limit, rng, shift=self.partition.name == "voxels")
+            grouping = _crop(grouping, limit, rng, shift=self.partition.relative)
         points = self._columns(scan, xyz)
         sample = Sample(
             token=scan.token,

@@ -219,10 +219,16 @@ class Method(nn.Module, ABC):
         return not name.removeprefix(STUDENT).startswith(self.trainable)
 
     def train(self, mode: bool = True) -> Self:
-        """Switch to training, but for what is frozen: that stays in evaluation mode."""
+        """Switch to training, but for what is frozen: that stays in evaluation mode.
+
+        A module with a part that learns is in training itself.
+        """
         super().train(mode)
+        learning = [STUDENT + beginning for beginning in self.trainable or ()]
         for name, module in self.named_modules():
-            if name and self.is_frozen(name + "."):
+            beginning = f"{name}."
+            holds_learning = any(part.startswith(beginning) for part in learning)
+            if name and self.is_frozen(beginning) and not holds_learning:
                 module.training = False
         return self
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -55,3 +57,4 @@ def test_what_is_derived_from_cells_stays_on_its_device() -> None:
     batch = collate(samples(1))
     batch.cells.tables["maps"] = "made here"
     assert batch.to("cpu").cells.tables == {}
+    assert replace(batch.cells, coords=batch.cells.coords + 1).tables == {}

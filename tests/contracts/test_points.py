@@ -43,6 +43,9 @@ def test_a_join_fills_what_a_part_lacks_with_zero() -> None:
     assert joined["motion"].tolist() == [[1] * 3, [1] * 3, [0] * 3]
     assert joined["motion"].dtype == np.float16
     assert Points.join(first) is first and Points.join(first, table(0)) is first
+    empty = table(0, score=np.zeros(0, np.float32))
+    assert Points.join(first, empty)["score"].tolist() == [0, 0]
+    assert len(Points.join(table(0), table(0))) == 0
 
 
 def test_columns_come_and_go() -> None:

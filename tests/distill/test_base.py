@@ -150,3 +150,17 @@ def test_rows_of_a_shared_view_are_the_students() -> None:
     Student.tokens = ("other",)
     with pytest.raises(UserError, match="different scans"):
         output.rows_for(Student())
+
+
+def test_a_module_with_a_part_that_learns_is_in_training() -> None:
+    """What it does in training alone (LidarCamera decodes its images) must not stop when one head of it is trained."""
+    method = Beside()
+    method.freeze(["head.1."])
+    method.train()
+    assert learning(method) == {"student.head.1.weight", "student.head.1.bias"} | {
+        "extra.weight",
+        "extra.bias",
+    }
+    assert method.student.training and method.student.head.training
+    assert method.student.head[1].training and not method.student.head[0].training
+    assert not method.student.stem.training and not method.student.stem[1].training

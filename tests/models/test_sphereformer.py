@@ -87,7 +87,6 @@ def join(a: Batch, b: Batch) -> Batch:
         a.cells,
         coords=torch.cat([a.coords, b.coords + torch.tensor([1, 0, 0, 0], dtype=torch.int32)]),
         point=torch.cat([a.cells.point, b.cells.point + len(a.points["xyz"])]),
-        tables={},
     )
     moved = {
         "xyz": b.points["xyz"] + torch.tensor([7.3, -4.1, 0.7]),

@@ -19,10 +19,11 @@ class PartitionSection(Section, ABC):
     """Base of the ``data.partition:`` sections; see :class:`core.contracts.Partition`.
 
     A subclass has a literal field ``name``, ``axes`` and :meth:`index`; the rest has defaults. Coordinates are not
-    negative and below 2^21.
+    negative and below 2^21; ``relative`` ones count from the smallest of the view.
     """
 
     axes: ClassVar[int] = 3
+    relative: ClassVar[bool] = False
 
     name: str = Field(description="the partition")
 

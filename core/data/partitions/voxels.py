@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numba
 import numpy as np
@@ -19,6 +19,8 @@ _AXIS_BITS = 21  # three axes fill a 64-bit key
 
 class Voxels(PartitionSection):
     """``round(x / size)``, half to even, minus the view's smallest index on each axis."""
+
+    relative: ClassVar[bool] = True
 
     name: Literal["voxels"] = Field("voxels", description="cubes of one edge")
     size: float = Field(0.05, gt=0, description="m, edge of a voxel")
