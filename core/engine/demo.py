@@ -65,7 +65,7 @@ STEPS = (
         "a town of 60 scans with six cameras",
         {"town": f"prepare_synthetic.py {WORLD} --scenes 6 --keyframes 10 --workers 2"},
         (f"{WORLD}/synthetic.json",),
-        0.4,
+        0.3,
     ),
     Step(
         "its objects, which are pasted into other scans",
@@ -238,7 +238,7 @@ def named(name: str, line: str) -> str:
 
 
 def _summary(seconds: float) -> str:
-    miou = {name: 100 * read_json(ROOT / path)["miou"] for name, path in SCORES.items()}
+    miou = {name: read_json(ROOT / path)["miou"] for name, path in SCORES.items()}  # percent
     gain = miou["student"] - miou["no_teacher"]
     return (
         f"teacher {miou['teacher']:.1f}, student without it {miou['no_teacher']:.1f}, with it "

@@ -11,6 +11,7 @@ from core.engine import demo
 from core.engine.demo import STEPS, Step, named, plan
 from core.engine.run.run_dir import flatten
 from core.errors import UserError
+from core.io import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -50,6 +51,16 @@ def test_two_students_are_done_when_both_are(machine: Path) -> None:
     assert not students.done
     make(machine, students)
     assert students.done and not STEPS[4].done, "the report is made anew"
+
+
+def test_the_last_line_tells_the_three_scores_and_the_gain(machine: Path) -> None:
+    for name, miou in (("teacher", 60.5), ("no_teacher", 40.25), ("student", 50.0)):
+        write_json(machine / demo.SCORES[name], {"miou": miou})
+    line = demo._summary(90.0)
+    assert line.startswith(
+        "teacher 60.5, student without it 40.2, with it 50.0 mIoU (+9.8; one seed)"
+    )
+    assert line.endswith("1.5 minutes")
 
 
 def test_this_machine_is_measured() -> None:
