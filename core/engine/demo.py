@@ -114,7 +114,7 @@ class Plan:
 
     def __str__(self) -> str:
         numbers = "bf16" if native_bf16() else "fp32"
-        text = f"about {max(self.minutes, 1):.0f} minutes on {usable_cores()} cores in {numbers}"
+        text = f"about {max(self.minutes, 1):.0f} min on {usable_cores()} cores in {numbers}"
         if self.first_score is not None:
             text += f", the first score after {max(self.first_score, 1):.0f}"
         return text
@@ -255,9 +255,11 @@ def main() -> None:
     argparse.ArgumentParser(prog="python -m core.engine.demo", description=__doc__).parse_args()
     started = time.perf_counter()
     todo = plan()
-    _say("demo: " + "; ".join(step.title for step in STEPS))
     until = datetime.now() + timedelta(minutes=todo.minutes)
-    _say(f"{todo}: until {until:%H:%M}. Stopped or killed, 'make demo' goes on where it was")
+    _say(f"{todo}, until {until:%H:%M}:")
+    for number, step in enumerate(STEPS, 1):
+        _say(f"  {number}. {step.title}{' (done)' if step.done else ''}")
+    _say("Stopped or killed, 'make demo' goes on where it was.")
     for number, step in enumerate(STEPS, 1):
         _say(f"\nstep {number}/{len(STEPS)}: {step.title}")
         _run(step)
