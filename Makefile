@@ -39,7 +39,7 @@ demo: setup ## from nothing to teacher, student and report, without GPU or data 
 	@$(BIN)/python -m core.engine.demo
 
 test: setup ## all CPU tests
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 lint: setup ## style, layers and cycles, types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
