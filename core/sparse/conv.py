@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from core.errors import UserError
-from core.sparse.backends import convolve
+from core.sparse.backends import check_channels, convolve
 from core.sparse.maps import KernelMap, coarser, kernel_map, triple
 from core.sparse.tensor import SparseTensor, Stride
 
@@ -101,9 +101,13 @@ class Conv3d(nn.Module):
 
         Args:
             residual: [V', Cout], added to the result before it is rectified.
+
+        Raises:
+            UserError: ``x`` has another number of channels than the layer takes.
         """
         feats: Tensor = x.feats
         kernel: Tensor = self.kernel
+        check_channels(feats, kernel)
         device = feats.device.type
         if torch.is_autocast_enabled(device) and feats.dtype != torch.float64:
             dtype = torch.get_autocast_dtype(device)

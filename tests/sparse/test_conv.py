@@ -114,6 +114,17 @@ def test_transposed_without_partner_is_refused():
         )
 
 
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_other_channels_than_the_kernels_are_refused(kernel):
+    conv = Conv3d(4, 8, kernel)
+    x = scene(20, 3, dtype=torch.float32)
+    with pytest.raises(UserError, match=r"\[20, 3\], but the kernel takes 4 channels"):
+        conv(x)
+    kmap = kernel_map(x.cache, (1, 1, 1), (3, 3, 3), (1, 1, 1), (1, 1, 1))
+    with pytest.raises(UserError, match="4 channels"):
+        convolve(x.feats, torch.zeros(27, 4, 8), None, kmap)
+
+
 @pytest.mark.parametrize("isa", ["generic", "avx2", "avx512", "avx512bf16"])
 @pytest.mark.parametrize(
     "dtype, tolerance", [(torch.float32, 2e-5), (torch.bfloat16, 2e-2), (torch.float16, 3e-3)]

@@ -15,7 +15,7 @@ from torch import Tensor
 from core.errors import UserError
 from core.sparse.maps import KernelMap
 
-__all__ = ["BACKENDS", "convolve", "get_backend", "set_backend"]
+__all__ = ["BACKENDS", "check_channels", "convolve", "get_backend", "set_backend"]
 
 BACKENDS = {
     "native": "core.sparse.backends.native",
@@ -48,6 +48,21 @@ def get_backend() -> str:
     return name
 
 
+def check_channels(x: Tensor, kernel: Tensor) -> None:
+    """Refuse features [n, C] whose C is not the kernel's Cin, [..., Cin, Cout].
+
+    Raises:
+        UserError: they differ.
+    """
+    wanted = kernel.shape[-2]
+    if x.dim() != 2 or x.shape[1] != wanted:
+        raise UserError(
+            f"the features are {list(x.shape)}, but the kernel takes {wanted} channels",
+            where="sparse convolution",
+            cure="Give the network the columns that it was built for (data.features)",
+        )
+
+
 def convolve(
     x: Tensor,
     kernel: Tensor,
@@ -68,7 +83,11 @@ def convolve(
 
     Returns:
         [n_out, Cout], dtype of x.
+
+    Raises:
+        UserError: ``x`` has another number of channels than the kernel.
     """
+    check_channels(x, kernel)  # compiled engines read as many values per row as the kernel says
     engine = import_module(BACKENDS[backend or get_backend()])
     plain = residual is None and not relu
     inputs = (x, kernel, bias, residual)
