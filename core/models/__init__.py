@@ -9,6 +9,7 @@ from torch import nn
 from core.config import Config, Section
 from core.data import COLUMN_WIDTHS, DataConfig
 from core.errors import UserError
+from core.models.probe import Inputs, set_inputs
 from core.registry import look_up
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "NetworkClass",
     "Pretrained",
     "build_model",
+    "column_widths",
     "input_width",
     "model_class",
     "model_section",
@@ -79,6 +81,7 @@ def build_model(config: Config, num_classes: int, *, pretrained: bool = True) ->
         UserError: unknown model or option, or a file of weights that is missing, damaged or another network's.
     """
     model = model_class(config)(model_section(config), num_classes)
+    set_inputs(model, Inputs(config.parse(DataConfig, "data"), column_widths(config)))
     if pretrained and isinstance(model, Pretrained):
         model.load_pretrained()
     return model
@@ -125,10 +128,7 @@ def input_width(config: Config) -> int:
         UserError: a feature that no column has.
     """
     data = config.parse(DataConfig, "data")
-    widths = dict(COLUMN_WIDTHS)
-    columns = config.tree.get("dataset", {}).get("columns") or {}
-    for name, column in columns.items():
-        widths[name] = column.get("channels", 1)
+    widths = column_widths(config)
     for name in data.features:
         if name not in widths:
             raise UserError(
@@ -137,6 +137,15 @@ def input_width(config: Config) -> int:
                 cure=f"Columns are {', '.join(widths)}; dataset.columns adds others from disk",
             )
     return sum(widths[name] for name in data.features)
+
+
+def column_widths(config: Config) -> dict[str, int]:
+    """Values per point of every column that networks may read, those of ``dataset.columns`` included."""
+    widths = dict(COLUMN_WIDTHS)
+    columns = config.tree.get("dataset", {}).get("columns") or {}
+    for name, column in columns.items():
+        widths[name] = column.get("channels", 1)
+    return widths
 
 
 def _check_partition(kind: NetworkClass, config: Config) -> None:

@@ -18,18 +18,18 @@ from core.data.sampler import SampleKey
 from core.datasets import build_dataset, dataset_class
 from core.errors import EXIT_USER_ERROR, UserError
 from core.models import build_model
-from core.models.probe import random_batch
+from core.models.probe import inputs_of, random_batch
 from core.sparse import Conv3d, SparseTensor
 
 __all__ = ["count_macs", "main"]
 
 
-def sample_batch(config: Config, num_classes: int) -> tuple[Batch, str]:
+def sample_batch(config: Config, model: nn.Module) -> tuple[Batch, str]:
     """The first training sample, or a random scan where the data set is not on disk; and which of the two."""
     try:
         samples = ScanSamples(build_dataset(config, "train"), config.parse(DataConfig, "data"))
     except UserError as error:
-        return random_batch(), f"a random scan, for {error}"
+        return random_batch(inputs=inputs_of(model)), f"a random scan, for {error}"
     sample = samples[SampleKey(0, 0, False)]
     return collate([sample]), f"scan {sample.token}"
 
@@ -110,7 +110,7 @@ def main() -> None:
         reader = dataset_class(config)
         num_classes = reader.label_space(config.parse(reader.Config, "dataset")).num_classes
         model = build_model(config, num_classes, pretrained=False)
-        batch, what = sample_batch(config, num_classes)
+        batch, what = sample_batch(config, model)
     except UserError as error:
         if args.debug:
             raise

@@ -9,11 +9,12 @@ from data_fakes import forward_camera, make_scan
 
 from core.config import Config
 from core.contracts import Batch
-from core.data import DataConfig, collate, make_sample
+from core.data import COLUMN_WIDTHS, DataConfig, collate, make_sample
 from core.distill import METHODS, TeacherOutput, method_class
 from core.labels import NUSCENES
 from core.losses import CrossEntropyLovasz
 from core.models import MODELS, build_model, model_class
+from core.models.probe import Inputs, random_batch
 
 NETWORKS = {
     "minkunet": {"cr": 0.125},
@@ -45,10 +46,13 @@ def combinations() -> list[tuple[str, str, str]]:
     return found
 
 
-def make_config(network: str, partition: str, method: str) -> Config:
+def make_config(
+    network: str, partition: str, method: str, features: tuple[str, ...] = ("xyz", "intensity")
+) -> Config:
+    data = {"partition": PARTITIONS[partition], "augment": None, "images": True}
     return Config(
         {
-            "data": {"partition": PARTITIONS[partition], "augment": None, "images": True},
+            "data": {**data, "features": list(features)},
             "model": {"name": network, **NETWORKS[network]},
             "distill": {"name": method, **METHOD_OPTIONS[method]},
         }
@@ -94,6 +98,43 @@ def test_one_step(network: str, partition: str, method: str) -> None:
             assert parameter.grad.isfinite().all(), name
     touched = [p for p in student.parameters() if p.grad is not None and p.grad.abs().sum() > 0]
     assert len(touched) > 0.5 * len(list(student.parameters()))
+
+
+def widths_of(network: str, partition: str, method: str, features: tuple[str, ...]) -> list[int]:
+    """Numbers of parameters of what a method learns beside a network of these features."""
+    config = make_config(network, partition, method, features)
+    config.tree["dataset"] = {"columns": {"colour": {"path": "{token}.npy", "channels": 3}}}
+    kind = method_class(config)
+    settings = config.parse(kind.Config, "distill")
+    student, teacher = (build_model(config, 17, pretrained=False) for _ in range(2))
+    module = kind(settings, student, teacher, CrossEntropyLovasz())
+    counts = []
+    for name, parameter in module.named_parameters():
+        if not name.startswith("student."):
+            counts.append(parameter.numel())
+    return counts
+
+
+@pytest.mark.parametrize(
+    ("network", "partition", "method"),
+    [("twodpass", "voxels", "2dpass"), ("spvcnn", "voxels", "u2mkd")],
+)
+@pytest.mark.parametrize("features", [("xyz",), ("xyz", "intensity", "distance", "colour")])
+def test_a_method_looks_at_networks_of_any_columns(
+    network: str, partition: str, method: str, features: tuple[str, ...]
+) -> None:
+    usual = widths_of(network, partition, method, ("xyz", "intensity"))
+    assert usual and widths_of(network, partition, method, features) == usual
+
+
+@pytest.mark.parametrize("partition", PARTITIONS)
+def test_a_random_scan_has_the_cells_and_columns_of_the_network(partition: str) -> None:
+    data = DataConfig.model_validate(
+        {"partition": PARTITIONS[partition], "features": ["xyz", "distance", "colour"]}
+    )
+    batch = random_batch(300, inputs=Inputs(data, {**COLUMN_WIDTHS, "colour": 3}))
+    assert batch.cells.partition == data.cells and batch.feats.shape[1] == 7
+    assert len(batch.coords) > 100
 
 
 def test_two_networks_on_a_batch_share_its_kernel_maps() -> None:

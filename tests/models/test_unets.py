@@ -299,7 +299,7 @@ def folder_config(tmp_path: Path) -> str:
 
 
 def test_command_lists_modules_parameters_and_macs(folder_config, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(command, "random_batch", lambda: random_batch(200))
+    monkeypatch.setattr(command, "random_batch", lambda inputs: random_batch(200, 0, inputs))
     monkeypatch.setattr(sys, "argv", ["core.models", folder_config, "--model.cr", "0.5"])
     command.main()
     text = capsys.readouterr().out
