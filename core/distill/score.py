@@ -10,7 +10,9 @@ from typing import Literal
 from core.config.explain import did_you_mean
 from core.errors import UserError
 
-__all__ = ["LAST", "LOSS", "MIOU", "Score"]
+__all__ = ["IOU", "LAST", "LOSS", "MIOU", "Score"]
+
+IOU = "iou/val/vox"  # over points, whatever its name says: scalars.jsonl of all runs have it
 
 _KEY = "eval.select"
 
@@ -36,9 +38,9 @@ class Score:
         if self.kind == "loss":
             return "val_loss/total"
         if not self.classes:
-            return "iou/val/vox"
+            return IOU
         if len(self.classes) == 1:
-            return f"iou/val/vox/{self.classes[0]}"
+            return f"{IOU}/{self.classes[0]}"
         return "iou/val/selected"
 
     @property

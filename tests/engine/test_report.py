@@ -275,11 +275,13 @@ def test_curves_choose_scores_and_leave_out_what_is_not_finite() -> None:
             "iou/val/vox/car": 80.0,
         },
         {"global_step": 3, "epoch_num": 2, "loss/total": "?", "iou/val/vox": 50.0},
+        {"global_step": 3, "epoch_num": 2, "val_loss/total": 1.5},
     ]
     figures = curves(history)
     assert re.findall(r"<figcaption>([^<]*)", figures) == [
         "Training loss",
         "Loss terms",
+        "Loss on the validation split",
         "mIoU on the validation split, %",
         "Learning rate",
     ]

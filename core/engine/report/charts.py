@@ -168,22 +168,24 @@ def line_chart(title: str, series: Sequence[Series], x_label: str = "step") -> s
 
 
 def curves(history: Sequence[Mapping[str, Any]]) -> str:
-    """Loss, mean IoU and learning rate of a training.
+    """Losses, mean IoU and learning rate of a training.
 
     Args:
         history: parsed lines of ``scalars.jsonl``: ``global_step`` and named numbers. Scores are the ``iou...`` scalars
             that are not a class's own (``iou/val/vox``, not ``iou/val/vox/car``). Non-finite values are left out.
 
     Returns:
-        up to four ``<figure>`` elements; empty when there is nothing to draw.
+        up to five ``<figure>`` elements; empty when there is nothing to draw.
     """
     columns = _columns(history)
     total = [name for name in columns if name in ("loss", "loss/total")]
     terms = [name for name in columns if name.startswith("loss/") and name not in total]
+    held_out = [name for name in columns if name.startswith("val_loss/")]
     rates = [name for name in columns if name == "lr" or name.startswith("lr/")]
     groups = {
         "Training loss": total,
         "Loss terms": terms,
+        "Loss on the validation split": held_out,
         "mIoU on the validation split, %": _mean_scores(list(columns)),
         "Learning rate": rates,
     }

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from core.datasets.base import ScanDataset
 from core.distill import Score
+from core.distill.score import IOU
 from core.engine.run.context import Context
 from core.engine.run.distributed import sum_over_ranks
 from core.engine.score.evaluation import score_network
@@ -18,8 +19,6 @@ from core.engine.train.trainer import Trainer
 from core.metrics import Confusion
 
 __all__ = ["validation"]
-
-_IOU = "iou/val/vox"  # over points, whatever its name says: scalars.jsonl of all runs have it
 
 
 def validation(
@@ -49,12 +48,12 @@ def validation(
 
 def named_ious(confusion: Confusion, classes: tuple[str, ...], score: Score) -> dict[str, float]:
     """Mean IoU and that of each class present, in percent; the mean over ``score.classes`` if those are several."""
-    named = {_IOU: 100 * confusion.miou()}
+    named = {IOU: 100 * confusion.miou()}
     present = {}
     for name, iou in zip(classes[1:], confusion.iou().tolist()[1:]):
         if not math.isnan(iou):
             present[name] = 100 * iou
-            named[f"{_IOU}/{name}"] = 100 * iou
+            named[f"{IOU}/{name}"] = 100 * iou
     if score.classes:
         chosen = [present[name] for name in score.classes if name in present]
         named[score.scalar] = math.nan
