@@ -87,8 +87,24 @@ def test_other_voxels_cannot_be_shared(config, teacher, tmp_path) -> None:
     with pytest.raises(UserError) as caught:
         train_student(World(), other, tmp_path / "run")
     message = str(caught.value)
-    assert "data.voxel_size is 0.2 for the student and 0.4 for the teacher" in message
+    assert "data.partition is {'name': 'voxels', 'size': 0.2} for the student" in message
+    assert "'size': 0.4} for the teacher" in message
     assert "teacher.view" in message and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("prefix", ["--data", "--teacher.data"])
+def test_cells_count_whichever_key_names_them(config, teacher, prefix, tmp_path) -> None:
+    shared = ("--teacher.view", "shared")
+    same = load_config(config, ["--distill.name", "u2mkd", "--teacher_pretrain", str(teacher)])
+    same.override(shared)
+    del same.tree["data"]["voxel_size"]
+    if prefix != "--data":
+        same.tree["data"]["voxel_size"] = 0.4
+    same.override([f"{prefix}.partition", "{name: voxels, size: 0.4}"])
+    assert isinstance(trainer_of(same, tmp_path).source, SharedView)
+    same.override([f"{prefix}.partition", "{name: voxels, size: 0.8}"])
+    with pytest.raises(UserError, match=r"partition.*size.*0\.8.*size.*0\.4"):
+        trainer_of(same, tmp_path)
 
 
 def test_augmentation_is_the_students(config, teacher, tmp_path) -> None:

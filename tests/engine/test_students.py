@@ -139,7 +139,10 @@ def trainer_of(config: Config, path: Path):
             "key 'teacher.model.cr' is 2.0, but the teacher was trained with 0.25",
         ),
         (["teacher.model.name=minkunet"], "key 'teacher.model.name' is 'minkunet'"),
-        (["teacher.data.voxel_size=0.1"], "key 'teacher.data.voxel_size' is 0.1 m, but .* 0.4 m"),
+        (
+            ["teacher.data.voxel_size=0.1"],
+            r"key 'teacher.data.voxel_size' asks for .*0\.1.*, but .*0\.4",
+        ),
         (["teacher.dat.voxel_size=0.1"], "did you mean 'data'"),
         (["distill.w_kll=1"], "did you mean 'w_kl'"),
         (["distill.name=u2mk"], "Did you mean 'u2mkd'"),

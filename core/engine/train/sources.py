@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 from torch import nn
 
@@ -30,6 +31,7 @@ _DRAWS = {
     "on_bad_sample",
 }
 _IMAGES = {"images", "image_size", "planes"}
+_CELLS = {"partition", "voxel_size"}  # two ways to say what DataConfig.cells is
 
 
 class TeacherSource(ABC):
@@ -150,8 +152,10 @@ def teacher_source(context: Context, teacher: FrozenTeacher | None) -> TeacherSo
 
 
 def _check_same_cells(student: DataConfig, teacher: FrozenTeacher) -> None:
-    skipped = _DRAWS if teacher.data.images else _DRAWS | _IMAGES
-    ours, theirs = student.model_dump(exclude=skipped), teacher.data.model_dump(exclude=skipped)
+    skipped = _DRAWS | _CELLS
+    if not teacher.data.images:
+        skipped |= _IMAGES
+    ours, theirs = _read_values(student, skipped), _read_values(teacher.data, skipped)
     differing = [
         f"data.{key} is {value!r} for the student and {theirs[key]!r} for the teacher"
         for key, value in ours.items()
@@ -163,3 +167,8 @@ def _check_same_cells(student: DataConfig, teacher: FrozenTeacher) -> None:
             where=f"key 'teacher.view' and {teacher.checkpoint}",
             cure="Give the student the teacher's data section, or set teacher.view: own",
         )
+
+
+def _read_values(data: DataConfig, skipped: set[str]) -> dict[str, Any]:
+    """The keys that say what a network reads, with the cells as one of them."""
+    return {"partition": data.cells.model_dump()} | data.model_dump(exclude=skipped)

@@ -25,6 +25,7 @@ from core.models import build_model
 __all__ = ["FrozenTeacher", "load_teacher"]
 
 KEY = "teacher_pretrain"
+_CELLS = ("partition", "voxel_size")  # two ways to say what DataConfig.cells is
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,9 @@ def load_teacher(config: Config, labels: LabelSpace, device: torch.device) -> Fr
         )
     own = Config(tree=_copy(identity["config"]), source=f"configuration in {path}")
     _compare_model(section.model, own.tree["model"], config, path)
-    _compare_voxels(section.data, own, config, path)
-    own.merge(section.data, config.origin("teacher.data"), "data")
+    _compare_cells(section.data, own, config, path)
+    values = {key: value for key, value in section.data.items() if key not in _CELLS}
+    own.merge(values, config.origin("teacher.data"), "data")
     _warn_of_sweeps(own, config)
     network = build_model(own, labels.num_classes, pretrained=False)
     load_weights(network, state["model"], f"{path}, key '{KEY}'")
@@ -115,13 +117,22 @@ def _same(a: Any, b: Any) -> bool:
     return math.isclose(a, b) if numbers else a == b
 
 
-def _compare_voxels(data: dict[str, Any], own: Config, config: Config, path: Path) -> None:
-    trained = own.parse(DataConfig, "data").voxel_size
-    if "voxel_size" in data and not math.isclose(data["voxel_size"], trained):
+def _compare_cells(data: dict[str, Any], own: Config, config: Config, path: Path) -> None:
+    """Refuse other cells than those the teacher was trained with, whichever key names them."""
+    given = {key: data[key] for key in _CELLS if key in data}
+    if not given:
+        return
+    trained = own.parse(DataConfig, "data")
+    if given.get("partition") is None:
+        given.setdefault("voxel_size", trained.voxel_size)
+    source = config.origin("teacher.data")
+    wanted = Config(tree={"data": given}, source=source).parse(DataConfig, "data").cells
+    if wanted != trained.cells:
+        key = "partition" if "partition" in data else "voxel_size"
         raise UserError(
-            f"key 'teacher.data.voxel_size' is {data['voxel_size']} m, but the teacher was trained with {trained} m",
-            where=f"{config.origin('teacher.data.voxel_size')} and {path}",
-            cure="Leave the key out; the teacher's view has its own voxels, the student's may differ",
+            f"key 'teacher.data.{key}' asks for {wanted!r}, but the teacher was trained with {trained.cells!r}",
+            where=f"{config.origin(f'teacher.data.{key}')} and {path}",
+            cure="Leave the key out; the teacher's view has its own cells, the student's may differ",
         )
 
 
