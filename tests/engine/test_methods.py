@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 
 from core.config import load_config
 from core.contracts import Batch
+from core.datasets.base import ScanFiles
+from core.datasets.folder import FolderDataset
 from core.distill import LOSS, METHODS, Method, Needs, TeacherOutput
 from core.engine.run.checkpoint import read_checkpoint
 from core.engine.run.distributed import World
@@ -140,7 +143,55 @@ def test_what_a_method_needs_is_asked_of_the_data(
     assert not (tmp_path / "run").exists()
 
 
+# --- labels ---------------------------------------------------------------------------------------------------------
+def test_a_method_that_learns_from_labels_refuses_to_go_without(config, tmp_path) -> None:
+    with pytest.raises(UserError, match=r"key 'dataset.use_labels'.*none are read"):
+        run(config, tmp_path / "run", "--dataset.use_labels", "false")
+    with pytest.raises(
+        UserError, match=r"no scan of the train split.*nothing to learn.*label_files:"
+    ):
+        run(config, tmp_path / "run", "--dataset.labels", "semantickitti")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_val_split_without_labels_cannot_be_scored(config, tmp_path, monkeypatch) -> None:
+    files = FolderDataset.files
+
+    def without_val(dataset: FolderDataset, index: int) -> ScanFiles:
+        found = files(dataset, index)
+        return replace(found, labels=None) if dataset.split == "val" else found
+
+    monkeypatch.setattr(FolderDataset, "files", without_val)
+    with pytest.raises(UserError, match=r"no scan of the val split.*nothing can be scored"):
+        run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_of_images_needs_them_in_evaluation(config, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(Toy.Config, "needs", Needs(images=True))
+    options = ("--data.images", "true", "--data.eval_images", "false", "--eval.select", "loss")
+    with pytest.raises(UserError, match=r"key 'eval.select'.*data.eval_images"):
+        run(config, tmp_path / "run", "--distill.name", "toy", *options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_damaged_first_scan_tells_nothing_of_the_scanner(tmp_path) -> None:
+    path = write_world(tmp_path / "scans")
+    (tmp_path / "scans" / "000.bin").write_bytes(b"damaged")
+    with pytest.raises(UserError, match=r"000.bin"):
+        run(path, tmp_path / "raise")
+    run(path, tmp_path / "skip", "--data.on_bad_sample", "skip")
+    identity = read_checkpoint(tmp_path / "skip" / "checkpoints" / "last.pt")["identity"]
+    assert identity["sensor"]["beams"] > 0
+
+
 # --- a method without labels ----------------------------------------------------------------------------------------
+def test_a_method_without_labels_needs_none(config, tmp_path) -> None:
+    options = ("--distill.name", "embedding", "--dataset.use_labels", "false")
+    run(config, tmp_path, *options)
+    assert RunDir(tmp_path).best().is_file()
+
+
 @pytest.fixture(scope="module")
 def embedding(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("embedding")

@@ -9,7 +9,9 @@ from typing import Any
 from loguru import logger
 
 from core.config import Config
+from core.data import DataConfig
 from core.data.sensor_record import SensorRecord
+from core.datasets import dataset_class
 from core.datasets.base import ScanDataset
 from core.distill import SUPERVISED, Method, Needs, Score, method_class
 from core.engine.run.context import Context
@@ -36,6 +38,8 @@ from core.io import read_json, sha256, write_json
 from core.metrics import EvaluationResult
 
 __all__ = ["build_trainer", "chosen_score", "train", "train_student", "train_teacher"]
+
+_TRIES = 5  # scans that are looked at for the scanner's record
 
 
 def train_teacher(
@@ -90,7 +94,12 @@ def train(world: World, config: Config, run_path: Path, *, profile: int | None =
     settings = config.parse(kind.Config, "distill")
     _check_data(context, settings.needs)
     train_set, val_set = context.dataset("train"), context.dataset("val")
+    if settings.needs.labels:
+        _check_labels(train_set, "so there is nothing to learn from")
+    if settings.needs.labels or kind.predicts_classes():
+        _check_labels(val_set, "so nothing can be scored")
     score = chosen_score(context, kind, val_set)
+    _check_score(context, settings.needs, score)
     teacher = None
     if settings.needs.teacher:
         teacher = load_teacher(config, train_set.labels, world.device)
@@ -145,7 +154,7 @@ def build_trainer(
         "classes": list(labels.classes),
         "config": config.tree,
         "number_type": context.experiment.amp.number_type(context.world.device.type),
-        "sensor": SensorRecord.of(train_set.load(0, cameras=False)).to_json(),
+        "sensor": _sensor_of(train_set, context.data),
     }
     if teacher is not None:
         identity["teacher"] = teacher.identity
@@ -172,7 +181,15 @@ def chosen_score(context: Context, kind: type[Method], val_set: ScanDataset) -> 
 
 
 def _check_data(context: Context, needs: Needs) -> None:
-    """Refuse a ``data:`` section without what the method learns from."""
+    """Refuse ``data:`` and ``dataset:`` sections without what the method learns from."""
+    config = context.config
+    reader = dataset_class(config)
+    if needs.labels and not config.parse(reader.Config, "dataset").use_labels:
+        raise UserError(
+            "this method learns from labels, and none are read",
+            where=f"{config.origin('dataset.use_labels')}, key 'dataset.use_labels'",
+            cure="Set dataset.use_labels: true, or choose a method that learns without labels",
+        )
     if needs.images and not context.data.images:
         raise UserError(
             "this method learns from images, and batches have none",
@@ -186,6 +203,45 @@ def _check_data(context: Context, needs: Needs) -> None:
             where=f"{context.config.origin('data.planes')}, key 'data.planes'",
             cure=f"Name them: data.planes: [{', '.join(needs.planes)}]",
         )
+
+
+def _check_labels(dataset: ScanDataset, consequence: str) -> None:
+    """Refuse a split of which no scan has labels."""
+    if any(dataset.files(index).labels is not None for index in range(len(dataset))):
+        return
+    if dataset.load(0, cameras=False).labels is not None:  # a reader may have them elsewhere
+        return
+    key, cure = "dataset", "Choose a split with labels"
+    if "label_files" in type(dataset.config).model_fields:
+        key = "dataset.label_files"
+        cure = 'Name the label files below the root, e.g. dataset: {label_files: "{stem}.label"}'
+    raise UserError(
+        f"no scan of the {dataset.split} split has labels, {consequence}",
+        where=f"{dataset.root}, key '{key}'",
+        cure=f"{cure} (only predicting? python evaluate.py … --predict FOLDER)",
+    )
+
+
+def _check_score(context: Context, needs: Needs, score: Score) -> None:
+    """Refuse to rank by losses that need images where evaluation has none."""
+    images = needs.images or bool(needs.planes)
+    if score.kind == "loss" and images and not context.data.eval_images:
+        raise UserError(
+            "this method's losses need images, and data.eval_images leaves them out on the val split",
+            where=f"{context.config.origin('data.eval_images')}, key 'eval.select'",
+            cure="Set data.eval_images: true, or another eval.select, e.g. miou",
+        )
+
+
+def _sensor_of(train_set: ScanDataset, data: DataConfig) -> dict[str, float] | None:
+    """What the first readable scan shows of the scanner; None where the first few are damaged and may be skipped."""
+    for index in range(min(_TRIES, len(train_set))):
+        try:
+            return SensorRecord.of(train_set.load(index, cameras=False)).to_json()
+        except UserError:
+            if data.on_bad_sample != "skip":
+                raise
+    return None
 
 
 def _open_run(context: Context, trainer: Trainer) -> dict[str, Any] | None:
