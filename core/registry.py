@@ -13,7 +13,7 @@ from core.config import Config
 from core.config.explain import did_you_mean
 from core.errors import UserError
 
-__all__ = ["load_entry", "look_up"]
+__all__ = ["load_entry", "look_up", "named_entry"]
 
 
 def look_up(registry: Mapping[str, str], config: Config, key: str, kind: str) -> Any:
@@ -38,6 +38,22 @@ def look_up(registry: Mapping[str, str], config: Config, key: str, kind: str) ->
             f"key '{key}' has the unknown value {name!r}",
             where=where,
             cure=did_you_mean(name, registry, f"Known {kind}"),
+        )
+    return load_entry(registry[name])
+
+
+def named_entry(registry: Mapping[str, str], name: str, kind: str) -> Any:
+    """The entry of this name, imported.
+
+    Args:
+        kind: what the entries are, in the singular, e.g. "format of predictions".
+
+    Raises:
+        UserError: the registry does not know the name.
+    """
+    if name not in registry:
+        raise UserError(
+            f"there is no {kind} '{name}'", cure=did_you_mean(name, registry, "Known names")
         )
     return load_entry(registry[name])
 

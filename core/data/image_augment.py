@@ -12,25 +12,10 @@ import numpy as np
 from core.data.config import ImageAugmentConfig
 from core.errors import UserError
 
-__all__ = ["augment_aligned", "augment_image", "crop", "flip", "jitter"]
+__all__ = ["augment_aligned", "crop", "flip", "jitter"]
 
 # image u8 [H, W, 3]; pixels f32 [V, 2] in [-1, 1]; visible bool [V]
 Link = tuple[np.ndarray, np.ndarray, np.ndarray]
-
-
-def augment_image(
-    image: np.ndarray,
-    pixels: np.ndarray,
-    visible: np.ndarray,
-    rng: np.random.Generator,
-    config: ImageAugmentConfig,
-) -> Link:
-    """Crop, jitter and mirror one camera's image, as far as ``config`` asks; see :func:`augment_aligned`.
-
-    Raises:
-        UserError: the image is smaller than the crop.
-    """
-    return augment_aligned(image, pixels, visible, {}, rng, config)[0]
 
 
 def augment_aligned(

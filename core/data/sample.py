@@ -23,6 +23,7 @@ from core.data.augment import UNCHANGED, Change, draw_change, draw_kept, move
 from core.data.config import AugmentConfig, DataConfig
 from core.data.image_augment import augment_aligned
 from core.data.mapping import majority_labels
+from core.datasets.columns import READ_COLUMNS
 from core.errors import UserError
 
 __all__ = [
@@ -36,7 +37,6 @@ __all__ = [
 
 # Columns every sample has that a network may read, and their values per point.
 COLUMN_WIDTHS = {"xyz": 3, "intensity": 1, "distance": 1, "lag": 1}
-_OF_READERS = {"xyz", "lag", "intensity", "label", "instance", "pasted"}
 
 
 @dataclass(frozen=True)
@@ -150,9 +150,10 @@ class Recipe:
             label = np.full(len(xyz), IGNORE, np.int64)
         else:
             label = labels.astype(np.int64)
-        extra = {
-            name: column for name, column in scan.points.columns.items() if name not in _OF_READERS
-        }
+        extra = {}
+        for name, column in scan.points.columns.items():
+            if name not in READ_COLUMNS:
+                extra[name] = column
         seen = scan.sensor.seen(scan.xyz)
         return Points(
             xyz=xyz,

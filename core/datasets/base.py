@@ -34,6 +34,7 @@ __all__ = [
     "SplitName",
     "check_split",
     "near_sensor",
+    "sequence_names",
 ]
 
 SplitName = Literal["train", "val", "test"]
@@ -221,6 +222,17 @@ class ScanDataset(ABC):
     def files(self, index: int) -> ScanFiles:
         """Files of scan ``index``, whether or not they exist."""
 
+    def num_points(self, index: int) -> int:
+        """Count the points of scan ``index``: from the size of its file, or by reading what is compressed.
+
+        Raises:
+            UserError: a scan that has to be read is missing or damaged.
+        """
+        path = self.files(index).points
+        if self.point_fields and path.suffix == ".bin":
+            return path.stat().st_size // (4 * self.point_fields)
+        return int(np.count_nonzero(self.read(index, cameras=False).keyframe))
+
     @abstractmethod
     def index_of(self, token: str) -> int:
         """Position of the scan called ``token``.
@@ -306,6 +318,21 @@ def check_split(split: str) -> SplitName:
     if split not in SPLITS:
         raise UserError(f"unknown split '{split}'", cure=f"Splits are {', '.join(SPLITS)}")
     return cast(SplitName, split)
+
+
+def sequence_names(value: object, digits: int) -> object:
+    """Names of sequences, alone or as keys: YAML reads an unquoted 08 as a number, which gets its zeros back."""
+    if isinstance(value, Mapping):
+        return {_with_zeros(name, digits): item for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_zeros(name, digits) for name in value]
+    return value
+
+
+def _with_zeros(name: object, digits: int) -> object:
+    if isinstance(name, int) or (isinstance(name, str) and name.isdecimal()):
+        return f"{int(name):0{digits}d}"
+    return name
 
 
 def near_sensor(points: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
 """What files of predicted classes look like, and what a benchmark takes as a submission.
 
-``FORMATS`` names them. A data set with a benchmark of its own has a class for it beside its reader, and a line here.
+A data set with a benchmark of its own has a class for it beside its reader, and a line in :mod:`core.names`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Any, ClassVar, cast
 
 import numpy as np
 
-from core.config.explain import did_you_mean
 from core.errors import UserError
 from core.labels import LabelSpace
-from core.registry import load_entry
+from core.names import BENCHMARKS, FORMATS
+from core.registry import load_entry, named_entry
 
 __all__ = [
     "BENCHMARKS",
@@ -27,12 +27,6 @@ __all__ = [
     "benchmark",
     "prediction_format",
 ]
-
-BENCHMARKS: dict[str, str] = {  # dataset.name -> module:class
-    "semantickitti": "core.datasets.semantickitti.benchmark:SemanticKITTIBenchmark",
-    "nuscenes": "core.datasets.nuscenes.benchmark:NuScenesBenchmark",
-}
-FORMATS: dict[str, str] = BENCHMARKS | {"npy": "core.datasets.benchmark:NumpyFormat"}
 
 
 class PredictionFormat(ABC):
@@ -137,12 +131,7 @@ def prediction_format(name: str) -> PredictionFormat:
     Raises:
         UserError: there is none.
     """
-    if name not in FORMATS:
-        raise UserError(
-            f"there is no format '{name}' of predictions",
-            cure=did_you_mean(name, FORMATS, "Formats"),
-        )
-    return cast(PredictionFormat, load_entry(FORMATS[name])())
+    return cast(PredictionFormat, named_entry(FORMATS, name, "format of predictions")())
 
 
 def benchmark(name: str) -> Benchmark:

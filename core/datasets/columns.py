@@ -18,10 +18,17 @@ from core.config import Section
 from core.contracts import Points, Scan
 from core.errors import UserError
 
-__all__ = ["Column", "add_columns", "column_file", "read_column"]
+__all__ = ["READ_COLUMNS", "Column", "add_columns", "column_file", "read_column"]
 
-# Columns that readers and samples make themselves.
-_TAKEN = ("xyz", "lag", "intensity", "label", "instance", "pasted", "distance")
+READ_COLUMNS = (
+    "xyz",
+    "lag",
+    "intensity",
+    "label",
+    "instance",
+    "pasted",
+)  # that readers make themselves
+_TAKEN = (*READ_COLUMNS, "distance")  # which samples make
 _DAMAGE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 
 

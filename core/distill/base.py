@@ -19,7 +19,15 @@ from core.errors import UserError
 from core.labels import LabelSpace
 from core.losses import CrossEntropyLovasz
 
-__all__ = ["COMPARED_EDGE", "Method", "Needs", "TeacherOutput", "compared_stage"]
+__all__ = [
+    "COMPARED_EDGE",
+    "STUDENT",
+    "Method",
+    "Needs",
+    "TeacherOutput",
+    "check_beginnings",
+    "compared_stage",
+]
 
 COMPARED_EDGE = (16, 16, 16)  # of the encoder stage whose features methods compare and caches keep
 STUDENT = "student."  # beginning of the deployed network's names among those of a method
@@ -204,7 +212,11 @@ class Method(nn.Module, ABC):
         """
         if trainable is not None:
             names = [name for name, _ in self.deployed.named_parameters()]
-            _check_beginnings(trainable, names)
+            check_beginnings(trainable, names, "key 'train.trainable'")
+            if not trainable:
+                raise UserError(
+                    "nothing would be trained", where="key 'train.trainable'", cure="Write all"
+                )
             self.trainable = tuple(trainable)
         for name, parameter in self.named_parameters():
             if self.is_frozen(name):
@@ -233,14 +245,20 @@ class Method(nn.Module, ABC):
         return self
 
 
-def _check_beginnings(beginnings: Sequence[str], names: Sequence[str]) -> None:
+def check_beginnings(beginnings: Sequence[str], names: Sequence[str], key: str) -> None:
+    """Check that each of ``beginnings`` is that of a weight's name.
+
+    Args:
+        key: that holds them, for the error.
+
+    Raises:
+        UserError: one begins no name.
+    """
     for beginning in beginnings:
         if not any(name.startswith(beginning) for name in names):
             known = sorted({name.split(".")[0] for name in names})
             raise UserError(
                 f"no weight's name begins with '{beginning}'",
-                where="key 'train.trainable'",
+                where=key,
                 cure=f"Names begin with {', '.join(known)}",
             )
-    if not beginnings:
-        raise UserError("nothing would be trained", where="key 'train.trainable'", cure="Write all")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.config import Config, load_config
 from core.engine.run import cli
+from core.names import CORRUPTION_PROFILES, FORMATS
 
 if TYPE_CHECKING:
     from core.engine.score.voting import Votes
@@ -84,9 +85,7 @@ def _add_predict_options(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder of the predictions; one that was begun is completed",
     )
-    parser.add_argument(
-        "--format", choices=("semantickitti", "nuscenes", "npy"), help="default: as the label space"
-    )
+    parser.add_argument("--format", choices=tuple(FORMATS), help="default: as the label space")
     parser.add_argument(
         "--point-fields", type=int, metavar="N", help="values per point in .bin files"
     )
@@ -112,7 +111,7 @@ def _add_robustness_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--benchmark",
         required=True,
-        choices=("semantickitti-c", "robo3d"),
+        choices=CORRUPTION_PROFILES,
         help="which corruptions, how severe",
     )
     parser.add_argument(
@@ -182,11 +181,27 @@ def read_evaluation(
         option = word.partition("=")[0]
         if option in elsewhere:
             parser.error(f"{option} goes with {' or '.join(elsewhere[option])}, not {args.command}")
+    _check_votes(parser, args)
     if args.command == "score" and args.votes > 1 and args.profile is not None:
         parser.error("--votes does not go with --profile")
     if args.command == "score" and args.profile is not None and (args.report or args.json):
         parser.error("--profile measures alone: neither --report nor --json go with it")
     return args, load_config(args.config, overrides)
+
+
+def _check_votes(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """One pass has nothing to vote on: options of votes are an error then."""
+    if args.votes != 1:
+        return
+    given = {
+        "--vote-mode": args.vote_mode != "fixed",
+        "--vote-flips": args.vote_flips,
+        "--vote-sum": args.vote_sum != "softmax",
+        "--vote-chunk": args.vote_chunk is not None,
+    }
+    for option, is_given in given.items():
+        if is_given:
+            parser.error(f"{option} needs --votes N with N > 1")
 
 
 def _translated(parser: argparse.ArgumentParser, argv: list[str]) -> list[str]:

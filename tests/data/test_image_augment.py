@@ -11,7 +11,7 @@ from data_fakes import forward_camera, make_scan
 from core.config import Config
 from core.data import ScanSamples, collate
 from core.data.config import AugmentConfig, DataConfig, ImageAugmentConfig
-from core.data.image_augment import augment_image, crop, flip, jitter
+from core.data.image_augment import augment_aligned, crop, flip, jitter
 from core.data.sample import make_sample
 from core.data.sampler import SampleKey
 from core.errors import UserError
@@ -95,7 +95,7 @@ def test_flip_has_its_chance() -> None:
     pixels, at = every_pixel()
     seen = np.ones(len(at), bool)
     mirrored = [
-        augment_image(numbered(), pixels, seen, generator, config)[0][0, 0, 1] > 0
+        augment_aligned(numbered(), pixels, seen, {}, generator, config)[0][0][0, 0, 1] > 0
         for _ in range(1000)
     ]
     assert 250 < sum(mirrored) < 350  # standard deviation 14.5

@@ -93,6 +93,18 @@ def test_unbounded_cells_of_slidr() -> None:
 
 
 # --- range image ----------------------------------------------------------------------------------------------------
+def test_range_image_between_the_beams_of_the_scanner() -> None:
+    beams = (-10.0, 20.0)
+    sensor = Sensor(elevation=(float(np.radians(-10)), float(np.radians(20))))
+    given = RangeImage(name="range_image", height=30, width=360, elevation=beams)
+    own = RangeImage(name="range_image", height=30, width=360, elevation=None)
+    angles = np.radians([-9.5, 0.5, 19.5])
+    xyz = np.stack([np.cos(angles), np.zeros(3), np.sin(angles)], 1).astype(np.float32)
+    assert own.index(xyz, sensor)[0][:, 0].tolist() == [29, 19, 0]
+    coords = own.index(xyz, sensor)[0]
+    assert np.allclose(own.centres(coords, sensor), given.centres(coords, Sensor()))
+
+
 def test_range_image_by_hand() -> None:
     image = RangeImage(name="range_image", height=28, width=360)  # 1 degree per pixel, 3 to -25
     down, left = np.radians(-10.5), np.radians(90.5)

@@ -155,6 +155,11 @@ def test_points_labels_and_intensity_of_the_chosen_sensors(written: Path) -> Non
     assert [PANDASET.classes[c] for c in forward.labels] == ["road", "pedestrian"]
 
 
+def test_points_of_a_compressed_frame_are_counted_without_sweeps(written: Path) -> None:
+    dataset = build(written, multisweeps={"num_sweeps": 1})
+    assert dataset.num_points(2) == np.count_nonzero(SENSOR == 0) < len(dataset.load(2).xyz)
+
+
 def test_pose_leads_back_into_the_world(written: Path) -> None:
     scan = build(written, sensors=["pandar64", "pandargt"]).load(3)
     assert scan.pose.dtype == np.float64

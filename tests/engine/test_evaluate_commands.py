@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from core.data.corruptions import PROFILES
 from core.engine.commands import evaluation_parser, read_evaluation
+from core.names import CORRUPTION_PROFILES
 
 CONFIG = "configs/synthetic/minkunet_demo.yaml"
 
@@ -102,6 +104,10 @@ def test_the_older_form_means_the_same(old: tuple[str, ...], new: tuple[str, ...
         ((CONFIG, "--predict", "a"), "--out"),
         ((CONFIG, "--profile", "2", "--votes", "3"), "--votes does not go with --profile"),
         ((CONFIG, "--profile", "2", "--json", "s"), "neither --report nor --json"),
+        (("score", CONFIG, "--vote-flips"), "--vote-flips needs --votes N"),
+        (("score", CONFIG, "--vote-chunk", "2"), "--vote-chunk needs --votes N"),
+        (("score", CONFIG, "--vote-sum", "logits"), "--vote-sum needs --votes N"),
+        (("score", CONFIG, "--vote-mode", "legacy_random"), "--vote-mode needs --votes N"),
         (("score", CONFIG, "--predict", "a"), "--predict goes with predict"),
     ],
 )
@@ -111,3 +117,7 @@ def test_nothing_asked_for_is_left_out_in_silence(
     with pytest.raises(SystemExit) as caught:
         read(*argv, "--checkpoint", "c")
     assert caught.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_offered_profiles_are_those_there_are() -> None:
+    assert tuple(PROFILES) == CORRUPTION_PROFILES

@@ -418,6 +418,19 @@ def test_scans_that_are_not_on_disk_are_said(tiny_kitti, tmp_path) -> None:
     )
 
 
+def test_the_data_set_counts_its_points(kitti_scans, tmp_path, monkeypatch) -> None:
+    root = kitti_folder(kitti_scans, tmp_path / "out")
+    assert [kitti_scans.num_points(i) for i in range(len(kitti_scans))] == sizes(kitti_scans)
+    monkeypatch.setattr(kitti_scans, "num_points", lambda index: 7)
+    assert "for 7 points" in next(check_submission(root, kitti_scans))
+
+
+def test_a_data_set_without_a_benchmark_cannot_be_checked(kitti_scans, tmp_path, monkeypatch):
+    monkeypatch.setattr(kitti_scans, "benchmark", None)
+    with pytest.raises(UserError, match="has no benchmark to submit to"):
+        list(check_submission(tmp_path, kitti_scans))
+
+
 def test_check_command(kitti_scans, tiny_kitti, tmp_path, capsys) -> None:
     root = kitti_folder(kitti_scans, tmp_path / "out")
     arguments = [

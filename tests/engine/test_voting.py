@@ -118,6 +118,24 @@ def test_scan_without_a_voxel() -> None:
     assert predicted.tolist() == [0]
 
 
+class Scored(nn.Module):
+    """Scores points, in a cell or not: class 2 everywhere."""
+
+    def forward(self, batch: Batch) -> Output:
+        of_points = torch.tensor([[0.0, 0.0, 1.0]]).repeat(len(batch.distance), 1)
+        return Output(torch.zeros(len(batch.coords), 3), point_logits=of_points)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_points_that_are_scored_themselves_need_no_cell(count) -> None:
+    batch = collate([view([0, -1])] * count)
+    if count == 1:
+        ((_, predicted),) = predictions(Scored(), [batch], CPU, contextlib.nullcontext, "plain")
+    else:
+        ((_, predicted),) = vote(Scored(), [batch], Votes(count))
+    assert predicted.tolist() == [2, 2]
+
+
 def test_views_that_could_not_be_made() -> None:
     batches = [collate([view([0], "a")]), collate([view([0], "b")])]
     with pytest.raises(UserError, match="views of scan a could not be made; b came"):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from core.contracts import IGNORE, Scan
 from core.data.corruptions.apply import Scanner, corrupt
 from core.data.corruptions.profiles import Corruption
@@ -55,6 +57,10 @@ class CorruptedScans(ScanDataset):
     def files(self, index: int) -> ScanFiles:
         """The clean scan's files."""
         return self.clean.files(index)
+
+    def num_points(self, index: int) -> int:
+        """Count the points that the corruption leaves."""
+        return int(np.count_nonzero(self.read(index, cameras=False).keyframe))
 
     def index_of(self, token: str) -> int:
         """The clean scan's position."""

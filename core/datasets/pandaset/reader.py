@@ -12,7 +12,6 @@ own, at the time of the image.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -31,6 +30,7 @@ from core.datasets.base import (
     SequenceDataset,
     SplitName,
     near_sensor,
+    sequence_names,
 )
 from core.datasets.files import image_size, listing, read_image
 from core.datasets.pandaset.cuboids import COLUMNS, FramePoints, instances_of
@@ -57,21 +57,9 @@ _QUARTER_TURN = rigid(
 )  # PandaSet's frame <- x forward, y left
 
 
-def _sequence_names(value: Any) -> Any:
-    """YAML reads an unquoted 001 as a number; accept it."""
-    if isinstance(value, Mapping):
-        return {_three_digits(k): v for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_three_digits(v) for v in value]
-    return value
-
-
-def _three_digits(value: Any) -> Any:
-    return f"{int(value):03d}" if isinstance(value, int) or str(value).isdecimal() else value
-
-
-Sequences = Annotated[tuple[str, ...], BeforeValidator(_sequence_names)]
-FrameRanges = Annotated[dict[str, tuple[int, int]], BeforeValidator(_sequence_names)]
+_names = partial(sequence_names, digits=3)
+Sequences = Annotated[tuple[str, ...], BeforeValidator(_names)]
+FrameRanges = Annotated[dict[str, tuple[int, int]], BeforeValidator(_names)]
 
 
 class PandaSetConfig(DatasetConfig):

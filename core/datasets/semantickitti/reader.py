@@ -7,10 +7,10 @@ job needs ``velodyne`` and ``labels``; sweeps need ``calib.txt``, ``poses.txt`` 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from pydantic import BeforeValidator, Field
@@ -25,6 +25,7 @@ from core.datasets.base import (
     SequenceDataset,
     SplitName,
     near_sensor,
+    sequence_names,
 )
 from core.datasets.files import image_size, listing, read_image, read_labels, read_points
 from core.datasets.semantickitti.benchmark import SemanticKITTIBenchmark
@@ -53,21 +54,9 @@ _ARCHIVES = {
 }
 
 
-def _sequence_names(value: Any) -> Any:
-    """YAML reads an unquoted 08 as a number; accept it."""
-    if isinstance(value, Mapping):
-        return {_two_digits(k): v for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_two_digits(v) for v in value]
-    return value
-
-
-def _two_digits(value: Any) -> Any:
-    return f"{int(value):02d}" if isinstance(value, int) or str(value).isdecimal() else value
-
-
-Sequences = Annotated[tuple[str, ...], BeforeValidator(_sequence_names)]
-FrameRanges = Annotated[dict[str, tuple[int, int]], BeforeValidator(_sequence_names)]
+_names = partial(sequence_names, digits=2)
+Sequences = Annotated[tuple[str, ...], BeforeValidator(_names)]
+FrameRanges = Annotated[dict[str, tuple[int, int]], BeforeValidator(_names)]
 
 
 class KittiSweeps(Multisweeps):

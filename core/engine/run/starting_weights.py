@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from loguru import logger
 from torch import Tensor, nn
 
 from core.distill import Method
+from core.distill.base import STUDENT, check_beginnings
 from core.engine.run.checkpoint import find_checkpoint, load_weights, read_checkpoint
-from core.errors import UserError
 
 __all__ = ["start_from"]
-
-STUDENT = "student."
 
 
 def start_from(method: Method, path: Path, skipped: Sequence[str] = ()) -> None:
@@ -44,24 +42,12 @@ def _load_but(
 ) -> None:
     """Load all weights but those whose names begin with one of ``skipped``."""
     drawn = target.state_dict()
-    _check_beginnings(skipped, drawn)
+    check_beginnings(skipped, [_bare(name) for name in drawn], "train.init_skip")
     kept = {name: value for name, value in drawn.items() if _bare(name).startswith(skipped)}
     loaded = {name: value for name, value in given.items() if not _bare(name).startswith(skipped)}
     load_weights(target, loaded | kept, f"{path}, key 'train.init_from'")
     count = len(drawn) - len(kept)
     logger.info("starting with {} weights of {}, {} stay as drawn", count, path, len(kept))
-
-
-def _check_beginnings(skipped: Sequence[str], names: Iterable[str]) -> None:
-    bare = [_bare(name) for name in names]
-    for beginning in skipped:
-        if not any(name.startswith(beginning) for name in bare):
-            known = sorted({name.split(".")[0] for name in bare})
-            raise UserError(
-                f"no weight's name begins with '{beginning}'",
-                where="train.init_skip",
-                cure=f"Names begin with {', '.join(known)}",
-            )
 
 
 def _bare(name: str) -> str:

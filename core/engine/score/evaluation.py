@@ -17,12 +17,20 @@ from core.engine.run.distributed import World, join_over_ranks, sum_over_ranks
 from core.metrics import SegmentationScore
 from core.sparse import fold_batch_norm
 
-__all__ = ["Predictor", "predict_points", "predictions", "score_network"]
+__all__ = ["Predictor", "decided_points", "predict_points", "predictions", "score_network"]
 
 # What makes predictions of a loader's batches: (network, loader, device, autocast, title), see :func:`predictions`.
 Predictor = Callable[
     [nn.Module, Any, torch.device, Callable[[], Any], str], Iterator[tuple[Batch, Tensor]]
 ]
+
+
+def decided_points(output: Output, batch: Batch) -> Tensor:
+    """Bool [SN]: points that the network gives a class: all where it scores points, else those of a cell."""
+    of_point = batch.cells.of_point
+    if output.point_logits is not None:
+        return torch.ones_like(of_point, dtype=torch.bool)
+    return of_point >= 0
 
 
 def predict_points(output: Output, batch: Batch) -> Tensor:
@@ -39,7 +47,7 @@ def predict_points(output: Output, batch: Batch) -> Tensor:
     best = _best_class(output.logits)
     if len(best) == 0:
         return torch.zeros_like(of_point)
-    return torch.where(of_point >= 0, best[of_point.clamp_min(0)], IGNORE)
+    return torch.where(decided_points(output, batch), best[of_point.clamp_min(0)], IGNORE)
 
 
 def _best_class(logits: Tensor) -> Tensor:

@@ -59,7 +59,7 @@ _SUFFIXES = (".bin", ".npy")
 class PredictionFolder:
     """Where predictions go, and in which form.
 
-    Forms are those of :data:`core.datasets.benchmark.FORMATS`. Id 0 is a point outside ``data.point_range``.
+    Forms are those of :data:`core.names.FORMATS`. Id 0 is a point outside ``data.point_range``.
     """
 
     root: Path
@@ -192,7 +192,7 @@ def predict_checkpoint(
     """Predict every raw point of ``source`` into ``out``; all ranks share the scans. Prints one line on rank 0.
 
     Args:
-        format: one of :data:`core.datasets.benchmark.FORMATS`; None = the label space's own.
+        format: one of :data:`core.names.FORMATS`; None = the label space's own.
         preview: also draw the first scan from above, ``out/preview.png``.
         votes: views of each scan that decide together; by default one plain pass.
 

@@ -22,8 +22,8 @@ from core.datasets.calibration import read_calibration
 from core.engine.run.checkpoint import load_weights
 from core.engine.run.context import autocast
 from core.engine.run.experiment import Experiment
-from core.engine.score.evaluation import Predictor, predict_points
-from core.engine.score.voting import Votes, point_scores
+from core.engine.score.evaluation import Predictor, decided_points, predict_points
+from core.engine.score.voting import Votes, point_scores, winners
 from core.engine.score.weights import read_network
 from core.errors import UserError
 from core.labels import LabelSpace
@@ -241,16 +241,12 @@ class Segmenter:
             scores = list(point_scores(output, batch, settings))
             if turn == 0:
                 total = scores
-                first, single = batch, predict_points(output, batch)
+                first, classes = batch, predict_points(output, batch)
+                decided = decided_points(output, batch)
             else:
                 total = [a + b for a, b in zip(total, scores)]
-        decided = first.cells.of_point >= 0
-        if output.point_logits is not None:
-            decided = torch.ones_like(decided)
-        classes = single
         if votes > 1:
-            winners = torch.cat([scores.argmax(1) for scores in total]) + IGNORE + 1
-            classes = torch.where(decided, winners, IGNORE)
+            classes = winners(torch.cat(total), decided)
         sizes = first.point_offsets.diff().tolist()
         parts = zip(classes.split(sizes), decided.split(sizes), total)
         return [self._prediction(c, d, scores / votes) for c, d, scores in parts]

@@ -99,7 +99,7 @@ def check_submission(path: Path, scans: ScanDataset) -> Iterator[str]:
         one line per fault, which begins with the file's name.
 
     Raises:
-        UserError: ``path`` is neither, or no zip in spite of its name.
+        UserError: ``path`` is neither, or no zip in spite of its name, or the data set has no benchmark.
     """
     if path.is_dir():
         yield from _faults(_FolderFiles(path), scans)
@@ -124,7 +124,11 @@ def check_submission(path: Path, scans: ScanDataset) -> Iterator[str]:
 def _faults(files: _Files, scans: ScanDataset) -> Iterator[str]:
     benchmark, split = scans.benchmark, scans.official_split
     if benchmark is None:
-        raise ValueError(f"{scans.title} has no benchmark")
+        raise UserError(
+            f"{scans.title} has no benchmark to submit to",
+            where=str(scans.root),
+            cure="Only predictions of a data set with a benchmark can be checked",
+        )
     for gap in scans.gaps():
         if gap.needed_for == "lidar":
             yield f"data set: {gap.text}; unpack it, its predictions cannot be checked"
@@ -135,7 +139,7 @@ def _faults(files: _Files, scans: ScanDataset) -> Iterator[str]:
     for name in metadata:
         yield from _metadata_faults(files, name, benchmark)
     for index, name in enumerate(names):
-        points = scans.files(index).points.stat().st_size // (4 * scans.point_fields)
+        points = scans.num_points(index)
         yield from _file_faults(files, name, points, scans.labels, benchmark)
     known = {*names, *metadata, *benchmark.optional}
     for name in files.sizes:

@@ -22,14 +22,14 @@ from core.contracts import IGNORE, Batch, Output
 from core.data import ChosenScans, DataConfig, VotePlan, VoteSamples
 from core.data.votes import VoteMode
 from core.datasets.base import ScanDataset
-from core.engine.score.evaluation import Predictor, predictions
+from core.engine.score.evaluation import Predictor, decided_points, predictions
 from core.errors import UserError
 from core.sparse import fold_batch_norm
 
 if TYPE_CHECKING:
     from core.engine.run.context import Context
 
-__all__ = ["PLAIN", "Votes", "loader_and_predictor", "point_scores", "voted_predictions"]
+__all__ = ["PLAIN", "Votes", "loader_and_predictor", "point_scores", "voted_predictions", "winners"]
 
 
 @dataclass(frozen=True)
@@ -135,6 +135,7 @@ def voted_predictions(
     """
     network = fold_batch_norm(network)  # a copy, in evaluation mode
     first: Batch | None = None
+    decided: Tensor | None = None
     total, seen = torch.empty(0), 0
     for batch in tqdm(
         loader, desc=title, unit="batch", dynamic_ncols=True, disable=not sys.stderr.isatty()
@@ -148,9 +149,11 @@ def voted_predictions(
         for scores in point_scores(output, batch, votes):
             total = scores if seen == 0 else total.add_(scores)
             seen += 1
+        if decided is None:  # points of no cell are the same in all views
+            decided = decided_points(output, batch)[: len(total)]
         if seen == votes.count:
-            yield first, _winners(total, first)
-            first = None
+            yield first, winners(total, decided)
+            first, decided = None, None
 
 
 def _check_scan(first: Batch, batch: Batch) -> None:
@@ -181,6 +184,6 @@ def _scores(logits: Tensor, votes: Votes) -> Tensor:
     return scores if votes.sum == "logits" else scores.softmax(1)
 
 
-def _winners(total: Tensor, first: Batch) -> Tensor:
-    """I64 [N]: the best class, never "ignore"; 0 for points of no voxel, which are the same in all views."""
-    return torch.where(first.cells.of_point >= 0, total.argmax(1) + IGNORE + 1, IGNORE)
+def winners(total: Tensor, decided: Tensor) -> Tensor:
+    """Choose the best class of summed scores f32 [N, C - 1], never "ignore": i64 [N], 0 where not ``decided``."""
+    return torch.where(decided, total.argmax(1) + IGNORE + 1, IGNORE)

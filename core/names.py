@@ -1,0 +1,12 @@
+"""Names that the command line offers; it is parsed before anything heavy, such as torch, is imported."""
+
+from __future__ import annotations
+
+__all__ = ["BENCHMARKS", "CORRUPTION_PROFILES", "FORMATS"]
+
+BENCHMARKS: dict[str, str] = {  # dataset.name -> module:class
+    "semantickitti": "core.datasets.semantickitti.benchmark:SemanticKITTIBenchmark",
+    "nuscenes": "core.datasets.nuscenes.benchmark:NuScenesBenchmark",
+}
+FORMATS: dict[str, str] = BENCHMARKS | {"npy": "core.datasets.benchmark:NumpyFormat"}
+CORRUPTION_PROFILES = ("semantickitti-c", "robo3d")  # of core.data.corruptions
