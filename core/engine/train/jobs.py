@@ -218,7 +218,7 @@ def _check_labels(dataset: ScanDataset, consequence: str) -> None:
     raise UserError(
         f"no scan of the {dataset.split} split has labels, {consequence}",
         where=f"{dataset.root}, key '{key}'",
-        cure=f"{cure} (only predicting? python evaluate.py … --predict FOLDER)",
+        cure=f"{cure} (only predicting? python evaluate.py predict FOLDER)",
     )
 
 
