@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import numpy as np
 
@@ -136,6 +136,12 @@ class LabelSpace:
     def to_raw(self, train: np.ndarray) -> np.ndarray:
         """Map train ids [N] to the ids a submission holds, u16 [N]."""
         return np.asarray(self.train_to_raw, np.uint16)[train]
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
+        """A built-in space travels to workers by its name."""
+        if LABEL_SPACES.get(self.name) is self:
+            return _read_built_in, (self.name,)
+        return super().__reduce_ex__(protocol)
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> LabelSpace:

@@ -144,7 +144,7 @@ def test_benchmarks_belong_to_their_readers(tiny_kitti):
         else:
             assert reader.benchmark is None
     assert {space.format for space in LABEL_SPACES.values()} <= set(FORMATS)
-    with pytest.raises(UserError, match="no format 'numpy'"):
+    with pytest.raises(UserError, match="no format of predictions 'numpy'"):
         prediction_format("numpy")
     part = kitti(tiny_kitti)
     assert not part.is_official and not _official(part)
