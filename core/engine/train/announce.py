@@ -32,7 +32,7 @@ def announce(
     """
     if context.world.rank > 0:
         return
-    model, dataset = context.config.tree["model"], context.config.tree["dataset"]
+    model = context.config.tree["model"]
     extra = _millions(trainer.method) - _millions(trainer.method.deployed)
     size = f"{_millions(trainer.method.deployed):.2f} M parameters"
     if extra > 0:
@@ -42,7 +42,7 @@ def announce(
     labels = train_set.labels
     logger.info(
         "data   {}   {} train, {} val scans   {} classes",
-        dataset.get("name"),
+        train_set.title,
         len(train_set),
         count,
         labels.num_classes - 1,
