@@ -62,6 +62,7 @@ class Segmenter:
         labels: its classes. data: how a scan becomes its view.
         experiment: of the run, for mixed precision and votes. device: where it runs.
         trained_on: the scanner of its training, None = unknown.
+        sensor: where scanners stand unless told; None = at the points' origin.
     """
 
     def __init__(
@@ -72,10 +73,12 @@ class Segmenter:
         experiment: Experiment,
         device: torch.device,
         trained_on: SensorRecord | None = None,
+        sensor: Sensor | None = None,
     ) -> None:
         self.network = network.to(device)
         self.labels, self.data, self.experiment, self.device = labels, data, experiment, device
         self.trained_on = trained_on
+        self.sensor = sensor or Sensor()
         self._warned: set[str] = set()
 
     @cached_property
@@ -109,7 +112,8 @@ class Segmenter:
             )
         config = Config(tree=found.config, source=f"configuration in {found.path}")
         reader = dataset_class(config)
-        labels = reader.label_space(config.parse(reader.Config, "dataset"))
+        section = config.parse(reader.Config, "dataset")
+        labels = reader.label_space(section)
         if labels.fingerprint != found.fingerprint:
             raise UserError(
                 f"the label space '{labels.name}' is not the one this network was trained with",
@@ -126,6 +130,7 @@ class Segmenter:
             Experiment.from_config(config),
             where,
             SensorRecord.from_json(found.sensor),
+            section.sensor.over(reader.sensor),
         )
 
     def predict(
@@ -146,19 +151,21 @@ class Segmenter:
             calibration: ``calibration.yaml`` (:mod:`core.datasets.calibration`), or f64 [3, 4] by camera from
                 homogeneous LiDAR points (m) to (u * depth, v * depth, depth) px.
             votes: passes over turned copies of the scan that decide together.
-            sensor: where the scanner stands, if not at the points' origin.
+            sensor: where the scanner stands, if not where it stood in training.
 
         Raises:
             UserError: the points are not finite numbers [N, 4+], or images and calibration do not fit together.
         """
-        scan = self._scan(points, images, calibration, sensor or Sensor())
+        scan = self._scan(points, images, calibration, sensor or self.sensor)
         return self._predict([scan], votes)[0]
 
     def predict_batch(
         self, scans: Sequence[np.ndarray | Points], *, votes: int = 1
     ) -> list[Prediction]:
         """Label several scans in one pass through the network; see :meth:`predict`."""
-        return self._predict([self._scan(points, None, None, Sensor()) for points in scans], votes)
+        return self._predict(
+            [self._scan(points, None, None, self.sensor) for points in scans], votes
+        )
 
     def stream(
         self, scans: Iterable[np.ndarray | Points], *, votes: int = 1
