@@ -109,6 +109,14 @@ def test_images_need_a_calibration(model: Segmenter, world: Path) -> None:
         model.predict(scan_of(world, 8), images={"front": image}, calibration={"front": np.eye(3)})
 
 
+def test_images_that_nobody_reads_are_refused(model: Segmenter, world: Path) -> None:
+    image, matrix = np.zeros((4, 6, 3), np.uint8), np.eye(4)[:3]
+    with pytest.raises(UserError, match="this network reads no images"):
+        model.predict(scan_of(world, 8), images={"a": image}, calibration={"a": matrix})
+    with pytest.raises(UserError, match="a calibration and no image"):
+        model.predict(scan_of(world, 8), calibration={"a": matrix})
+
+
 def test_another_scanner_is_told_once(world: Path, said: list[str]) -> None:
     model = Segmenter.load(world / "run", device="cpu")
     scan = scan_of(world, 8)

@@ -154,7 +154,8 @@ class Segmenter:
             sensor: where the scanner stands, if not where it stood in training.
 
         Raises:
-            UserError: the points are not finite numbers [N, 4+], or images and calibration do not fit together.
+            UserError: the points are not finite numbers [N, 4+], or images and calibration do not fit together
+                or the network.
         """
         scan = self._scan(points, images, calibration, sensor or self.sensor)
         return self._predict([scan], votes)[0]
@@ -214,6 +215,12 @@ class Segmenter:
                 cure="Give a table: core.contracts.Points(xyz=…, intensity=…, …)",
             )
         cameras = _cameras(images or {}, calibration)
+        if cameras and not self.data.uses_images(training=False):
+            raise UserError(
+                "this network reads no images",
+                where="Segmenter.predict, images",
+                cure="Leave images out, or load a LiDAR-camera network",
+            )
         scan = Scan("scan", table, sensor, cameras)
         self.compare(scan)
         return scan
@@ -297,6 +304,12 @@ def _cameras(
     images: Mapping[str, np.ndarray], calibration: Calibration | None
 ) -> tuple[Camera, ...]:
     """The cameras that have an image, in the calibration's order."""
+    if not images and calibration is not None:
+        raise UserError(
+            "there is a calibration and no image",
+            where="Segmenter.predict, calibration",
+            cure="Give images by camera name, or leave the calibration out",
+        )
     if not images:
         return ()
     known: dict[str, tuple[np.ndarray, float]] = {}
