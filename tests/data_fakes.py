@@ -29,6 +29,7 @@ def make_scan(
         points=Points(
             xyz=points,
             lag=None if time_lag is None else np.asarray(time_lag, np.float32),
+            sweep=None if time_lag is None else (np.asarray(time_lag) != 0).astype(np.int16),
             intensity=np.arange(count, dtype=np.float32),
             label=None if labels is None else np.asarray(labels, np.uint8),
         ),

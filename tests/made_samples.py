@@ -51,6 +51,7 @@ def made_sample(
     points = Points(
         xyz=spread[:, :3],
         lag=np.where(keyframe, 0, 0.1).astype(np.float32),
+        sweep=np.where(keyframe, 0, 1).astype(np.int16),
         intensity=spread[:, 3],
         label=np.asarray(point_labels, np.int64),
         distance=distance,

@@ -168,7 +168,7 @@ class Batch:
     @cached_property
     def keyframe(self) -> Tensor:
         """Bool [SN], points of the keyframes."""
-        return self.points["lag"] == 0
+        return self.points["sweep"] == 0
 
     @property
     def distance(self) -> Tensor:

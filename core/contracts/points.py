@@ -13,11 +13,12 @@ __all__ = ["Points"]
 class Points:
     """Columns by name, each an array with one row per point.
 
-    ``xyz`` f32 [N, 3] m and ``lag`` f32 [N] s (0 = the keyframe's own) are always there. Every cut and join takes all
-    columns along, so none can be forgotten.
+    ``xyz`` f32 [N, 3] m, ``lag`` f32 [N] s and ``sweep`` i16 [N] (0 = the keyframe's own point, k = of the k-th appended
+    sweep) are always there. Every cut and join takes all columns along, so none can be forgotten. Whose point it is
+    says ``sweep`` alone: two scans may have one time.
 
     Args:
-        xyz: f32 [N, 3] m. lag: f32 [N] s; None = 0 for all.
+        xyz: f32 [N, 3] m. lag: f32 [N] s; None = 0 for all. sweep: i16 [N]; None = 0 for all.
         columns: further arrays with N rows; None = the column does not exist.
 
     Raises:
@@ -30,11 +31,14 @@ class Points:
         self,
         xyz: np.ndarray,
         lag: np.ndarray | None = None,
+        sweep: np.ndarray | None = None,
         **columns: np.ndarray | None,
     ) -> None:
         if lag is None:
             lag = np.zeros(len(xyz), np.float32)
-        self._columns: dict[str, np.ndarray] = {"xyz": xyz, "lag": lag}
+        if sweep is None:
+            sweep = np.zeros(len(xyz), np.int16)
+        self._columns: dict[str, np.ndarray] = {"xyz": xyz, "lag": lag, "sweep": sweep}
         for name, column in columns.items():
             if column is not None:
                 self._columns[name] = column
@@ -77,6 +81,17 @@ class Points:
         """The same points with these columns replaced or added; None takes a column away."""
         whole: dict[str, Any] = {**self._columns, **columns}
         return Points(**whole)
+
+    def as_sweep(self, number: int, lag: float) -> Points:
+        """The same points as the sweep that is appended to a keyframe as the ``number``-th.
+
+        Args:
+            number: 1 for the first. lag: s before the keyframe.
+        """
+        return self.having(
+            lag=np.full(len(self), lag, np.float32),
+            sweep=np.full(len(self), number, np.int16),
+        )
 
     @staticmethod
     def join(*parts: Points) -> Points:

@@ -34,7 +34,7 @@ class Sample:
 
     Attributes:
         token: the scan's. index: position in the data set.
-        points: columns ``xyz`` f32 [N, 3] m (augmented), ``lag``, ``intensity`` (divided), ``label`` i64 [N],
+        points: columns ``xyz`` f32 [N, 3] m (augmented), ``lag``, ``sweep``, ``intensity`` (divided), ``label`` i64 [N],
             ``distance`` f32 [N] m from the scanner before augmentation, and those of ``dataset.columns``.
         features: names of the columns that networks read, in order.
         partition, grouping: the cells, and which points are in them.
@@ -81,7 +81,7 @@ class Sample:
     @property
     def keyframe(self) -> np.ndarray:
         """Bool [N], points of the keyframe."""
-        return self.points["lag"] == 0
+        return self.points["sweep"] == 0
 
     @property
     def distance(self) -> np.ndarray:

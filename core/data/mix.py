@@ -68,7 +68,6 @@ def mix_scans(scan: Scan, other: Scan) -> Scan:
     count = int(np.count_nonzero(scan.keyframe))
     first = int(ours.max(initial=0))
     added = added.having(
-        lag=np.zeros(len(added), np.float32),
         instance=added["instance"] + first,
         pasted=np.ones(len(added), bool),
     )

@@ -158,6 +158,7 @@ class Recipe:
         return Points(
             xyz=xyz,
             lag=scan.time_lag,
+            sweep=scan.points["sweep"],
             intensity=scan.intensity / np.float32(self.config.intensity_divisor),
             label=label,
             distance=np.sqrt(np.einsum("ij,ij->i", seen, seen)),

@@ -49,6 +49,7 @@ class Multisweeps(Section):
     num_sweeps: int = Field(
         0,
         ge=0,
+        le=1000,
         description="sweeps before the keyframe, and as many after it unless only_past",
     )
     only_past: bool = Field(True, description="take none after the keyframe")

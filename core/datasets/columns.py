@@ -23,6 +23,7 @@ __all__ = ["READ_COLUMNS", "Column", "add_columns", "column_file", "read_column"
 READ_COLUMNS = (
     "xyz",
     "lag",
+    "sweep",
     "intensity",
     "label",
     "instance",

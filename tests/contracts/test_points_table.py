@@ -13,9 +13,10 @@ def table(count: int, **columns: np.ndarray) -> Points:
     return Points(xyz=xyz, **columns)
 
 
-def test_time_is_always_there() -> None:
+def test_time_and_sweep_are_always_there() -> None:
     points = table(3)
-    assert list(points) == ["xyz", "lag"] and points["lag"].tolist() == [0, 0, 0]
+    assert list(points) == ["xyz", "lag", "sweep"] and points["lag"].tolist() == [0, 0, 0]
+    assert points["sweep"].tolist() == [0, 0, 0] and points["sweep"].dtype == np.int16
     assert points["lag"].dtype == np.float32 and points.get("label") is None
     assert "label" not in points and len(points) == 3
 
@@ -51,7 +52,10 @@ def test_a_join_fills_what_a_part_lacks_with_zero() -> None:
 def test_columns_come_and_go() -> None:
     points = table(2, label=np.array([1, 2], np.uint8))
     changed = points.having(label=None, instance=np.array([3, 0], np.int32))
-    assert list(changed) == ["xyz", "lag", "instance"] and points["label"].tolist() == [1, 2]
+    assert list(changed) == ["xyz", "lag", "sweep", "instance"] and points["label"].tolist() == [
+        1,
+        2,
+    ]
     with pytest.raises(ValueError, match="column 'score' has 3 rows for 2 points"):
         points.having(score=np.zeros(3))
 
@@ -59,7 +63,11 @@ def test_columns_come_and_go() -> None:
 def test_a_scan_reads_its_columns_by_their_older_names() -> None:
     lag = np.array([0, 0, 0.1], np.float32)
     points = table(
-        3, lag=lag, intensity=np.ones(3, np.float32), label=np.array([1, 2, 0], np.uint8)
+        3,
+        lag=lag,
+        sweep=np.array([0, 0, 1], np.int16),
+        intensity=np.ones(3, np.float32),
+        label=np.array([1, 2, 0], np.uint8),
     )
     scan = Scan("a", points)
     assert scan.xyz is points["xyz"] and scan.time_lag is lag and scan.labels is points["label"]

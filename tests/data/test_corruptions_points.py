@@ -200,13 +200,21 @@ def test_sweeps_are_corrupted_one_by_one() -> None:
     lag = np.repeat(np.array([0, 0.1], np.float32), N)
     points = Points.join(CLEAN.points, CLEAN.points)
     labels = np.r_[CLEAN.labels, np.zeros(N, np.uint8)]
-    both = replace(CLEAN, points=points.having(lag=lag, label=labels))
+    sweep = np.repeat(np.array([0, 1], np.int16), N)
+    both = replace(CLEAN, points=points.having(lag=lag, sweep=sweep, label=labels))
     out = under("dense_32beam", both)
     assert len(out.xyz) == N and out.keyframe[: N // 2].all() and not out.keyframe[N // 2 :].any()
     outliers = under("global_heavy", both)
     assert np.array_equal(np.unique(outliers.time_lag), np.float32([0, 0.1]))
     own = np.flatnonzero(outliers.keyframe)
     assert np.array_equal(own, np.arange(N + round(0.5 * N)))  # the keyframe's points stay first
+
+
+def test_sweeps_of_one_time_are_two_sweeps() -> None:
+    sweep = np.repeat(np.array([0, 1], np.int16), N)
+    both = replace(CLEAN, points=Points.join(CLEAN.points, CLEAN.points).having(sweep=sweep))
+    out = under("dense_32beam", both)
+    assert out.keyframe.sum() == (~out.keyframe).sum() == N // 2
 
 
 def test_the_scanner_may_stand_elsewhere() -> None:

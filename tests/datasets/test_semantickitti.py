@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from core.config import Config
+from core.data import DataConfig, collate, keyframe_voxels, make_sample
 from core.datasets import build_dataset
 from core.datasets.semantickitti import read_calib
 from core.errors import UserError
@@ -125,6 +126,17 @@ def test_sweeps_follow_the_poses(root):
         and not scan.instances[COUNT:].any()
     )
     np.testing.assert_array_equal(scan.intensity[COUNT : COUNT + 5], points_of(1)[:5, 3])
+
+
+def test_sweeps_of_one_time_are_still_sweeps(root):
+    (root / "sequences/00/times.txt").write_text("0\n" * 5)
+    scan = build(root, multisweeps={"num_sweeps": 2}).load(3)
+    assert not scan.time_lag.any() and scan.keyframe.sum() == COUNT
+    assert scan.points["sweep"].tolist() == [0] * COUNT + [1] * 5 + [2] * 5
+    sample = make_sample(scan, 0, DataConfig(voxel_size=0.3, augment=None, images=False))
+    batch = collate([sample])
+    assert batch.keyframe.sum() == COUNT and len(batch.keyframe) == COUNT + 10
+    assert len(keyframe_voxels(batch)) == COUNT
 
 
 def test_sweeps_may_keep_their_labels(root):

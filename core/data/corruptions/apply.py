@@ -61,7 +61,7 @@ def corrupt(scan: Scan, corruption: Corruption, scanner: Scanner, seed: int = 0)
     key = f"{seed}/{corruption.profile}/{corruption.name}/{scan.token}"
     rng = np.random.default_rng(int.from_bytes(hashlib.sha256(key.encode()).digest()[:16]))
     parts, origins = [], []
-    for rows in _sweeps(scan.time_lag):
+    for rows in _sweeps(scan.points["sweep"]):
         part = corruption.apply(_seen(scan, rows, scanner), rng)
         parts.append(part)
         origins.append(np.maximum(part.source, 0) + rows.start)
@@ -78,9 +78,9 @@ def corrupt(scan: Scan, corruption: Corruption, scanner: Scanner, seed: int = 0)
     return replace(scan, points=points)
 
 
-def _sweeps(time_lag: np.ndarray) -> list[slice]:
-    """Runs of equal time: the keyframe and each of its sweeps."""
-    edges = [0, *(np.flatnonzero(np.diff(time_lag)) + 1).tolist(), len(time_lag)]
+def _sweeps(sweep: np.ndarray) -> list[slice]:
+    """Runs of one number, i16 [N]: the keyframe and each of its sweeps."""
+    edges = [0, *(np.flatnonzero(np.diff(sweep)) + 1).tolist(), len(sweep)]
     return [slice(a, b) for a, b in pairwise(edges)]
 
 

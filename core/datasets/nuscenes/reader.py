@@ -255,7 +255,7 @@ class NuScenes(ScanDataset):
         parts = [own]
         world_from_lidar = self._world_from_lidar(row)
         for sweep in self._sweeps(row):
-            parts.append(self._sweep(row, sweep, invert(world_from_lidar)))
+            parts.append(self._sweep(row, sweep, invert(world_from_lidar), len(parts)))
         return Scan(
             token=self.token(index),
             points=Points.join(*parts),
@@ -269,14 +269,13 @@ class NuScenes(ScanDataset):
         xyz = np.ascontiguousarray(values[:, :3])
         return Points(xyz=xyz, intensity=np.ascontiguousarray(values[:, 3]))
 
-    def _sweep(self, row: int, sweep: int, lidar_from_world: np.ndarray) -> Points:
+    def _sweep(self, row: int, sweep: int, lidar_from_world: np.ndarray, number: int) -> Points:
         """Points of the sweep in row ``sweep`` in the frame of row ``row``, without the vehicle's own returns."""
         points = self._points(self.root / self.index.lidar_file[sweep].decode())
         points = points.take(~near_sensor(points["xyz"]))
         moved = chain(lidar_from_world, self._world_from_lidar(sweep))
         lag = (self.index.lidar_time[row] - self.index.lidar_time[sweep]) * 1e-6
-        xyz = transform(moved, points["xyz"])
-        return points.having(xyz=xyz, lag=np.full(len(points), lag, np.float32))
+        return points.having(xyz=transform(moved, points["xyz"])).as_sweep(number, lag)
 
     def _sweeps(self, row: int) -> list[int]:
         if not self.config.multisweeps.num_sweeps:

@@ -227,7 +227,8 @@ class PandaSet(SequenceDataset):
             )
         ]
         for other in self._neighbours(folder, frame):
-            parts.append(self._sweep(folder, frame, other, lidar_from_world))
+            sweep, lag = self._sweep(folder, frame, other, lidar_from_world)
+            parts.append(sweep.as_sweep(len(parts), lag))
         return Scan(
             token=self.token(index),
             points=Points.join(*parts),
@@ -236,20 +237,19 @@ class PandaSet(SequenceDataset):
             pose=pose,
         )
 
-    def _sweep(self, folder: Path, frame: int, other: int, lidar_from_world: np.ndarray) -> Points:
-        """Points of frame ``other`` in the frame of frame ``frame``, without the vehicle's own returns."""
+    def _sweep(
+        self, folder: Path, frame: int, other: int, lidar_from_world: np.ndarray
+    ) -> tuple[Points, float]:
+        """Points of frame ``other`` in the frame of frame ``frame``, without the vehicle's own returns; their lag, s."""
         sweep = self._points(folder, other)
         track = _read_track(folder / "lidar")
         pose = _row(track.poses, other, folder / "lidar" / "poses.json")
         times = folder / "lidar" / "timestamps.json"
         lag = _row(track.times, frame, times) - _row(track.times, other, times)
-        points = Points(
-            xyz=transform(lidar_from_world, sweep.world),
-            lag=np.full(len(sweep.rows), lag, np.float32),
-            intensity=sweep.intensity,
-        )
+        xyz = transform(lidar_from_world, sweep.world)
+        points = Points(xyz=xyz, intensity=sweep.intensity)
         from_vehicle = transform(invert(chain(pose, _QUARTER_TURN)), sweep.world)
-        return points.take(~near_sensor(from_vehicle))
+        return points.take(~near_sensor(from_vehicle)), float(lag)
 
     def _points(self, folder: Path, frame: int) -> FramePoints:
         path = _scan_file(folder, frame)

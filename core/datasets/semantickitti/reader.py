@@ -224,7 +224,7 @@ class SemanticKITTI(SequenceDataset):
         sequence, frame = self._frames[index]
         parts = [self._points(sequence, frame)]
         for other in self._neighbours(sequence, frame):
-            parts.append(self._sweep(sequence, frame, other))
+            parts.append(self._sweep(sequence, frame, other, len(parts)))
         return Scan(
             token=self.token(index),
             points=Points.join(*parts),
@@ -233,13 +233,12 @@ class SemanticKITTI(SequenceDataset):
             pose=self._pose(sequence, frame),
         )
 
-    def _sweep(self, sequence: str, frame: int, other: int) -> Points:
+    def _sweep(self, sequence: str, frame: int, other: int, number: int) -> Points:
         """Points of the scan ``other`` in the frame of scan ``frame``, without the vehicle's own returns."""
         sweep = self._points(sequence, other)
         sweep = sweep.take(~near_sensor(sweep["xyz"]))
         xyz = transform(self._relative(sequence, frame, other), sweep["xyz"])
-        lag = np.full(len(sweep), self._lag(sequence, frame, other), np.float32)
-        sweep = sweep.having(xyz=xyz, lag=lag)
+        sweep = sweep.having(xyz=xyz).as_sweep(number, self._lag(sequence, frame, other))
         if self.config.multisweeps.labelled:
             return sweep
         return sweep.having(label=None, instance=None)
