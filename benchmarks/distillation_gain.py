@@ -30,10 +30,10 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.timing import write_measurement
+from core.decode import read_json
 from core.engine.run.checkpoint import read_checkpoint
 from core.engine.run.cli import run_command
 from core.errors import UserError
-from core.io import read_json
 from core.metrics import EvaluationResult
 
 ROOT = Path(__file__).resolve().parent.parent

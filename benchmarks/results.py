@@ -23,9 +23,10 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from core.decode import read_json
 from core.engine.run.cli import run_command
 from core.errors import UserError
-from core.io import read_json, write_json, write_text
+from core.io import write_json, write_text
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 NOT_RECORDED = "not recorded"

@@ -16,7 +16,6 @@ from core.errors import UserError
 
 __all__ = [
     "atomic_path",
-    "read_json",
     "remove_temporaries",
     "sha256",
     "write_bytes",
@@ -104,26 +103,6 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 def write_json(path: str | os.PathLike[str], value: Any, *, indent: int | None = 2) -> None:
     """Write ``value`` as JSON with sorted keys, atomically."""
     write_text(path, json.dumps(value, indent=indent, sort_keys=True) + "\n")
-
-
-def read_json(path: str | os.PathLike[str]) -> Any:
-    """Read JSON.
-
-    Raises:
-        UserError: the file is missing, cannot be read, or is not JSON.
-    """
-    try:
-        return json.loads(Path(path).read_bytes())
-    except FileNotFoundError as error:
-        raise UserError("this file does not exist", where=str(path)) from error
-    except OSError as error:
-        raise UserError(
-            f"cannot read this file ({error.strerror or error})", where=str(path)
-        ) from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"this is not valid JSON ({error})", where=str(path), cure="Download or create it again"
-        ) from error
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

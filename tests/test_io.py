@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from core import io
+from core.decode import read_json
 from core.errors import UserError
-from core.io import atomic_path, read_json, sha256, write_bytes, write_json, write_text
+from core.io import atomic_path, sha256, write_bytes, write_json, write_text
 
 REPO = Path(__file__).resolve().parents[1]
 ENV = os.environ | {"PYTHONPATH": str(REPO)}
@@ -151,20 +152,3 @@ def test_json_that_cannot_be_written_leaves_the_old(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         write_json(tmp_path / "a.json", {"bad": object()})
     assert read_json(tmp_path / "a.json") == 1 and names(tmp_path) == ["a.json"]
-
-
-@pytest.mark.parametrize("content", [b"", b'{"a": 1', b"\xff\xfe\x00", None])
-def test_read_json_names_the_file(tmp_path: Path, content: bytes | None) -> None:
-    path = tmp_path / "broken.json"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(
-        UserError, match="not valid JSON" if content is not None else "does not exist"
-    ) as caught:
-        read_json(path)
-    assert caught.value.where == str(path)
-
-
-def test_read_json_of_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="cannot read this file"):
-        read_json(tmp_path)

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from core.decode import read_json
 from core.engine.run.cli import run_command
 from core.errors import UserError
-from core.io import read_json
 from core.machine import native_bf16, usable_cores
 
 __all__ = ["STEPS", "Plan", "Step", "main", "plan"]

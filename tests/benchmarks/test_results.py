@@ -10,8 +10,9 @@ import pytest
 from benchmarks import results
 from benchmarks.results import Record, ResultTable, add_record, record_of, write_pages, written_page
 from benchmarks.timing import write_measurement
+from core.decode import read_json
 from core.errors import UserError
-from core.io import read_json, write_json
+from core.io import write_json
 
 PAGE = "# Speed\n\nBefore.\n\n<!-- table: layers -->\nstale\n<!-- end -->\n\nAfter.\n"
 

@@ -14,6 +14,7 @@ from loguru import logger
 from torch import nn
 
 from core import io
+from core.decode import read_json
 from core.engine.run import checkpoint
 from core.engine.run.checkpoint import (
     BEST,
@@ -27,7 +28,7 @@ from core.engine.run.checkpoint import (
 )
 from core.engine.run.run_dir import RunDir
 from core.errors import UserError
-from core.io import read_json, sha256
+from core.io import sha256
 
 
 class Killed(BaseException):

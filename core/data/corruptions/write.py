@@ -25,8 +25,9 @@ from core.data.corruptions.profiles import Corruption
 from core.data.sample import keyframe_scan
 from core.data.workers import leave_on_signals, worker_context
 from core.datasets.base import ScanDataset
+from core.decode import read_json
 from core.errors import UserError
-from core.io import read_json, write_bytes, write_json
+from core.io import write_bytes, write_json
 
 __all__ = ["VERSION", "write_corrupted"]
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from core.decode import read_json
 from core.errors import UserError
-from core.io import read_json
 
 __all__ = ["FORMAT", "INDEX", "META", "Database", "class_file", "index_dtype"]
 

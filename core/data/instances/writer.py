@@ -22,8 +22,9 @@ from tqdm import tqdm
 
 from core.data.instances.database import FORMAT, INDEX, META, Database, class_file, index_dtype
 from core.data.workers import leave_on_signals, worker_context
+from core.decode import read_json
 from core.errors import UserError
-from core.io import atomic_path, read_json, write_json
+from core.io import atomic_path, write_json
 from core.labels import LabelSpace
 
 __all__ = ["Part", "write_database"]

@@ -35,9 +35,9 @@ from core.datasets.base import (
 from core.datasets.files import image_size, listing, read_image
 from core.datasets.pandaset.cuboids import COLUMNS, FramePoints, instances_of
 from core.datasets.pandaset.safe_pickle import read_frame
+from core.decode import read_json
 from core.errors import UserError
 from core.geometry import chain, invert, projection, rigid, transform
-from core.io import read_json
 from core.labels import PANDASET
 
 __all__ = ["CAMERAS", "PandaSet", "PandaSetConfig"]

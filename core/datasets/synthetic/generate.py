@@ -22,8 +22,9 @@ from core.datasets.synthetic.nuscenes_format import token, write_keyframe, write
 from core.datasets.synthetic.nuscenes_tables import Row, write_tables
 from core.datasets.synthetic.scene import Scene
 from core.datasets.synthetic.spec import WorldSpec
+from core.decode import read_json
 from core.errors import UserError
-from core.io import read_json, write_json
+from core.io import write_json
 
 __all__ = ["GENERATOR", "MANIFEST", "generate"]
 

@@ -13,13 +13,14 @@ import torch
 import yaml
 
 from core.contracts import IGNORE
+from core.decode import read_json
 from core.engine.report.charts import confusion_chart, curves
 from core.engine.report.pictures import class_palette, legible
 from core.engine.report.scenes import ScenePicture, legend, scene_blocks, swatch, thousands
 from core.engine.report.style import page
 from core.engine.run.experiment import TrainConfig
 from core.engine.run.run_dir import git_state
-from core.io import read_json, write_text
+from core.io import write_text
 from core.labels import LABEL_SPACES
 from core.machine import processor_name
 from core.metrics import Confusion, EvaluationResult

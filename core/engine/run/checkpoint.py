@@ -23,8 +23,9 @@ import torch
 from loguru import logger
 from torch import nn
 
+from core.decode import read_json
 from core.errors import UserError
-from core.io import atomic_path, read_json, sha256, write_json
+from core.io import atomic_path, sha256, write_json
 
 __all__ = [
     "BEST",

@@ -13,6 +13,7 @@ from torch import nn
 
 from core.config import Config
 from core.datasets.base import ScanDataset
+from core.decode import read_json
 from core.engine.run.checkpoint import load_weights
 from core.engine.run.context import Context
 from core.engine.run.distributed import World
@@ -21,7 +22,7 @@ from core.engine.score.evaluation import score_network
 from core.engine.score.voting import PLAIN, Votes, loader_and_predictor
 from core.engine.score.weights import read_network
 from core.errors import UserError
-from core.io import read_json, sha256, write_json
+from core.io import sha256, write_json
 from core.labels import LabelSpace
 from core.metrics import EvaluationResult, SegmentationScore
 

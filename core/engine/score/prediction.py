@@ -29,6 +29,7 @@ from core.datasets.benchmark import PredictionFormat, prediction_format
 from core.datasets.calibration import CALIBRATION
 from core.datasets.folder import FolderConfig, FolderDataset
 from core.datasets.point_fields import check_point_fields
+from core.decode import read_json
 from core.engine.run.context import Context
 from core.engine.run.distributed import (
     World,
@@ -42,7 +43,7 @@ from core.engine.score.segmenter import Segmenter
 from core.engine.score.voting import PLAIN, Votes, loader_and_predictor
 from core.engine.score.weights import read_network
 from core.errors import UserError
-from core.io import read_json, sha256, write_bytes, write_json
+from core.io import sha256, write_bytes, write_json
 from core.labels import LabelSpace
 
 __all__ = [

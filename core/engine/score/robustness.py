@@ -26,6 +26,7 @@ from core.contracts import IGNORE, Batch
 from core.data.corruptions import CorruptedScans, Corruption, Scanner, chosen, published
 from core.data.corruptions.write import VERSION
 from core.datasets.base import ScanDataset
+from core.decode import read_json
 from core.engine.report.robustness import picture, robustness_page
 from core.engine.report.robustness_scores import Summary, summarise
 from core.engine.run.context import Context
@@ -33,7 +34,7 @@ from core.engine.run.distributed import World, barrier
 from core.engine.score.evaluation import score_network
 from core.engine.score.jobs import frozen_score, trained_network
 from core.engine.score.voting import PLAIN, Votes, loader_and_predictor
-from core.io import read_json, sha256, write_bytes, write_json, write_text
+from core.io import sha256, write_bytes, write_json, write_text
 from core.metrics import EvaluationResult
 
 __all__ = ["CLEAN", "evaluate_robustness"]

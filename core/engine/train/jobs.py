@@ -13,6 +13,7 @@ from core.data import DataConfig
 from core.data.sensor_record import SensorRecord
 from core.datasets import dataset_class
 from core.datasets.base import ScanDataset
+from core.decode import read_json
 from core.distill import SUPERVISED, Method, Needs, Score, method_class
 from core.engine.run.context import Context
 from core.engine.run.distributed import World, barrier, join_over_ranks
@@ -34,7 +35,7 @@ from core.engine.train.teacher import FrozenTeacher, load_teacher
 from core.engine.train.trainer import Trainer
 from core.engine.train.validation import validation
 from core.errors import UserError
-from core.io import read_json, sha256, write_json
+from core.io import sha256, write_json
 from core.metrics import EvaluationResult
 
 __all__ = ["build_trainer", "chosen_score", "train", "train_student", "train_teacher"]
