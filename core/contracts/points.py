@@ -13,9 +13,9 @@ __all__ = ["Points"]
 class Points:
     """Columns by name, each an array with one row per point.
 
-    ``xyz`` f32 [N, 3] m, ``lag`` f32 [N] s and ``sweep`` i16 [N] (0 = the keyframe's own point, k = of the k-th appended
-    sweep) are always there. Every cut and join takes all columns along, so none can be forgotten. Whose point it is
-    says ``sweep`` alone: two scans may have one time.
+    ``xyz`` f32 [N, 3] m, ``lag`` f32 [N] s and ``sweep`` i16 [N] (0 = the keyframe's own point, k = of the sweep
+    appended as the k-th) are always there. Every cut and join takes all columns along, so none can be forgotten. Only
+    ``sweep`` tells whose a point is: two scans may have one time.
 
     Args:
         xyz: f32 [N, 3] m. lag: f32 [N] s; None = 0 for all. sweep: i16 [N]; None = 0 for all.

@@ -34,8 +34,8 @@ class Sample:
 
     Attributes:
         token: the scan's. index: position in the data set.
-        points: columns ``xyz`` f32 [N, 3] m (augmented), ``lag``, ``sweep``, ``intensity`` (divided), ``label`` i64 [N],
-            ``distance`` f32 [N] m from the scanner before augmentation, and those of ``dataset.columns``.
+        points: columns ``xyz`` f32 [N, 3] m (augmented), ``lag``, ``sweep``, ``intensity`` (divided), ``label``
+            i64 [N], ``distance`` f32 [N] m from the scanner before augmentation, and those of ``dataset.columns``.
         features: names of the columns that networks read, in order.
         partition, grouping: the cells, and which points are in them.
         labels: i64 [V] train ids of the cells.

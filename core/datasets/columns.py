@@ -17,6 +17,7 @@ from pydantic import AfterValidator, Field
 from core.config import Section
 from core.contracts import Points, Scan
 from core.errors import UserError
+from core.paths import check_name
 
 __all__ = ["READ_COLUMNS", "Column", "add_columns", "column_file", "read_column"]
 
@@ -68,6 +69,7 @@ def check_names(columns: Mapping[str, Column]) -> Mapping[str, Column]:
 
 def column_file(column: Column, root: Path, token: str) -> Path:
     """The file that holds a column of a scan, whether or not it exists."""
+    token = check_name(token, str(root))
     stem = token.rpartition("/")[2]
     return root / column.file.replace("{token}", token).replace("{stem}", stem)
 

@@ -28,6 +28,7 @@ from core.datasets.base import ScanDataset
 from core.decode import read_json
 from core.errors import UserError
 from core.io import write_bytes, write_json
+from core.paths import check_name
 
 __all__ = ["VERSION", "write_corrupted"]
 
@@ -140,7 +141,7 @@ class _Writer:
         return len(missing)
 
     def _path(self, corruption: Corruption, token: str, part: str, suffix: str) -> Path:
-        sequence, _, frame = token.rpartition("/")
+        sequence, _, frame = check_name(token, str(self.dataset.root)).rpartition("/")
         folder = self.out / corruption.folder
         if sequence:
             folder = folder / "sequences" / sequence

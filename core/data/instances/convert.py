@@ -25,6 +25,7 @@ from core.datasets.base import ScanDataset
 from core.datasets.files import read_points
 from core.errors import UserError
 from core.labels import LabelSpace
+from core.paths import check_name
 
 __all__ = ["convert_database", "read_old_index"]
 
@@ -126,8 +127,9 @@ def _records(index: dict[str, list[str]], old: Path, dataset: ScanDataset) -> li
         cls = _class_of(name, dataset.labels, old)
         for file in files:
             parts = PurePosixPath(file.replace("\\", "/")).parts[-3:]
-            if len(parts) < 3 or ".." in parts:
-                raise UserError(f"cannot use the path '{file}'", where=str(old))
+            if len(parts) < 3:
+                raise UserError(f"cannot use the path {file!a}", where=str(old))
+            check_name("/".join(parts), str(old))
             token, instance = _named(Path(parts[-1]).stem, name, known, old)
             path = str(old.parent.joinpath(*parts))
             records.append(Record(cls, known.get(token, -1), instance, token, path))

@@ -17,6 +17,7 @@ import numpy as np
 
 from core.decode import read_json
 from core.errors import UserError
+from core.paths import inside
 
 __all__ = ["FORMAT", "INDEX", "META", "Database", "class_file", "index_dtype"]
 
@@ -86,7 +87,7 @@ class Database:
             )
 
     def _check_size(self, name: str, size: int) -> None:
-        path = self.folder / name
+        path = inside(self.folder, name)
         found = "missing"
         if path.is_file():
             found = f"{path.stat().st_size} bytes"

@@ -240,7 +240,7 @@ class PandaSet(SequenceDataset):
     def _sweep(
         self, folder: Path, frame: int, other: int, lidar_from_world: np.ndarray
     ) -> tuple[Points, float]:
-        """Points of frame ``other`` in the frame of frame ``frame``, without the vehicle's own returns; their lag, s."""
+        """Points of frame ``other`` in the frame of ``frame``, without the vehicle's own returns, and the lag (s)."""
         sweep = self._points(folder, other)
         track = _read_track(folder / "lidar")
         pose = _row(track.poses, other, folder / "lidar" / "poses.json")

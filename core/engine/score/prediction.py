@@ -45,6 +45,7 @@ from core.engine.score.weights import read_network
 from core.errors import UserError
 from core.io import sha256, write_bytes, write_json
 from core.labels import LabelSpace
+from core.paths import inside
 
 __all__ = [
     "PredictionFolder",
@@ -73,8 +74,12 @@ class PredictionFolder:
         return prediction_format(self.format)
 
     def path(self, token: str) -> Path:
-        """The file of a scan."""
-        return self.root / self.files.path(token)
+        """The file of a scan.
+
+        Raises:
+            UserError: its token leads out of the folder.
+        """
+        return inside(self.root, self.files.path(token))
 
     def write(self, token: str, classes: np.ndarray) -> None:
         """Write train ids u8 [N], atomically."""

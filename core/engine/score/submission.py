@@ -35,6 +35,7 @@ from core.engine.score.voting import PLAIN, Votes
 from core.errors import UserError
 from core.io import atomic_path, write_bytes, write_json
 from core.labels import LabelSpace, label_space
+from core.paths import inside
 
 __all__ = ["SubmissionFolder", "fill_gaps", "main", "pack", "remap", "submit_checkpoint"]
 
@@ -56,7 +57,7 @@ class SubmissionFolder(PredictionFolder):
 
     def path(self, token: str) -> Path:
         """The file of a scan."""
-        return self.root / benchmark(self.format).submitted_path(token, self.split)
+        return inside(self.root, benchmark(self.format).submitted_path(token, self.split))
 
     def begin(self, made_by: dict[str, Any], rank: int) -> None:
         """As in a prediction folder; plain predictions and submissions do not mix."""

@@ -24,6 +24,7 @@ from core.engine.run.distributed import World, barrier
 from core.engine.train.teacher import FrozenTeacher
 from core.errors import UserError
 from core.io import atomic_path, write_json
+from core.paths import inside
 from core.sparse import MapCache, SparseStage, SparseTensor
 
 __all__ = ["TeacherCache"]
@@ -63,7 +64,7 @@ class TeacherCache:
 
     def path(self, token: str) -> Path:
         """The file of a scan."""
-        return self.folder / f"{token}.safetensors"
+        return inside(self.folder, f"{token}.safetensors")
 
     def fill(
         self, dataset: ScanDataset, world: World, workers: int, autocast: Callable[[], Any]
