@@ -28,7 +28,7 @@ def write_sequence(root: Path, name: str, scans: int) -> None:
         )
         Image.new("RGB", (8, 4)).save(folder / "image_2" / f"{scan:06d}.png")
     row = " 1 0 0 0 0 1 0 0 0 0 1 0\n"
-    (folder / "calib.txt").write_text("P2:" + row + "Tr:" + row)
+    (folder / "calib.txt").write_text("P2: 8 0 4 0 0 8 2 0 0 0 1 0\nTr:" + row)
     (folder / "poses.txt").write_text(row * scans)
     (folder / "times.txt").write_text("".join(f"{0.1 * i}\n" for i in range(scans)))
 

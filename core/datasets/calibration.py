@@ -17,21 +17,21 @@ undistorted and taken at the time of the scan.
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from core.config import Config, Section, read_yaml
 from core.contracts import Camera
-from core.datasets.files import image_size, read_image
+from core.datasets.images import find_image, image_size, open_image
 from core.errors import UserError
 
 __all__ = ["CALIBRATION", "CameraCalibration", "image_of", "open_camera", "read_calibration"]
 
 CALIBRATION = "calibration.yaml"
-_SUFFIXES = (".png", ".jpg", ".jpeg")
+_FAR_OFF = 0.01  # of a length that must be 1: matrices are printed with few digits
+_FARTHEST = 100.0  # m, of a camera from the scanner
 Row = tuple[float, float, float, float]
 
 
@@ -51,6 +51,13 @@ class CameraCalibration(Section):
             raise ValueError("width and height are at least 2 px")
         return value
 
+    @model_validator(mode="after")
+    def _is_camera(self) -> CameraCalibration:
+        fault = projection_fault(np.array(self.projection, np.float64), self.size)
+        if fault is not None:
+            raise ValueError(f"projection {fault}")
+        return self
+
 
 class _Calibration(Section):
     cameras: dict[str, CameraCalibration] = Field(min_length=1)
@@ -68,14 +75,36 @@ def read_calibration(path: Path) -> dict[str, CameraCalibration]:
     return Config(tree=tree, source=str(path)).parse(_Calibration).cameras
 
 
+def projection_fault(projection: np.ndarray, size: tuple[int, int]) -> str | None:
+    """Why a matrix is no pinhole camera beside the scanner, None = it is one.
+
+    Args:
+        projection: f64 [3, 4], intrinsics times the upper three rows of a rigid transform LiDAR -> camera.
+        size: (width, height) px of the images.
+    """
+    if not np.isfinite(projection).all():
+        return "holds NaN or infinite values"
+    left = projection[:, :3]
+    axis = left[2]  # the viewing direction in the LiDAR's frame, of length 1
+    length = float(np.linalg.norm(axis))
+    if abs(length - 1) > _FAR_OFF:
+        return (
+            f"has a third row of length {length:.4g} over x, y, z, so that its depths are no metres"
+        )
+    if np.linalg.det(left) <= 0:
+        return "mirrors the scene, or flattens it (its determinant must be positive)"
+    u, v = left[:2] @ axis
+    if not (0 < u < size[0] and 0 < v < size[1]):
+        return f"has its principal point at ({u:.0f}, {v:.0f}) px, outside an image of {size[0]} x {size[1]} px"
+    away = float(np.linalg.norm(np.linalg.solve(left, projection[:, 3])))
+    if away > _FARTHEST:
+        return f"puts the camera {away:.0f} m from the scanner"
+    return None
+
+
 def image_of(root: Path, camera: str, stem: str) -> Path:
     """Find the image of a scan: ``images/<camera>/<stem>.png``, or with another suffix where that one exists."""
-    folder = root / "images" / camera
-    for suffix in _SUFFIXES:
-        path = folder / f"{stem}{suffix}"
-        if path.is_file():
-            return path
-    return folder / f"{stem}{_SUFFIXES[0]}"
+    return find_image(root / "images" / camera, stem)
 
 
 def open_camera(name: str, calibration: CameraCalibration, image: Path) -> Camera:
@@ -97,6 +126,6 @@ def open_camera(name: str, calibration: CameraCalibration, image: Path) -> Camer
         name,
         calibration.size,
         np.array(calibration.projection, np.float64),
-        partial(read_image, image),
+        open_image(image, calibration.size),
         calibration.min_depth,
     )

@@ -1,20 +1,14 @@
-"""Reading of scans, labels and images, with the checks each file passes on its way in."""
+"""Reading of scans and labels, with the checks each file passes on its way in."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from core.errors import UserError
 
-if TYPE_CHECKING:
-    from PIL import Image
-
-__all__ = ["image_size", "listing", "read_image", "read_labels", "read_points"]
+__all__ = ["listing", "read_labels", "read_points"]
 
 
 def listing(folder: Path) -> frozenset[str]:
@@ -93,48 +87,4 @@ def _read_array(path: Path, dtype: np.dtype, kind: str) -> np.ndarray:
     except OSError as error:
         raise UserError(
             f"cannot read this {kind} ({error.strerror or error})", where=str(path)
-        ) from error
-
-
-def read_image(path: Path) -> np.ndarray:
-    """Decode a PNG or JPEG to u8 [H, W, 3] RGB.
-
-    Raises:
-        UserError: the file is missing or cannot be decoded.
-    """
-    with _opened_image(path) as image:
-        return np.asarray(image.convert("RGB"))
-
-
-def image_size(path: Path, source: str | None = None) -> tuple[int, int]:
-    """(width, height) px from the header of an image; nothing is decoded.
-
-    Args:
-        source: where the file comes from; the cure if it does not exist.
-
-    Raises:
-        UserError: the file is missing or is no image.
-    """
-    with _opened_image(path, source) as image:
-        return image.size
-
-
-@contextmanager
-def _opened_image(path: Path, source: str | None = None) -> Iterator[Image.Image]:
-    from PIL import Image  # jobs without cameras never import it
-
-    try:
-        with Image.open(path) as image:
-            yield image
-    except FileNotFoundError as error:
-        raise UserError("this image does not exist", where=str(path), cure=source) from error
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-    ) as error:  # Pillow reports a broken PNG as SyntaxError
-        raise UserError(
-            f"cannot decode this image ({error})",
-            where=str(path),
-            cure="The file is damaged; unpack it again",
         ) from error

@@ -63,9 +63,18 @@ def test_example_of_the_documentation(root) -> None:
         ("size: [1600, 900]", "size: [1600]", r"key 'cameras.front.size"),
         (
             "size: [1600, 900]",
-            "size: [800, 450]",
-            r"s0.png: this image has 1600 x 900 px, but .* says 800 x 450",
+            "size: [1500, 850]",
+            r"s0.png: this image has 1600 x 900 px, but .* says 1500 x 850",
         ),
+        (
+            "size: [1600, 900]",
+            "size: [800, 450]",
+            r"principal point at \(816, 492\) px, outside an image of 800 x 450 px",
+        ),
+        ("[0.0, 1.0, 0.0, -0.5]", "[0.0, 2.0, 0.0, -1.0]", r"third row of length 2"),
+        ("[0.0, 1.0, 0.0, -0.5]", "[0.0, 1.0, 0.0, -500.5]", r"puts the camera \d+ m from"),
+        ("[0.0, 1.0, 0.0, -0.5]", "[0.0, 1.0, 0.0, .nan]", r"projection.*finite"),
+        ("[1266.4, 816.3,", "[-1266.4, 816.3,", r"mirrors the scene"),
         ("- [0.0, 1.0, 0.0, -0.5]", "", r"key 'cameras.front.projection"),
         (
             "min_depth",

@@ -7,7 +7,7 @@ removal of the vehicle's own returns from extra sweeps, and the official split b
 from __future__ import annotations
 
 import zlib
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Literal
 from zipfile import BadZipFile
@@ -26,7 +26,8 @@ from core.datasets.base import (
     SplitName,
     near_sensor,
 )
-from core.datasets.files import listing, read_image, read_labels, read_points
+from core.datasets.files import listing, read_labels, read_points
+from core.datasets.images import check_principal_point, open_image
 from core.datasets.nuscenes.benchmark import NuScenesBenchmark
 from core.datasets.nuscenes.index import CAMERAS, NuScenesIndex, open_index
 from core.errors import UserError
@@ -335,8 +336,9 @@ class NuScenes(ScanDataset):
             matrix = projection(self.index.calib_matrix[calib], camera_from_lidar)
             width, height = self.index.cam_size[key, column]
             size = (int(width), int(height))
-            load = partial(read_image, path)
-            cameras.append(Camera(name, size, matrix, load, _MIN_DEPTH))
+            table = self.root / self.version / "calibrated_sensor.json"
+            check_principal_point(self.index.calib_matrix[calib], size, path, table)
+            cameras.append(Camera(name, size, matrix, open_image(path, size), _MIN_DEPTH))
         return tuple(cameras)
 
     def describe(self) -> str:

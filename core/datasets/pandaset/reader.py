@@ -32,7 +32,14 @@ from core.datasets.base import (
     near_sensor,
     sequence_names,
 )
-from core.datasets.files import image_size, listing, read_image
+from core.datasets.files import listing
+from core.datasets.images import (
+    check_principal_point,
+    find_image,
+    image_size,
+    image_stem,
+    open_image,
+)
 from core.datasets.pandaset.cuboids import COLUMNS, FramePoints, instances_of
 from core.datasets.pandaset.safe_pickle import read_frame
 from core.decode import read_json
@@ -176,8 +183,8 @@ class PandaSet(SequenceDataset):
             if not (folder / "lidar" / name).is_file():
                 self._note(f"{sequence}/lidar/{name}: no file")
         for name in self.cameras:
-            images = listing(folder / "camera" / name)
-            without = sum(f"{n:02d}.jpg" not in images for n in scans)
+            images = {image_stem(file) for file in listing(folder / "camera" / name)}
+            without = sum(f"{n:02d}" not in images for n in scans)
             if without:
                 what = f"{without} of {len(scans)} images are not there"
                 self._note(f"{sequence}/camera/{name}: {what}", "cameras")
@@ -203,7 +210,7 @@ class PandaSet(SequenceDataset):
             labels = folder / "annotations" / "semseg" / f"{frame:02d}.pkl.gz"
         images = {}
         for name in self.cameras:
-            images[name] = folder / "camera" / name / f"{frame:02d}.jpg"
+            images[name] = find_image(folder / "camera" / name, f"{frame:02d}", ".jpg")
         return ScanFiles(points=_scan_file(folder, frame), labels=labels, images=images)
 
     def read(self, index: int, *, cameras: bool = True) -> Scan:
@@ -314,7 +321,9 @@ class PandaSet(SequenceDataset):
             intrinsic = _read_intrinsic(folder / "intrinsics.json")
             matrix = projection(intrinsic, chain(invert(pose), world_from_lidar))
             cure = f"{_SOURCE}, or choose cameras with dataset.cameras"
-            cameras.append(Camera(name, image_size(path, cure), matrix, partial(read_image, path)))
+            size = image_size(path, cure)
+            check_principal_point(intrinsic, size, path, folder / "intrinsics.json")
+            cameras.append(Camera(name, size, matrix, open_image(path, size)))
         return tuple(cameras)
 
 

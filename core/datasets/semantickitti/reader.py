@@ -27,7 +27,14 @@ from core.datasets.base import (
     near_sensor,
     sequence_names,
 )
-from core.datasets.files import image_size, listing, read_image, read_labels, read_points
+from core.datasets.files import listing, read_labels, read_points
+from core.datasets.images import (
+    check_principal_point,
+    find_image,
+    image_size,
+    image_stem,
+    open_image,
+)
 from core.datasets.semantickitti.benchmark import SemanticKITTIBenchmark
 from core.datasets.semantickitti.drive import Drive, read_drive
 from core.errors import UserError
@@ -171,8 +178,8 @@ class SemanticKITTI(SequenceDataset):
         for part, needed_for in needs:
             if not (folder / part).is_file():
                 self._note(sequence, part, "no file", needed_for)
-        images = listing(folder / "image_2")
-        without = sum(f"{n:06d}.png" not in images for n in scans)
+        images = {image_stem(name) for name in listing(folder / "image_2")}
+        without = sum(f"{n:06d}" not in images for n in scans)
         if without:
             what = f"{without} of {len(scans)} images are not there"
             self._note(sequence, "image_2", what, "cameras")
@@ -216,7 +223,7 @@ class SemanticKITTI(SequenceDataset):
         return ScanFiles(
             points=folder / "velodyne" / f"{frame:06d}.bin",
             labels=labels,
-            images={name: folder / name / f"{frame:06d}.png" for name in self.cameras},
+            images={name: find_image(folder / name, f"{frame:06d}") for name in self.cameras},
         )
 
     def read(self, index: int, *, cameras: bool = True) -> Scan:
@@ -260,10 +267,11 @@ class SemanticKITTI(SequenceDataset):
 
     def _cameras(self, sequence: str, frame: int) -> tuple[Camera, ...]:
         calibration = self._sequence(sequence)
+        calib = self.root / "sequences" / sequence / "calib.txt"
         if calibration.p2 is None or calibration.camera_from_lidar is None:
             raise UserError(
                 "cameras need this file",
-                where=str(self.root / "sequences" / sequence / "calib.txt"),
+                where=str(calib),
                 cure=f"It comes from {_ARCHIVES['calib.txt']}",
             )
         matrix = projection(calibration.p2, calibration.camera_from_lidar)
@@ -272,7 +280,8 @@ class SemanticKITTI(SequenceDataset):
         cameras = []
         for name, path in images.items():
             size = image_size(path, source)
-            cameras.append(Camera(name, size, matrix, partial(read_image, path)))
+            check_principal_point(calibration.p2, size, path, calib)
+            cameras.append(Camera(name, size, matrix, open_image(path, size)))
         return tuple(cameras)
 
     def _neighbours(self, sequence: str, frame: int) -> list[int]:

@@ -18,7 +18,7 @@ from core.contracts import IGNORE, Camera, Points, Sample, Scan, Sensor
 from core.data import BatchLoader, DataConfig, Recipe, VotePlan, collate
 from core.data.sensor_record import SensorRecord
 from core.datasets import dataset_class
-from core.datasets.calibration import read_calibration
+from core.datasets.calibration import projection_fault, read_calibration
 from core.engine.run.checkpoint import load_weights
 from core.engine.run.context import autocast
 from core.engine.run.experiment import Experiment
@@ -313,9 +313,11 @@ def _cameras(
     if not images:
         return ()
     known: dict[str, tuple[np.ndarray, float]] = {}
+    sizes: dict[str, tuple[int, int]] = {}  # as calibrated
     if isinstance(calibration, str | Path):
         for name, camera in read_calibration(Path(calibration)).items():
             known[name] = (np.array(camera.projection, np.float64), camera.min_depth)
+            sizes[name] = camera.size
     else:
         for name, matrix in (calibration or {}).items():
             known[name] = (np.asarray(matrix, np.float64), 1.0)
@@ -343,6 +345,15 @@ def _cameras(
                 cure="Intrinsics [3, 3] times the upper rows of the transform LiDAR -> camera",
             )
         size = (image.shape[1], image.shape[0])
+        fault = projection_fault(matrix, size)
+        if size != sizes.get(name, size):
+            fault = f"is for {sizes[name][0]} x {sizes[name][1]} px, and its image has {size[0]} x {size[1]}"
+        if fault is not None:
+            raise UserError(
+                f"the calibration of {name} {fault}",
+                where="Segmenter.predict, calibration",
+                cure="Give images in the size that was calibrated, and intrinsics times the transform LiDAR -> camera",
+            )
         cameras.append(Camera(name, size, matrix, partial(_given, image), min_depth))
     return tuple(cameras)
 
