@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Protocol, runtime_checkable
 
 from torch import nn
@@ -15,8 +16,10 @@ from core.registry import look_up
 __all__ = [
     "LIDAR_MODELS",
     "MODELS",
+    "Adapting",
     "NetworkClass",
     "Pretrained",
+    "adapt",
     "build_model",
     "column_widths",
     "input_width",
@@ -58,6 +61,23 @@ class Pretrained(Protocol):
 
     def load_pretrained(self) -> None:
         """Read the files that the section names."""
+
+
+@runtime_checkable
+class Adapting(Protocol):
+    """A module that can take on the form that older weights have."""
+
+    def adapt_to(self, names: Collection[str]) -> None:
+        """Change its parameters to those of weights of these names, as in its ``state_dict()``."""
+
+
+def adapt(network: nn.Module, names: Collection[str]) -> None:
+    """Give every part that can change the form that weights of these names have; an optimiser comes after it."""
+    for path, module in network.named_modules():
+        if isinstance(module, Adapting):
+            beginning = f"{path}." if path else ""
+            below = [name for name in names if name.startswith(beginning)]
+            module.adapt_to([name.removeprefix(beginning) for name in below])
 
 
 def model_class(config: Config) -> NetworkClass:

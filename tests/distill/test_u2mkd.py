@@ -199,7 +199,11 @@ def test_every_term_is_its_formula(mask: str, temperature: float, kl_mean: str) 
 def test_features_are_scaled_to_their_range_on_both_sides() -> None:
     method = make_method(w_kl=0, normalize_features=True)
     batch, taught = make_batch(LABELS, SEEN), teacher_output([0, 1, 2, 3, 4, 4], 5)
-    loss = float(method(batch, taught)["feat"].detach())
+    term = method(batch, taught)["feat"]
+    term.backward()
+    weight = method.adapt_layer[0].weight
+    assert weight.grad.isfinite().all() and weight.grad.abs().max() > 0
+    loss = float(term.detach())
     with torch.no_grad():
         a = method.adapt_layer(method.student(batch).points).double()
     b = taught.stages[0].feats[0].double().expand(6, -1)

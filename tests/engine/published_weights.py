@@ -152,7 +152,7 @@ def student_weights(cr: float, teacher_cr: float, seed: int = 1, **decoder: bool
     maker.dense("adapt_layer.0", cs[4], widths(teacher_cr)[4])
     maker.norm("adapt_layer.1", widths(teacher_cr)[4])
     maker.norm("classifier_pix.norm", 128)
-    maker.dense("classifier_pix.conv", 128, CLASSES, 1, 1)
+    maker.dense("classifier_pix.conv", 128, CLASSES, 1, 1, bias=False)
     return maker.weights
 
 

@@ -21,7 +21,7 @@ import torch.multiprocessing as mp
 import core.engine.train.trainer
 from core.config import Config, load_config
 from core.contracts import Pair
-from core.engine.run.checkpoint import read_checkpoint
+from core.engine.run.checkpoint import load_weights, read_checkpoint
 from core.engine.run.context import Context
 from core.engine.run.distributed import World
 from core.engine.run.run_dir import RunDir
@@ -192,6 +192,24 @@ def test_teacher_stays_out_of_training_and_checkpoint(config, tmp_path) -> None:
     assert state["model"].keys() == trainer.method.student.state_dict().keys()
     assert all(key.startswith("adapt_layer.") for key in state["training_only"])
     assert len(state["identity"]["teacher"]["sha256"]) == 64
+
+
+def test_run_of_before_the_pixel_classifier_lost_its_bias_goes_on(config, tmp_path) -> None:
+    """Its optimiser counts one parameter more, between the classifier's weight and what follows."""
+    new = trainer_of(config, tmp_path)
+    names = [name for name, _ in new.method.named_parameters()]
+    bias = "classifier_pix.linear.bias"
+    assert f"student.{bias}" not in names
+    started = new.method.deployed_state() | {bias: torch.arange(17.0)}
+    (tmp_path / "checkpoints").mkdir()
+    RunDir(tmp_path).checkpoints.save({"model": started, "global_step": 1})
+    old = trainer_of(config, tmp_path)
+    place = names.index("student.classifier_pix.linear.weight") + 1
+    names.insert(place, f"student.{bias}")
+    assert [name for name, _ in old.method.named_parameters()] == names
+    assert sum(len(group["params"]) for group in old.optimizer.param_groups) == len(names)
+    load_weights(old.method.deployed, started, "test")
+    assert torch.equal(old.method.deployed.classifier_pix.linear.bias.data, torch.arange(17.0))
 
 
 def test_student_without_teacher_terms_needs_no_teacher(folder, tmp_path) -> None:

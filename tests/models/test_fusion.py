@@ -10,6 +10,7 @@ from made_samples import with_cameras_in_order, with_visible
 from torch import Tensor, nn
 
 from core.contracts import Batch
+from core.engine.run.checkpoint import load_weights
 from core.models.fusion.c2l import C2L, PixelHead
 from core.models.fusion.l2c import L2C, draw_points, grid_sizes
 from core.models.fusion.learner import learner
@@ -217,15 +218,22 @@ def test_block_sizes_at_the_published_width() -> None:
         assert [round(n / 1e6, 2) for n in found] == list(rounded)
 
 
-def test_pixel_head_classifies_points_in_sight_only() -> None:
+def test_pixel_head_has_no_bias_but_takes_on_that_of_older_weights() -> None:
     head = PixelHead(6, 4).double()
-    f, rows = features(7, 6), torch.tensor([1, 4, 5])
-    mean, var = f[rows].mean(0), f[rows].var(0, unbiased=False)
-    expected = linear(((f[rows] - mean) / (var + head.norm.eps).sqrt()).relu(), head.linear)
-    logits = head(f[rows], rows, len(f))
-    torch.testing.assert_close(logits[rows], expected)
-    assert logits.abs().sum(1).nonzero()[:, 0].tolist() == rows.tolist()
-    assert head(f[:0], rows[:0], len(f)).abs().max() == 0
+    f = features(7, 6)
+    assert [name for name, _ in head.named_parameters()] == [
+        "norm.weight",
+        "norm.bias",
+        "linear.weight",
+    ]
+    mean, var = f.mean(0), f.var(0, unbiased=False)
+    normal = (f - mean) / (var + head.norm.eps).sqrt()
+    expected = normal.relu() @ head.linear.weight.T
+    torch.testing.assert_close(head(f), expected)
+    assert head(f[:0]).shape == (0, 4)
+    old = head.state_dict() | {"linear.bias": torch.tensor([1.0, -2, 3, 0]).double()}
+    load_weights(head, old, "test")
+    torch.testing.assert_close(head(f), expected + old["linear.bias"])
 
 
 def test_batch_norm_of_one_point_and_of_none() -> None:

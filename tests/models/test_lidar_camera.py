@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from camera_scene import SIZE, camera_batch, double
 from made_samples import with_cameras_in_order, with_visible, without_images
 from torch import Tensor, nn
@@ -62,7 +63,7 @@ def test_size_of_the_published_student(cr: float, total: float) -> None:
         17,
     )
     parts = {name: sum(p.numel() for p in part.parameters()) for name, part in net.named_children()}
-    head = 2 * 128 + 128 * 17 + 17
+    head = 2 * 128 + 128 * 17
     assert round(parts["lidar"] / 1e6, 1) == teacher
     assert parts["pix_branch"] == 11_176_512 + 116_476 + 501_376 and parts["classifier_pix"] == head
     adapter = (int(256 * cr) + 1) * 512 + 2 * 512  # Linear and BN to the cr 2 teacher's stage
@@ -192,6 +193,39 @@ def test_order_of_cameras_does_not_matter(overlap: str) -> None:
         batch = with_visible(batch, batch.visible & (batch.visible.cumsum(0) == 1))
     shuffled = with_cameras_in_order(batch, order)
     close(net(shuffled).logits, net(batch).logits)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("overlap", ["last", "mean"])
+@pytest.mark.parametrize("stem_stride", [1, 2])
+def test_pixel_logits_are_those_of_the_full_image_in_evaluation(
+    overlap: str, stem_stride: int
+) -> None:
+    """Enlarge to the image, BN, ReLU, classify, read at the points (section 4.6), by torch's own operators."""
+    net = exact(overlap=overlap, eval_pixels=True, image={"stem_stride": stem_stride})
+    batch = double(camera_batch(0, 1))
+    kept = []
+    decode = net.pix_branch.decode
+    net.pix_branch.decode = lambda skips: kept.append(decode(skips)) or kept[0]
+    found = net(batch).pixel_logits
+    full = F.interpolate(kept[0], SIZE, mode="bilinear", align_corners=True)
+    norm, linear = net.classifier_pix.norm, net.classifier_pix.linear
+    shape = (1, -1, 1, 1)
+    normal = (full - norm.running_mean.view(shape)) / (norm.running_var + norm.eps).sqrt().view(
+        shape
+    )
+    normal = normal * norm.weight.view(shape) + norm.bias.view(shape)
+    logits = torch.einsum("nchw,kc->nkhw", normal.relu(), linear.weight)
+    expected = torch.zeros_like(found)
+    for row, scan in enumerate(batch.coords[:, 0].tolist()):
+        seeing = batch.visible[:, row].nonzero()[:, 0].tolist()
+        for camera in seeing[-1:] if overlap == "last" else seeing:
+            image = logits[3 * scan + camera][None]
+            at = batch.pixels[camera, row].double().view(1, 1, 1, 2)
+            read = F.grid_sample(image, at, align_corners=True)[0, :, 0, 0]
+            expected[row] += read / (1 if overlap == "last" else len(seeing))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert found.abs().max() > 0.1
 
 
 # --- what is fed where ----------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from torch import nn
 from core.decode import read_json
 from core.errors import UserError
 from core.io import atomic_path, sha256, write_json
+from core.models import adapt
 
 __all__ = [
     "BEST",
@@ -134,12 +135,13 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], where: str) -> None:
-    """Load weights strictly.
+    """Load weights strictly, into a model of the form they have where it was another in an earlier version.
 
     Raises:
-        UserError: names the keys that are missing, unknown, or of another shape; the model is left untouched.
+        UserError: names the keys that are missing, unknown, or of another shape; the model's values are untouched.
     """
     weights = {key.removeprefix("module."): value for key, value in weights.items()}
+    adapt(model, weights)
     own = model.state_dict()
     missing = sorted(own.keys() - weights.keys())
     unknown = sorted(weights.keys() - own.keys())

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from loguru import logger
+from torch import nn
 
 from core.config import Config
 from core.data import DataConfig
@@ -37,6 +38,7 @@ from core.engine.train.validation import validation
 from core.errors import UserError
 from core.io import sha256, write_json
 from core.metrics import EvaluationResult
+from core.models import Adapting, adapt
 
 __all__ = ["build_trainer", "chosen_score", "train", "train_student", "train_teacher"]
 
@@ -140,6 +142,8 @@ def build_trainer(
     criterion = context.experiment.criterion_for(labels.num_classes)
     fresh = not run_dir.checkpoints.manifest()
     student = context.model(kind.outputs(settings, labels), pretrained=fresh)
+    if not fresh:
+        _adapt_to_run(student, run_dir)
     network = None if teacher is None else teacher.network
     with context.seeded():
         method = kind(settings, student, network, criterion)
@@ -160,6 +164,15 @@ def build_trainer(
     if teacher is not None:
         identity["teacher"] = teacher.identity
     return Trainer(context.experiment, method, source, loader, context.world, run_dir, identity)
+
+
+def _adapt_to_run(student: nn.Module, run_dir: RunDir) -> None:
+    """Give the student the form it had when the run was started, before an optimiser counts its parameters."""
+    if not any(isinstance(module, Adapting) for module in student.modules()):
+        return
+    found = run_dir.checkpoints.newest()
+    if found is not None:
+        adapt(student, found[1]["model"])
 
 
 def chosen_score(context: Context, kind: type[Method], val_set: ScanDataset) -> Score:

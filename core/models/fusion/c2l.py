@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -52,15 +54,20 @@ class C2L(nn.Module):
 
 
 class PixelHead(nn.Module):
-    """BN - ReLU - Linear of decoded image features, at the points that have some."""
+    """BN - ReLU - Linear without bias, of decoded image features."""
 
     def __init__(self, image: int, num_classes: int) -> None:
         super().__init__()
         self.norm = PointBatchNorm(image)
-        self.linear = nn.Linear(image, num_classes)
+        self.linear = nn.Linear(image, num_classes, bias=False)
 
-    def forward(self, f: Tensor, rows: Tensor, count: int) -> Tensor:
-        """Features [R, image] of the points ``rows`` i64 [R] -> logits [count, num_classes], 0 elsewhere."""
-        logits = self.linear(F.relu(self.norm(f)))
-        everywhere = logits.new_zeros(count, logits.shape[1])
-        return everywhere.index_copy(0, rows, logits)
+    def adapt_to(self, names: Collection[str]) -> None:
+        """Take on a bias if weights of these names have one: those of earlier versions of this project do."""
+        if "linear.bias" in names and self.linear.bias is None:
+            weight = self.linear.weight
+            self.linear.bias = nn.Parameter(weight.new_zeros(len(weight)))
+
+    def forward(self, f: Tensor) -> Tensor:
+        """Features [R, image] -> logits [R, num_classes]."""
+        logits: Tensor = self.linear(F.relu(self.norm(f)))
+        return logits

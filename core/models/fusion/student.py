@@ -19,13 +19,13 @@ from core.models.fusion.c2l import C2L, PixelHead
 from core.models.fusion.l2c import L2C, draw_points
 from core.models.fusion.learner import learner
 from core.models.fusion.output import FusedOutput
-from core.models.image.sampling import Overlap, PixelLinks, map_size, sample_image
+from core.models.image.sampling import MapSize, Overlap, PixelLinks, map_size, sample_image
 from core.models.image.swiftnet import ImageConfig, SwiftNet
 from core.models.lidar.blocks import scaled_channels
 from core.models.lidar.minkunet import MinkUNet
 from core.models.lidar.sphereformer import SPVCNNSphereFormer
 from core.models.lidar.spvcnn import SPVCNN
-from core.sparse import SparseTensor, devoxelize, voxel_mean
+from core.sparse import SparseTensor, devoxelize, gather_sum, voxel_mean
 
 __all__ = ["LidarCamera"]
 
@@ -110,12 +110,14 @@ class Exchange:
         uses_images: the batch has images, and something reads them; else there are neither ``links`` nor ``image``.
         links: points and pixels.
         image: [B * K, C, H, W], what the next image stage is fed.
+        image_size: (rows, columns) of the batch's images.
         skips: [B * K, ic, H, W] of the image stages so far.
         points: see :class:`FusedOutput`, like the other attributes.
     """
 
     links: PixelLinks
     image: Tensor
+    image_size: MapSize
     points: Tensor
 
     def __init__(self, model: LidarCamera, batch: Batch) -> None:
@@ -132,7 +134,9 @@ class Exchange:
         self.uses_images = self.decodes or model.config.c2l
         if self.uses_images:
             self.links = PixelLinks.of(batch, model.config.overlap)
-            self.image = model.pix_branch.stem(batch.images.flatten(0, 1))
+            images = batch.images.flatten(0, 1)
+            self.image_size = map_size(images)
+            self.image = model.pix_branch.stem(images)
 
     def __call__(self, stage: int, x: SparseTensor, batch: Batch) -> tuple[SparseTensor, Tensor]:
         """Run one image stage and fuse both ways: (voxels, points [SV, C])."""
@@ -184,8 +188,24 @@ class Exchange:
         """[SV, classes], 0 where no camera looks; None where the image decoder is not asked for."""
         if not (self.uses_images and self.decodes):
             return None
-        decoded = self.model.pix_branch.decode_at(self.skips, self.links)
-        return self.model.classifier_pix(decoded, self.links.rows, len(self.in_view))
+        if self.model.training:
+            decoded = self.model.pix_branch.decode_at(self.skips, self.links)
+            seen = self.model.classifier_pix(decoded)
+        else:
+            seen = self._pixel_logits_of_the_image()
+        everywhere = seen.new_zeros(len(self.in_view), seen.shape[1])
+        return everywhere.index_copy(0, self.links.rows, seen)
+
+    def _pixel_logits_of_the_image(self) -> Tensor:
+        """[R, classes] at the points in sight, read from the logits of the image's own pixels, as U2MKD defines them.
+
+        Of an image's logits a point reads four pixels; no others are made.
+        """
+        decoded = self.model.pix_branch.decode(self.skips)
+        around = self.links.around(self.image_size, map_size(decoded))
+        pixels = decoded.permute(0, 2, 3, 1).reshape(-1, decoded.shape[1])
+        logits = self.model.classifier_pix(gather_sum(pixels, around.pixels))
+        return gather_sum(logits, around.points)
 
     def output(self, lidar: Output) -> FusedOutput:
         """What the LiDAR network returned, and what was exchanged on the way."""

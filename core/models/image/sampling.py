@@ -21,6 +21,19 @@ Overlap = Literal["last", "mean"]
 MapSize = tuple[int, int]  # rows and columns
 
 
+@dataclass(frozen=True)
+class Around:
+    """The four pixels around each used pair's place in an image, whose values are read from a map of another size.
+
+    Attributes:
+        pixels: pixels of the map -> bilinear value at each of these image pixels, U * 4 rows.
+        points: image pixels -> bilinear value at each point in sight, R rows.
+    """
+
+    pixels: GatherTable
+    points: GatherTable
+
+
 @dataclass
 class PixelLinks:
     """The (point, image) pairs of a batch, sorted by point, then camera. Image ``b * K + k`` is camera k of scan b.
@@ -105,6 +118,32 @@ class PixelLinks:
         """
         return self._table(("taps", size, kernel), lambda: self._taps(size, kernel))
 
+    def around(self, image: MapSize, size: MapSize) -> Around:
+        """Of images of (rows, columns) ``image`` and a map [B * K, H, W] of ``size`` whose corners are the images'."""
+        number = self.image.index_select(0, self.used)
+        x, y = _pixel(self.uv.index_select(0, self.used), image)
+        columns, column_weight = _tap_axis(x, image[1], 1)
+        lines, line_weight = _tap_axis(y, image[0], 1)
+        # All of [U, 2, 2]: pair, upper and lower, left and right pixel.
+        share = self.weight.index_select(0, self.used)[:, None, None]
+        weight = line_weight[:, 0, :, None] * column_weight[:, 0, None, :] * share
+        u = columns[:, 0, None, :] * (2 / max(image[1] - 1, 1)) - 1
+        v = lines[:, 0, :, None] * (2 / max(image[0] - 1, 1)) - 1
+        at = torch.stack(torch.broadcast_tensors(u, v), -1).view(-1, 2)
+        fourfold = number.repeat_interleave(4)
+        index, shares = _corner_pixels(at, fourfold, size)
+        ptr = torch.arange(0, 4 * len(at) + 1, 4, device=at.device)
+        pixels = GatherTable(ptr, index.int(), shares, self.images * size[0] * size[1])
+        rank = self._rank_of_used().repeat_interleave(4)
+        entries = torch.arange(len(at), device=at.device)
+        points = GatherTable.from_entries(rank, entries, weight.flatten(), len(self.rows), len(at))
+        return Around(pixels, points)
+
+    def _rank_of_used(self) -> Tensor:
+        """I64 [U]: the number of each used pair's point among those in sight."""
+        number = self.in_sight.cumsum(0) - 1
+        return number.index_select(0, self.point.index_select(0, self.used))
+
     def _table(self, key: Hashable, make: Callable[[], GatherTable]) -> GatherTable:
         if key not in self.tables:
             self.tables[key] = make()
@@ -128,22 +167,10 @@ class PixelLinks:
 
     def _corners(self, size: MapSize) -> GatherTable:
         height, width = size
-        x, y = _pixel(self.uv, size)
-        left = x.floor().long()
-        right = (left + 1).clamp_max(width - 1)
-        top = y.floor().long()
-        bottom = (top + 1).clamp_max(height - 1)
-        fx = x - left
-        fy = y - top
-        first = self.image * height
-        upper = (first + top) * width
-        lower = (first + bottom) * width
-        corners = [upper + left, upper + right, lower + left, lower + right]
-        weights = [(1 - fy) * (1 - fx), (1 - fy) * fx, fy * (1 - fx), fy * fx]
-        weight = torch.stack(weights, 1) * self.weight[:, None]
-        index = torch.stack(corners, 1).flatten().int()
+        index, weight = _corner_pixels(self.uv, self.image, size)
+        weight = weight.view(-1, 4) * self.weight[:, None]
         columns = self.images * height * width
-        return GatherTable(4 * self.ptr, index, weight.flatten(), columns)
+        return GatherTable(4 * self.ptr, index.int(), weight.flatten(), columns)
 
     def _taps(self, size: MapSize, kernel: int) -> GatherTable:
         height, width = size
@@ -170,14 +197,30 @@ class PixelLinks:
         if pairs == count:  # one for each point, already in order
             ptr = torch.arange(0, 4 * taps * count + 1, 4, device=index.device)
             return GatherTable(ptr, index.flatten().int(), weight.flatten(), columns)
-        number = self.in_sight.cumsum(0) - 1  # of each point among those in sight
-        point = self.point.index_select(0, self.used)
-        rank = number.index_select(0, point)
-        rows = rank[:, None] * taps + torch.arange(taps, device=rank.device)
+        tap = torch.arange(taps, device=index.device)
+        rows = self._rank_of_used()[:, None] * taps + tap
         entries = rows[:, :, None].expand(-1, -1, 4).flatten()
         return GatherTable.from_entries(
             entries, index.flatten(), weight.flatten(), count * taps, columns
         )
+
+
+def _corner_pixels(uv: Tensor, image: Tensor, size: MapSize) -> tuple[Tensor, Tensor]:
+    """The four pixels around each place ``uv`` [P, 2] in the maps ``image`` i64 [P]: rows and weights, [P * 4]."""
+    height, width = size
+    x, y = _pixel(uv, size)
+    left = x.floor().long()
+    right = (left + 1).clamp_max(width - 1)
+    top = y.floor().long()
+    bottom = (top + 1).clamp_max(height - 1)
+    fx = x - left
+    fy = y - top
+    first = image * height
+    upper = (first + top) * width
+    lower = (first + bottom) * width
+    corners = [upper + left, upper + right, lower + left, lower + right]
+    weights = [(1 - fy) * (1 - fx), (1 - fy) * fx, fy * (1 - fx), fy * fx]
+    return torch.stack(corners, 1).flatten(), torch.stack(weights, 1).flatten()
 
 
 def _tap_axis(x: Tensor, size: int, kernel: int) -> tuple[Tensor, Tensor]:

@@ -1,9 +1,10 @@
 """SwiftNet image branch (Oršić et al., CVPR 2019), run stage by stage so that LiDAR features can join in between.
 
-The pixel decoder ends at the finest stage (a half or a quarter of the image). Full-resolution maps are never made:
-points read the 128 channels of that level bilinearly and are classified one by one (``PixelHead``), and the level's
-last convolution is computed at the points alone (``SwiftNet.decode_at``). Against upsampling first, the ReLU comes
-after both interpolations instead of between them and batch statistics are those of the points instead of the pixels.
+The pixel decoder ends at the finest stage (a half or a quarter of the image). Full-resolution maps are never made. In
+training, points read the 128 channels of that level bilinearly and are classified one by one (``PixelHead``), and the
+level's last convolution is computed at the points alone (``SwiftNet.decode_at``): against upsampling first, as
+published, the ReLU comes after both interpolations instead of between them, and batch statistics are those of the
+points instead of the pixels. In evaluation the pixels around each point are classified, which is what is published.
 """
 
 from __future__ import annotations
