@@ -38,6 +38,7 @@ from core.errors import UserError
 
 __all__ = [
     "DAMAGE",
+    "check_json",
     "decode_text",
     "decoding",
     "parse_array",
@@ -198,6 +199,11 @@ def parse_json(
     except DAMAGE as error:
         what = f"this is not valid JSON ({reason(error)})"
         raise UserError(what, where=where, cure=cure or _AGAIN) from error
+
+
+def check_json(value: object, where: str, of: type[T], *, cure: str | None = None) -> T:
+    """Give decoded JSON its type, as :func:`read_json` does; ``where`` is what an error calls it."""
+    return parse_json(json.dumps(value), where, of, cure=cure)
 
 
 @cache

@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, Field, asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from core.contracts import IGNORE
+from core.decode import check_json
 from core.errors import UserError
 
 __all__ = ["RANGE_BINS", "VIEWS", "Confusion", "EvaluationResult", "SegmentationScore"]
 
 # m from the sensor
 RANGE_BINS: tuple[tuple[float, float], ...] = ((0.0, 20.0), (20.0, 50.0), (50.0, math.inf))
+Count = Annotated[int, Field(ge=0, lt=1 << 53)]  # so many points that floats still count them
 Absent = Literal["skip", "nanmean", "zero", "one"]
 _WRITE_AGAIN = "Write it again with evaluate.py --json"
 
@@ -207,16 +210,16 @@ class EvaluationResult:
     dataset: str
     split: str
     classes: tuple[str, ...]
-    confusion: list[list[int]]
-    ranges: dict[str, list[list[int]]]
-    num_scans: int
-    num_points: int
+    confusion: list[list[Count]]
+    ranges: dict[str, list[list[Count]]]
+    num_scans: Count
+    num_points: Count
     seconds: float
     checkpoint: str
     checkpoint_sha256: str
     command: str
     votes: int = 1
-    views: dict[str, list[list[int]]] = field(default_factory=dict)
+    views: dict[str, list[list[Count]]] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
     commit: str = ""
     processor: str = ""
@@ -301,26 +304,16 @@ class EvaluationResult:
         return derived | asdict(self) | {"classes": list(self.classes)}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any], where: str | None = None) -> EvaluationResult:
+    def from_json(cls, value: object, where: str | None = None) -> EvaluationResult:
         """Undo :meth:`to_json`; derived scores are computed anew.
 
         Args:
             where: the file the value comes from, for the error.
 
         Raises:
-            UserError: a key is missing, or a matrix does not fit the classes.
+            UserError: a key is missing or of another type, or a matrix does not fit the classes.
         """
-        fields = cls.__dataclass_fields__
-        missing = [name for name, known in fields.items() if not _has_default(known)]
-        if isinstance(value, Mapping):
-            missing = [name for name in missing if name not in value]
-        if missing:
-            raise UserError(
-                f"this evaluation lacks {', '.join(missing)}", where=where, cure=_WRITE_AGAIN
-            )
-        attributes: dict[str, Any] = {k: v for k, v in value.items() if k in fields}
-        attributes["classes"] = tuple(attributes["classes"])
-        result = cls(**attributes)
+        result = check_json(value, where or "evaluation", cls, cure=_WRITE_AGAIN)
         result._check_matrices(where)
         return result
 
@@ -334,10 +327,6 @@ class EvaluationResult:
                     where=where,
                     cure=_WRITE_AGAIN,
                 )
-
-
-def _has_default(known: Field[Any]) -> bool:
-    return known.default is not MISSING or known.default_factory is not MISSING
 
 
 def _percent(value: float | None) -> float | None:

@@ -223,7 +223,32 @@ def test_result_round_trip_and_derived_scores() -> None:
 
 def test_result_refuses_damaged_json() -> None:
     value = a_result().to_json()
-    with pytest.raises(UserError, match=r"scores.json.*lacks split"):
+    with pytest.raises(UserError, match=r"scores.json.*key 'split' is missing"):
         EvaluationResult.from_json({k: v for k, v in value.items() if k != "split"}, "scores.json")
     with pytest.raises(UserError, match="'confusion' is not 4 x 4"):
         EvaluationResult.from_json(value | {"confusion": [[1, 2], [3, 4]]})
+
+
+@pytest.mark.parametrize(
+    ("key", "wrong"),
+    [
+        ("confusion", 5),
+        ("confusion", [[1, 2], [3, "4"]]),
+        ("confusion", [[1, 2], [3, -4]]),
+        ("confusion", [[1, 2], [3, 1 << 64]]),
+        ("ranges", [[1]]),
+        ("classes", "abcd"),
+        ("num_scans", 1.5),
+        ("num_points", None),
+        ("checkpoint_sha256", 7),
+    ],
+)
+def test_result_of_wrong_types_names_the_key(key: str, wrong: object) -> None:
+    with pytest.raises(UserError, match=rf"scores\.json: key '{key}"):
+        EvaluationResult.from_json(a_result().to_json() | {key: wrong}, "scores.json")
+
+
+@pytest.mark.parametrize("value", [None, [], 3, "text"])
+def test_result_that_is_no_object(value: object) -> None:
+    with pytest.raises(UserError, match=r"scores\.json"):
+        EvaluationResult.from_json(value, "scores.json")

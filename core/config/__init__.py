@@ -13,7 +13,7 @@ Mappings merge, everything else replaces. The working directory plays no part. E
 """
 
 from core.config.files import load_config
-from core.config.strict_yaml import read_yaml
+from core.config.strict_yaml import dump_yaml, parse_yaml, read_yaml
 from core.config.tree import Config, Section
 
-__all__ = ["Config", "Section", "load_config", "read_yaml"]
+__all__ = ["Config", "Section", "dump_yaml", "load_config", "parse_yaml", "read_yaml"]

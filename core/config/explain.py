@@ -11,6 +11,8 @@ from pydantic_core import ErrorDetails
 
 __all__ = ["did_you_mean", "explain"]
 
+_SHOWN = 200  # characters of a wrong value
+
 
 def did_you_mean(word: object, known: Iterable[str], title: str, cutoff: float = 0.6) -> str:
     """``Did you mean 'x'?``, or where nothing is near ``TITLE: a, b, c``."""
@@ -45,7 +47,19 @@ def explain(
         return key, f"unknown key '{key}'; {hint[0].lower()}{hint[1:]}"
     if error["type"] == "missing":
         return key, f"key '{key}' is missing; set it in the YAML or with --{key} VALUE"
-    return key, f"key '{key}' has the value {error['input']!r}: {error['msg']}"
+    found = repr(error["input"])
+    if len(found) > _SHOWN:
+        found = found[:_SHOWN] + "…"
+    return key, f"key '{key}' has the value {found}: {error['msg']}{_brackets(error)}"
+
+
+def _brackets(error: ErrorDetails) -> str:
+    """How a list is written, where one was expected and a single value stands."""
+    value = error["input"]
+    if error["type"] not in ("tuple_type", "list_type") or not isinstance(value, str | int | float):
+        return ""
+    parts = [part.strip() for part in str(value)[:_SHOWN].split(",")]
+    return f"; write [{', '.join(parts)}]"
 
 
 def _path(error: ErrorDetails, subtree: Any) -> list[str]:

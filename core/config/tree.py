@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from core.config.explain import explain
-from core.config.strict_yaml import parse_yaml
+from core.config.strict_yaml import NotYAMLError, dump_yaml, parse_yaml
 from core.errors import UserError
 from core.io import write_text
 
@@ -22,17 +21,23 @@ __all__ = ["Config", "Section"]
 S = TypeVar("S", bound="Section")
 COMMAND_LINE = "command line"
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
-_SCIENTIFIC = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d{1,3}")
 
 
 class Section(BaseModel):
     """Base of every typed part of the configuration: frozen, and a misspelt key is an error.
 
+    No number is infinite or NaN, unless a field allows for it.
+
     Each field says in ``Field(description=...)`` what it means and in which unit it is; ``python -m core.config``
     prints these.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        str_max_length=4096,  # of a path
+    )
 
 
 @dataclass
@@ -108,7 +113,7 @@ class Config:
 
     def dump(self, path: Path) -> None:
         """Write the merged tree as YAML, atomically."""
-        write_text(path, yaml.safe_dump(self.tree, sort_keys=False, allow_unicode=True))
+        write_text(path, dump_yaml(self.tree))
 
 
 def _parts(key: str) -> list[str]:
@@ -147,11 +152,10 @@ def _child(target: dict[str, Any], key: str) -> dict[str, Any]:
 
 
 def _parse_value(text: str) -> Any:
-    if _SCIENTIFIC.fullmatch(text):  # YAML 1.1 reads 1e-3 as text
-        return float(text)
+    """A value as YAML reads it; what is no YAML, such as ``*.bin``, is text."""
     try:
         return parse_yaml(text, COMMAND_LINE)
-    except yaml.YAMLError:
+    except NotYAMLError:
         return text
 
 

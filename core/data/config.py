@@ -22,6 +22,7 @@ __all__ = [
 
 FlipAxes = Literal["none", "x", "y", "xy"]
 Range = tuple[float, float]
+Bound = Annotated[float, Field(allow_inf_nan=True)]  # .inf = no bound
 
 
 class AugmentConfig(Section):
@@ -226,7 +227,7 @@ class DataConfig(Section):
         description="training only: chance of a scan to take in all instances of another one, drawn at random "
         "(2DPASS); they count as pasted; the reader has to give instance numbers",
     )
-    point_range: tuple[float, float, float, float, float, float] | None = Field(
+    point_range: tuple[Bound, Bound, Bound, Bound, Bound, Bound] | None = Field(
         None,
         description="m, [x0, y0, z0, x1, y1, z1] in the LiDAR frame; points outside are in no voxel, and are "
         "scored as errors; null = all points",

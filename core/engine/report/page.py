@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 
+from core.config import parse_yaml
 from core.contracts import IGNORE
 from core.decode import read_json
 from core.engine.report.charts import confusion_chart, curves
@@ -20,6 +20,7 @@ from core.engine.report.scenes import ScenePicture, legend, scene_blocks, swatch
 from core.engine.report.style import page
 from core.engine.run.experiment import TrainConfig
 from core.engine.run.run_dir import git_state
+from core.errors import UserError
 from core.io import write_text
 from core.labels import LABEL_SPACES
 from core.machine import processor_name
@@ -374,8 +375,8 @@ def _versions(run_dir: Path, config_text: str) -> dict[str, str]:
     state = read_json(recorded) if recorded.is_file() else git_state()
     commit = state.get("commit")
     try:
-        seed = yaml.safe_load(config_text)["train"]["seed"]
-    except (yaml.YAMLError, TypeError, KeyError):  # not a mapping, or no seed of its own
+        seed = parse_yaml(config_text, "configuration")["train"]["seed"]
+    except (UserError, TypeError, KeyError):  # not a mapping, or no seed of its own
         seed = None
     return {
         "Commit": "not a git checkout"

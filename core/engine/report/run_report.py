@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import yaml
 from torch import Tensor
 
-from core.config import Config
+from core.config import Config, dump_yaml
 from core.contracts import IGNORE, Batch
 from core.datasets.base import ScanDataset
 from core.engine.report.page import ScenePicture, write_report
@@ -88,7 +87,7 @@ def report_run(
         pictures.scenes,
         title=f"{config.tree['model'].get('name')} on {pictures.dataset.title}",
         command=shlex.join(["python", *sys.argv]),
-        config_text=yaml.safe_dump(config.tree, sort_keys=False),
+        config_text=dump_yaml(config.tree),
         history=RunDir(run_path).history(),
         colors=pictures.dataset.labels.colors,
         extra_results=others,

@@ -118,7 +118,9 @@ class CriterionConfig(Section):
 class TrainConfig(Section):
     """``train:`` section: everything about a training but its optimiser."""
 
-    seed: int = Field(0, ge=0, description="of weights, order of scans and augmentation")
+    seed: int = Field(
+        0, ge=0, lt=1 << 32, description="of weights, order of scans and augmentation"
+    )
     deterministic: Literal["off", "seeded", "strict"] = Field(
         "seeded",
         description='"seeded" = seeds alone; "strict" = slower kernels on GPUs that repeat bit for bit; '

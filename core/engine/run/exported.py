@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from core.decode import decoding, parse_json
 from core.errors import UserError
 
 __all__ = ["METADATA", "read_exported"]
 
 METADATA = "lidistill"
+
+
+class _Identity(BaseModel):
+    """What the metadata entry holds at least."""
+
+    model_config = ConfigDict(extra="allow")
+
+    config: dict[str, Any]
+    classes: list[str]
+    fingerprint: str
 
 
 def read_exported(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -23,22 +34,21 @@ def read_exported(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         UserError: the file is missing, damaged, or was not exported by this project.
     """
     try:
-        with safe_open(path, "pt") as file:
-            metadata = json.loads((file.metadata() or {}).get(METADATA, "null"))
+        with (
+            decoding(path, "file of weights", "Copy or export it again"),
+            safe_open(path, "pt") as file,
+        ):
+            entry = (file.metadata() or {}).get(METADATA)
             weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (not a dict)
-    except FileNotFoundError as error:
-        raise UserError("this file does not exist", where=str(path)) from error
-    except (SafetensorError, OSError, ValueError) as error:
+    except SafetensorError as error:
         raise UserError(
             f"this file is damaged ({error})", where=str(path), cure="Copy or export it again"
         ) from error
-    if (
-        not isinstance(metadata, dict)
-        or not {"fingerprint", "classes", "config"} <= metadata.keys()
-    ):
+    if entry is None:
         raise UserError(
             f"this file has no metadata entry '{METADATA}', so it was not exported by this project",
             where=str(path),
             cure="Write it with: python -m core.engine.exchange export",
         )
-    return weights, metadata
+    where = f"{path}, metadata entry '{METADATA}'"
+    return weights, parse_json(entry, where, _Identity, cure="Export it again").model_dump()

@@ -37,6 +37,9 @@ A configuration is a YAML file. It is merged over what it builds on, in this ord
 
 Mappings merge key by key, everything else replaces. The working directory plays no part. `${NAME}` and
 `${NAME:-default}` stand for environment variables. A key that is unknown, or written twice in a file, is an error.
+Plain values are read as YAML 1.2 does, on the command line too: `no`, `1:30` and `2001-01-01` are text. A number with
+a leading zero is a name and stays as it is written: `[011, 012]`. Lists stand in brackets, e.g.
+`--dataset.split.train [0, 2]`.
 """
 WORDS: dict[object, str] = {
     bool: "true | false",

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from loguru import logger
 
-from core.config import Config
+from core.config import Config, read_yaml
+from core.decode import read_json_lines
 from core.engine.run.checkpoint import CheckpointStore, find_checkpoint
 from core.engine.run.distributed import World
 from core.errors import UserError
@@ -106,8 +106,8 @@ class RunDir:
             UserError: another configuration has been trained here.
         """
         saved = self.path / "config.yaml"
-        if saved.is_file():
-            self._compare(yaml.safe_load(saved.read_text()), config)
+        if saved.is_file() and self.checkpoints.manifest():
+            self._compare(saved, config)
         if world.rank == 0:
             for path in remove_temporaries(self.checkpoints.folder):
                 logger.debug("{}, left by a kill, was removed", path)
@@ -128,14 +128,22 @@ class RunDir:
             enqueue=False,
         )
 
-    def _compare(self, saved: dict[str, Any], config: Config) -> None:
-        old, new = flatten(saved), flatten(config.tree)
+    def _compare(self, saved: Path, config: Config) -> None:
+        """Raise where a configuration is another than the saved one of this folder, which has checkpoints."""
+        tree = read_yaml(saved)
+        if not isinstance(tree, dict):
+            raise UserError(
+                "this is not the configuration of a run",
+                where=str(saved),
+                cure="Restore it, choose another --run-dir, or delete this folder to start over",
+            )
+        old, new = flatten(tree), flatten(config.tree)
         differing = [
             f"{key} was {old.get(key, 'not set')!r} and is {new.get(key, 'not set')!r}"
             for key in sorted(old.keys() | new.keys())
             if old.get(key) != new.get(key) and key not in _FREE_KEYS
         ]
-        if differing and self.checkpoints.manifest():
+        if differing:
             more = f" and {len(differing) - 4} more" if len(differing) > 4 else ""
             raise UserError(
                 f"this run folder was started with another configuration: {'; '.join(differing[:4])}{more}",
@@ -143,16 +151,15 @@ class RunDir:
                 cure="Choose another --run-dir, or delete this one to start over",
             )
 
-    def history(self) -> list[dict[str, Any]]:
-        """The lines of ``scalars.jsonl``; a last line cut short by a kill is left out."""
+    def history(self) -> list[dict[str, int | float]]:
+        """The lines of ``scalars.jsonl``; one cut short by a kill or damaged is left out with a warning."""
         if not self.scalars.is_file():
             return []
-        records = []
-        for line in self.scalars.read_text().splitlines():
-            try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError:
-                logger.debug("{} holds a line cut short by a kill; it is left out", self.scalars)
+        lines, damaged = read_json_lines(self.scalars, dict[str, int | float])
+        records = [record for record in lines if "global_step" in record]
+        if damaged:
+            more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
+            logger.warning("{}: {}{}; left out", self.scalars, damaged[0], more)
         return records
 
     def rewind(self, step: int) -> None:

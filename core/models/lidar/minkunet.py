@@ -36,7 +36,7 @@ class MinkUNet(nn.Module):
         """``model:`` section."""
 
         name: Literal["minkunet"] = Field(description="the network")
-        cr: float = Field(1.0, gt=0, description="factor on every channel count")
+        cr: float = Field(1.0, gt=0, le=32, description="factor on every channel count")
         in_channel: int = Field(
             4, ge=1, description="values per point; follows from data.features, so leave it out"
         )
