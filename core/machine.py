@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import os
 import platform
+from datetime import timedelta
 from pathlib import Path
 
-__all__ = ["NO_BF16", "native_bf16", "processor_name", "usable_cores"]
+from core.errors import UserError
+
+__all__ = ["NO_BF16", "TIMEOUT", "native_bf16", "patience", "processor_name", "usable_cores"]
+
+TIMEOUT = (
+    "LIDISTILL_TIMEOUT_MINUTES"  # environment variable: how long processes wait for each other
+)
+_MINUTES = "30"
 
 NO_BF16 = (
     "LIDISTILL_NO_BF16"  # environment variable: 1 = compute as if there were no bf16 instructions
@@ -70,3 +78,23 @@ def usable_cores(most: int | None = None) -> int:
     else:
         cores = os.cpu_count() or 1
     return cores if most is None else min(cores, most)
+
+
+def patience() -> timedelta:
+    """Tell how long a process waits for another one that does not answer, which the variable TIMEOUT says.
+
+    Raises:
+        UserError: it is no positive number.
+    """
+    text = os.environ.get(TIMEOUT, _MINUTES)
+    try:
+        span = timedelta(minutes=float(text))
+    except (ValueError, OverflowError):
+        span = timedelta(0)
+    if span <= timedelta(0):
+        raise UserError(
+            f"expected minutes, a number above 0, got '{text}'",
+            where=f"environment variable {TIMEOUT}",
+            cure="Unset it (30), or set it to a number",
+        )
+    return span

@@ -81,6 +81,11 @@ class Samples(ABC, Dataset, Generic[T]):
             cure="Run 'python -m core.check_data CONFIG' to see what is wrong with the data set",
         )
 
+    def token(self, key: SampleKey) -> str:
+        """The name of the scan that is asked for."""
+        wanted = key.index if self.indices is None else self.indices[key.index]
+        return self.dataset.token(wanted)
+
     def _load(self, epoch: int, index: int) -> Scan:
         """The scan with its pasted objects and instances: what all its views have in common."""
         scan = self.dataset.load(index, cameras=self.cameras)

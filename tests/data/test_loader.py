@@ -13,7 +13,6 @@ from core.contracts import Batch
 from core.data import BatchLoader, PairedSamples, ScanSamples, build_loader
 from core.data.config import AugmentConfig, DataConfig
 from core.data.sampler import SampleKey
-from core.data.workers import worker_context
 from core.errors import UserError
 
 CONFIG = DataConfig(voxel_size=0.5, augment=AugmentConfig(dropout=0.2), max_voxels=30)
@@ -182,12 +181,7 @@ def test_leaving_an_epoch_early_leaves_nothing_behind():
         assert_same(a, b)
 
 
-def test_forkserver_under_mpi(monkeypatch):
-    for name in ("OMPI_COMM_WORLD_SIZE", "PMI_RANK", "PMIX_RANK"):
-        monkeypatch.delenv(name, raising=False)
-    assert worker_context().get_start_method() == "fork"
-    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
-    assert worker_context().get_start_method() == "forkserver"
+def test_samples_pickle():
     samples = ScanSamples(FakeDataset(4), CONFIG, seed=1, training=True)
     restored = pickle.loads(pickle.dumps(samples))  # what a worker that is not forked receives
     assert restored[SampleKey(0, 2)].feats.tobytes() == samples[SampleKey(0, 2)].feats.tobytes()

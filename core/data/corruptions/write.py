@@ -11,7 +11,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,19 +23,17 @@ from core.contracts import Scan
 from core.data.corruptions.apply import Scanner, corrupt
 from core.data.corruptions.profiles import Corruption
 from core.data.sample import keyframe_scan
-from core.data.workers import leave_on_signals, worker_context
 from core.datasets.base import ScanDataset
 from core.decode import read_json
 from core.errors import UserError
 from core.io import write_bytes, write_json
 from core.paths import check_name
+from core.processes import WorkerPool
 
 __all__ = ["VERSION", "write_corrupted"]
 
 VERSION = 1  # raise when the same seed gives other points
 _IDENTITY = "corruptions.json"
-
-_work: _Writer  # of this process
 
 
 def write_corrupted(
@@ -96,25 +94,12 @@ def _begin(out: Path, identity: dict[str, Any]) -> None:
 
 @contextmanager
 def _results(work: _Writer, tasks: Sequence[int], workers: int) -> Iterator[Iterator[int]]:
-    with ExitStack() as stack:
-        if workers > 1 and len(tasks) > 1:
-            count = min(workers, len(tasks))
-            pool = stack.enter_context(worker_context().Pool(count, _receive, (work,)))
-            yield pool.imap_unordered(_write_scan, tasks)
-        else:
-            _receive(work)
-            yield map(_write_scan, tasks)
-
-
-def _receive(work: _Writer) -> None:
-    """Keep ``work`` in this process, so that it is sent once and not with every scan."""
-    leave_on_signals()
-    global _work
-    _work = work
-
-
-def _write_scan(index: int) -> int:
-    return _work(index)
+    count = min(workers, len(tasks))
+    if count <= 1:
+        yield map(work, tasks)
+        return
+    with WorkerPool(work, count, "--workers", work.dataset.token) as pool:
+        yield pool.run(tasks)
 
 
 @dataclass(frozen=True)

@@ -21,17 +21,15 @@ from loguru import logger
 from tqdm import tqdm
 
 from core.data.instances.database import FORMAT, INDEX, META, Database, class_file, index_dtype
-from core.data.workers import leave_on_signals, worker_context
 from core.decode import read_json
 from core.errors import UserError
 from core.io import atomic_path, write_json
 from core.labels import LabelSpace
+from core.processes import WorkerPool
 
 __all__ = ["Part", "write_database"]
 
 _IDENTITY = "identity.json"
-
-_work: Callable[[Any], Part]  # of this process
 
 
 @dataclass(frozen=True)
@@ -133,7 +131,7 @@ def _make_parts(
     ready = len(tasks) - len(missing)
     if ready:
         logger.info(f"{ready} of {len(tasks)} parts are already there")
-    make = partial(_make_part, parts)
+    make = partial(_make_part, work, parts)
     with ExitStack() as stack:
         bar = tqdm(
             total=len(tasks),
@@ -146,25 +144,17 @@ def _make_parts(
         done: Iterator[None]
         if workers > 1 and len(missing) > 1:
             count = min(workers, len(missing))
-            pool = stack.enter_context(worker_context().Pool(count, _receive, (work,)))
-            done = pool.imap_unordered(make, missing)
+            pool = stack.enter_context(WorkerPool(make, count, "--workers"))
+            done = pool.run(missing)
         else:
-            _receive(work)
             done = map(make, missing)
         for _ in done:
             bar.update()
 
 
-def _receive(work: Callable[[Any], Part]) -> None:
-    """Keep ``work`` in this process, so that it is sent once and not with every task."""
-    leave_on_signals()
-    global _work
-    _work = work
-
-
-def _make_part(parts: Path, numbered: tuple[int, Any]) -> None:
+def _make_part(work: Callable[[Any], Part], parts: Path, numbered: tuple[int, Any]) -> None:
     number, task = numbered
-    part = _work(task)
+    part = work(task)
     with atomic_path(_part_file(parts, number)) as temporary, open(temporary, "wb") as stream:
         np.savez(
             stream,

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import multiprocessing
-import multiprocessing.context
 import shutil
 import sys
 import time
@@ -25,6 +23,7 @@ from core.datasets.synthetic.spec import WorldSpec
 from core.decode import read_json
 from core.errors import UserError
 from core.io import write_json
+from core.processes import WorkerPool
 
 __all__ = ["GENERATOR", "MANIFEST", "generate"]
 
@@ -156,17 +155,13 @@ def _run(tasks: list[_Task], workers: int) -> Iterator[Row]:
     if workers <= 1:
         yield from map(_frame, tasks[1:])
         return
-    with _processes().Pool(workers) as pool:
-        yield from pool.imap(_frame, tasks[1:])
+    with WorkerPool(_frame, workers, "--workers", _name, fresh=__name__) as pool:
+        yield from pool.run(tasks[1:])
 
 
-def _processes() -> multiprocessing.context.BaseContext:
-    """Fresh processes that inherit no threads; where the system can, they share one import of this module."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    return context
+def _name(task: _Task) -> str:
+    _, spec, index, frame = task
+    return f"{spec.names[index]}, frame {frame}"
 
 
 def _progress(results: Iterator[Row], total: int) -> Iterator[Row]:
