@@ -1,12 +1,13 @@
 """Sparse convolution engine: sparse tensors, kernel maps, convolutions, point-voxel exchange, pooling."""
 
 from core.sparse.backends import BACKENDS, convolve, get_backend, set_backend
+from core.sparse.checks import InvalidInput
 from core.sparse.conv import Conv3d
 from core.sparse.fold import fold_batch_norm
 from core.sparse.library import library_status, set_isa
 from core.sparse.maps import KernelMap, kernel_map, kernel_offsets
-from core.sparse.modules import SparseBatchNorm, SparseDropout, SparseLinear, SparseReLU, cat
-from core.sparse.points import devoxelize, gather_sum, global_pool, local_pool, voxel_mean
+from core.sparse.modules import SparseBatchNorm, SparseReLU, cat
+from core.sparse.points import devoxelize, gather_sum, local_pool, voxel_mean
 from core.sparse.stage import SparseStage
 from core.sparse.sync_bn import SyncBatchNorm, convert_sync_batchnorm
 from core.sparse.tensor import MapCache, SparseTensor
@@ -14,11 +15,10 @@ from core.sparse.tensor import MapCache, SparseTensor
 __all__ = [
     "BACKENDS",
     "Conv3d",
+    "InvalidInput",
     "KernelMap",
     "MapCache",
     "SparseBatchNorm",
-    "SparseDropout",
-    "SparseLinear",
     "SparseReLU",
     "SparseStage",
     "SparseTensor",
@@ -30,7 +30,6 @@ __all__ = [
     "fold_batch_norm",
     "gather_sum",
     "get_backend",
-    "global_pool",
     "kernel_map",
     "kernel_offsets",
     "library_status",

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from core.errors import UserError
-from core.sparse.backends import check_channels, convolve
+from core.sparse.backends import convolve
+from core.sparse.checks import InvalidInput, check_channels, check_tensor
 from core.sparse.maps import KernelMap, coarser, kernel_map, triple
 from core.sparse.tensor import SparseTensor, Stride
 
@@ -37,6 +38,9 @@ class Conv3d(nn.Module):
 
     The parameter ``kernel`` is [K, Cin, Cout], or [Cin, Cout] for K = 1, drawn from U(-b, b) with b = 1/sqrt(fan K),
     fan = Cin (Cout if transposed).
+
+    Raises:
+        InvalidInput: a number of channels or a size below 1.
     """
 
     def __init__(
@@ -52,6 +56,8 @@ class Conv3d(nn.Module):
         relu: bool = False,
     ) -> None:
         super().__init__()
+        if in_channels < 1 or out_channels < 1:
+            raise InvalidInput(f"{in_channels} to {out_channels} channels", where="Conv3d")
         self.relu = relu
         self.in_channels, self.out_channels = in_channels, out_channels
         self.kernel_size = triple(kernel_size)
@@ -103,7 +109,7 @@ class Conv3d(nn.Module):
             residual: [V', Cout], added to the result before it is rectified.
 
         Raises:
-            UserError: ``x`` has another number of channels than the layer takes.
+            InvalidInput: ``x`` or ``residual`` has another shape than the layer takes.
         """
         feats: Tensor = x.feats
         kernel: Tensor = self.kernel
@@ -128,5 +134,6 @@ class Conv3d(nn.Module):
         else:
             y = torch.addmm(self.bias.to(feats.dtype), feats, kernel)
         if residual is not None:
+            check_tensor("what is added (residual)", residual, None, tuple(y.shape), "Conv3d")
             y = y + residual.to(y.dtype)
         return torch.relu(y) if self.relu else y

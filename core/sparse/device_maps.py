@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from core.sparse.library import launch, pointer
+from core.sparse.library import array, launch, pointer
 
 if TYPE_CHECKING:
     from core.sparse.tensor import Level
@@ -52,18 +52,19 @@ class PackedPairs:
 
 def neighbours(source: Level, target: Level, delta: Tensor, symmetric: bool) -> Tensor:
     """Find the rows int32 [K, n_out] of ``source`` at ``target``'s keys + ``delta`` (int64 [K], on the CPU)."""
-    table = target.keys.new_empty(len(delta), len(target.keys), dtype=torch.int32)
+    volume, n_in, n_out = len(delta), len(source.keys), len(target.keys)
+    table = target.keys.new_empty(volume, n_out, dtype=torch.int32)
     launch(
         "lidistill_cuda_neighbours",
         table.device,
-        source.keys,
-        source.order,
-        len(source.keys),
-        target.keys,
-        target.order,
-        len(target.keys),
-        pointer(delta),
-        len(delta),
+        array(source.keys, torch.int64, n_in),
+        array(source.order, torch.int32, n_in),
+        n_in,
+        array(target.keys, torch.int64, n_out),
+        array(target.order, torch.int32, n_out),
+        n_out,
+        pointer(delta, torch.int64, volume),
+        volume,
         int(symmetric),
         table,
     )
@@ -74,6 +75,7 @@ def transpose(table: Tensor, n_in: int) -> Tensor:
     """Transpose a table: int32 [K, n_in], the output row that reads each input row through offset k, or -1."""
     volume, n_out = table.shape
     out = table.new_empty(volume, n_in)
+    table = array(table, torch.int32, volume, n_out)
     launch("lidistill_cuda_transpose", table.device, table, volume, n_out, n_in, out)
     return out
 
@@ -81,6 +83,7 @@ def transpose(table: Tensor, n_in: int) -> Tensor:
 def row_tiles(table: Tensor) -> RowTiles:
     """Sort the rows of a table int32 [K, n_out] by the set of their neighbours; equal ones keep their order."""
     volume, n_out = table.shape
+    table = array(table, torch.int32, volume, n_out)
     masks = table.new_empty(n_out, dtype=torch.int64)
     launch("lidistill_cuda_masks", table.device, table, volume, n_out, masks)
     rows = torch.argsort(masks, stable=True).int()
@@ -92,6 +95,7 @@ def row_tiles(table: Tensor) -> RowTiles:
 def packed_pairs(table: Tensor) -> PackedPairs:
     """Pack the pairs of a table int32 [K, n_out] by offset."""
     volume, n_out = table.shape
+    table = array(table, torch.int32, volume, n_out)
     rows_in, rows_out = torch.empty_like(table), torch.empty_like(table)
     # One long scan; a scan per offset would leave most of the GPU idle.
     position = (table >= 0).flatten().cumsum(0)

@@ -15,8 +15,10 @@ from torch import Tensor
 from core.machine import native_bf16
 from core.sparse.build import library_path
 from core.sparse.build_cuda import cuda_library_path
+from core.sparse.checks import InvalidInput, describe
 
 __all__ = [
+    "array",
     "cuda_library",
     "has_cuda_kernels",
     "launch",
@@ -137,15 +139,18 @@ def _stream(device: torch.device) -> Iterator[int]:
 def launch(name: str, device: torch.device, *arguments: Tensor | int | None) -> None:
     """Call a function of the GPU library in the current stream of ``device``; tensors go as their addresses.
 
+    Args:
+        arguments: what the function takes before the stream; each tensor through :func:`array`.
+
     Raises:
-        RuntimeError: CUDA refused the launch, or an earlier kernel failed.
+        InvalidInput: a tensor lies elsewhere. RuntimeError: CUDA refused the launch, or an earlier kernel failed.
     """
     handle = _loaded_cuda()
     raw: list[int | None] = []
     for argument in arguments:
         if isinstance(argument, Tensor):
-            assert argument.is_contiguous(), name
-            assert argument.device == device, (name, argument.device, device)
+            if argument.device != device:
+                raise InvalidInput(f"a tensor is on {argument.device}, not on {device}", where=name)
             argument = argument.data_ptr()
         raw.append(argument)
     with _stream(device) as stream:
@@ -155,12 +160,32 @@ def launch(name: str, device: torch.device, *arguments: Tensor | int | None) -> 
         raise RuntimeError(f"{name} failed: {reason} (CUDA error {code})")
 
 
-def pointer(tensor: Tensor | None) -> int | None:
-    """Return the address of a contiguous CPU tensor's data, None for None."""
+def array(tensor: Tensor, dtype: torch.dtype, *shape: int) -> Tensor:
+    """Return a tensor that compiled code may take for a C array of ``dtype`` and ``shape``.
+
+    Raises:
+        InvalidInput: it has another dtype or shape, or gaps between its elements.
+    """
+    if tensor.dtype == dtype and tensor.shape == shape and tensor.is_contiguous():
+        return tensor
+    gaps = "" if tensor.is_contiguous() else " with gaps"
+    expected = f"{str(dtype).removeprefix('torch.')} {list(shape)}"
+    raise InvalidInput(
+        f"a tensor is {describe(tensor)}{gaps}; expected {expected}", where="compiled kernels"
+    )
+
+
+def pointer(tensor: Tensor | None, dtype: torch.dtype, *shape: int) -> int | None:
+    """Return the address of a CPU tensor that is a C array of ``dtype`` and ``shape``, None for None.
+
+    Raises:
+        InvalidInput: it is not, see :func:`array`.
+    """
     if tensor is None:
         return None
-    assert tensor.is_contiguous() and tensor.device.type == "cpu"
-    return tensor.data_ptr()
+    if tensor.device.type != "cpu":
+        raise InvalidInput(f"a tensor is on {tensor.device}, not on cpu", where="compiled kernels")
+    return array(tensor, dtype, *shape).data_ptr()
 
 
 def set_isa(name: str) -> bool:

@@ -10,15 +10,26 @@ import torch
 from torch import Tensor
 from torch.profiler import record_function
 
-from core.errors import UserError
 from core.sparse import device_maps
+from core.sparse.checks import InvalidInput, Proofs, check_range, check_tensor
 from core.sparse.device_maps import PackedPairs, RowTiles
 from core.sparse.library import has_cuda_kernels, library, loaded, pointer
 from core.sparse.tensor import MARGIN, Level, MapCache, Stride, pack_offsets
 
-__all__ = ["KernelMap", "Pairs", "coarser", "kernel_map", "kernel_offsets", "triple"]
+__all__ = [
+    "PROVEN",
+    "KernelMap",
+    "Pairs",
+    "coarser",
+    "kernel_map",
+    "kernel_offsets",
+    "rows_per_tile",
+    "triple",
+]
 
 T = TypeVar("T")
+# Pairs and tables that come from a map, each under a tensor of rows: the registered operators take them as they are.
+PROVEN = Proofs()
 
 
 @dataclass(frozen=True)
@@ -41,17 +52,37 @@ class KernelMap:
     matters because the maps of a batch are larger than its features.
 
     Args:
-        table: int32 [K, n_out], input row or -1.
+        table: int32 [K, n_out], input row or -1; an offset reads each row at most once.
         n_in: input rows.
         symmetric: odd kernel at stride 1, so offset k and its mirror K-1-k are each other's transpose.
+
+    Raises:
+        InvalidInput: the table is none of ``n_in`` rows, or not symmetric as said.
     """
 
     def __init__(self, table: Tensor, n_in: int, symmetric: bool) -> None:
+        _check_table(table, n_in, symmetric)
+        self._set(table.contiguous(), n_in, symmetric)
+
+    def _set(self, table: Tensor, n_in: int, symmetric: bool) -> None:
         self.symmetric = symmetric
         self.volume, self.n_out = table.shape
         self.n_in = n_in
+        self.device = table.device
         self._flipped = False
         self._shared: dict[tuple[str, bool], Any] = {("table", False): table}
+
+    @classmethod
+    def of_neighbours(
+        cls, source: Level, target: Level, delta: Tensor, symmetric: bool
+    ) -> KernelMap:
+        """Find the row of ``source`` at each of ``target``'s voxels + each of ``delta`` (key differences int64 [K])."""
+        made = object.__new__(
+            cls
+        )  # such a table is right by construction; on a GPU a proof would wait for it
+        table = _neighbours(source, target, delta, symmetric)
+        made._set(table, len(source.keys), symmetric)
+        return made
 
     def _get(self, kind: str, make: Callable[[], T]) -> T:
         """What both directions share under ``kind``, made at the first use."""
@@ -79,6 +110,7 @@ class KernelMap:
         other.symmetric = self.symmetric
         other.volume = self.volume
         other.n_in, other.n_out = self.n_out, self.n_in
+        other.device = self.device
         other._flipped = not self._flipped
         other._shared = self._shared
         return other
@@ -91,40 +123,104 @@ class KernelMap:
     @property
     def tiles(self) -> Pairs:
         """Pairs grouped by (tile of output rows, offset), for the compiled kernels (CPU)."""
-        return self._get("tiles", lambda: _tile_pairs(self.table))
+        return self._get("tiles", self._make_tiles)
+
+    def _make_tiles(self) -> Pairs:
+        pairs = _tile_pairs(self.table)
+        PROVEN.add(pairs.rows_in, "tiles", pairs.ptr, pairs.rows_out, *self.shape)
+        return pairs
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Offsets, input rows and output rows."""
+        return self.volume, self.n_in, self.n_out
 
     @property
     def row_tiles(self) -> RowTiles:
         """The table in the order of the compiled kernels (GPU)."""
-        return self._get("row_tiles", lambda: device_maps.row_tiles(self.table))
+        return self._get("row_tiles", self._make_row_tiles)
+
+    def _make_row_tiles(self) -> RowTiles:
+        made = device_maps.row_tiles(self.table)
+        PROVEN.add(made.table, "row tiles", made.rows, made.present, *self.shape)
+        return made
 
     @property
     def packed_pairs(self) -> PackedPairs:
         """Pairs grouped by offset, for the compiled kernels (GPU); the other direction's with both sides swapped."""
-        if ("packed_pairs", not self._flipped) in self._shared:
-            pairs = self._shared["packed_pairs", not self._flipped]
-            return PackedPairs(pairs.rows_out, pairs.rows_in, pairs.count)
-        return self._get("packed_pairs", lambda: device_maps.packed_pairs(self.table))
+        return self._get("packed_pairs", self._make_packed_pairs)
+
+    def _make_packed_pairs(self) -> PackedPairs:
+        made = self._shared.get(("packed_pairs", not self._flipped))
+        if made is None:
+            made = device_maps.packed_pairs(self.table)
+        else:
+            made = PackedPairs(made.rows_out, made.rows_in, made.count)
+        PROVEN.add(made.rows_in, "packed pairs", made.rows_out, made.count, *self.shape)
+        return made
 
     @property
     def offsets(self) -> Pairs:
         """Pairs grouped by offset; those of the other direction with input and output swapped."""
-        if ("offsets", not self._flipped) in self._shared:
-            pairs = self._shared["offsets", not self._flipped]
-            return Pairs(pairs.ptr, pairs.rows_out, pairs.rows_in)
-        return self._get("offsets", lambda: _offset_pairs(self.table))
+        return self._get("offsets", self._make_offsets)
+
+    def _make_offsets(self) -> Pairs:
+        made = self._shared.get(("offsets", not self._flipped))
+        if made is None:
+            made = _offset_pairs(self.table)
+        else:
+            made = Pairs(made.ptr, made.rows_out, made.rows_in)
+        PROVEN.add(made.rows_in, "offsets", made.ptr, made.rows_out, *self.shape)
+        return made
+
+
+def _check_table(table: Tensor, n_in: int, symmetric: bool) -> None:
+    """Refuse what is no table int32 [K, n_out] of ``n_in`` input rows."""
+    where = "kernel map"
+    check_tensor("the table", table, torch.int32, (None, None), where)
+    volume, n_out = table.shape
+    if volume < 1 or n_in < 0:
+        raise InvalidInput(f"a map of {volume} offsets and {n_in} input rows", where=where)
+    check_range("the table", table, -1, n_in, where)
+    if symmetric and (n_in != n_out or volume % 2 == 0):
+        raise InvalidInput(
+            f"a symmetric map has an odd number of offsets and as many input as output rows; this one has {volume}, "
+            f"{n_in} and {n_out}",
+            where=where,
+        )
+    turned = _transpose(table.contiguous(), n_in)
+    if symmetric and not torch.equal(turned, table.flip(0)):
+        raise InvalidInput(f"the table of {volume} offsets is not its own mirror", where=where)
+    pairs, kept = int((table >= 0).sum()), int((turned >= 0).sum())
+    if kept != pairs:
+        raise InvalidInput(
+            f"only {kept} of {pairs} pairs have an input row of their own at their offset",
+            where=where,
+        )
+
+
+def rows_per_tile() -> int:
+    """Output rows in a tile of the compiled kernels."""
+    return loaded().lidistill_tile()
 
 
 def _tile_pairs(table: Tensor) -> Pairs:
     handle, threads = loaded(), torch.get_num_threads()
     volume, n_out = table.shape
-    tiles = -(-n_out // handle.lidistill_tile())
-    ptr = torch.empty(tiles * volume + 1, dtype=torch.int64)
-    count = handle.lidistill_count_tiles(pointer(table), volume, n_out, pointer(ptr), threads)
-    rows_in, rows_out = (torch.empty(count, dtype=torch.int32) for _ in range(2))
-    out = (pointer(ptr), pointer(rows_in), pointer(rows_out))
-    handle.lidistill_fill_tiles(pointer(table), volume, n_out, *out, threads)
+    tiles = -(-n_out // rows_per_tile())
+    bounds = tiles * volume + 1
+    ptr = torch.empty(bounds, dtype=torch.int64)
+    source = (pointer(table, torch.int32, volume, n_out), volume, n_out)
+    groups = pointer(ptr, torch.int64, bounds)
+    count = handle.lidistill_count_tiles(*source, groups, threads)
+    rows_in, rows_out = _room_for_pairs(count)
+    rows = [pointer(rows, torch.int32, count) for rows in (rows_in, rows_out)]
+    handle.lidistill_fill_tiles(*source, groups, *rows, threads)
     return Pairs(ptr, rows_in, rows_out)
+
+
+def _room_for_pairs(count: int) -> tuple[Tensor, Tensor]:
+    return torch.empty(count, dtype=torch.int32), torch.empty(count, dtype=torch.int32)
 
 
 def _offset_pairs(table: Tensor) -> Pairs:
@@ -132,9 +228,16 @@ def _offset_pairs(table: Tensor) -> Pairs:
         volume, n_out = table.shape
         ptr = torch.empty(volume + 1, dtype=torch.int64)
         count = int((table >= 0).sum())
-        rows_in, rows_out = (torch.empty(count, dtype=torch.int32) for _ in range(2))
-        out = (pointer(ptr), pointer(rows_in), pointer(rows_out))
-        handle.lidistill_fill_offsets(pointer(table), volume, n_out, *out, torch.get_num_threads())
+        rows_in, rows_out = _room_for_pairs(count)
+        handle.lidistill_fill_offsets(
+            pointer(table, torch.int32, volume, n_out),
+            volume,
+            n_out,
+            pointer(ptr, torch.int64, volume + 1),
+            pointer(rows_in, torch.int32, count),
+            pointer(rows_out, torch.int32, count),
+            torch.get_num_threads(),
+        )
         return Pairs(ptr, rows_in, rows_out)
     hit = table >= 0
     ptr = torch.cat([hit.new_zeros(1, dtype=torch.int64), hit.sum(1).cumsum(0)])
@@ -162,10 +265,18 @@ def _axis_offsets(length: int) -> range:
 
 
 def triple(value: int | Stride) -> Stride:
-    """Spread a number over the three axes; three stay as they are."""
-    if isinstance(value, int):
-        return value, value, value
-    x, y, z = value
+    """Spread a number over the three axes; three stay as they are.
+
+    Raises:
+        InvalidInput: neither one nor three numbers, or one below 1.
+    """
+    axes = (value,) * 3 if isinstance(value, int) else tuple(value)
+    if len(axes) != 3 or not all(isinstance(axis, int) and axis >= 1 for axis in axes):
+        raise InvalidInput(
+            f"{value} is no size in voxels; expected an integer of at least 1, or one for each of 3 axes",
+            where="sparse convolution",
+        )
+    x, y, z = axes
     return x, y, z
 
 
@@ -181,13 +292,15 @@ def kernel_map(
     """Find the map from the voxels at stride ``fine`` to those at ``fine * step``; built once per cache.
 
     Raises:
-        UserError: the kernel reaches further than the keys allow.
+        InvalidInput: a size below 1, or the kernel reaches further than the keys allow.
     """
     key = (fine, kernel, step, dilation)
     if key not in cache.maps:
+        for sizes in key:
+            triple(sizes)
         reach = max(k * s * d for k, s, d in zip(kernel, fine, dilation))
         if reach > MARGIN:
-            raise UserError(
+            raise InvalidInput(
                 f"a kernel of {kernel} at stride {fine} and dilation {dilation} reaches {reach} voxels; "
                 f"at most {MARGIN} are possible",
                 where="sparse convolution",
@@ -197,8 +310,7 @@ def kernel_map(
         symmetric = step == (1, 1, 1) and all(k % 2 for k in kernel)
         delta = pack_offsets(kernel_offsets(kernel) * scale)
         with record_function("lidistill::kernel_map"):
-            table = _neighbours(source, target, delta, symmetric)
-        cache.maps[key] = KernelMap(table, len(source.keys), symmetric)
+            cache.maps[key] = KernelMap.of_neighbours(source, target, delta, symmetric)
     return cache.maps[key]
 
 
@@ -212,18 +324,19 @@ def _neighbours(source: Level, target: Level, delta: Tensor, symmetric: bool) ->
         found = source.find(target.keys + delta.to(device)[:, None]).int()
         table[:, target.order.long()] = found
         return table
-    table = torch.empty(len(delta), len(target.keys), dtype=torch.int32)
+    volume, n_in, n_out = len(delta), len(source.keys), len(target.keys)
+    table = torch.empty(volume, n_out, dtype=torch.int32)
     handle.lidistill_neighbours(
-        pointer(source.keys),
-        pointer(source.order),
-        len(source.keys),
-        pointer(target.keys),
-        pointer(target.order),
-        len(target.keys),
-        pointer(delta),
-        len(delta),
+        pointer(source.keys, torch.int64, n_in),
+        pointer(source.order, torch.int32, n_in),
+        n_in,
+        pointer(target.keys, torch.int64, n_out),
+        pointer(target.order, torch.int32, n_out),
+        n_out,
+        pointer(delta, torch.int64, volume),
+        volume,
         int(symmetric),
-        pointer(table),
+        pointer(table, torch.int32, volume, n_out),
         torch.get_num_threads(),
     )
     return table
@@ -233,8 +346,9 @@ def _transpose(table: Tensor, n_in: int) -> Tensor:
     volume, n_out = table.shape
     if table.device.type == "cpu" and (handle := library()) is not None:
         out = torch.empty(volume, n_in, dtype=torch.int32)
-        threads = torch.get_num_threads()
-        handle.lidistill_transpose(pointer(table), volume, n_out, n_in, pointer(out), threads)
+        source = pointer(table, torch.int32, volume, n_out)
+        target = pointer(out, torch.int32, volume, n_in)
+        handle.lidistill_transpose(source, volume, n_out, n_in, target, torch.get_num_threads())
         return out
     if has_cuda_kernels(table.device):
         return device_maps.transpose(table, n_in)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from core.sparse.checks import InvalidInput
 from core.sparse.sync_bn import Synced, synced_batch_norm
-from core.sparse.tensor import SparseTensor
+from core.sparse.tensor import SparseTensor, same_coords
 
-__all__ = ["SparseBatchNorm", "SparseDropout", "SparseLinear", "SparseReLU", "cat"]
+__all__ = ["SparseBatchNorm", "SparseReLU", "cat"]
 
 
 # These layers are torch's own, so that weights interchange and what knows torch's layers knows them; they read and
@@ -31,31 +32,22 @@ class SparseReLU(nn.ReLU):
         return x.replace(super().forward(x.feats))
 
 
-class SparseLinear(nn.Linear):
-    """Linear layer per voxel."""
-
-    def forward(self, x: SparseTensor) -> SparseTensor:  # type: ignore[override]
-        """Multiply: [V, Cin] -> [V, Cout]."""
-        return x.replace(super().forward(x.feats))
-
-
-class SparseDropout(nn.Dropout):
-    """Dropout per feature."""
-
-    def forward(self, x: SparseTensor) -> SparseTensor:  # type: ignore[override]
-        """Drop features: [V, C] -> [V, C]."""
-        return x.replace(super().forward(x.feats))
-
-
 def cat(tensors: list[SparseTensor]) -> SparseTensor:
     """Join the channels of tensors on the same voxels.
 
     Raises:
-        ValueError: the tensors have other strides or voxel counts.
+        InvalidInput: the tensors have other strides or voxels.
     """
+    if not tensors:
+        raise InvalidInput("no tensor to join", where="cat")
     first = tensors[0]
-    if any(t.stride != first.stride or t.num_voxels != first.num_voxels for t in tensors[1:]):
-        raise ValueError(f"cannot join tensors of strides {[t.stride for t in tensors]}")
+    for other in tensors[1:]:
+        if other.stride != first.stride or not same_coords(other.coords, first.coords):
+            raise InvalidInput(
+                f"cannot join tensors of strides {first.stride} and {other.stride} on {first.num_voxels} and "
+                f"{other.num_voxels} voxels",
+                where="cat",
+            )
     feats: list[Tensor] = [t.feats for t in tensors]
     dtype = feats[0].dtype
     return first.replace(torch.cat([f.to(dtype) for f in feats], 1))

@@ -14,7 +14,6 @@ from core.sparse import (
     SparseTensor,
     devoxelize,
     gather_sum,
-    global_pool,
     library_status,
     local_pool,
     set_isa,
@@ -290,8 +289,6 @@ def test_gradcheck():
         assert torch.autograd.gradcheck(
             lambda f, how=reduce: local_pool(x.replace(f), 2, 2, how).feats, feats
         )
-    for reduce in ("mean", "max", "sum"):
-        assert torch.autograd.gradcheck(lambda f, how=reduce: global_pool(x.replace(f), how), feats)
 
 
 def pooled_rows(x: SparseTensor, kernel, stride) -> tuple[list[tuple[int, ...]], list[list[int]]]:
@@ -345,35 +342,10 @@ def test_local_pool(path, tensor_stride, kernel, stride, reduce, dtype):
     torch.testing.assert_close(ours.double(), theirs, rtol=2e-6, atol=2e-6)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("reduce", ["mean", "max", "sum"])
-def test_global_pool_with_a_scan_without_voxels(path, reduce, dtype):
-    x = scene(120, 5, batch=4, dtype=dtype)
-    kept = x.coords[:, 0] != 1
-    x = SparseTensor.from_batch(x.feats[kept].requires_grad_(), x.coords[kept])
-    y = global_pool(x, reduce, batch_size=5)  # scan 1 is empty, and scan 4 is not there either
-    feats = x.feats.detach().double().requires_grad_()
-    pool = {"mean": lambda f: f.mean(0), "max": lambda f: f.amax(0), "sum": lambda f: f.sum(0)}[
-        reduce
-    ]
-    scans = [feats[x.coords[:, 0] == b] for b in range(5)]
-    expected = torch.stack([pool(f) if len(f) else feats.new_zeros(5) for f in scans])
-    assert not y[1].any() and not y[4].any()
-    torch.testing.assert_close(y.double(), expected, rtol=1e-5, atol=1e-5)
-    probe = torch.randn(5, 5, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    (ours,) = torch.autograd.grad(y, x.feats, probe.to(dtype))
-    (theirs,) = torch.autograd.grad(expected, feats, probe)
-    torch.testing.assert_close(ours.double(), theirs, rtol=1e-6, atol=1e-6)
-    assert global_pool(x, reduce).shape == (4, 5)  # the batch size is read off the coordinates
-
-
-@pytest.mark.parametrize("reduce", ["mean", "max", "sum"])
-def test_pools_of_an_empty_batch(reduce):
+@pytest.mark.parametrize("reduce", ["mean", "max"])
+def test_pool_of_an_empty_batch(reduce):
     x = scene(0, 5, dtype=torch.float32)
-    assert global_pool(x, reduce).shape == (0, 5)
-    assert torch.equal(global_pool(x, reduce, batch_size=2), torch.zeros(2, 5))
-    if reduce != "sum":
-        assert local_pool(x, 2, 2, reduce).feats.shape == (0, 5)
+    assert local_pool(x, 2, 2, reduce).feats.shape == (0, 5)
 
 
 def test_no_points_and_no_voxels():

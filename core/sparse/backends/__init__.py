@@ -13,9 +13,16 @@ import torch
 from torch import Tensor
 
 from core.errors import UserError
+from core.sparse.checks import (
+    InvalidInput,
+    check_channels,
+    check_device,
+    check_features,
+    check_tensor,
+)
 from core.sparse.maps import KernelMap
 
-__all__ = ["BACKENDS", "check_channels", "convolve", "get_backend", "set_backend"]
+__all__ = ["BACKENDS", "convolve", "get_backend", "set_backend"]
 
 BACKENDS = {
     "native": "core.sparse.backends.native",
@@ -48,19 +55,24 @@ def get_backend() -> str:
     return name
 
 
-def check_channels(x: Tensor, kernel: Tensor) -> None:
-    """Refuse features [n, C] whose C is not the kernel's Cin, [..., Cin, Cout].
-
-    Raises:
-        UserError: they differ.
-    """
-    wanted = kernel.shape[-2]
-    if x.dim() != 2 or x.shape[1] != wanted:
-        raise UserError(
-            f"the features are {list(x.shape)}, but the kernel takes {wanted} channels",
-            where="sparse convolution",
-            cure="Give the network the columns that it was built for (data.features)",
-        )
+def _check(
+    x: Tensor, kernel: Tensor, bias: Tensor | None, kmap: KernelMap, residual: Tensor | None
+) -> None:
+    """Refuse what does not fit together, for every engine alike; compiled ones would read past the ends."""
+    where = "sparse convolution"
+    check_tensor("the kernel", kernel, None, (None, None, None), where)
+    check_channels(x, kernel)
+    volume, _, cout = kernel.shape
+    if volume != kmap.volume:
+        raise InvalidInput(f"a kernel of {volume} offsets for a map of {kmap.volume}", where=where)
+    check_features("the features", x, kmap.n_in, "a map", where)
+    if x.dtype != kernel.dtype:
+        raise InvalidInput(f"features of {x.dtype} and a kernel of {kernel.dtype}", where=where)
+    if bias is not None:
+        check_tensor("the bias", bias, None, (cout,), where)
+    if residual is not None:
+        check_tensor("what is added (residual)", residual, None, (kmap.n_out, cout), where)
+    check_device(kmap.device, where, features=x, kernel=kernel, bias=bias, residual=residual)
 
 
 def convolve(
@@ -85,9 +97,9 @@ def convolve(
         [n_out, Cout], dtype of x.
 
     Raises:
-        UserError: ``x`` has another number of channels than the kernel.
+        InvalidInput: shapes, dtypes or devices do not fit together or not to the map; the same for every engine.
     """
-    check_channels(x, kernel)  # compiled engines read as many values per row as the kernel says
+    _check(x, kernel, bias, kmap, residual)
     engine = import_module(BACKENDS[backend or get_backend()])
     plain = residual is None and not relu
     inputs = (x, kernel, bias, residual)

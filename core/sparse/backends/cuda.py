@@ -13,13 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from core.sparse.library import has_cuda_kernels, launch
-from core.sparse.maps import KernelMap
+from core.sparse.checks import InvalidInput, check_range, check_tensor, describe
+from core.sparse.device_maps import GROUP
+from core.sparse.library import array, has_cuda_kernels, launch
+from core.sparse.maps import PROVEN, KernelMap
 
 __all__ = ["convolve", "convolve_fused", "serves"]
 
 _CODES = {torch.float32: 0, torch.float16: 2, torch.bfloat16: 3}
 _TF32 = 1
+_WHERE = "sparse convolution (GPU)"
 _TILE = 64  # channels per block of the weights' gradient, as in csrc/cuda/weight_grad.cuh
 _BLOCKS = 2048  # that many blocks fill every GPU of today a few times over
 _OPERATORS = torch.library.Library("lidistill", "FRAGMENT")
@@ -63,7 +66,7 @@ def _forward(
     relu: bool = False,
 ) -> Tensor:
     if len(x) != kmap.n_in:
-        raise ValueError(f"{len(x)} rows of features for a map of {kmap.n_in}")
+        raise InvalidInput(f"{len(x)} rows of features for a map of {kmap.n_in}", where=_WHERE)
     t = kmap.row_tiles
     return torch.ops.lidistill.table_conv(
         x, kernel, bias, t.rows, t.table, t.present, residual, relu
@@ -95,40 +98,83 @@ def _table_conv(
     relu: bool = False,
 ) -> Tensor:
     """``y[rows[i]] = bias + sum_k x[table[k, i]] @ kernel[k]``, [n_out, Cout]; the fields of ``RowTiles``."""
-    volume, cin, cout = kernel.shape
-    if x.shape[1] != cin or len(table) != volume:
-        raise ValueError(
-            f"kernel {tuple(kernel.shape)} for {x.shape[1]} channels and {len(table)} offsets"
-        )
+    volume, cin, cout = _check_conv(x, kernel, bias, rows, table, residual)
+    n_in, n_out = len(x), len(rows)
+    _check_row_tiles(rows, table, present, (volume, n_in, n_out))
     xs, kernel = _aligned(x), kernel.to(x.dtype)
-    if xs.shape[1] > cin:
-        kernel = F.pad(kernel, (0, 0, 0, xs.shape[1] - cin))
+    wide = xs.shape[1]
+    if wide > cin:
+        kernel = F.pad(kernel, (0, 0, 0, wide - cin))
     ws = _aligned(kernel)
-    offset = None if bias is None else bias.float().contiguous()
-    y = x.new_empty(len(rows), cout)
-    added = None if residual is None else residual.to(x.dtype).contiguous()
-    if added is not None and added.shape != y.shape:
-        raise ValueError(f"cannot add {tuple(added.shape)} to {tuple(y.shape)}")
+    pitch = ws.shape[2]
+    offset = None if bias is None else array(bias.float().contiguous(), torch.float32, cout)
+    y = x.new_empty(n_out, cout)
+    added = (
+        None if residual is None else array(residual.to(x.dtype).contiguous(), x.dtype, n_out, cout)
+    )
     launch(
         "lidistill_cuda_conv",
         x.device,
         _code(x.dtype),
-        xs,
-        ws,
+        array(xs, x.dtype, n_in, wide),
+        array(ws, x.dtype, volume, wide, pitch),
         offset,
         added,
         y,
-        rows,
-        table,
-        present,
-        len(rows),
-        xs.shape[1],
-        ws.shape[2],
+        array(rows, torch.int32, n_out),
+        array(table, torch.int32, volume, n_out),
+        array(present, torch.uint8, volume, -(-n_out // GROUP)),
+        n_out,
+        wide,
+        pitch,
         cout,
         volume,
         int(relu),
     )
     return y
+
+
+def _check_conv(
+    x: Tensor,
+    kernel: Tensor,
+    bias: Tensor | None,
+    rows: Tensor,
+    table: Tensor,
+    residual: Tensor | None,
+) -> tuple[int, int, int]:
+    """(K, Cin, Cout) of this call, proven against every shape."""
+    check_tensor("the kernel", kernel, None, (None, None, None), _WHERE)
+    volume, cin, cout = kernel.shape
+    if x.dim() != 2 or x.shape[1] != cin or len(table) != volume or 0 in kernel.shape:
+        raise InvalidInput(
+            f"kernel {tuple(kernel.shape)} for {x.shape[-1]} channels and {len(table)} offsets",
+            where=_WHERE,
+        )
+    if x.dtype not in _CODES:
+        raise InvalidInput(f"x is {describe(x)}; expected one of {list(_CODES)}", where=_WHERE)
+    if bias is not None:
+        check_tensor("the bias", bias, None, (cout,), _WHERE)
+    if residual is not None and residual.shape != (len(rows), cout):
+        raise InvalidInput(
+            f"cannot add {tuple(residual.shape)} to {(len(rows), cout)}", where=_WHERE
+        )
+    return volume, cin, cout
+
+
+def _check_row_tiles(
+    rows: Tensor, table: Tensor, present: Tensor, shape: tuple[int, int, int]
+) -> None:
+    """Refuse what are no ``RowTiles``; those of a :class:`KernelMap` are known, others make the host wait once."""
+    if PROVEN.has(table, "row tiles", rows, present, *shape):
+        return
+    volume, n_in, n_out = shape
+    check_tensor("rows", rows, torch.int32, (n_out,), _WHERE)
+    check_tensor("table", table, torch.int32, (volume, n_out), _WHERE)
+    check_tensor("present", present, torch.uint8, (volume, -(-n_out // GROUP)), _WHERE)
+    check_range("table", table, -1, n_in, _WHERE)
+    if not torch.equal(rows.sort()[0], torch.arange(n_out, dtype=torch.int32, device=rows.device)):
+        raise InvalidInput(f"rows do not name each of {n_out} output rows once", where=_WHERE)
+    PROVEN.add(table, "row tiles", rows, present, *shape)
 
 
 @torch.library.register_fake("lidistill::table_conv", lib=_OPERATORS)
@@ -150,8 +196,14 @@ def _table_conv_weight_grad(
     x: Tensor, grad: Tensor, rows_in: Tensor, rows_out: Tensor, count: Tensor
 ) -> Tensor:
     """``out[k] = sum over pairs of offset k of outer(x[in], grad[out])``, fp32 [K, Cin, Cout]; see ``PackedPairs``."""
+    check_tensor("rows_in", rows_in, torch.int32, (None, None), _WHERE)
+    check_tensor("x", x, None, (None, None), _WHERE)
+    check_tensor("grad", grad, None, (None, None), _WHERE)
     volume, longest = rows_in.shape
     cin, cout = x.shape[1], grad.shape[1]
+    if x.dtype not in _CODES or 0 in (volume, cin, cout):
+        raise InvalidInput(f"x is {describe(x)}, grad {describe(grad)}", where=_WHERE)
+    _check_packed_pairs(rows_in, rows_out, count, (volume, len(x), len(grad)))
     xs, gs = _aligned(x), _aligned(grad.to(x.dtype))
     tiles_in, tiles_out = -(-cin // _TILE), -(-cout // _TILE)
     splits, chunk = _split(longest, volume * tiles_in * tiles_out)
@@ -161,13 +213,13 @@ def _table_conv_weight_grad(
         "lidistill_cuda_weight_grad",
         x.device,
         _code(x.dtype),
-        xs,
-        gs,
+        array(xs, x.dtype, len(x), xs.shape[1]),
+        array(gs, x.dtype, len(grad), gs.shape[1]),
         partial,
         out,
-        rows_in,
-        rows_out,
-        count,
+        array(rows_in, torch.int32, volume, longest),
+        array(rows_out, torch.int32, volume, longest),
+        array(count, torch.int32, volume),
         longest,
         chunk,
         splits,
@@ -178,6 +230,25 @@ def _table_conv_weight_grad(
         volume,
     )
     return out
+
+
+def _check_packed_pairs(
+    rows_in: Tensor, rows_out: Tensor, count: Tensor, shape: tuple[int, int, int]
+) -> None:
+    """Refuse what are no ``PackedPairs``; those of a :class:`KernelMap` are known, others make the host wait once."""
+    if PROVEN.has(rows_in, "packed pairs", rows_out, count, *shape):
+        return
+    volume, n_in, n_out = shape
+    longest = rows_in.shape[1]
+    check_tensor("rows_out", rows_out, torch.int32, (volume, longest), _WHERE)
+    check_tensor("count", count, torch.int32, (volume,), _WHERE)
+    check_range("count", count, 0, longest + 1, _WHERE)
+    front = (
+        torch.arange(longest, device=count.device) < count[:, None]
+    )  # what lies behind is not read
+    check_range("rows_in", rows_in[front], 0, n_in, _WHERE)
+    check_range("rows_out", rows_out[front], 0, n_out, _WHERE)
+    PROVEN.add(rows_in, "packed pairs", rows_out, count, *shape)
 
 
 @torch.library.register_fake("lidistill::table_conv_weight_grad", lib=_OPERATORS)

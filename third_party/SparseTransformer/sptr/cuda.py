@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sptr.inputs import GradientTypes, Inputs, InputTypes, padded_tables
+from sptr.checks import check_array, check_gradient, check_inputs
+from sptr.inputs import GradientTypes, Inputs, InputTypes, c_arrays, padded_tables
 
 __all__ = ["cuda_library", "cuda_library_status", "serves"]
 
@@ -163,6 +164,7 @@ class _Launch:
 
     def __init__(self, inputs: Inputs) -> None:
         q, ptr = inputs.q, inputs.ptr
+        check_inputs(inputs)
         if len(q) and len(ptr) < 2:
             raise ValueError(f"sptr: {len(q)} tokens and no window")
         padded = _pad(inputs.dim)
@@ -171,6 +173,7 @@ class _Launch:
         tensors |= {"order": inputs.order.long(), "ptr": ptr.long()}
         tensors["positions"] = inputs.positions.float()
         self.device = q.device
+        self.arrays = c_arrays(inputs, padded)
         self.kept: list[Tensor] = []
         self.struct = CudaArgs(
             tokens=len(q),
@@ -195,6 +198,7 @@ class _Launch:
         """Point at tensors, made contiguous."""
         for name, tensor in tensors.items():
             tensor = tensor.contiguous()
+            check_array(name, tensor, *self.arrays[name])
             self.kept.append(tensor)
             setattr(self.struct, name, tensor.data_ptr())
 
@@ -254,11 +258,14 @@ def forward(*values: *InputTypes) -> tuple[Tensor, Tensor]:
 def backward(*values: *GradientTypes) -> tuple[Tensor, ...]:
     """Differentiate: gradients of q, k, v and the three tables, each in the type of its tensor."""
     inputs, (lse, delta, grad) = Inputs(*values[:11]), values[11:]
+    check_gradient(inputs, lse, delta, grad)
     features = (inputs.q, inputs.k, inputs.v)
     with torch.cuda.device_of(inputs.q):
         launch = _Launch(inputs)
         grads = [torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in features]
-        launch.point({"lse": lse, "delta": delta.float(), "grad_out": grad.to(inputs.q.dtype)})
+        launch.point(
+            {"lse": lse.float(), "delta": delta.float(), "grad_out": grad.to(inputs.q.dtype)}
+        )
         launch.point(dict(zip(("grad_q", "grad_k", "grad_v"), grads)))
         s = launch.struct
         grad_q, grad_v = launch.run_for_tables(

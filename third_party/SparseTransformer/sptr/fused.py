@@ -16,15 +16,22 @@ import torch
 from torch import Tensor
 
 from sptr import cuda
-from sptr.inputs import GradientTypes, Inputs, InputTypes, padded_tables
+from sptr.checks import (
+    check_features,
+    check_gradient,
+    check_inputs,
+    check_one_device,
+    check_table,
+    check_values,
+)
+from sptr.inputs import GradientTypes, Inputs, InputTypes, c_arrays, padded_tables
 from sptr.library import AttentionArgs, library, pointer
 from sptr.operators import operator_window_attention
-from sptr.windows import KINDS, WindowIndex
+from sptr.windows import WindowIndex
 
 __all__ = ["fused_window_attention"]
 
 _Tables: TypeAlias = tuple[Tensor | None, Tensor | None, Tensor | None]
-MAX_DIM = 64
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # numbered as Storage in csrc/attention.h
 _PAD = 16  # the kernels read table rows in whole vectors
 _SLICE = 2**20  # numbers of a half-precision tensor held in fp32 at a time
@@ -117,62 +124,37 @@ def _is_native(query: Tensor, length: int, levels: int, radial: bool) -> bool:
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, index: WindowIndex, tables: _Tables) -> None:
-    _check_features(q, k, v)
-    tokens = len(q)
-    wrong_size = len(index.order) != tokens or index.positions.shape != (tokens, 3)
-    if index.kind not in KINDS or wrong_size:
+    check_features(q, k, v)
+    if len(index.order) != len(q):
         raise ValueError(
-            f"sptr: the index describes {len(index.order)} tokens (kind {index.kind!r}), the query {tokens}"
+            f"sptr: the index describes {len(index.order)} tokens (kind {index.kind!r}), the query {len(q)}"
         )
     for name, table in zip(("query_table", "key_table", "value_table"), tables):
-        if table is None:
-            continue
-        if table.shape[1:] != (3, *q.shape[1:]) or len(table) < index.table_length:
-            raise ValueError(
-                f"sptr: {name} must be [L, 3, {q.shape[1]}, {q.shape[2]}] with L >= {index.table_length} for "
-                f"{index.levels} levels, kind {index.kind!r}; got {list(table.shape)}"
-            )
-    everything = (q, k, v, index.order, index.ptr, index.positions, *tables)
-    devices = {x.device for x in everything if x is not None}
-    if len(devices) != 1:
-        raise ValueError(
-            f"sptr: all tensors must be on one device; got {sorted(map(str, devices))}"
-        )
-
-
-def _check_features(q: Tensor, k: Tensor, v: Tensor) -> None:
-    shapes = {tuple(x.shape) for x in (q, k, v)}
-    if len(shapes) != 1 or q.ndim != 3 or not 1 <= q.shape[2] <= MAX_DIM or not q.shape[1]:
-        raise ValueError(
-            f"sptr: query, key, value must share one shape [N, h, d], d <= {MAX_DIM}; got {sorted(shapes)}"
-        )
-    if len({x.dtype for x in (q, k, v)}) != 1 or not q.is_floating_point():
-        raise ValueError(
-            f"sptr: query, key, value must share one floating type; got {q.dtype}, {k.dtype}, {v.dtype}"
-        )
+        if table is not None:
+            check_table(name, table, q, index.table_length)
+    check_one_device(q, k, v, index.order, index.ptr, index.positions, *tables)
 
 
 class _Arguments:
     """The C structure, and the contiguous tensors it points into: features as they are, the rest in fp32 or int64."""
 
     def __init__(self, inputs: Inputs) -> None:
-        q, positions, levels = inputs.q, inputs.positions, inputs.levels
-        binned = positions[:, :2] if inputs.radial else positions
-        if positions.numel() and (binned.amin() < 0 or binned.amax() >= levels):
-            raise ValueError(f"sptr: positions inside a window must be bins 0..{levels - 1}")
+        q, order, ptr, positions = inputs.q, inputs.order, inputs.ptr, inputs.positions
+        check_inputs(inputs)
+        check_values(order, ptr, positions, inputs.levels, inputs.radial)
         padded = -(-inputs.dim // _PAD) * _PAD
         tensors = padded_tables(inputs, padded)
         tensors |= {"q": q, "k": inputs.k, "v": inputs.v}
-        tensors |= {"order": inputs.order.long(), "ptr": inputs.ptr.long()}
-        tensors["positions"] = positions.float()
+        tensors |= {"order": order.long(), "ptr": ptr.long(), "positions": positions.float()}
+        self.arrays = c_arrays(inputs, padded)
         self.kept: dict[str, Tensor] = {}
         self.struct = AttentionArgs(
-            windows=len(inputs.ptr) - 1,
+            windows=len(ptr) - 1,
             heads=inputs.heads,
             dim=inputs.dim,
             padded=padded,
             length=inputs.length,
-            levels=levels,
+            levels=inputs.levels,
             radial=int(inputs.radial),
             threads=torch.get_num_threads(),
             storage=_DTYPES.index(q.dtype),
@@ -183,7 +165,7 @@ class _Arguments:
         """Point at contiguous tensors: features and their gradients in the type of q, others fp32 or int64."""
         for name, tensor in tensors.items():
             self.kept[name] = tensor
-            setattr(self.struct, name, pointer(tensor))
+            setattr(self.struct, name, pointer(name, tensor, *self.arrays[name]))
 
 
 def _kernels() -> ctypes.CDLL:
@@ -218,14 +200,14 @@ def _fake_forward(*values: *InputTypes) -> tuple[Tensor, Tensor]:
 def _backward(*values: *GradientTypes) -> tuple[Tensor, ...]:
     """Gradients of q, k, v and the three tables, each in the type of its tensor."""
     inputs, (lse, delta, grad) = Inputs(*values[:11]), values[11:]
+    check_gradient(inputs, lse, delta, grad)
     arguments = _Arguments(inputs)
     heads, dim, dtype = inputs.heads, inputs.dim, inputs.q.dtype
     shape = (heads, 3, inputs.length, arguments.struct.padded)
     features = [torch.empty(inputs.q.shape, dtype=dtype) for _ in range(3)]
     tables = [torch.zeros(shape) for _ in range(3)]
-    arguments.point(
-        {"lse": lse, "delta": delta.contiguous(), "grad_out": grad.to(dtype).contiguous()}
-    )
+    rows = {"lse": lse.float().contiguous(), "delta": delta.float().contiguous()}
+    arguments.point(rows | {"grad_out": grad.to(dtype).contiguous()})
     arguments.point(dict(zip(("grad_q", "grad_k", "grad_v"), features)))
     arguments.point(dict(zip(("grad_table_q", "grad_table_k", "grad_table_v"), tables)))
     _kernels().sptr_backward(ctypes.byref(arguments.struct))
@@ -244,10 +226,14 @@ def _fake_backward(*values: *GradientTypes) -> tuple[Tensor, ...]:
 @torch.library.impl(_OPERATORS, "row_dots", "CompositeExplicitAutograd")
 def _row_dots(a: Tensor, b: Tensor) -> Tensor:
     """Dot products over the last dimension in fp32, [N, h, d] twice -> [N, h]; on the CPU without fp32 copies."""
+    if a.shape != b.shape or a.ndim != 3:
+        raise ValueError(
+            f"sptr: row_dots takes two tensors [N, h, d]; got {list(a.shape)}, {list(b.shape)}"
+        )
     if a.device.type != "cpu":
         return (a.float() * b.float()).sum(-1)
     out = torch.empty(a.shape[:2], dtype=torch.float32)
-    step = max(1, _SLICE // (a.shape[1] * a.shape[2]))
+    step = max(1, _SLICE // max(1, a.shape[1] * a.shape[2]))
     for first in range(0, len(a), step):
         rows = slice(first, first + step)
         torch.sum(a[rows].float() * b[rows].float(), -1, out=out[rows])

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import NamedTuple, TypeAlias
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["GradientTypes", "InputTypes", "Inputs", "padded_tables"]
+__all__ = ["GradientTypes", "InputTypes", "Inputs", "c_arrays", "padded_tables"]
 
 InputTypes: TypeAlias = tuple[
     Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, int, bool
 ]
+CArray: TypeAlias = tuple[torch.dtype, tuple[int, ...]]
 # And the gradient's: lse fp32 [N, h], delta fp32 [N, h] and the gradient of the output [N, h, d] besides.
 GradientTypes: TypeAlias = tuple[*InputTypes, Tensor, Tensor, Tensor]
 
@@ -62,3 +64,20 @@ def padded_tables(inputs: Inputs, padded: int) -> dict[str, Tensor]:
         name: F.pad(table.float().permute(2, 1, 0, 3), (0, missing))
         for name, table in tables.items()
     }
+
+
+def c_arrays(inputs: Inputs, padded: int) -> dict[str, CArray]:
+    """Say what the kernels take each pointer of their structure for: type and shape by name."""
+    tokens, heads = len(inputs.q), inputs.heads
+    features: CArray = (inputs.q.dtype, (tokens, heads, inputs.dim))
+    rows: CArray = (torch.float32, (tokens, heads))
+    table: CArray = (torch.float32, (heads, 3, inputs.length, padded))
+    arrays = dict.fromkeys(("q", "k", "v", "out", "grad_out"), features)
+    arrays |= dict.fromkeys(("grad_q", "grad_k", "grad_v"), features)
+    arrays |= dict.fromkeys(("lse", "delta"), rows)
+    arrays |= dict.fromkeys(("table_q", "table_k", "table_v"), table)
+    arrays |= dict.fromkeys(("grad_table_q", "grad_table_k", "grad_table_v"), table)
+    arrays["order"] = (torch.int64, (tokens,))
+    arrays["ptr"] = (torch.int64, (len(inputs.ptr),))
+    arrays["positions"] = (torch.float32, (tokens, 3))
+    return arrays

@@ -7,7 +7,10 @@ import warnings
 from functools import lru_cache
 from pathlib import Path
 
+import torch
 from torch import Tensor
+
+from sptr.checks import check_array
 
 __all__ = ["AttentionArgs", "library", "library_status", "pointer", "set_isa"]
 
@@ -57,9 +60,15 @@ def library() -> ctypes.CDLL | None:
     return handle
 
 
-def pointer(tensor: Tensor) -> int:
-    """Return the address of a contiguous CPU tensor's data."""
-    assert tensor.is_contiguous() and tensor.device.type == "cpu"
+def pointer(name: str, tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> int:
+    """Return the address of a CPU tensor that is a C array of ``dtype`` and ``shape``.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if tensor.device.type != "cpu":
+        raise ValueError(f"sptr: {name} is on {tensor.device}, not on cpu")
+    check_array(name, tensor, dtype, shape)
     return tensor.data_ptr()
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sptr.checks import check_pairs
 from sptr.pairs import pair_layout
 from sptr.windows import WindowIndex, relative_index
 
@@ -39,6 +40,7 @@ def attention_step1(
     n_max: int | None = None,
 ) -> Tensor:
     """``a_m = q[index_0_m] . k[index_1_m]`` per head: q, k [N, h, d] -> [M, h]."""
+    check_pairs(index_0, index_1, features=(q, k))
     return _Logits.apply(q, k, None, None, None, index_0, index_1, True)
 
 
@@ -52,6 +54,7 @@ def attention_step2(
     n_max: int | None = None,
 ) -> Tensor:
     """``o_i = sum_j p_ij v_j``: p [M, h], v [N, h, d] -> [N, h, d]."""
+    check_pairs(index_0, index_1, features=(v,), weights=p)
     return _Values.apply(p, v, None, None, index_0, index_1)
 
 
@@ -68,6 +71,7 @@ def dot_prod_with_idx(
     n_max: int | None = None,
 ) -> Tensor:
     """``q_i.sum_a Tq[r_a, a] + k_j.sum_a Tk[r_a, a]``: tables [L, 3, h, d], rel_idx int [M, 3] -> [M, h]."""
+    _check_dots(q, k, table_q, table_k, rel_idx, index_0, index_1)
     return _Logits.apply(q, k, table_q, table_k, rel_idx, index_0, index_1, False)
 
 
@@ -84,7 +88,20 @@ def dot_prod_with_idx_all(
     n_max: int | None = None,
 ) -> Tensor:
     """:func:`attention_step1` + :func:`dot_prod_with_idx`."""
+    _check_dots(q, k, table_q, table_k, rel_idx, index_0, index_1)
     return _Logits.apply(q, k, table_q, table_k, rel_idx, index_0, index_1, True)
+
+
+def _check_dots(
+    q: Tensor,
+    k: Tensor,
+    table_q: Tensor,
+    table_k: Tensor,
+    rel_idx: Tensor,
+    index_0: Tensor,
+    index_1: Tensor,
+) -> None:
+    check_pairs(index_0, index_1, features=(q, k), rel_idx=rel_idx, tables=(table_q, table_k))
 
 
 def attention_step2_with_rel_pos_value(
@@ -99,6 +116,7 @@ def attention_step2_with_rel_pos_value(
     n_max: int | None = None,
 ) -> Tensor:
     """``o_i = sum_j p_ij (v_j + sum_a Tv[r_a, a])``: p [M, h], v [N, h, d] -> [N, h, d]."""
+    check_pairs(index_0, index_1, features=(v,), weights=p, rel_idx=rel_idx, tables=(table_v,))
     return _Values.apply(p, v, table_v, rel_idx, index_0, index_1)
 
 
@@ -107,6 +125,10 @@ def scatter_softmax_csr(logits: Tensor, index_0_offsets: Tensor, dim: int = 0) -
     if dim != 0:
         raise ValueError(f"sptr: the runs lie along dimension 0; got {dim}")
     owner = torch.repeat_interleave(index_0_offsets.long().diff())
+    if logits.ndim != 2 or len(owner) != len(logits):
+        raise ValueError(
+            f"sptr: the runs hold {len(owner)} rows, but the logits are {list(logits.shape)}"
+        )
     return _Softmax.apply(logits, owner, len(index_0_offsets) - 1)
 
 

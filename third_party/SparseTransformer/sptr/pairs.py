@@ -66,7 +66,14 @@ def pair_layout(counts: Tensor) -> tuple[Tensor, Tensor, int, Tensor, Tensor]:
 
     Returns:
         index_0 i64 [M], index_0_offsets i64 [N+1], n_max, index_1 i64 [M], index_1_offsets i64 [N]; see the module.
+
+    Raises:
+        ValueError: ``counts`` is no list of whole numbers, or one is negative.
     """
+    if counts.ndim != 1 or counts.is_floating_point() or bool((counts < 0).any()):
+        raise ValueError(
+            f"sptr: counts must be integer [W], none negative; got {counts.dtype} {list(counts.shape)}"
+        )
     counts = counts.long()
     squares = counts * counts
     first = counts.cumsum(0) - counts

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sptr.checks import KINDS, check_batch, check_index
+
 __all__ = [
     "KINDS",
     "Extent",
@@ -25,7 +27,6 @@ __all__ = [
     "window_index",
 ]
 
-KINDS = ("cubic", "radial")
 Extent: TypeAlias = (
     float | Sequence[float] | np.ndarray | Tensor
 )  # one number, or one for each axis
@@ -42,6 +43,10 @@ class WindowIndex:
             the third column is the radius in units of the base ``a`` of the exponential splitting.
         kind: ``cubic`` or ``radial``.
         levels: bins per window and axis, G.
+
+    Raises:
+        ValueError: ``order`` does not name each token once, ``ptr`` does not rise from 0 to N, positions are not finite
+            or no bins; or their sizes, types or devices differ. A GPU is waited for.
     """
 
     order: Tensor
@@ -49,6 +54,9 @@ class WindowIndex:
     positions: Tensor
     kind: str
     levels: int
+
+    def __post_init__(self) -> None:
+        check_index(self.order, self.ptr, self.positions, self.kind, self.levels)
 
     @property
     def table_length(self) -> int:
@@ -125,12 +133,16 @@ def partition(
         order i64 [N], ptr i64 [W+1], and the coordinates inside the window, [N, 3].
 
     Raises:
-        ValueError: a wrong shape, a window that is not positive, coordinates that are not finite or span too far.
+        ValueError: a wrong shape or type, a negative sample, a window that is not positive, coordinates that are not
+            finite or span too far.
     """
     if coords.ndim != 2 or coords.shape[1] != 3 or batch.shape != coords.shape[:1]:
         raise ValueError(
             f"sptr: expected coords [N, 3] and batch [N]; got {list(coords.shape)} and {list(batch.shape)}"
         )
+    if not coords.is_floating_point():
+        raise ValueError(f"sptr: coords must be floating; got {coords.dtype}")
+    check_batch(batch)
     batch = batch.long()
     if not len(coords):
         return batch, batch.new_zeros(1), coords
@@ -186,7 +198,7 @@ def window_index(
     """
     if kind not in KINDS:
         raise ValueError(f"sptr: kind must be one of {KINDS}; got {kind!r}")
-    if levels < 1 or base <= 0:
+    if levels < 1 or not base > 0:
         raise ValueError(
             f"sptr: levels must be at least 1 and base positive; got {levels} and {base}"
         )
