@@ -78,7 +78,12 @@ def inspect_split(
     report.description = dataset.describe()
     report.found = len(dataset)
     report.expected = dataset.expected
-    required = {"lidar": True, "cameras": cameras, "sweeps": _joins_sweeps(dataset)}
+    required = {
+        "lidar": True,
+        "cameras": cameras,
+        "sweeps": _joins_sweeps(dataset),
+        "nothing": False,
+    }
     for gap in dataset.gaps():
         gaps = report.missing if required[gap.needed_for] else report.optional
         gaps.append(gap.text)

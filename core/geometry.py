@@ -11,7 +11,10 @@ from functools import reduce
 import numpy as np
 
 __all__ = [
+    "FARTHEST",
+    "camera_fault",
     "chain",
+    "first_fault",
     "invert",
     "projection",
     "quaternion_matrix",
@@ -19,6 +22,57 @@ __all__ = [
     "spherical",
     "transform",
 ]
+
+FARTHEST = 1e8  # m; no place on Earth is farther from any origin that maps have
+# Files print few digits: three decimals of a rotation leave R R^T this far from the identity, one wrong digit more.
+_NOT_A_ROTATION = 5e-3
+
+
+def first_fault(matrices: np.ndarray, farthest: float = FARTHEST) -> tuple[int, str] | None:
+    """Find the first matrix that is no rigid transform.
+
+    Args:
+        matrices: f64 [F, 4, 4]. farthest: m, the longest translation.
+
+    Returns:
+        its row and what is wrong with it; None where all are rigid: finite, with a rotation (``R R^T`` is the identity,
+        the determinant is positive), a short enough translation, and the last row 0 0 0 1.
+    """
+    rotation, translation = matrices[:, :3, :3], matrices[:, :3, 3]
+    with np.errstate(all="ignore"):
+        product = rotation @ rotation.transpose(0, 2, 1)
+        checks = {
+            "holds NaN or infinite values": np.isfinite(matrices).all((1, 2)),
+            "has another last row than 0 0 0 1": (matrices[:, 3] == (0, 0, 0, 1)).all(1),
+            "is no rotation: R R^T is not the identity": (
+                np.abs(product - np.eye(3)).max((1, 2)) <= _NOT_A_ROTATION
+            ),
+            "is no rotation but a mirror image: its determinant is -1": np.linalg.det(rotation) > 0,
+            f"lies more than {farthest:g} m away": np.abs(translation).max(1) <= farthest,
+        }
+    sound = np.stack(list(checks.values()))
+    if sound.all():
+        return None
+    row = int(np.argmin(sound.all(0)))
+    return row, list(checks)[int(np.argmin(sound[:, row]))]
+
+
+def camera_fault(matrix: np.ndarray) -> str | None:
+    """Say why a matrix f64 [3, 4] is no pinhole camera, intrinsics times the upper rows of a rigid transform.
+
+    Returns:
+        None where it is one: finite, the third row of x, y, z has length 1 (depths are metres), nothing is mirrored.
+    """
+    if not np.isfinite(matrix).all():
+        return "holds NaN or infinite values"
+    length = float(np.linalg.norm(matrix[2, :3]))
+    if not abs(length - 1) <= _NOT_A_ROTATION:
+        return (
+            f"has a third row of length {length:.4g} over x, y, z, so that its depths are no metres"
+        )
+    if not np.linalg.det(matrix[:, :3]) > 0:
+        return "mirrors the scene, or flattens it (its determinant must be positive)"
+    return None
 
 
 def quaternion_matrix(quaternion: np.ndarray) -> np.ndarray:

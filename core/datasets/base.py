@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Annotated, ClassVar, Literal, cast, get_args
 
 import numpy as np
+from loguru import logger
 from pydantic import AfterValidator, Field
 
 from core.config import Section
@@ -39,7 +40,8 @@ __all__ = [
 
 SplitName = Literal["train", "val", "test"]
 SPLITS: tuple[str, ...] = get_args(SplitName)
-Need = Literal["lidar", "cameras", "sweeps"]  # every job, those with cameras, those with sweeps
+# Every job; those with cameras; those with sweeps; none: something lies there that nobody reads.
+Need = Literal["lidar", "cameras", "sweeps", "nothing"]
 MANIFEST = "synthetic.json"  # in the root of a synthetic world, whatever its format
 
 
@@ -116,15 +118,17 @@ class ScanFiles:
 
 @dataclass(frozen=True)
 class Gap:
-    """Something that is not on disk.
+    """Something that is not on disk, is damaged, or lies there and is not read.
 
     Attributes:
         text: what is missing and the archive it comes from, one line.
-        needed_for: who cannot do without it: every job, jobs with cameras, or jobs with sweeps and poses.
+        needed_for: who cannot do without it: every job, jobs with cameras, jobs with sweeps and poses, or none.
+        unread: files are there, and no name of a scan leads to them.
     """
 
     text: str
     needed_for: Need = "lidar"
+    unread: bool = False
 
 
 class ScanDataset(ABC):
@@ -155,6 +159,7 @@ class ScanDataset(ABC):
     label_dtype: np.dtype
     sensor: Sensor = Sensor()
     columns: Mapping[str, Column] = MappingProxyType({})
+    _gaps: list[Gap]  # noted while the split was opened
 
     @classmethod
     def label_space(cls, config: DatasetConfig) -> LabelSpace:
@@ -174,6 +179,7 @@ class ScanDataset(ABC):
             UserError: an unknown split or label space, or there is no such data set in the root.
         """
         self.config = config
+        self._gaps = []
         self.split = check_split(split)
         self.root = self._find_root(config.root)
         self.labels = self.label_space(config)
@@ -244,7 +250,13 @@ class ScanDataset(ABC):
 
     def gaps(self) -> list[Gap]:
         """What the split should have and is not on disk; scans without their files are left out of the split."""
-        return []
+        return list(self._gaps)
+
+    def warn_of_unread(self) -> None:
+        """Log what lies in the data set's folders and is not read."""
+        for gap in self._gaps:
+            if gap.unread:
+                logger.warning("{}", gap.text)
 
     def missing(self) -> list[str]:
         """:meth:`gaps` as lines for a person."""
@@ -283,7 +295,6 @@ class SequenceDataset(ScanDataset):
 
     frame_digits: ClassVar[int]
     _frames: list[tuple[str, int]]
-    _gaps: list[Gap]
 
     def __len__(self) -> int:
         return len(self._frames)
@@ -304,10 +315,6 @@ class SequenceDataset(ScanDataset):
             return self._positions[sequence, int(frame)]
         except (KeyError, ValueError) as error:
             raise self._unknown_token(token) from error
-
-    def gaps(self) -> list[Gap]:
-        """What was noted while the split was opened."""
-        return self._gaps
 
 
 def check_split(split: str) -> SplitName:

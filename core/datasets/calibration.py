@@ -26,11 +26,11 @@ from core.config import Config, Section, read_yaml
 from core.contracts import Camera
 from core.datasets.images import find_image, image_size, open_image
 from core.errors import UserError
+from core.geometry import camera_fault
 
 __all__ = ["CALIBRATION", "CameraCalibration", "image_of", "open_camera", "read_calibration"]
 
 CALIBRATION = "calibration.yaml"
-_FAR_OFF = 0.01  # of a length that must be 1: matrices are printed with few digits
 _FARTHEST = 100.0  # m, of a camera from the scanner
 Row = tuple[float, float, float, float]
 
@@ -82,18 +82,11 @@ def projection_fault(projection: np.ndarray, size: tuple[int, int]) -> str | Non
         projection: f64 [3, 4], intrinsics times the upper three rows of a rigid transform LiDAR -> camera.
         size: (width, height) px of the images.
     """
-    if not np.isfinite(projection).all():
-        return "holds NaN or infinite values"
+    fault = camera_fault(projection)
+    if fault is not None:
+        return fault
     left = projection[:, :3]
-    axis = left[2]  # the viewing direction in the LiDAR's frame, of length 1
-    length = float(np.linalg.norm(axis))
-    if abs(length - 1) > _FAR_OFF:
-        return (
-            f"has a third row of length {length:.4g} over x, y, z, so that its depths are no metres"
-        )
-    if np.linalg.det(left) <= 0:
-        return "mirrors the scene, or flattens it (its determinant must be positive)"
-    u, v = left[:2] @ axis
+    u, v = left[:2] @ left[2]
     if not (0 < u < size[0] and 0 < v < size[1]):
         return f"has its principal point at ({u:.0f}, {v:.0f}) px, outside an image of {size[0]} x {size[1]} px"
     away = float(np.linalg.norm(np.linalg.solve(left, projection[:, 3])))

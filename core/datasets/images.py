@@ -99,17 +99,17 @@ def find_image(folder: Path, stem: str, suffix: str = IMAGE_SUFFIXES[0]) -> Path
 
 
 def check_principal_point(
-    intrinsic: np.ndarray, size: tuple[int, int], image: Path, calibration: Path
+    matrix: np.ndarray, size: tuple[int, int], image: Path, calibration: Path
 ) -> None:
     """Compare a calibration with the size of its images: the principal point lies near their middle.
 
     Args:
-        intrinsic: [3, 3] or [3, 4] px. size: (width, height) px of ``image``.
+        matrix: [3, 3] intrinsics, or [3, 4] of a pinhole camera. size: (width, height) px of ``image``.
 
     Raises:
         UserError: it does not, so the image was resized or cropped, or belongs to another camera.
     """
-    point = intrinsic[:2, 2]
+    point = matrix[:2, :3] @ matrix[2, :3]
     off = np.abs(point / np.array(size) - 0.5)
     if bool((off <= _OFF_MIDDLE).all()):
         return
@@ -130,10 +130,10 @@ def _rgb(image: Image.Image, path: Path) -> np.ndarray:
         grey = ((values + 128) // 257).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, 2)
     if image.mode in _TRANSPARENT or "transparency" in image.info:
-        coloured = image.convert("RGBA")
-        if coloured.getextrema()[3][0] < 255:
+        coloured = np.asarray(image.convert("RGBA"))
+        if (coloured[:, :, 3] < 255).any():
             raise _no_colours(path, "it has transparent pixels")
-        return np.asarray(coloured)[:, :, :3].copy()
+        return coloured[:, :, :3].copy()
     if image.mode not in _COLOURS:
         raise _no_colours(path, f"its mode is {image.mode}")
     return np.asarray(image.convert("RGB"))
@@ -152,6 +152,7 @@ def _opened_image(path: Path, source: str | None = None) -> Iterator[Image.Image
     from PIL import Image, UnidentifiedImageError  # jobs without cameras never import it
 
     cure = source or "The file is damaged; unpack it again"
+    damage: tuple[type[Exception], ...] = (OSError, Image.DecompressionBombError, *DAMAGE)
     with decoding(path, "image", source), open(path, "rb") as stream:
         try:
             with Image.open(stream, formats=_FORMATS) as image:
@@ -163,7 +164,7 @@ def _opened_image(path: Path, source: str | None = None) -> Iterator[Image.Image
             raise UserError(
                 "cannot decode this image: it is no PNG or JPEG", where=str(path), cure=cure
             ) from error
-        except (OSError, Image.DecompressionBombError, *DAMAGE) as error:
+        except damage as error:
             raise UserError(
                 f"cannot decode this image ({reason(error)})", where=str(path), cure=cure
             ) from error

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from loguru import logger
 from PIL import Image
 
 from core.config import Config
@@ -305,11 +306,149 @@ def test_scan_without_label_is_left_out(root):
         dataset.index_of("00/000002")
 
 
+SWEEPS = {"multisweeps": {"num_sweeps": 1}}
+
+
 def test_poses_too_short(root):
-    path = root / "sequences/00/poses.txt"
-    path.write_text("\n".join(path.read_text().splitlines()[:2]))
+    for name in ("poses.txt", "times.txt"):
+        path = root / "sequences/00" / name
+        path.write_text("\n".join(path.read_text().splitlines()[:2]))
+    dataset = build(root, **SWEEPS)
     with pytest.raises(UserError, match=r"poses.txt: the file has 2 lines, too few for frame 4"):
-        build(root).load(4)
+        dataset.load(4)
+    assert any("too few for frame 4" in gap.text for gap in dataset.gaps())
+    assert np.isfinite(dataset.load(1).pose).all()
+
+
+def test_poses_may_have_four_rows(root):
+    path = root / "sequences/00/poses.txt"
+    expected = build(root, **SWEEPS).load(2)
+    other = root / "other"
+    folder = write_sequence(other, "00")
+    rows = [f"{line} 0 0 0 1" for line in path.read_text().splitlines()]
+    (folder / "poses.txt").write_text("\n".join(rows))
+    scan = build(other, **SWEEPS).load(2)
+    np.testing.assert_array_equal(scan.xyz, expected.xyz)
+    np.testing.assert_array_equal(scan.pose, expected.pose)
+
+
+FLAT = "1 0 0 0 0 1 0 0 0 0 1 0"
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "line", "message"),
+    [
+        ("poses.txt", 3, "1 0 0 0 0 1 0 0 0 0 1 0 7", r"line 3 holds 13 values.*12 or 16 finite"),
+        ("poses.txt", 2, FLAT + " 0 0 0 1", r"line 2 holds 16 values"),
+        ("poses.txt", 2, "", r"line 2 holds nothing"),
+        ("poses.txt", 1, "1 0 0 0 0 1 0 0 0 0 1 nan", r"line 1 holds 12 values.*finite"),
+        ("poses.txt", 1, "1 0 0 0 0 1 0 0 0 0 1 1_0", r"line 1 holds 12 values.*finite"),
+        ("poses.txt", 4, "1 0 0 0 0 1 0 0 0 0 1.1 0", r"line 4 is no rotation"),
+        ("poses.txt", 4, "0 1 0 0 1 0 0 0 0 0 1 0", r"line 4 is no rotation but a mirror image"),
+        ("poses.txt", 5, "1 0 0 3.8e21 0 1 0 0 0 0 1 0", r"line 5 lies more than 1e\+08 m away"),
+        ("times.txt", 3, "0.2 0.3", r"line 3 holds 2 values, '0.2 0.3'; expected 1 finite"),
+        ("times.txt", 3, "inf", r"line 3 holds 1 values"),
+        ("times.txt", 4, "0.1", r"the time in line 4 is 0.1; expected .* never go back"),
+        ("times.txt", 5, None, r"has 4 lines, and poses.txt has 5"),
+    ],
+)
+def test_damaged_tables_are_named_by_their_line_where_sweeps_use_them(
+    root, name, number, line, message
+):
+    path = root / "sequences/00" / name
+    lines = path.read_text().splitlines()
+    lines[number - 1 : number] = [] if line is None else [line]
+    path.write_text("\n".join(lines))
+    dataset = build(root, **SWEEPS)
+    with pytest.raises(UserError, match=rf"{name}: .*{message}.*It comes from"):
+        dataset.load(1)
+    assert [gap.needed_for for gap in dataset.gaps() if name in gap.text] == ["sweeps"]
+    scan = build(root).load(1)  # as if the file were not there
+    assert len(scan.points) == COUNT and np.isfinite(scan.pose).all() == (name == "times.txt")
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "message"),
+    [
+        ("Tr", "1 0 0 0 0 1 0 0 0 0 1.1 0", "line 'Tr' is no rotation"),
+        ("Tr", "1 0 0 0 0 1 0 0 0 0 1 500", "line 'Tr' lies more than 100 m away"),
+        ("Tr", "1 0 0 0 0 1 0 0 0 0 1 nan", "'Tr' holds 12 numbers; expected 12, all finite"),
+        (
+            "P2",
+            "10 0 20 0 0 10 15 0 0 0 2 0",
+            "line 'P2' is no camera: it has a third row of length 2",
+        ),
+        ("P2", "-10 0 20 0 0 10 15 0 0 0 1 0", "line 'P2' is no camera: it mirrors"),
+    ],
+)
+def test_a_calibration_is_proven_where_cameras_use_it(root, key, values, message):
+    path = root / "sequences/00/calib.txt"
+    kept = [line for line in path.read_text().splitlines() if not line.startswith(key)]
+    path.write_text("\n".join([*kept, f"{key}: {values}"]))
+    dataset = build(root)
+    with pytest.raises(UserError, match=message):
+        dataset.load(0)
+    assert "cameras" in {gap.needed_for for gap in dataset.gaps() if "calib.txt" in gap.text}
+    assert len(dataset.load(0, cameras=False).points) == COUNT
+    path.write_text("\n".join([line(key, P2), path.read_text()]))
+    with pytest.raises(UserError, match=f"'{key}:' is written twice"):
+        read_calib(path)
+
+
+def test_an_image_of_another_size_than_calibrated(root):
+    path = root / "sequences/00/image_2/000001.png"
+    Image.new("RGB", (20, 15)).save(path)
+    with pytest.raises(
+        UserError,
+        match=r"000001.png: this image has 20 x 15 px, but the principal point.*\(20, 15\)",
+    ):
+        build(root).load(1)
+
+
+def test_images_may_be_jpegs_in_any_case(root):
+    folder = root / "sequences/00/image_2"
+    for frame, suffix in enumerate((".jpg", ".JPEG", ".PNG")):
+        (folder / f"{frame:06d}.png").unlink()
+        Image.new("RGB", (40, 30)).save(folder / f"{frame:06d}{suffix}")
+    dataset = build(root)
+    assert [dataset.load(i).cameras[0].load().shape for i in range(5)] == [(30, 40, 3)] * 5
+    assert not any("image_2: " in gap.text and "00/" in gap.text for gap in dataset.gaps())
+
+
+@pytest.fixture
+def warnings():
+    messages = []
+    sink = logger.add(lambda message: messages.append(message.record["message"]), level="WARNING")
+    yield messages
+    logger.remove(sink)
+
+
+def test_files_that_no_name_leads_to_are_counted_and_named(root, warnings):
+    folder = root / "sequences/00"
+    for name in ("00000010.bin", "0000003.bin", "000007.BIN"):
+        points_of(1).tofile(folder / "velodyne" / name)
+    (folder / "velodyne/notes.txt").touch()
+    (folder / "velodyne/._000000.bin").touch()
+    RAW.tofile(folder / "labels/7.label")
+    RAW.tofile(folder / "labels/000005.label")
+    (folder / "velodyne/000003.bin").unlink()
+    (root / "sequences/8").mkdir()
+    dataset = build(root, split={"train": ["00"]})
+    assert len(dataset) == 4
+    found = {gap.text.removeprefix("sequences/00/"): gap.needed_for for gap in dataset.gaps()}
+    assert found == {
+        "velodyne: 3 files are not named NNNNNN.bin and are not read "
+        "(00000010.bin, 0000003.bin, 000007.BIN)": "lidar",
+        "velodyne: 1 other files are not read (notes.txt)": "nothing",
+        "velodyne: 1 frames are lacking between others (000003); comes from "
+        "data_odometry_velodyne.zip, the KITTI odometry download page": "sweeps",
+        "labels: 1 files are not named NNNNNN.label and are not read (7.label)": "lidar",
+        "labels: 2 label files are without a scan (000003.label, 000005.label)": "lidar",
+        "sequences: 1 entries are not named NN and are not read (8)": "nothing",
+    }
+    assert len(warnings) == 5 and not any("lacking" in text for text in warnings)
+    kept = build(root, split={"train": ["00"]}, frames={"train": {"00": [0, 2]}})
+    assert not any("without a scan" in gap.text for gap in kept.gaps())
 
 
 def test_pickles_small(root):

@@ -1,4 +1,4 @@
-"""SemanticKITTI's files of a drive: calibration, poses and times."""
+"""SemanticKITTI's files of a drive: calibration, poses and times, each read by the jobs that use it alone."""
 
 from __future__ import annotations
 
@@ -8,20 +8,41 @@ from pathlib import Path
 
 import numpy as np
 
+from core.datasets.poses import check_poses, read_poses, read_times
+from core.decode import read_text
 from core.errors import UserError
-from core.geometry import invert, rigid
+from core.geometry import camera_fault, invert, rigid
 
-__all__ = ["Drive", "read_calib", "read_drive"]
+__all__ = [
+    "ARCHIVES",
+    "Track",
+    "frame_row",
+    "known_poses",
+    "read_calib",
+    "read_camera",
+    "read_track",
+    "world_from_lidar",
+]
+
+_PAGE_KITTI = "the KITTI odometry download page"
+_PAGE_SEMANTIC = "the SemanticKITTI download page"
+ARCHIVES = {
+    "velodyne": f"data_odometry_velodyne.zip, {_PAGE_KITTI}",
+    "labels": f"data_odometry_labels.zip, {_PAGE_SEMANTIC}",
+    "image_2": f"data_odometry_color.zip, {_PAGE_KITTI}",
+    "calib.txt": f"data_odometry_calib.zip, {_PAGE_KITTI}",
+    "times.txt": f"data_odometry_calib.zip, {_PAGE_KITTI}",
+    "poses.txt": f"data_odometry_labels.zip, {_PAGE_SEMANTIC}",
+}
+_FARTHEST = 100.0  # m, of the camera from the scanner
 
 
 @dataclass(frozen=True)
-class Drive:
-    """Calibration of one drive: P2 [3, 4], camera_from_lidar [4, 4], LiDAR -> world [F, 4, 4], seconds [F]."""
+class Track:
+    """A drive's way: world_from_lidar f64 [F, 4, 4], seconds f64 [F]."""
 
-    p2: np.ndarray | None
-    camera_from_lidar: np.ndarray | None
-    poses: np.ndarray | None
-    times: np.ndarray | None
+    poses: np.ndarray
+    times: np.ndarray
 
 
 def read_calib(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -31,58 +52,129 @@ def read_calib(path: Path) -> tuple[np.ndarray, np.ndarray]:
         P2 f64 [3, 4] px of the rectified left colour camera, and camera_from_lidar f64 [4, 4] (``Tr``).
 
     Raises:
-        UserError: a line is missing or malformed.
+        UserError: a line is missing, written twice or malformed, or is no camera or rigid transform.
     """
-    found: dict[str, np.ndarray] = {}
-    for line in path.read_text(errors="replace").splitlines():
+    lines = _calib_lines(path)
+    return _p2(path, lines), _tr(path, lines)
+
+
+@lru_cache(maxsize=64)  # one entry per drive and process, here and below
+def read_camera(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """:func:`read_calib` of a drive's folder."""
+    return read_calib(folder / "calib.txt")
+
+
+@lru_cache(maxsize=64)
+def world_from_lidar(folder: Path) -> np.ndarray:
+    """Read the poses of a drive, f64 [F, 4, 4].
+
+    Raises:
+        UserError: ``poses.txt`` or ``calib.txt`` is missing or malformed, or holds no rigid transforms.
+    """
+    calib = folder / "calib.txt"
+    camera_from_lidar = _tr(calib, _calib_lines(calib))
+    cameras = read_poses(folder / "poses.txt", _cure("poses.txt"))
+    # poses.txt moves the camera; both worlds are anchored at their first frame.
+    return invert(camera_from_lidar) @ cameras @ camera_from_lidar
+
+
+@lru_cache(maxsize=64)
+def known_poses(folder: Path) -> np.ndarray:
+    """:func:`world_from_lidar`, empty where the files are missing or damaged, for jobs that need no poses."""
+    try:
+        return world_from_lidar(folder)
+    except UserError:
+        return np.empty((0, 4, 4))
+
+
+@lru_cache(maxsize=64)
+def read_track(folder: Path) -> Track:
+    """Read what joins the sweeps of a drive.
+
+    Raises:
+        UserError: see :func:`world_from_lidar`; ``times.txt`` is missing or malformed, or has another number of lines.
+    """
+    poses = world_from_lidar(folder)
+    times = read_times(folder / "times.txt", _cure("times.txt"))
+    if len(times) != len(poses):
+        raise UserError(
+            f"the file has {len(times)} lines, and poses.txt has {len(poses)}: a drive has one of each per frame",
+            where=str(folder / "times.txt"),
+            cure=f"{_cure('times.txt')}; poses.txt from {ARCHIVES['poses.txt']}",
+        )
+    return Track(poses, times)
+
+
+def frame_row(table: np.ndarray, frame: int, folder: Path) -> np.ndarray:
+    """The row of a frame in a drive's poses or times.
+
+    Raises:
+        UserError: there are fewer.
+    """
+    if frame >= len(table):
+        raise UserError(
+            f"the file has {len(table)} lines, too few for frame {frame}",
+            where=str(folder / "poses.txt"),
+            cure=f"Unpack it again from {ARCHIVES['poses.txt']}",
+        )
+    return table[frame]
+
+
+def _calib_lines(path: Path) -> dict[str, str]:
+    """The values of ``calib.txt`` by key, as text."""
+    lines: dict[str, str] = {}
+    for line in read_text(path, cure=_cure("calib.txt")).splitlines():
         key, colon, values = line.partition(":")
         key = key.strip()
-        if colon and key in ("P2", "Tr"):
-            numbers = _numbers(values.split(), 12, path, f"the line '{key}'")
-            found[key] = numbers.reshape(3, 4)
-    for key in ("P2", "Tr"):
-        if key not in found:
+        if key in lines:
             raise UserError(
-                f"the line '{key}:' is missing",
-                where=str(path),
-                cure="The right calib.txt is the one in data_odometry_calib.zip (it has P0 to P3 and Tr); "
-                "other KITTI archives hold files of the same name without it",
+                f"the line '{key}:' is written twice", where=str(path), cure=_cure("calib.txt")
             )
-    return found["P2"], rigid(found["Tr"][:, :3], found["Tr"][:, 3])
+        if colon:
+            lines[key] = values
+    return lines
 
 
-def _numbers(words: list[str], columns: int, path: Path, what: str) -> np.ndarray:
+def _matrix(path: Path, lines: dict[str, str], key: str) -> np.ndarray:
+    """F64 [3, 4]."""
+    if key not in lines:
+        raise UserError(
+            f"the line '{key}:' is missing",
+            where=str(path),
+            cure="The right calib.txt is the one in data_odometry_calib.zip (it has P0 to P3 and Tr); "
+            "other KITTI archives hold files of the same name without it",
+        )
+    words = lines[key].split()
     try:
         values = np.array(words, np.float64)
     except ValueError as error:
         raise UserError(
-            f"{what} holds something else than numbers ({error})", where=str(path)
+            f"the line '{key}' holds something else than numbers ({error})", where=str(path)
         ) from error
-    if values.size % columns or not values.size:
+    if values.size != 12 or not np.isfinite(values).all():
         raise UserError(
-            f"{what} holds {values.size} numbers; expected {columns} per line", where=str(path)
+            f"the line '{key}' holds {values.size} numbers; expected 12, all finite",
+            where=str(path),
         )
-    return values
+    return values.reshape(3, 4)
 
 
-@lru_cache(maxsize=64)  # one entry per drive and process
-def read_drive(folder: Path) -> Drive:
-    """Read what the folder of a sequence has; a file that is not there is None.
+def _p2(path: Path, lines: dict[str, str]) -> np.ndarray:
+    p2 = _matrix(path, lines, "P2")
+    fault = camera_fault(p2)
+    if fault is not None:
+        raise UserError(
+            f"the line 'P2' is no camera: it {fault}", where=str(path), cure=_cure("calib.txt")
+        )
+    return p2
 
-    Raises:
-        UserError: a file is malformed.
-    """
-    p2 = camera_from_lidar = poses = times = None
-    if (folder / "calib.txt").is_file():
-        p2, camera_from_lidar = read_calib(folder / "calib.txt")
-    path = folder / "poses.txt"
-    if camera_from_lidar is not None and path.is_file():
-        rows = _numbers(path.read_text().split(), 12, path, "the file").reshape(-1, 3, 4)
-        cameras = np.tile(np.eye(4), (len(rows), 1, 1))
-        cameras[:, :3] = rows
-        # poses.txt moves the camera; both worlds are anchored at their first frame.
-        poses = invert(camera_from_lidar) @ cameras @ camera_from_lidar
-    path = folder / "times.txt"
-    if path.is_file():
-        times = _numbers(path.read_text().split(), 1, path, "the file")
-    return Drive(p2, camera_from_lidar, poses, times)
+
+def _tr(path: Path, lines: dict[str, str]) -> np.ndarray:
+    tr = _matrix(path, lines, "Tr")
+    matrix = rigid(tr[:, :3], tr[:, 3])
+    check_poses(matrix[None], path, "the line 'Tr'", _cure("calib.txt"), farthest=_FARTHEST)
+    return matrix
+
+
+def _cure(name: str) -> str:
+    return f"It comes from {ARCHIVES[name]}"

@@ -7,7 +7,7 @@ job needs ``velodyne`` and ``labels``; sweeps need ``calib.txt``, ``poses.txt`` 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -28,6 +28,7 @@ from core.datasets.base import (
     sequence_names,
 )
 from core.datasets.files import listing, read_labels, read_points
+from core.datasets.find import is_hidden
 from core.datasets.images import (
     check_principal_point,
     find_image,
@@ -35,8 +36,15 @@ from core.datasets.images import (
     image_stem,
     open_image,
 )
+from core.datasets.numbered import Numbered, first_names, holes, numbered_files
 from core.datasets.semantickitti.benchmark import SemanticKITTIBenchmark
-from core.datasets.semantickitti.drive import Drive, read_drive
+from core.datasets.semantickitti.drive import (
+    ARCHIVES,
+    frame_row,
+    known_poses,
+    read_camera,
+    read_track,
+)
 from core.errors import UserError
 from core.geometry import chain, invert, projection, transform
 from core.labels import SEMANTICKITTI
@@ -49,18 +57,6 @@ OFFICIAL_SEQUENCES: dict[str, tuple[str, ...]] = {
     "test": tuple(f"{n:02d}" for n in range(11, 22)),
 }
 _OFFICIAL_COUNTS = {"train": 19130, "val": 4071, "test": 20351}
-_PAGE_KITTI = "the KITTI odometry download page"
-_PAGE_SEMANTIC = "the SemanticKITTI download page"
-_ARCHIVES = {
-    "velodyne": f"data_odometry_velodyne.zip, {_PAGE_KITTI}",
-    "labels": f"data_odometry_labels.zip, {_PAGE_SEMANTIC}",
-    "image_2": f"data_odometry_color.zip, {_PAGE_KITTI}",
-    "calib.txt": f"data_odometry_calib.zip, {_PAGE_KITTI}",
-    "times.txt": f"data_odometry_calib.zip, {_PAGE_KITTI}",
-    "poses.txt": f"data_odometry_labels.zip, {_PAGE_SEMANTIC}",
-}
-
-
 _names = partial(sequence_names, digits=2)
 Sequences = Annotated[tuple[str, ...], BeforeValidator(_names)]
 FrameRanges = Annotated[dict[str, tuple[int, int]], BeforeValidator(_names)]
@@ -126,8 +122,8 @@ class SemanticKITTI(SequenceDataset):
         )
         # The test sequences' labels are kept by the benchmark's server.
         self.labelled = config.use_labels and split != "test"
-        self._gaps: list[Gap] = []
-        self._frames: list[tuple[str, int]] = []
+        self._gaps = self._unread_folders()
+        self._frames = []
         for sequence in self.sequences:
             self._frames += [(sequence, frame) for frame in self._list(sequence)]
         if not self._frames:
@@ -137,6 +133,7 @@ class SemanticKITTI(SequenceDataset):
                 where=str(self.root),
                 cure="Run 'python -m core.check_data CONFIG' for the full list",
             )
+        self.warn_of_unread()
 
     @staticmethod
     def _find_root(root: Path) -> Path:
@@ -153,19 +150,37 @@ class SemanticKITTI(SequenceDataset):
             "(or dataset/sequences/...); set dataset.root, or pass --dataset.root FOLDER",
         )
 
+    def _unread_folders(self) -> list[Gap]:
+        """Note folders that are no sequence's, such as ``8`` in place of ``08``."""
+        folder = self.root / "sequences"
+        names = []
+        for name in sorted(listing(folder)):
+            named = len(name) == 2 and name.isdecimal()
+            if not named and not is_hidden(name) and name not in self.sequences:
+                names.append(name)
+        if not names:
+            return []
+        text = f"sequences: {len(names)} entries are not named NN and are not read ({first_names(names)})"
+        return [Gap(text, "nothing", unread=True)]
+
     def _list(self, sequence: str) -> list[int]:
-        """Frame numbers of a sequence that are wanted and whole; notes what is missing."""
+        """Frame numbers of a sequence that are wanted and whole; notes what is missing or left over."""
         folder = self.root / "sequences" / sequence
-        names = listing(folder / "velodyne")
+        files = numbered_files(folder / "velodyne", self.frame_digits, (".bin",))
+        self._note_names(sequence, "velodyne", files, "NNNNNN.bin", "lidar")
         first, last = self.config.frames.get(self.split, {}).get(sequence, (0, 999_999))
-        scans = [n for n in _scan_numbers(names) if first <= n <= last]
+        scans = [n for n in files.numbers if first <= n <= last]
         if not scans:
             self._note(sequence, "velodyne", "no scans")
             return []
+        if lacking := holes(scans):
+            names = first_names([f"{n:06d}" for n in lacking])
+            what = f"{len(lacking)} frames are lacking between others ({names})"
+            self._note(sequence, "velodyne", what, "sweeps")
         self._note_optional(sequence, scans)
         if not self.labelled:
             return scans
-        return self._labelled(sequence, scans)
+        return self._labelled(sequence, scans, range(first, last + 1))
 
     def _note_optional(self, sequence: str, scans: list[int]) -> None:
         """Note what only some jobs need and is not there."""
@@ -178,30 +193,50 @@ class SemanticKITTI(SequenceDataset):
         for part, needed_for in needs:
             if not (folder / part).is_file():
                 self._note(sequence, part, "no file", needed_for)
-        images = {image_stem(name) for name in listing(folder / "image_2")}
+        files = listing(folder / "image_2")
+        images = {image_stem(name) for name in files}
         without = sum(f"{n:06d}" not in images for n in scans)
         if without:
             what = f"{without} of {len(scans)} images are not there"
             self._note(sequence, "image_2", what, "cameras")
 
-    def _labelled(self, sequence: str, scans: list[int]) -> list[int]:
+    def _labelled(self, sequence: str, scans: list[int], wanted: range) -> list[int]:
         """The scans with a label file."""
         folder = self.root / "sequences" / sequence
-        labels = listing(folder / "labels")
-        if not labels:
+        files = numbered_files(folder / "labels", self.frame_digits, (".label",))
+        self._note_names(sequence, "labels", files, "NNNNNN.label", "lidar")
+        if not files.numbers:
             raise UserError(
                 f"the {self.split} split needs labels, and this folder is missing or empty",
                 where=str(folder / "labels"),
-                cure=f"It comes from {_ARCHIVES['labels']}; for label-free jobs set dataset.use_labels false",
+                cure=f"It comes from {ARCHIVES['labels']}; for label-free jobs set dataset.use_labels false",
             )
-        whole = [n for n in scans if f"{n:06d}.label" in labels]
+        whole = sorted(set(scans).intersection(files.numbers))
         lost = len(scans) - len(whole)
         if lost:
             self._note(sequence, "labels", f"{lost} of {len(scans)} label files are not there")
+        alone = [n for n in files.numbers if n in wanted and n not in set(scans)]
+        if alone:
+            names = first_names([f"{n:06d}.label" for n in alone])
+            text = f"sequences/{sequence}/labels: {len(alone)} label files are without a scan ({names})"
+            self._gaps.append(Gap(text, unread=True))
         return whole
 
+    def _note_names(
+        self, sequence: str, part: str, files: Numbered, pattern: str, needed_for: Need
+    ) -> None:
+        """Note files that no frame's name leads to."""
+        folder = f"sequences/{sequence}/{part}"
+        if files.misnamed:
+            what = f"{len(files.misnamed)} files are not named {pattern} and are not read"
+            text = f"{folder}: {what} ({first_names(files.misnamed)})"
+            self._gaps.append(Gap(text, needed_for, unread=True))
+        if files.strays:
+            what = f"{len(files.strays)} other files are not read ({first_names(files.strays)})"
+            self._gaps.append(Gap(f"{folder}: {what}", "nothing", unread=True))
+
     def _note(self, sequence: str, part: str, what: str, needed_for: Need = "lidar") -> None:
-        text = f"sequences/{sequence}/{part}: {what}; comes from {_ARCHIVES[part]}"
+        text = f"sequences/{sequence}/{part}: {what}; comes from {ARCHIVES[part]}"
         self._gaps.append(Gap(text, needed_for))
 
     @property
@@ -244,8 +279,9 @@ class SemanticKITTI(SequenceDataset):
         """Points of the scan ``other`` in the frame of scan ``frame``, without the vehicle's own returns."""
         sweep = self._points(sequence, other)
         sweep = sweep.take(~near_sensor(sweep["xyz"]))
-        xyz = transform(self._relative(sequence, frame, other), sweep["xyz"])
-        sweep = sweep.having(xyz=xyz).as_sweep(number, self._lag(sequence, frame, other))
+        moved, lag = self._relative(sequence, frame, other)
+        xyz = transform(moved, sweep["xyz"])
+        sweep = sweep.having(xyz=xyz).as_sweep(number, lag)
         if self.config.multisweeps.labelled:
             return sweep
         return sweep.having(label=None, instance=None)
@@ -266,21 +302,14 @@ class SemanticKITTI(SequenceDataset):
         )
 
     def _cameras(self, sequence: str, frame: int) -> tuple[Camera, ...]:
-        calibration = self._sequence(sequence)
-        calib = self.root / "sequences" / sequence / "calib.txt"
-        if calibration.p2 is None or calibration.camera_from_lidar is None:
-            raise UserError(
-                "cameras need this file",
-                where=str(calib),
-                cure=f"It comes from {_ARCHIVES['calib.txt']}",
-            )
-        matrix = projection(calibration.p2, calibration.camera_from_lidar)
-        images = self._files(sequence, frame).images
-        source = f"It comes from {_ARCHIVES['image_2']}"
+        folder = self.root / "sequences" / sequence
+        p2, camera_from_lidar = read_camera(folder)
+        matrix = projection(p2, camera_from_lidar)
+        source = f"It comes from {ARCHIVES['image_2']}"
         cameras = []
-        for name, path in images.items():
+        for name, path in self._files(sequence, frame).images.items():
             size = image_size(path, source)
-            check_principal_point(calibration.p2, size, path, calib)
+            check_principal_point(p2, size, path, folder / "calib.txt")
             cameras.append(Camera(name, size, matrix, open_image(path, size)))
         return tuple(cameras)
 
@@ -292,47 +321,35 @@ class SemanticKITTI(SequenceDataset):
             steps += range(1, sweeps.num_sweeps + 1)
         return [frame + step for step in steps if (sequence, frame + step) in self._positions]
 
-    def _relative(self, sequence: str, frame: int, other: int) -> np.ndarray:
-        """f64 [4, 4]: LiDAR of ``other`` -> LiDAR of ``frame``."""
-        poses = [self._pose(sequence, number) for number in (frame, other)]
-        if not np.isfinite(poses).all():
-            raise UserError(
-                "sweeps need this sequence's poses.txt and calib.txt",
-                where=str(self.root / "sequences" / sequence),
-                cure=f"They come from {_ARCHIVES['poses.txt']}, and {_ARCHIVES['calib.txt']}",
-            )
-        return chain(invert(poses[0]), poses[1])
+    def _relative(self, sequence: str, frame: int, other: int) -> tuple[np.ndarray, float]:
+        """LiDAR of ``other`` -> LiDAR of ``frame``, f64 [4, 4], and how much earlier it was, s."""
+        folder = self.root / "sequences" / sequence
+        track = read_track(folder)
+        here = frame_row(track.poses, frame, folder)
+        there = frame_row(track.poses, other, folder)
+        lag = frame_row(track.times, frame, folder) - frame_row(track.times, other, folder)
+        return chain(invert(here), there), float(lag)
 
     def _pose(self, sequence: str, frame: int) -> np.ndarray:
-        """LiDAR -> world; NaN where the poses are not on disk, so that nobody takes it for a pose."""
-        poses = self._sequence(sequence).poses
-        if poses is None:
+        """LiDAR -> world; NaN where it is not known, so that nobody takes it for a pose: only sweeps need it."""
+        poses = known_poses(self.root / "sequences" / sequence)
+        if frame >= len(poses):
             return np.full((4, 4), np.nan)
-        return poses[self._bounded(sequence, frame, poses, "poses.txt")]
+        return poses[frame]
 
-    def _lag(self, sequence: str, frame: int, other: int) -> float:
-        times = self._sequence(sequence).times
-        if times is None:
-            raise UserError(
-                "sweeps need this file",
-                where=str(self.root / "sequences" / sequence / "times.txt"),
-                cure=f"It comes from {_ARCHIVES['times.txt']}",
-            )
-        first = times[self._bounded(sequence, frame, times, "times.txt")]
-        second = times[self._bounded(sequence, other, times, "times.txt")]
-        return float(first - second)
-
-    def _bounded(self, sequence: str, frame: int, table: np.ndarray, name: str) -> int:
-        if frame >= len(table):
-            raise UserError(
-                f"the file has {len(table)} lines, too few for frame {frame}",
-                where=str(self.root / "sequences" / sequence / name),
-                cure=f"Unpack it again from {_ARCHIVES[name]}",
-            )
-        return frame
-
-    def _sequence(self, sequence: str) -> Drive:
-        return read_drive(self.root / "sequences" / sequence)
+    def gaps(self) -> list[Gap]:
+        """What was noted while the split was opened, and files that jobs with sweeps or cameras cannot use."""
+        gaps = list(self._gaps)
+        for sequence in dict.fromkeys(sequence for sequence, _ in self._frames):
+            folder = self.root / "sequences" / sequence
+            last = max(frame for other, frame in self._frames if other == sequence)
+            for needed_for, use in _OPTIONAL.items():
+                try:
+                    use(folder, last)
+                except UserError as error:
+                    if Path(error.where or "").is_file():  # else it is noted as missing
+                        gaps.append(Gap(str(error), needed_for))
+        return gaps
 
     def describe(self) -> str:
         """One line that also names the sequences."""
@@ -340,10 +357,14 @@ class SemanticKITTI(SequenceDataset):
         return f"{self.title} {self.split}: {len(self)} scans of sequences {numbers} in {self.root}"
 
 
-def _scan_numbers(names: Iterable[str]) -> list[int]:
-    """Frame numbers of the scans among these file names, ascending."""
-    numbers = []
-    for name in names:
-        if len(name) == 10 and name[:6].isdecimal() and name.endswith(".bin"):
-            numbers.append(int(name[:6]))
-    return sorted(numbers)
+def _use_track(folder: Path, last: int) -> None:
+    """Read poses and times up to frame ``last``."""
+    frame_row(read_track(folder).poses, last, folder)
+
+
+def _use_camera(folder: Path, last: int) -> None:
+    """Read the calibration."""
+    read_camera(folder)
+
+
+_OPTIONAL: dict[Need, Callable[[Path, int], None]] = {"sweeps": _use_track, "cameras": _use_camera}
