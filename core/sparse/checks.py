@@ -127,7 +127,7 @@ def check_range(name: str, values: Tensor, low: int, high: int, where: str) -> N
     if low <= least and most < high:
         return
     raise InvalidInput(
-        f"{name} runs from {least} to {most}; allowed are {low} to {high - 1}", where=where
+        f"values of {name} run from {least} to {most}; allowed are {low} to {high - 1}", where=where
     )
 
 

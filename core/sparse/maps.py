@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -270,7 +270,7 @@ def triple(value: int | Stride) -> Stride:
     Raises:
         InvalidInput: neither one nor three numbers, or one below 1.
     """
-    axes = (value,) * 3 if isinstance(value, int) else tuple(value)
+    axes = tuple(value) if isinstance(value, Sequence) else (value,) * 3
     if len(axes) != 3 or not all(isinstance(axis, int) and axis >= 1 for axis in axes):
         raise InvalidInput(
             f"{value} is no size in voxels; expected an integer of at least 1, or one for each of 3 axes",

@@ -65,7 +65,7 @@ def _check(
     volume, _, cout = kernel.shape
     if volume != kmap.volume:
         raise InvalidInput(f"a kernel of {volume} offsets for a map of {kmap.volume}", where=where)
-    check_features("the features", x, kmap.n_in, "a map", where)
+    check_features("x", x, kmap.n_in, "a map", where)
     if x.dtype != kernel.dtype:
         raise InvalidInput(f"features of {x.dtype} and a kernel of {kernel.dtype}", where=where)
     if bias is not None:

@@ -121,7 +121,7 @@ def check_values(order: Tensor, ptr: Tensor, positions: Tensor, levels: int, rad
     first, last, back = _as_list(ptr[0], ptr[-1], (ptr[1:] < ptr[:-1]).any())
     if (first, last) != (0, tokens) or back:
         raise ValueError(
-            f"sptr: ptr must rise from 0 to {tokens}, the number of tokens; it runs from {first} to {last}"
+            f"sptr: ptr must rise from 0 to {tokens}, the number of tokens; it runs from {first:.0f} to {last:.0f}"
             + (" and goes back between" if back else "")
         )
     if not tokens:

@@ -13,9 +13,9 @@ __all__ = ["GradientTypes", "InputTypes", "Inputs", "c_arrays", "padded_tables"]
 InputTypes: TypeAlias = tuple[
     Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, int, bool
 ]
-CArray: TypeAlias = tuple[torch.dtype, tuple[int, ...]]
 # And the gradient's: lse fp32 [N, h], delta fp32 [N, h] and the gradient of the output [N, h, d] besides.
 GradientTypes: TypeAlias = tuple[*InputTypes, Tensor, Tensor, Tensor]
+CArray: TypeAlias = tuple[torch.dtype, tuple[int, ...]]
 
 
 class Inputs(NamedTuple):
