@@ -1,177 +1,156 @@
-"""Weights of U2MKD's own checkpoints under this project's names.
-
-Kernels, offset order and most names agree on both sides, so importing is renaming. LiDAR layers, the learner and the
-adapter are renamed one by one. Inside the gates of the fusion blocks and in the image decoder only the blocks' names
-are published, so their layers are matched in order by kind and shape. Whatever finds no partner keeps its name, and
-:func:`core.engine.run.checkpoint.load_weights` reports it.
-"""
+"""Published weights of other projects as a network of ours: which family, which settings, which tensor is what."""
 
 from __future__ import annotations
 
-import itertools
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from torch import Tensor, nn
+import torch
+from loguru import logger
+from torch import nn
 
-__all__ = ["ADAPTER", "parts_of", "rename"]
+from core.config import Config
+from core.distill import Method, method_class
+from core.engine.exchange.families import Family, Target, Translated, chosen_family
+from core.engine.exchange.foreign import Weights, read_weights
+from core.engine.run.checkpoint import load_weights
+from core.engine.run.experiment import Experiment
+from core.errors import UserError
+from core.labels import LabelSpace
+from core.models import build_model
 
-ADAPTER = "adapt_layer."  # of the distillation, absent from the deployed network
-_PARTS = {"teacher": "model_t.", "student": "model_s."}
-_NORM_OF_GATE = re.compile(r"(c2l_fusion_blocks\.\d+\.ai_layer)\.(norm|fc1)$")
-_ANCHOR = "layer1.0.conv1"  # of the encoder; what stands before it is the prefix of all its layers
-_ENCODER = re.compile(r"(conv1|bn1|layer[1-4])\.")
-
-Layers = dict[str, dict[str, Tensor]]  # path of a layer -> its tensors by name
-
-
-def parts_of(weights: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """``teacher`` and ``student`` of a stage-2 file, ``teacher`` alone of a stage-1 file; without prefixes."""
-    plain = {key.removeprefix("module."): value for key, value in weights.items()}
-    parts: dict[str, dict[str, Tensor]] = {part: {} for part in _PARTS}
-    rest: dict[str, Tensor] = {}
-    for key, value in plain.items():
-        target, name = rest, key
-        for part, prefix in _PARTS.items():
-            if key.startswith(prefix):
-                target, name = parts[part], key.removeprefix(prefix)
-        target[name] = value
-    found = {part: tensors for part, tensors in parts.items() if tensors}
-    if not found:
-        return {"teacher": plain}
-    return {part: tensors | rest for part, tensors in found.items()}
+__all__ = ["Published", "check_training_part", "read_published"]
 
 
-def rename(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Published weights of one part under the names of ``model``, a LiDAR network or a :class:`LidarCamera`.
+@dataclass(frozen=True)
+class Published:
+    """What a published file gives.
 
-    Tensors without a counterpart keep their published name; shapes are only changed from 1x1 convolutions to linear
-    layers.
+    Attributes:
+        config: with the settings that its weights need, where the given one had none.
+        network, training: weights, see :class:`Translated`.
+        unused: why tensors are not used -> their published names.
+        family: one of ``FAMILIES``. part: of the file, None where it holds one network alone.
     """
-    ours = _layers(model.state_dict())
-    given = _layers(weights)
-    pairs: dict[str, str] = {}  # published path -> our path
-    for path in ours:
-        published = _published_path(path)
-        if published in given and not published.startswith("pix_branch."):
-            pairs[published] = path
-    pairs |= _gates(ours, given, pairs)
-    pairs |= _image_branch(ours, given)
-    renamed: dict[str, Tensor] = {}
-    for path, tensors in given.items():
-        target = pairs.get(path, path)
-        shapes = ours.get(target, {})
-        for name, tensor in tensors.items():
-            if name in shapes:
-                tensor = _linear(tensor, shapes[name])
-            renamed[_join(target, name)] = tensor
-    return renamed
+
+    config: Config
+    network: Weights
+    training: Weights
+    unused: dict[str, list[str]]
+    family: str
+    part: str | None
 
 
-def _published_path(path: str) -> str:
-    """The published name of one of our layers, where only its beginning or a single name differs."""
-    published = path.removeprefix("lidar.")
-    if published == "classifier_pix.linear":
-        return "classifier_pix.conv"
-    return published
+def read_published(
+    path: Path, config: Config, labels: LabelSpace, *, family: str | None, part: str | None
+) -> Published:
+    """Read another project's checkpoint for the network of a configuration.
+
+    Args:
+        family: one of ``FAMILIES``; None = whose names the weights have.
+        part: of a file that holds several networks; None = what ``model.name`` says.
+
+    Raises:
+        UserError: the file is damaged, of no known family or holds no such network.
+    """
+    weights = read_weights(path)
+    known, project = chosen_family(family, weights, str(path))
+    name = str(config.get("model.name"))
+    if name not in project.networks:
+        raise UserError(
+            f"weights of {project.title} are no '{name}'",
+            where=config.origin("model.name"),
+            cure=f"They can be {', '.join(project.networks)}; see configs/*/published_*.yaml",
+        )
+    if part is not None and part not in project.parts:
+        raise UserError(
+            f"files of {project.title} hold one network alone",
+            where=str(path),
+            cure="Leave --part out",
+        )
+    config = _with_needed_settings(config, project)
+    with torch.device("meta"):  # names and shapes are enough
+        network = build_model(config, labels.num_classes, pretrained=False)
+    target = Target(name, network, labels.num_classes, part, str(path), config.origin("model.name"))
+    made = project.translate(weights, target)
+    for note in made.notes:
+        logger.info("{}: {}", project.title, note)
+    return Published(config, made.network, made.training, _by_reason(made), known, part)
 
 
-def _gates(ours: Layers, given: Layers, taken: Mapping[str, str]) -> dict[str, str]:
-    """Layers below ``…ai_layer.{conv1,fc1,fc2,fc3}``, wherever the block keeps its normalisation."""
-    pairs: dict[str, str] = {}
-    for path, tensors in ours.items():
-        if "ai_layer." not in path or path in taken.values():
-            continue
-        roots = _roots_of_gate(path)
-        for candidate, found in given.items():
-            below = any(_below(candidate, root) for root in roots)
-            free = candidate not in pairs and candidate not in taken
-            if below and free and _signature(found) == _signature(tensors):
-                pairs[candidate] = path
-                break
-    return pairs
+def _by_reason(made: Translated) -> dict[str, list[str]]:
+    reasons: dict[str, list[str]] = {}
+    for name, why in made.unused.items():
+        reasons.setdefault(why, []).append(name)
+    return reasons
 
 
-def _roots_of_gate(path: str) -> list[str]:
-    """Published layers below which the partner of a gate's layer may lie."""
-    gate, _, name = path.partition("ai_layer.")
-    names = [name.split(".")[0]]
-    if _NORM_OF_GATE.match(path) is not None:
-        names = ["fc1", "norm"]
-    return [f"{gate}ai_layer.{name}" for name in names]
+def check_training_part(
+    training: Weights, network: nn.Module, config: Config, classes: int, where: str
+) -> Weights:
+    """What learns beside the network, compared with the configuration's method by name and shape.
 
+    Without a ``distill`` section there is nothing to compare with, and a method with a teacher cannot be built without
+    one: then it is taken as it is.
 
-def _image_branch(ours: Layers, given: Layers) -> dict[str, str]:
-    """Encoder by torchvision's names below a prefix of its own; pooling and decoder in order, by kind and shape."""
-    branch = [path for path in given if path.startswith("pix_branch.")]
-    anchors = [path for path in branch if path.endswith(_ANCHOR)]
-    if not anchors:
+    Returns:
+        the same weights; none where the method has no such part.
+
+    Raises:
+        UserError: names or shapes differ from the method's.
+    """
+    if not training or config.get("distill") is None:
+        return training
+    kind = method_class(config)
+    settings = config.parse(kind.Config, "distill")
+    if settings.needs.teacher:
+        return training
+    criterion = Experiment.from_config(config).criterion_for(classes)
+    method = kind(settings, network, None, criterion)
+    if not method.training_state():
+        logger.info(
+            "not used: {} tensors that this configuration's method does not have", len(training)
+        )
         return {}
-    root = anchors[0].removesuffix(_ANCHOR)
-    pairs = {}
-    for path in branch:
-        name = path.removeprefix(root)
-        if path.startswith(root) and _ENCODER.match(name + "."):
-            pairs[path] = "pix_branch.encoder." + name
-    rest = [path for path in branch if path not in pairs]
-    wanted = [_signature(given[path]) for path in rest]
-    for order in _decoder_orders(ours):
-        if [_signature(ours[path]) for path in order] == wanted:
-            return pairs | dict(zip(rest, order))
-    return pairs
+    load_weights(method, Method.joined_state(network.state_dict(), training), where)
+    return training
 
 
-def _decoder_orders(ours: Layers) -> list[list[str]]:
-    """Layers of pooling and decoder in the orders a file may list them: pooling first or last, units from coarse to
-    fine or back, lateral convolution first or last."""
-    pooling = [path for path in ours if path.startswith("pix_branch.spp.")]
-    decoder = [path for path in ours if path.startswith("pix_branch.decoder.")]
-    coarse_to_fine = sorted({int(path.split(".")[2]) for path in decoder})
-    blocks = ("skip", "blend")
-    orders = []
-    for units, names in itertools.product(
-        (coarse_to_fine, coarse_to_fine[::-1]), (blocks, blocks[::-1])
-    ):
-        layers: list[str] = []
-        for unit, name in itertools.product(units, names):
-            root = f"pix_branch.decoder.{unit}.{name}"
-            layers += [path for path in decoder if _below(path, root)]
-        orders.append(layers)
-    pooling_first = [pooling + layers for layers in orders]
-    pooling_last = [layers + pooling for layers in orders]
-    return pooling_first + pooling_last
+# --- settings ---------------------------------------------------------------------------------------------------------
+def _with_needed_settings(config: Config, family: Family) -> Config:
+    """A copy that says what the weights were trained with where the given one is silent; warns where it differs."""
+    config = Config(deepcopy(config.tree), dict(config.origins), config.source)
+    filled = []
+    differing = []
+    for prefix, section in _sections(config).items():
+        kind = "image" if prefix.endswith(".image") else str(section.get("name"))
+        for key, value in family.needed.get(kind, {}).items():
+            written = f"{prefix}.{key}: {str(value).lower()}"
+            if key not in section:
+                config.merge({key: value}, f"published weights of {family.title}", prefix)
+                filled.append(written)
+            elif section[key] != value:
+                differing.append(written)
+    if filled:
+        logger.info(
+            "{}'s weights were trained with {}; so it is set", family.title, ", ".join(filled)
+        )
+    if differing:
+        logger.warning(
+            "{}'s own training ran with {}; set it, or scores suffer",
+            family.title,
+            ", ".join(differing),
+        )
+    return config
 
 
-def _layers(weights: Mapping[str, Tensor]) -> Layers:
-    layers: Layers = {}
-    for key, value in weights.items():
-        path, _, name = key.rpartition(".")
-        layers.setdefault(path, {})[name] = value
-    return layers
-
-
-def _join(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name
-
-
-def _below(path: str, root: str) -> bool:
-    return path == root or path.startswith(root + ".")
-
-
-def _signature(tensors: Mapping[str, Tensor]) -> frozenset[tuple[str, Sequence[int]]]:
-    """Names and shapes; a 1x1 convolution equals the linear layer it is."""
-    return frozenset((name, _squeezed(tensor)) for name, tensor in tensors.items())
-
-
-def _squeezed(tensor: Tensor) -> tuple[int, ...]:
-    shape = tuple(tensor.shape)
-    if len(shape) > 2 and set(shape[2:]) == {1}:
-        return shape[:2]
-    return shape
-
-
-def _linear(tensor: Tensor, wanted: Tensor) -> Tensor:
-    """``tensor`` in the shape of ``wanted`` where the two differ in 1x1 axes alone."""
-    if tensor.shape != wanted.shape and _squeezed(tensor) == _squeezed(wanted):
-        return tensor.reshape(wanted.shape)
-    return tensor
+def _sections(config: Config) -> dict[str, Mapping[str, Any]]:
+    """The sections of networks below ``model``, by dotted key."""
+    model = config.get("model")
+    sections = {"model": model}
+    if isinstance(model.get("lidar"), Mapping):
+        sections = {"model.lidar": model["lidar"], "model.image": model.get("image") or {}}
+    return sections

@@ -6,17 +6,18 @@ training needs. One metadata entry, ``lidistill``, says in JSON what the file is
 down to file names. ``--lidar-only`` takes a student's LiDAR network, where that gives the same predictions.
 
 ``import FILE --config YAML --out CHECKPOINT.pt`` writes a checkpoint that evaluate.py and ``teacher_pretrain`` take,
-from such a file or from a checkpoint of U2MKD's own code (``--part teacher|student``).
+from such a file or from published weights of U2MKD (``--part teacher|student``), 2DPASS, SphereFormer or spvnas. Whose
+they are is told by their names, or with ``--from``. Files of other projects are read without running anything in them.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import pickle
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,9 @@ from torch import Tensor
 from core.config import Config, load_config
 from core.data import DataConfig
 from core.datasets import dataset_class
-from core.engine.exchange.published import ADAPTER, parts_of, rename
+from core.engine.exchange.families import FAMILIES
+from core.engine.exchange.foreign import Weights
+from core.engine.exchange.published import check_training_part, read_published
 from core.engine.run.checkpoint import find_checkpoint, load_weights, read_checkpoint
 from core.engine.run.exported import METADATA, read_exported
 from core.engine.run.run_dir import flatten
@@ -51,8 +54,6 @@ _TRAINING = (
     "train_cameras",
     "on_bad_sample",
 )  # keys of ``data:``
-# What U2MKD's weights were trained with and a checkpoint does not tell, where it differs from this project's defaults.
-_PUBLISHED_SETTINGS = {"legacy_quant": True, "window_origin": "batch", "normalize": "none"}
 
 
 def export_weights(source: Path, out: Path, *, lidar_only: bool = False) -> dict[str, Any]:
@@ -135,52 +136,90 @@ def _portable(value: Any) -> Any:
     return _ABSOLUTE.sub(r"\1", value) if isinstance(value, str) else value
 
 
+@dataclass(frozen=True)
+class _Incoming:
+    """Weights for a checkpoint of this project; see :class:`Published`.
+
+    Attributes:
+        known: what the checkpoint will say of their source.
+    """
+
+    config: Config
+    network: Weights
+    training: Weights
+    known: dict[str, Any]
+
+
 def import_weights(
-    source: Path, config: Config, out: Path, *, part: str | None = None
+    source: Path,
+    config: Config,
+    out: Path,
+    *,
+    part: str | None = None,
+    family: str | None = None,
 ) -> dict[str, Any]:
     """Write a checkpoint of this project from weights that came from elsewhere, atomically.
 
     Args:
-        source: ``.safetensors`` written by :func:`export_weights`, or a checkpoint of U2MKD's own code.
+        source: ``.safetensors`` written by :func:`export_weights`, or published weights of another project.
         config: what the checkpoint will remember: the network, how scans become samples, and the data set, which need
-            not be on disk.
-        part: ``teacher`` or ``student`` of a published file; None = what ``model.name`` says.
+            not be on disk. Settings that published weights need are added where it is silent.
+        part: ``teacher`` or ``student`` of a published file that holds both; None = what ``model.name`` says.
+        family: whose weights they are, one of ``FAMILIES``; None = told by their names.
 
     Returns:
         the checkpoint.
 
     Raises:
-        UserError: the file is damaged, holds code, or is not the network or label space of ``config``.
+        UserError: the file is damaged, or is not the network or label space of ``config``.
     """
     reader = dataset_class(config)
     labels = reader.label_space(config.parse(reader.Config, "dataset"))
-    if source.suffix == ".safetensors":
-        if part is not None:
-            raise UserError(
-                "--part is for published checkpoints", where=str(source), cure="Leave it out"
-            )
-        weights, training_only, metadata = _read_exported(source, config, labels)
+    if source.suffix != ".safetensors":
+        found = _of_another_project(source, config, labels, part, family)
+    elif part is None and family is None:
+        found = _read_exported(source, config, labels)
     else:
-        weights, training_only, metadata = _read_published(source, config, labels, part)
-    model = build_model(config, labels.num_classes, pretrained=False)
-    load_weights(model, weights, str(source))
+        raise UserError(
+            "--part and --from are for published checkpoints",
+            where=str(source),
+            cure="Leave them out",
+        )
+    model = build_model(found.config, labels.num_classes, pretrained=False)
+    load_weights(model, found.network, str(source))
+    training = check_training_part(
+        found.training, model, found.config, labels.num_classes, str(source)
+    )
     identity = {
         "fingerprint": labels.fingerprint,
         "classes": list(labels.classes),
-        "config": config.tree,
+        "config": found.config.tree,
     }
-    if metadata.get("teacher_sha256"):
-        identity["teacher"] = {"sha256": metadata["teacher_sha256"]}
-    identity["imported"] = {"file": source.name, "sha256": sha256(source), **metadata}
-    state = {"model": model.state_dict(), "training_only": training_only, "identity": identity}
+    if found.known.get("teacher_sha256"):
+        identity["teacher"] = {"sha256": found.known["teacher_sha256"]}
+    identity["imported"] = {"file": source.name, "sha256": sha256(source), **found.known}
+    state = {"model": model.state_dict(), "training_only": training, "identity": identity}
     with atomic_path(out) as temporary:
         torch.save(state, temporary)
     return state
 
 
-def _read_exported(
-    path: Path, config: Config, labels: LabelSpace
-) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
+def _of_another_project(
+    source: Path, config: Config, labels: LabelSpace, part: str | None, family: str | None
+) -> _Incoming:
+    found = read_published(source, config, labels, family=family, part=part)
+    for why, names in found.unused.items():
+        logger.info("not used: {} ({})", _shown(names), why)
+    known = {"family": found.family, "part": found.part, "unused": found.unused}
+    return _Incoming(found.config, found.network, found.training, known)
+
+
+def _shown(names: Sequence[str], most: int = 4) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _read_exported(path: Path, config: Config, labels: LabelSpace) -> _Incoming:
     weights, metadata = read_exported(path)
     if metadata["fingerprint"] != labels.fingerprint:
         raise UserError(
@@ -190,11 +229,8 @@ def _read_exported(
             cure="Give a configuration of the data set the network was trained on",
         )
     _warn_of_differences(Config(tree=metadata["config"], source=f"metadata of {path}"), config)
-    return (
-        weights,
-        {},
-        {key: metadata.get(key) for key in ("source_sha256", "teacher_sha256", "sensor")},
-    )
+    known = {key: metadata.get(key) for key in ("source_sha256", "teacher_sha256", "sensor")}
+    return _Incoming(config, weights, {}, known)
 
 
 def _warn_of_differences(trained: Config, config: Config) -> None:
@@ -214,72 +250,6 @@ def _warn_of_differences(trained: Config, config: Config) -> None:
 def _view(config: Config) -> dict[str, Any]:
     """The ``data:`` section without what only training reads."""
     return config.parse(DataConfig, "data").model_dump(mode="json", exclude=set(_TRAINING))
-
-
-def _read_published(
-    path: Path, config: Config, labels: LabelSpace, part: str | None
-) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
-    try:
-        state = read_checkpoint(path)
-    except UserError as error:
-        if isinstance(error.__cause__, pickle.UnpicklingError):
-            raise UserError(
-                "this file is damaged, or holds more than tensors and plain values; opening that could run code, so it "
-                "was not opened",
-                where=str(path),
-                cure="If you trust its author, save its entry 'model' alone: torch.save({'model': state['model']}, …)",
-            ) from error
-        raise
-    if "identity" in state:
-        raise UserError(
-            "this already is a checkpoint of this project", where=str(path), cure="Use it as it is"
-        )
-    if not isinstance(state["model"], dict) or not all(
-        isinstance(v, Tensor) for v in state["model"].values()
-    ):
-        raise UserError("its entry 'model' does not hold tensors by name", where=str(path))
-    student = config.tree.get("model", {}).get("name") == "lidar_camera"
-    part = part or ("student" if student else "teacher")
-    parts = parts_of(state["model"])
-    if part not in parts:
-        raise UserError(
-            f"this file holds no {part}, only a {' and a '.join(parts)}",
-            where=str(path),
-            cure="Choose with --part, and give a configuration of that network",
-        )
-    if student != (part == "student"):
-        raise UserError(
-            f"model.name is '{config.tree['model'].get('name')}', which is not a {part}",
-            where=config.origin("model.name"),
-            cure="Students are 'lidar_camera', teachers LiDAR networks such as 'spvcnn_spformer'",
-        )
-    model = build_model(config, labels.num_classes, pretrained=False)
-    weights = rename(parts[part], model)
-    training_only = {
-        key: weights.pop(key) for key in list(weights) if student and key.startswith(ADAPTER)
-    }
-    _note_published_settings(config)
-    return weights, training_only, {"part": part}
-
-
-def _note_published_settings(config: Config) -> None:
-    """Tell of settings the published weights need and tensors cannot show."""
-    model = config.tree["model"]
-    lidar, image = model.get("lidar", model), model.get("image", {})
-    attention = lidar.get("name") == "spvcnn_spformer"
-    given = ({k: lidar.get(k) for k in ("legacy_quant", "window_origin")} if attention else {}) | (
-        {"normalize": image.get("normalize")} if "lidar" in model else {}
-    )
-    prefix = "model.lidar" if "lidar" in model else "model"
-    needed = [
-        f"{'model.image' if key == 'normalize' else prefix}.{key}: {str(_PUBLISHED_SETTINGS[key]).lower()}"
-        for key, value in given.items()
-        if value != _PUBLISHED_SETTINGS[key]
-    ]
-    if needed:
-        logger.warning(
-            "U2MKD's own training ran with {}; set it, or scores suffer", ", ".join(needed)
-        )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -302,7 +272,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         "source",
         type=Path,
         metavar="FILE",
-        help=".safetensors, or a checkpoint of U2MKD's own code",
+        help=".safetensors, or published weights of another project",
+    )
+    bring.add_argument(
+        "--from",
+        dest="family",
+        choices=tuple(FAMILIES),
+        help="whose weights they are (default: told by their names)",
     )
     bring.add_argument(
         "--config", required=True, metavar="YAML", help="network and data set of the checkpoint"
@@ -320,8 +296,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         metadata = export_weights(args.source, args.out, lidar_only=args.lidar_only)
         what = f"{metadata['config']['model']['name']} with {len(metadata['classes']) - 1} classes"
     else:
-        state = import_weights(
-            args.source, load_config(args.config, overrides), args.out, part=args.part
-        )
+        config = load_config(args.config, overrides)
+        state = import_weights(args.source, config, args.out, part=args.part, family=args.family)
         what = f"{sum(value.numel() for value in state['model'].values()) / 1e6:.2f} M values"
     sys.stdout.write(f"{args.out}: {what}\n")
