@@ -44,6 +44,7 @@ class Batch:
         cells: the points' cells.
         origins: f32 [B, 3] m, the scanner in each view's frame.
         cameras: None when the batch has no images.
+        contents: digests of the scans, "" where not asked for.
     """
 
     tokens: tuple[str, ...]
@@ -56,6 +57,7 @@ class Batch:
     origins: Tensor
     cameras: BatchCameras | None = None
     skipped: tuple[str, ...] = ()
+    contents: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -118,6 +120,7 @@ class Batch:
             origins=self.origins[list(scans)],
             cameras=cameras,
             skipped=self.skipped,
+            contents=tuple(self.contents[i] for i in scans if self.contents),
         )
 
     def at_cells(self, column: str) -> Tensor:

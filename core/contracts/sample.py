@@ -44,6 +44,7 @@ class Sample:
         padded: the sample repeats another one (to even out ranks, or in place of a damaged one); it never counts in a
             score.
         skipped: why damaged scans were passed over before this one was found, one line each.
+        content: digest of the scan it was made from, where that is asked for.
     """
 
     token: str
@@ -57,6 +58,7 @@ class Sample:
     cameras: SampleCameras | None = None
     padded: bool = False
     skipped: tuple[str, ...] = ()
+    content: str = ""
 
     @property
     def coords(self) -> np.ndarray:

@@ -34,6 +34,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         origins=torch.from_numpy(np.stack([sample.origin for sample in samples])),
         cameras=_join_cameras(samples),
         skipped=tuple(line for sample in samples for line in sample.skipped),
+        contents=tuple(sample.content for sample in samples),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
 
@@ -11,6 +11,8 @@ from core.config import Section
 from core.data.partitions import PartitionSection, Voxels, read_partition
 
 __all__ = [
+    "CELLS",
+    "DRAWN",
     "AugmentConfig",
     "DataConfig",
     "FlipAxes",
@@ -23,6 +25,12 @@ __all__ = [
 FlipAxes = Literal["none", "x", "y", "xy"]
 Range = tuple[float, float]
 Bound = Annotated[float, Field(allow_inf_nan=True)]  # .inf = no bound
+
+CELLS = ("partition", "voxel_size")  # two keys of ``data:`` that say what DataConfig.cells is
+DRAWN = (  # keys that say how a training draws samples and what it does with them, not what a network reads
+    *("augment", "paste", "mix", "max_voxels", "label_vote"),
+    *("image_augment", "train_cameras", "on_bad_sample"),
+)
 
 
 class AugmentConfig(Section):
@@ -305,6 +313,14 @@ class DataConfig(Section):
     def cells(self) -> PartitionSection:
         """The partition; voxels of ``voxel_size`` where none is named."""
         return Voxels(size=self.voxel_size) if self.partition is None else self.partition
+
+    def view(self) -> dict[str, Any]:
+        """What a network reads of a scan, as plain values by key, each way to say it in the same words."""
+        view = self.model_dump(mode="json", exclude={*DRAWN, *CELLS})
+        cells = self.cells
+        if isinstance(cells, Voxels):
+            return {"voxel_size": cells.size} | view
+        return {"partition": cells.model_dump(mode="json")} | view
 
     def uses_images(self, training: bool) -> bool:
         """The view has images."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 import numpy as np
 from loguru import logger
@@ -14,16 +14,18 @@ from torch.utils.data import Dataset
 from core.contracts import Batch, Pair, Sample, Scan
 from core.data.collate import collate
 from core.data.config import DataConfig, PasteConfig
+from core.data.content import scan_digest
 from core.data.mix import Mixer
 from core.data.sample import Recipe
 from core.data.sampler import MIX, PASTE, SampleKey, sample_rng
 from core.datasets.base import ScanDataset
 from core.errors import UserError
 
-__all__ = ["ChosenScans", "PairedSamples", "Samples", "ScanSamples"]
+__all__ = ["ChosenScans", "Digests", "PairedSamples", "Samples", "ScanSamples"]
 
 T = TypeVar("T")
 Together = tuple[Sample, Sample]
+Digests = Literal["points", "images"]
 _MAX_BAD_IN_A_ROW = 20  # then it is the data set that is damaged, not a scan
 
 
@@ -115,6 +117,7 @@ class ScanSamples(Samples[Sample]):
         dataset, seed, training, indices: see :class:`Samples`.
         config: how a scan becomes a sample.
         stream: number of the random stream; samples of one scan with different numbers are augmented independently.
+        digests: samples carry the digest of their scan: of its points, or of its images too; None = none.
     """
 
     def __init__(
@@ -126,17 +129,24 @@ class ScanSamples(Samples[Sample]):
         training: bool = False,
         stream: int = 0,
         indices: Sequence[int] | None = None,
+        digests: Digests | None = None,
     ) -> None:
-        cameras = config.uses_images(training)
+        cameras = config.uses_images(training) or digests == "images"
         super().__init__(
             dataset, config, cameras=cameras, seed=seed, training=training, indices=indices
         )
-        self.config, self.stream = config, stream
+        self.config, self.stream, self.digests = config, stream, digests
         self.recipe = Recipe.of(config, training)
 
     def _make(self, scan: Scan, key: SampleKey) -> Sample:
         rng = sample_rng(self.seed, key.epoch, key.index, self.stream)
-        return self.recipe.sample(scan, key.index, rng)
+        sample = self.recipe.sample(scan, key.index, rng)
+        if self.digests is None:
+            return sample
+        images = None
+        if self.digests == "images":
+            images = self.dataset.files(key.index).images.values()
+        return replace(sample, content=scan_digest(scan, images))
 
     @staticmethod
     def _mark(made: Sample, padded: bool, skipped: tuple[str, ...]) -> Sample:
@@ -151,8 +161,14 @@ class ScanSamples(Samples[Sample]):
 class ChosenScans(ScanSamples):
     """Some scans of a data set, in one view and without augmentation; samples keep their position in the data set."""
 
-    def __init__(self, dataset: ScanDataset, config: DataConfig, indices: Sequence[int]) -> None:
-        super().__init__(dataset, config, indices=indices)
+    def __init__(
+        self,
+        dataset: ScanDataset,
+        config: DataConfig,
+        indices: Sequence[int],
+        digests: Digests | None = None,
+    ) -> None:
+        super().__init__(dataset, config, indices=indices, digests=digests)
 
 
 class PairedSamples(Samples[Together]):

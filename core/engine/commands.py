@@ -1,12 +1,14 @@
 """The four jobs of ``evaluate.py`` and their options: score, predict, submit, robustness.
 
-The form of earlier versions, ``evaluate.py CONFIG --predict IN …``, is translated before anything is parsed. An option
-that belongs to another job is an error: nothing that was asked for is left out in silence.
+CONFIG may be left out: a checkpoint knows its own. The form of earlier versions, ``evaluate.py CONFIG --predict IN …``,
+is translated before anything is parsed. An option that belongs to another job is an error: nothing that was asked for
+is left out in silence.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,7 +21,7 @@ from core.names import CORRUPTION_PROFILES, FORMATS
 if TYPE_CHECKING:
     from core.engine.score.voting import Votes
 
-__all__ = ["COMMANDS", "evaluation_parser", "job_of", "read_evaluation"]
+__all__ = ["COMMANDS", "evaluation_parser", "job_of", "read_evaluation", "run_folder"]
 
 COMMANDS = {
     "score": "score a checkpoint on every raw point of a split",
@@ -28,11 +30,13 @@ COMMANDS = {
     "robustness": "score clean and corrupted scans",
 }
 _FLAGS = ("-h", "--help", "--debug", "--report", "--preview", "--keep-labels", "--vote-flips")
+_LISTS = ("--kinds",)  # take all words up to the next option
+_OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")  # section.key=VALUE
 _LEGACY = {"--predict": "predict", "--submit": "submit", "--robustness": "robustness"}
 
 
 def evaluation_parser(description: str) -> argparse.ArgumentParser:
-    """Parser of ``{score,predict,submit,robustness} CONFIG …``."""
+    """Parser of ``{score,predict,submit,robustness} [CONFIG] …``."""
     parser = argparse.ArgumentParser(
         description=description.strip(),
         epilog=cli.OVERRIDES,
@@ -49,9 +53,12 @@ def evaluation_parser(description: str) -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        cli.add_config_options(command)
+        cli.add_config_options(command, optional=True)
         command.add_argument(
-            "--checkpoint", type=Path, required=True, help="checkpoint file or run folder"
+            "--checkpoint",
+            type=Path,
+            required=True,
+            help="checkpoint, run folder (its best one), or exported .safetensors",
         )
         _OPTIONS[name](command)
         _add_vote_options(command)
@@ -186,7 +193,34 @@ def read_evaluation(
         parser.error("--votes does not go with --profile")
     if args.command == "score" and args.profile is not None and (args.report or args.json):
         parser.error("--profile measures alone: neither --report nor --json go with it")
-    return args, load_config(args.config, overrides)
+    return args, _configuration(args, overrides)
+
+
+def _configuration(args: argparse.Namespace, overrides: Sequence[str]) -> Config:
+    """CONFIG, or in its place what the checkpoint was trained with; then the command line."""
+    if args.config is not None:
+        return load_config(args.config, overrides)
+    from core.engine.run.trained import read_network
+
+    config = read_network(args.checkpoint, "--checkpoint").config
+    config.override(overrides)
+    return config
+
+
+def run_folder(args: argparse.Namespace, config: Config) -> Path:
+    """The folder of outputs: ``--run-dir``, or that of the configuration's run, or of the checkpoint's."""
+    from core.engine.run.run_dir import default_run_dir
+
+    if args.run_dir is not None:
+        return Path(args.run_dir)
+    if args.config is not None:
+        return default_run_dir(config, args.config)
+    path: Path = args.checkpoint
+    if path.is_dir():
+        return path
+    if path.parent.name == "checkpoints":
+        return path.parent.parent
+    return default_run_dir(config, str(path))
 
 
 def _check_votes(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
@@ -205,42 +239,53 @@ def _check_votes(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
 
 
 def _translated(parser: argparse.ArgumentParser, argv: list[str]) -> list[str]:
-    """The command line in today's form."""
-    at = _first_positional(argv)
-    if at is None or argv[at] in COMMANDS:
-        return argv
-    given = [word.partition("=")[0] for word in argv]
+    """The command line in today's form, its positional words first: ``JOB [CONFIG] [SCANS] OPTIONS``."""
+    words = _positionals(argv)
+    rest = [word for place, word in enumerate(argv) if place not in words]
+    named = [argv[place] for place in words]
+    if named and named[0] in COMMANDS:
+        return [*named, *rest]
+    given = [word.partition("=")[0] for word in rest]
+    if not named and "--checkpoint" not in given:
+        return argv  # help, or an error about what is missing
     asked = [option for option in _LEGACY if option in given]
     if len(asked) > 1:
         parser.error(f"{' and '.join(asked)} are two jobs; start one after the other")
     if not asked:
-        return ["score", *argv]
-    config, place = argv[at], given.index(asked[0])
-    option, equals, value = argv[place].partition("=")
-    after = argv[place + 1 :]
+        return ["score", *named, *rest]
+    place = given.index(asked[0])
+    option, equals, value = rest[place].partition("=")
+    after = rest[place + 1 :]
     if not equals:
         if not after:
             parser.error(f"{option} needs a value")
         value, after = after[0], after[1:]
-    rest = argv[:place] + after
-    if option == "--predict":  # its value stands behind the configuration now
-        behind = rest.index(config) + 1
-        return ["predict", *rest[:behind], value, *rest[behind:]]
+    rest = rest[:place] + after
+    if option == "--predict":
+        return ["predict", *named, value, *rest]
     spelled = "--out" if option == "--submit" else "--benchmark"
-    return [_LEGACY[option], *rest, spelled, value]
+    return [_LEGACY[option], *named, *rest, spelled, value]
 
 
-def _first_positional(argv: Sequence[str]) -> int | None:
-    """Where the first word stands that is neither an option nor an option's value."""
-    skip = False
-    for i, word in enumerate(argv):
+def _positionals(argv: Sequence[str]) -> list[int]:
+    """Places of the words that are neither an option, an option's value nor an override."""
+    places = []
+    left = 0  # words that belong to the option before
+    for place, word in enumerate(argv):
         if word.startswith("-"):
-            skip = "=" not in word and word not in _FLAGS
-        elif skip:
-            skip = False
-        else:
-            return i
-    return None
+            left = _values_of(word, len(argv))
+        elif left:
+            left -= 1
+        elif not _OVERRIDE.match(word) or Path(word).is_file():
+            places.append(place)
+    return places
+
+
+def _values_of(option: str, many: int) -> int:
+    """How many words after an option may be its own."""
+    if "=" in option or option in _FLAGS:
+        return 0
+    return many if option in _LISTS else 1
 
 
 def _options_elsewhere(parser: argparse.ArgumentParser, command: str) -> dict[str, list[str]]:

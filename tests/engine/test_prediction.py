@@ -11,6 +11,7 @@ import torch
 import yaml
 from folder_world import write_scan, write_world
 from loguru import logger
+from torch import nn
 
 from core.config import Config, load_config
 from core.data import ChosenScans
@@ -20,7 +21,7 @@ from core.engine.run.context import Context
 from core.engine.run.distributed import World
 from core.engine.score import prediction
 from core.engine.score.evaluation import predictions, score_network
-from core.engine.score.jobs import trained_network
+from core.engine.score.opened import Opened
 from core.engine.score.prediction import PredictionFolder, open_source, predict_checkpoint
 from core.engine.score.segmenter import Segmenter
 from core.errors import UserError
@@ -87,6 +88,10 @@ def predict(
     )
 
 
+def network_of(context: Context, labels: LabelSpace, checkpoint: Path) -> nn.Module:
+    return Opened.of(context.world, context.config, checkpoint).network(labels)
+
+
 def scored(config: Config, checkpoint: Path, split: str) -> dict[str, np.ndarray]:
     """Train ids of each scan's own points, as the evaluation counts them."""
     context, found = Context.open(config, World()), {}
@@ -97,7 +102,7 @@ def scored(config: Config, checkpoint: Path, split: str) -> dict[str, np.ndarray
             rows = slice(*batch.point_offsets[i : i + 2].tolist())
             found[token] = predicted[rows][batch.keyframe[rows]].numpy()
 
-    network = trained_network(context, scans.labels, checkpoint)
+    network = network_of(context, scans.labels, checkpoint)
     score_network(
         network,
         context.loader(scans, training=False),
@@ -171,6 +176,7 @@ def test_npy_scans_give_the_same_as_bin(world, checkpoint, own, tmp_path) -> Non
         predict(world, checkpoint, source, tmp_path / out)
     names = files_in(tmp_path / "a")
     assert len(names) == 6 and names == files_in(tmp_path / "b")
+    names.remove("classes.json")  # it knows the files that were predicted
     assert all(
         (tmp_path / "a" / n).read_bytes() == (tmp_path / "b" / n).read_bytes() for n in names
     )
@@ -253,7 +259,7 @@ def test_two_processes_share_the_scans(world, checkpoint, own, tmp_path) -> None
     """Each rank alone, as the loader deals scans out: together every scan once, the repeated one left out."""
     context = Context.open(load_config(world, ["--eval.batch_size", "1"]), World())
     scans = open_source(context.config, str(own))
-    network, tokens = trained_network(context, scans.labels, checkpoint), []
+    network, tokens = network_of(context, scans.labels, checkpoint), []
     segmenter = Segmenter(network, scans.labels, context.data, context.experiment, World().device)
     for rank in range(2):
         part = Context(context.config, context.experiment, World(rank=rank, size=2))
@@ -329,7 +335,7 @@ def test_wrong_sources(world, checkpoint, own, tmp_path) -> None:
 
 def test_checkpoint_of_other_classes(world, own, tmp_path) -> None:
     other = checkpoint_of(load_config(world), NUSCENES, tmp_path / "other.pt")
-    with pytest.raises(UserError, match=r"trained on other classes \(barrier"):
+    with pytest.raises(UserError, match=r"trained on 16 other classes \(barrier"):
         predict(world, other, own, tmp_path / "out")
 
 

@@ -21,12 +21,13 @@ from core.data import ChosenScans, VotePlan, VoteSamples, collate, make_sample
 from core.engine.run.context import Context
 from core.engine.run.distributed import World
 from core.engine.score.evaluation import predictions, score_network
-from core.engine.score.jobs import evaluate_checkpoint, trained_network
+from core.engine.score.jobs import evaluate_checkpoint
+from core.engine.score.opened import Opened
 from core.engine.score.prediction import predict_checkpoint
 from core.engine.score.segmenter import Segmenter
 from core.engine.score.voting import PLAIN, Votes, loader_and_predictor, voted_predictions
 from core.errors import UserError
-from core.labels import NUSCENES, SEMANTICKITTI
+from core.labels import NUSCENES, SEMANTICKITTI, LabelSpace
 from core.models import build_model
 
 CPU = torch.device("cpu")
@@ -179,13 +180,17 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def network_of(context: Context, labels: LabelSpace, checkpoint: Path) -> nn.Module:
+    return Opened.of(context.world, context.config, checkpoint).network(labels)
+
+
 def voted(
     world: Path, votes: Votes, indices: list[int] | None = None, rank: int = 0, size: int = 1
 ) -> dict:
     """Token -> train ids of the validation scans."""
     context = Context.open(load_config(world), World())
     scans = context.dataset("val")
-    network = trained_network(context, scans.labels, world.parent / "net.pt")
+    network = network_of(context, scans.labels, world.parent / "net.pt")
     part = Context(context.config, context.experiment, World(rank=rank, size=size))
     loader, predict = loader_and_predictor(part, scans, context.data, votes, indices)
     segmenter = Segmenter(network, scans.labels, context.data, context.experiment, CPU)
@@ -210,7 +215,7 @@ def test_one_vote_is_the_plain_score(world, tmp_path) -> None:
 def test_identity_view_through_the_vote_equals_the_plain_prediction(world) -> None:
     context = Context.open(load_config(world), World())
     scans = context.dataset("val")
-    network = trained_network(context, scans.labels, world.parent / "net.pt")
+    network = network_of(context, scans.labels, world.parent / "net.pt")
     plain = context.loader_of(ChosenScans(scans, context.data, range(3)), training=False)
     views = context.loader_of(VoteSamples(scans, context.data, VotePlan(1), 1), training=False)
     for how in ("logits", "softmax"):
@@ -227,7 +232,7 @@ def test_votes_equal_a_dense_sum_in_float64(world) -> None:
     """Each view on its own through the network, probabilities summed in float64."""
     context = Context.open(load_config(world), World())
     scans = context.dataset("val")
-    network = trained_network(context, scans.labels, world.parent / "net.pt")
+    network = network_of(context, scans.labels, world.parent / "net.pt")
     scan, total = scans.load(0), 0
     for k in range(5):
         sample = make_sample(scan, 0, context.data, change=VotePlan(5).of(0)[k])

@@ -33,7 +33,7 @@ from core.engine.exchange.families import FAMILIES
 from core.engine.exchange.foreign import Weights
 from core.engine.exchange.published import check_training_part, read_published
 from core.engine.run.checkpoint import find_checkpoint, load_weights, read_checkpoint
-from core.engine.run.exported import METADATA, read_exported
+from core.engine.run.exported import METADATA, read_exported, tensors_hash
 from core.engine.run.run_dir import flatten
 from core.errors import UserError
 from core.io import atomic_path, sha256
@@ -97,6 +97,7 @@ def export_weights(source: Path, out: Path, *, lidar_only: bool = False) -> dict
         key.removeprefix("module."): value.detach().clone().contiguous()
         for key, value in weights.items()
     }
+    metadata["weights_sha256"] = tensors_hash(tensors)
     with atomic_path(out) as temporary:
         save_file(tensors, temporary, {METADATA: json.dumps(metadata, sort_keys=True)})
     return metadata

@@ -37,12 +37,15 @@ __all__ = [
     "load_weights",
     "random_state",
     "read_checkpoint",
+    "read_hashed",
     "restore_random_state",
 ]
 
 LAST = "last.pt"
 BEST = "best.pt"
 OLD_BEST = "max-iou-val-vox.pt"  # of runs before there was best.pt, and of people's scripts
+MANIFEST = "manifest.json"
+EXPORTED = ".safetensors"
 
 _UNREADABLE = (  # whatever torch's unpickler meets in damaged bytes
     *(
@@ -63,6 +66,7 @@ def find_checkpoint(path: Path, where: str) -> Path:
     """``path`` itself, or the best checkpoint of a run folder or of its ``checkpoints`` folder.
 
     Args:
+        path: also an exported ``.safetensors``.
         where: the key or option that gave the path, for the error.
 
     Raises:
@@ -86,8 +90,12 @@ def _missing(path: Path) -> str:
 
 def _instead(path: Path) -> str:
     """What a person may have meant by a path without a checkpoint."""
-    folder = path / "checkpoints" if path.is_dir() else path.parent
-    there = _described(folder) if folder.is_dir() else {}
+    folder = path.parent
+    if path.is_dir():
+        folder = path
+    if (folder / "checkpoints").is_dir():
+        folder = folder / "checkpoints"
+    there = _described(folder)
     if not there:
         return "Give the folder of a run, or a file under its checkpoints/; a run has one after its first epoch"
     near = difflib.get_close_matches(path.name, there, n=1)
@@ -96,20 +104,50 @@ def _instead(path: Path) -> str:
 
 
 def _described(folder: Path) -> dict[str, str]:
-    """File name -> the name with the step it was saved at."""
+    """Name of each file with weights -> the name with the step it was saved at and, where it is known, its score."""
     manifest = CheckpointStore(folder).manifest()
+    score = _score_of(folder.parent)
     described = {}
-    for file in sorted(folder.glob("*.pt")):
+    for file in sorted(folder.glob("*")):
+        if file.suffix not in (".pt", EXPORTED):
+            continue
+        known = []
         entry = manifest.get(file.name)
-        described[file.name] = file.name if entry is None else f"{file.name} (step {entry['step']})"
+        if entry is not None:
+            known.append(f"step {entry['step']}")
+            if entry["sha256"] == score.get("checkpoint_sha256"):
+                known.append(f"{score['miou']:.2f} mIoU")
+        described[file.name] = file.name
+        if known:
+            described[file.name] = f"{file.name} ({', '.join(known)})"
     return described
 
 
+def _score_of(run: Path) -> dict[str, Any]:
+    """The run's own score, empty where there is none to be read: it serves a message alone."""
+    path = run / "evaluation-val.json"
+    try:
+        score = read_json(path)
+    except UserError:
+        return {}
+    if not isinstance(score, dict) or not isinstance(score.get("miou"), float):
+        return {}
+    return score
+
+
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Load a checkpoint on the CPU; only tensors and plain values are ever unpickled.
+    """Load a checkpoint on the CPU; see :func:`read_hashed`."""
+    return read_hashed(path)[0]
+
+
+def read_hashed(path: str | os.PathLike[str]) -> tuple[dict[str, Any], str]:
+    """Load a checkpoint on the CPU, and compute its SHA-256; only tensors and plain values are ever unpickled.
+
+    The hash is compared with the one in the manifest beside the file. A file without one is compared with the checksums
+    that it holds itself.
 
     Raises:
-        UserError: the file is missing, cut short, or holds something else.
+        UserError: the file is missing, damaged, cut short, or holds something else.
     """
     path = Path(path)
     if not path.is_file():
@@ -118,27 +156,83 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
             where=str(path),
             cure="Check the path; runs keep theirs under checkpoints/",
         )
+    found, expected = sha256(path), _expected_hash(path)
+    if expected not in (None, found):
+        raise UserError(
+            f"this checkpoint is damaged: its SHA-256 is not the one in {MANIFEST}",
+            where=str(path),
+            cure=_whole_ones(path, expected),
+        )
+    state = _unpickled(path)
+    if expected is None:
+        _compare_checksums(path)
+    if not isinstance(state, dict) or "model" not in state:
+        raise UserError(
+            "this file holds no 'model' entry, so it is no checkpoint of this project",
+            where=str(path),
+        )
+    return state, found
+
+
+def _expected_hash(path: Path) -> str | None:
+    """What the manifest beside a checkpoint says of it; None where it says nothing."""
+    manifest = CheckpointStore(path.parent).manifest()
+    entry = manifest.get(path.name)
+    if entry is None:
+        return None
+    for state in path.parent.glob("step-*.pt"):
+        # a kill between a link and the manifest leaves a name at a state that the manifest does not know yet
+        if state.name not in manifest and state.samefile(path):
+            return None
+    return str(entry["sha256"])
+
+
+def _whole_ones(path: Path, damaged: str | None) -> str:
+    """What to use in place of a damaged checkpoint."""
+    whole = []
+    for name, entry in CheckpointStore(path.parent).manifest().items():
+        file = path.parent / name
+        if entry["sha256"] != damaged and file.is_file() and sha256(file) == entry["sha256"]:
+            whole.append(f"{name} (step {entry['step']})")
+    if whole:
+        return f"Whole and beside it: {', '.join(whole)}; or copy this one again"
+    return "Copy it again, or train again with another --run-dir"
+
+
+def _unpickled(path: Path) -> Any:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
         raise UserError(
             f"this checkpoint is damaged, cut short, or not made by this project ({type(error).__name__} on reading)",
             where=str(path),
             cure="Use another checkpoint of the run, or train again",
         ) from error
-    if not isinstance(state, dict) or "model" not in state:
+
+
+def _compare_checksums(path: Path) -> None:
+    """Refuse a zip with a member whose CRC-32 is not the one it was written with; torch does not look."""
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except _UNREADABLE as error:
+        damaged = str(error)
+    if damaged is not None:
         raise UserError(
-            "this file holds no 'model' entry, so it is no checkpoint of this project",
+            f"this checkpoint is damaged: the checksum of its part {damaged} is wrong",
             where=str(path),
+            cure="Copy it again, or use another one",
         )
-    return state
 
 
 def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], where: str) -> None:
     """Load weights strictly, into a model of the form they have where it was another in an earlier version.
 
     Raises:
-        UserError: names the keys that are missing, unknown, or of another shape; the model's values are untouched.
+        UserError: names the keys that are missing, unknown, of another shape, or not finite; the model's values are
+            untouched.
     """
     weights = {key.removeprefix("module."): value for key, value in weights.items()}
     adapt(model, weights)
@@ -161,7 +255,21 @@ def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], where: str)
             where=where,
             cure="Give the configuration it was trained with (config.yaml in its run folder)",
         )
+    _check_finite(weights, where)
     model.load_state_dict(weights)
+
+
+def _check_finite(weights: dict[str, torch.Tensor], where: str) -> None:
+    broken = []
+    for name, value in weights.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            broken.append(name)
+    if broken:
+        raise UserError(
+            f"some weights are NaN or infinite: {_count('of them', broken)}",
+            where=where,
+            cure="Use an earlier checkpoint; the training that saved this one had diverged",
+        )
 
 
 def _count(kind: str, keys: list[str], shown: int = 3) -> str:
@@ -201,7 +309,7 @@ class CheckpointStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.manifest_path = folder / "manifest.json"
+        self.manifest_path = folder / MANIFEST
 
     def manifest(self) -> dict[str, dict[str, Any]]:
         """File name -> {sha256, step}; empty before the first save."""
@@ -261,7 +369,7 @@ class CheckpointStore:
             if path.is_file() and sha256(path) == manifest[name]["sha256"]:
                 if complaints:
                     logger.warning("{}; going on from {} instead", "; ".join(complaints), path)
-                return path, read_checkpoint(path)
+                return path, _unpickled(path)
             complaints.append(
                 f"{path} is damaged or missing (its SHA-256 is not the one in manifest.json)"
             )

@@ -40,9 +40,17 @@ def config_parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def add_config_options(parser: argparse.ArgumentParser) -> None:
-    """``CONFIG [--run-dir DIR] [--debug]``."""
-    parser.add_argument("config", help="YAML file, e.g. configs/synthetic/minkunet_demo.yaml")
+def add_config_options(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
+    """``CONFIG [--run-dir DIR] [--debug]``.
+
+    Args:
+        optional: the job also runs without CONFIG, which is None then.
+    """
+    what = "YAML file, e.g. configs/synthetic/minkunet_demo.yaml"
+    if optional:
+        what += "; without it, what the checkpoint was trained with"
+    count = "?" if optional else None
+    parser.add_argument("config", metavar="CONFIG", nargs=count, help=what)
     parser.add_argument(
         "--run-dir", type=Path, help="folder of this run (default: runs/<dataset>/<config name>)"
     )

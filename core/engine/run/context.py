@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,6 +25,9 @@ from core.engine.run.distributed import World, rank_zero_first
 from core.engine.run.experiment import Experiment
 from core.engine.run.memory import keep_freed_memory
 from core.models import build_model
+
+if TYPE_CHECKING:
+    from core.engine.run.trained import TrainedNetwork
 
 __all__ = ["Context", "autocast", "configure_logging"]
 
@@ -102,13 +105,14 @@ class Context:
         with self.seeded():
             return build_model(self.config, num_classes, pretrained=pretrained)
 
-    def start_from_other_run(self, method: Method) -> None:
+    def start_from_other_run(self, method: Method) -> TrainedNetwork | None:
         """Load the weights ``train.init_from`` names, if it does, into what is about to be trained."""
         train = self.experiment.train
-        if train.init_from is not None:
-            from core.engine.run.starting_weights import start_from
+        if train.init_from is None:
+            return None
+        from core.engine.run.starting_weights import start_from
 
-            start_from(method, train.init_from, train.init_skip)
+        return start_from(method, train.init_from, train.init_skip)
 
     def autocast(self) -> Any:
         """The mixed-precision context."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -12,7 +15,7 @@ from torch import Tensor
 from core.decode import decoding, parse_json
 from core.errors import UserError
 
-__all__ = ["METADATA", "read_exported"]
+__all__ = ["METADATA", "read_exported", "tensors_hash"]
 
 METADATA = "lidistill"
 
@@ -25,6 +28,17 @@ class _Identity(BaseModel):
     config: dict[str, Any]
     classes: list[str]
     fingerprint: str
+    weights_sha256: str | None = None  # of tensors_hash; files of earlier versions have none
+
+
+def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 (hex) of tensors on the CPU: their names, types, shapes and values."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def read_exported(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -51,4 +65,11 @@ def read_exported(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             cure="Write it with: python -m core.engine.exchange export",
         )
     where = f"{path}, metadata entry '{METADATA}'"
-    return weights, parse_json(entry, where, _Identity, cure="Export it again").model_dump()
+    identity = parse_json(entry, where, _Identity, cure="Export it again")
+    if identity.weights_sha256 not in (None, tensors_hash(weights)):
+        raise UserError(
+            "this file is damaged (its weights are not those that its metadata was written for)",
+            where=str(path),
+            cure="Copy or export it again",
+        )
+    return weights, identity.model_dump()

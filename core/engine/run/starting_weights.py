@@ -10,31 +10,36 @@ from torch import Tensor, nn
 
 from core.distill import Method
 from core.distill.base import STUDENT, check_beginnings
-from core.engine.run.checkpoint import find_checkpoint, load_weights, read_checkpoint
+from core.engine.run.checkpoint import load_weights
+from core.engine.run.trained import TrainedNetwork, read_network
 
-__all__ = ["start_from"]
+__all__ = ["KEY", "start_from"]
+
+KEY = "train.init_from"
 
 
-def start_from(method: Method, path: Path, skipped: Sequence[str] = ()) -> None:
+def start_from(method: Method, path: Path, skipped: Sequence[str] = ()) -> TrainedNetwork:
     """Load a checkpoint's weights into what is about to be trained.
 
     What learned beside the student is taken over too, if both the method and the checkpoint have it; otherwise the
     student alone is loaded.
 
     Args:
-        path: checkpoint, or run folder (its best one).
+        path: checkpoint, run folder (its best one), or exported file.
         skipped: beginnings of names that keep their random start, e.g. ``head.`` where the classes differ.
+
+    Returns:
+        what was read.
 
     Raises:
         UserError: the checkpoint is missing, damaged or of another network, or ``skipped`` names nothing in it.
     """
-    path = find_checkpoint(path, "key 'train.init_from'")
-    state = read_checkpoint(path)
-    given, target = state["model"], method.deployed
-    training_only = state.get("training_only")
-    if training_only and method.training_state():
-        given, target = method.joined_state(given, training_only), method
-    _load_but(target, given, tuple(skipped), path)
+    found = read_network(path, f"key '{KEY}'")
+    given, target = found.weights, method.deployed
+    if found.training_only and method.training_state():
+        given, target = method.joined_state(given, found.training_only), method
+    _load_but(target, given, tuple(skipped), found.path)
+    return found
 
 
 def _load_but(
@@ -45,7 +50,7 @@ def _load_but(
     check_beginnings(skipped, [_bare(name) for name in drawn], "train.init_skip")
     kept = {name: value for name, value in drawn.items() if _bare(name).startswith(skipped)}
     loaded = {name: value for name, value in given.items() if not _bare(name).startswith(skipped)}
-    load_weights(target, loaded | kept, f"{path}, key 'train.init_from'")
+    load_weights(target, loaded | kept, f"{path}, key '{KEY}'")
     count = len(drawn) - len(kept)
     logger.info("starting with {} weights of {}, {} stay as drawn", count, path, len(kept))
 

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from core.contracts import IGNORE, Batch, Output
 from core.data import voxels_to_points
 from core.engine.run.distributed import World, join_over_ranks, sum_over_ranks
+from core.engine.run.forward import infer
 from core.metrics import SegmentationScore
 from core.sparse import fold_batch_norm
 
@@ -81,7 +82,7 @@ def predictions(
     ):
         batch = batch.to(device)
         with autocast():
-            output = network(batch)
+            output = infer(network, batch)
         yield batch, predict_points(output, batch)
 
 

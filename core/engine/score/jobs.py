@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,42 +11,22 @@ from types import MappingProxyType
 from typing import Any
 
 from loguru import logger
-from torch import nn
 
 from core.config import Config
+from core.data.content import split_stamp
 from core.datasets.base import ScanDataset
 from core.decode import read_json
-from core.engine.run.checkpoint import load_weights
+from core.engine.run.adopted import settings_of
 from core.engine.run.context import Context
 from core.engine.run.distributed import World
 from core.engine.run.provenance import provenance
 from core.engine.score.evaluation import score_network
+from core.engine.score.opened import Opened
 from core.engine.score.voting import PLAIN, Votes, loader_and_predictor
-from core.engine.score.weights import read_network
-from core.errors import UserError
-from core.io import sha256, write_json
-from core.labels import LabelSpace
+from core.io import write_json
 from core.metrics import EvaluationResult, SegmentationScore
 
-__all__ = ["evaluate_checkpoint", "frozen_score", "print_result", "trained_network"]
-
-
-def trained_network(context: Context, labels: LabelSpace, checkpoint: Path) -> nn.Module:
-    """The configuration's network with the weights of a checkpoint, on this rank's device.
-
-    Raises:
-        UserError: the checkpoint belongs to another model or label space.
-    """
-    found = read_network(checkpoint)
-    if found.fingerprint != labels.fingerprint:
-        raise UserError(
-            f"this checkpoint was trained on other classes ({', '.join(found.classes[1:6])}, …)",
-            where=str(checkpoint),
-            cure=f"Evaluate it on its own data set; '{labels.name}' has {labels.num_classes - 1} classes",
-        )
-    model = context.model(labels.num_classes, pretrained=False)
-    load_weights(model, found.weights, str(checkpoint))
-    return model.to(context.world.device)
+__all__ = ["evaluate_checkpoint", "frozen_score", "print_result", "scored_by"]
 
 
 def frozen_score(
@@ -91,10 +73,12 @@ def evaluate_checkpoint(
         (name, EvaluationResult.from_json(read_json(path), str(path)))
         for name, path in compared.items()
     ]
-    context = Context.open(config, world)
+    opened = Opened.of(world, config, checkpoint)
+    context = opened.context
     dataset = context.dataset(split)
     labels = dataset.labels
-    model = trained_network(context, labels, checkpoint)
+    model = opened.network(labels)
+    opened.compare_scans(dataset)
     pictures = PictureCollector(
         dataset, context.experiment.eval.pictures if report and world.rank == 0 else 0
     )
@@ -107,10 +91,10 @@ def evaluate_checkpoint(
         totals,
         dataset,
         split=split,
-        checkpoint=str(checkpoint),
-        checkpoint_sha256=sha256(checkpoint),
+        checkpoint=str(opened.found.path),
+        checkpoint_sha256=opened.found.sha256,
         votes=votes.count,
-        extra={"votes": votes.settings(context)} if votes.count > 1 else {},
+        extra=_extra(opened, dataset, votes),
     )
     if world.rank == 0:
         for message in skipped:
@@ -119,18 +103,42 @@ def evaluate_checkpoint(
             f"-votes{votes.count}" if votes.count > 1 else ""
         )  # the run's own score is that of one plain pass
         write_json(json_path or run_path / f"evaluation-{split}{voted}.json", result.to_json())
-        page = report_run(run_path, result, pictures, config, others) if report else None
+        page = report_run(run_path, result, pictures, context.config, others) if report else None
         print_result(result, page, context.experiment.eval.legacy_metric)
     return result
 
 
+def _extra(opened: Opened, scans: ScanDataset, votes: Votes) -> dict[str, Any]:
+    """What is worth keeping beside a score; of rank 0, which writes it."""
+    extra = opened.record
+    if votes.count > 1:
+        extra["votes"] = votes.settings(opened.context)
+    if opened.context.world.rank == 0:
+        extra |= scored_by(opened.context, scans)
+    return extra
+
+
+def scored_by(context: Context, scans: ScanDataset) -> dict[str, str]:
+    """What a score depends on besides the weights and votes: the settings, and what the scans and labels hold."""
+    settings = [
+        settings_of(context.config),
+        context.experiment.amp.number_type(context.world.device.type),
+        context.config.get("dataset.cameras"),
+        scans.labels.fingerprint,
+    ]
+    text = json.dumps(settings, sort_keys=True, default=str)
+    return {
+        "settings_sha256": hashlib.sha256(text.encode()).hexdigest(),
+        "scans_sha256": split_stamp(scans),
+    }
+
+
 def print_result(result: EvaluationResult, page: Path | None, legacy: bool) -> None:
-    """Print the one line of result.
+    """Write the score, and where its report lies, as one line to the standard output.
 
     Args:
         page: the report, None = none was written. legacy: give the lenient mIoU too.
     """
-    """Write the score, and where its report lies, as one line to the standard output."""
     ending = "" if page is None else f"  report: {page}"
     lenient = (
         f" (legacy, points without a prediction left out: {100 * result.miou_legacy:.2f})"

@@ -10,7 +10,7 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from loguru import logger
 from core.config import Config
 from core.contracts import IGNORE
 from core.data import DataConfig
-from core.data.sensor_record import SensorRecord
+from core.data.content import scan_stamp
 from core.datasets import dataset_class
 from core.datasets.base import DatasetConfig, ScanDataset, check_split
 from core.datasets.benchmark import PredictionFormat, prediction_format
@@ -38,12 +38,11 @@ from core.engine.run.distributed import (
     rank_zero_first,
     sum_over_ranks,
 )
-from core.engine.score.jobs import trained_network
+from core.engine.score.opened import Opened
 from core.engine.score.segmenter import Segmenter
 from core.engine.score.voting import PLAIN, Votes, loader_and_predictor
-from core.engine.score.weights import read_network
 from core.errors import UserError
-from core.io import sha256, write_bytes, write_json
+from core.io import write_bytes, write_json
 from core.labels import LabelSpace
 from core.paths import inside
 
@@ -90,28 +89,68 @@ class PredictionFolder:
         path = self.path(token)
         return self.files.decode(path.read_bytes(), self.labels, path)
 
-    def begin(self, made_by: dict[str, Any], rank: int) -> None:
+    def missing(self, stamps: Mapping[str, str]) -> list[int]:
+        """Positions of the scans that have no file here, or one that was made when the scan was another.
+
+        Args:
+            stamps: token -> what the scan's files hold, in the data set's order.
+        """
+        known = self._known().get("scans", {})
+        missing = []
+        for index, (token, stamp) in enumerate(stamps.items()):
+            if not self.path(token).is_file() or known.get(token, stamp) != stamp:
+                missing.append(index)
+        return missing
+
+    def begin(self, made_by: dict[str, Any], stamps: Mapping[str, str], rank: int) -> None:
         """Write ``classes.json`` (rank 0), or see that the folder holds predictions of this very kind.
+
+        Predictions of scans that have changed since are removed.
+
+        Args:
+            stamps: see :meth:`missing`; those of scans that are gone stay.
 
         Raises:
             UserError: another checkpoint or other settings have written here.
         """
-        path = self.root / "classes.json"
         written = self.files.ids(self.labels)
         names = zip(self.labels.classes, self.labels.colors.tolist(), written)
         classes = [
             {"name": name, "color": color, "id": int(number)} for name, color, number in names
         ]
         record = {"format": self.format, "classes": classes, "made_by": made_by}
-        if path.is_file():
-            if read_json(path) != record:
-                raise UserError(
-                    "this folder holds predictions of another checkpoint, format or configuration",
-                    where=str(path),
-                    cure="Choose another --out, or delete this one",
-                )
-        elif rank == 0:
-            write_json(path, record)
+        known = self._known()
+        scans = known.pop("scans", {})
+        if known not in ({}, record):
+            raise UserError(
+                "this folder holds predictions of another checkpoint, format or configuration",
+                where=str(self._record),
+                cure="Choose another --out, or delete this one",
+            )
+        if rank > 0:
+            return
+        changed = [token for token, stamp in stamps.items() if scans.get(token, stamp) != stamp]
+        for (
+            token
+        ) in changed:  # before the new stamps: a kill must leave no file under another scan's stamp
+            self.path(token).unlink(missing_ok=True)
+        if changed:
+            logger.info(
+                "{} scans have changed and are predicted again: {}", len(changed), changed[:3]
+            )
+        now = record | {"scans": {**scans, **stamps}}
+        if now != self._known():
+            write_json(self._record, now)
+
+    @property
+    def _record(self) -> Path:
+        return self.root / "classes.json"
+
+    def _known(self) -> dict[str, Any]:
+        """``classes.json``; empty where there is none yet."""
+        if not self._record.is_file():
+            return {}
+        return read_json(self._record, dict[str, Any])
 
 
 def open_source(config: Config, source: str, point_fields: int | None = None) -> ScanDataset:
@@ -205,24 +244,23 @@ def predict_checkpoint(
     Raises:
         UserError: see :func:`open_source` and :func:`fill_folder`.
     """
-    context = Context.open(config, world)
+    opened = Opened.of(world, config, checkpoint)
     if out.resolve() == Path(source).resolve():
         raise UserError(
             "predictions would mix with the scans", where=str(out), cure="Choose another --out"
         )
     with rank_zero_first(world):
-        scans = open_source(config, source, point_fields)
+        scans = open_source(opened.context.config, source, point_fields)
     form = format or scans.labels.format
     folder = PredictionFolder(out, form, scans.labels)
-    fill_folder(context, scans, checkpoint, folder, votes)
+    fill_folder(opened, scans, folder, votes)
     if preview and world.rank == 0:
         _draw(scans, folder)
 
 
 def fill_folder(
-    context: Context,
+    opened: Opened,
     scans: ScanDataset,
-    checkpoint: Path,
     folder: PredictionFolder,
     votes: Votes,
     finish: Callable[[str, np.ndarray], np.ndarray] | None = None,
@@ -233,29 +271,28 @@ def fill_folder(
         finish: called with each (token, train ids u8 [N]) before they are written; returns what is.
 
     Raises:
-        UserError: see :func:`core.engine.score.jobs.trained_network` and :meth:`PredictionFolder.begin`.
+        UserError: see :meth:`Opened.network` and :meth:`PredictionFolder.begin`.
     """
+    context = opened.context
     world = context.world
     view = _view(context, scans)
-    segmenter = Segmenter(
-        trained_network(context, scans.labels, checkpoint),
-        scans.labels,
-        view,
-        context.experiment,
-        world.device,
-        SensorRecord.from_json(read_network(checkpoint).sensor),
-    )
-    missing = [i for i in range(len(scans)) if not folder.path(scans.token(i)).is_file()]
+    network = opened.network(scans.labels)
+    segmenter = Segmenter(network, scans.labels, view, context.experiment, world.device)
+    stamps = _stamps(scans)
+    missing = folder.missing(stamps)
     barrier()  # every rank has its list before the first file is written
-    settings = _digest(context.config, view, votes.settings(context))
-    folder.begin({"checkpoint_sha256": sha256(checkpoint), "settings_sha256": settings}, world.rank)
+    made_by = {
+        "checkpoint_sha256": opened.found.sha256,
+        "settings_sha256": _digest(context.config, view, votes.settings(context)),
+    }
+    folder.begin(made_by | opened.record, stamps, world.rank)
+    barrier()  # what was made of scans that have changed is gone before others write
     count, points = 0, 0
     skipped: dict[str, None] = {}
     start = time.perf_counter()
     if missing:
         loader, predict = loader_and_predictor(context, scans, view, votes, missing)
-        if world.rank == 0:
-            segmenter.compare(scans.load(missing[0], cameras=False))
+        opened.compare_scans(scans)
         for token, classes in segmenter.predict_loader(loader, predict, skipped):
             folder.write(token, classes if finish is None else finish(token, classes))
             count, points = count + 1, points + len(classes)
@@ -272,6 +309,11 @@ def fill_folder(
             f"{count:.0f} scans predicted{there}, {points / seconds:,.0f} points/s, in {folder.root}\n"
         )
         sys.stdout.flush()
+
+
+def _stamps(scans: ScanDataset) -> dict[str, str]:
+    """Token -> what the scan's files hold, in 64 bits: ``classes.json`` is read by people too."""
+    return {scans.token(index): scan_stamp(scans, index)[:16] for index in range(len(scans))}
 
 
 def _view(context: Context, scans: ScanDataset) -> DataConfig:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from core.config import Config
 from core.contracts import IGNORE, Batch
+from core.data.content import split_stamp
 from core.data.corruptions import CorruptedScans, Corruption, Scanner, chosen, published
 from core.data.corruptions.write import VERSION
 from core.datasets.base import ScanDataset
@@ -32,9 +33,10 @@ from core.engine.report.robustness_scores import Summary, summarise
 from core.engine.run.context import Context
 from core.engine.run.distributed import World, barrier
 from core.engine.score.evaluation import score_network
-from core.engine.score.jobs import frozen_score, trained_network
+from core.engine.score.jobs import frozen_score
+from core.engine.score.opened import Opened
 from core.engine.score.voting import PLAIN, Votes, loader_and_predictor
-from core.io import sha256, write_bytes, write_json, write_text
+from core.io import write_bytes, write_json, write_text
 from core.metrics import EvaluationResult
 
 __all__ = ["CLEAN", "evaluate_robustness"]
@@ -47,7 +49,8 @@ class _Study:
     """Scores of one checkpoint under one profile, and where they lie.
 
     Attributes:
-        identity: all that a score depends on; a file that says otherwise is not this study's.
+        identity: all that a score depends on, but for the scans; a file that says otherwise is not this study's.
+        stamps: what the scans of each corruption hold, by its name.
     """
 
     context: Context
@@ -55,14 +58,21 @@ class _Study:
     checkpoint: Path
     votes: Votes
     identity: dict[str, Any]
+    stamps: Mapping[str, str]
     results: dict[str, EvaluationResult] = field(default_factory=dict)
 
     def read(self, names: Sequence[str]) -> None:
         """Take the scores that an earlier job left."""
         for name in names:
             path = self.folder / f"{name}.json"
-            if path.is_file() and (saved := read_json(path)).get("extra") == self.identity:
+            if not path.is_file():
+                continue
+            saved = read_json(path, dict[str, Any])
+            if saved.get("extra") == self._identity_of(name):
                 self.results[name] = EvaluationResult.from_json(saved, str(path))
+
+    def _identity_of(self, name: str) -> dict[str, Any]:
+        return self.identity | {"scans": self.stamps[name]}
 
     def score(
         self, network: nn.Module, name: str, scans: ScanDataset, clean: ScanDataset, split: str
@@ -86,7 +96,7 @@ class _Study:
             checkpoint=str(self.checkpoint),
             checkpoint_sha256=self.identity["sha256"],
             votes=self.votes.count,
-            extra=self.identity,
+            extra=self._identity_of(name),
         )
         self.results[name] = result
         if context.world.rank == 0:
@@ -147,25 +157,29 @@ def evaluate_robustness(
     Raises:
         UserError: the checkpoint belongs to another model or label space, or a name or a folder is wrong.
     """
-    context = Context.open(config, world)
+    opened = Opened.of(world, config, checkpoint)
+    context = opened.context
     clean = context.dataset(split)
     corruptions = chosen(profile, kinds, keep_labels=keep_labels)
     scans: dict[str, ScanDataset] = {CLEAN: clean} | _corrupted(clean, corruptions, root, context)
     identity = {
-        "sha256": sha256(checkpoint),
+        "sha256": opened.found.sha256,
         "profile": profile,
         "split": split,
         "root": None if root is None else str(root),
         "keep_labels": keep_labels,
         "votes": votes.settings(context),
-        "settings": _digest(config, context),
+        "settings": _digest(context, clean),
     }
-    study = _Study(context, run_path / f"robustness-{profile}", checkpoint, votes, identity)
+    identity |= opened.record
+    folder = run_path / f"robustness-{profile}"
+    study = _Study(context, folder, opened.found.path, votes, identity, _stamps(scans))
     study.read(list(scans))
     barrier()  # every rank has its list before the first file is written
     missing = [name for name in scans if name not in study.results]
     if missing:
-        network = trained_network(context, clean.labels, checkpoint)
+        network = opened.network(clean.labels)
+        opened.compare_scans(clean)
         for name in missing:
             study.score(network, name, scans[name], clean, split)
     results = {name: study.results[name] for name in scans}
@@ -209,10 +223,24 @@ def _warn_of_differences(clean: ScanDataset, found: Mapping[str, ScanDataset]) -
             )
 
 
-def _digest(config: Config, context: Context) -> str:
-    """Of all that changes a score besides the weights."""
+def _stamps(scans: Mapping[str, ScanDataset]) -> dict[str, str]:
+    """What the scans hold, by the name of the corruption; those made on the fly hold what the clean ones do."""
+    clean = split_stamp(scans[CLEAN])
+    stamps = {}
+    for name, dataset in scans.items():
+        stamps[name] = clean
+        if name != CLEAN and not isinstance(dataset, CorruptedScans):
+            stamps[name] = split_stamp(dataset)
+    return stamps
+
+
+def _digest(context: Context, clean: ScanDataset) -> str:
+    """Of all that changes a score besides the weights and the scans."""
+    config = context.config
     settings = {
         "version": VERSION,
+        "labels": clean.labels.fingerprint,
+        "number_type": context.experiment.amp.number_type(context.world.device.type),
         "seed": context.experiment.train.seed,
         "model": config.tree["model"],
         "data": context.data.model_dump(mode="json"),

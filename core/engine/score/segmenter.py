@@ -13,7 +13,6 @@ import torch
 from loguru import logger
 from torch import Tensor, nn
 
-from core.config import Config
 from core.contracts import IGNORE, Camera, Points, Sample, Scan, Sensor
 from core.data import BatchLoader, DataConfig, Recipe, VotePlan, collate
 from core.data.sensor_record import SensorRecord
@@ -22,15 +21,18 @@ from core.datasets.calibration import projection_fault, read_calibration
 from core.engine.run.checkpoint import load_weights
 from core.engine.run.context import autocast
 from core.engine.run.experiment import Experiment
+from core.engine.run.forward import infer
+from core.engine.run.trained import read_network
 from core.engine.score.evaluation import Predictor, decided_points, predict_points
 from core.engine.score.voting import Votes, point_scores, winners
-from core.engine.score.weights import read_network
 from core.errors import UserError
 from core.labels import LabelSpace
 from core.models import build_model
 from core.sparse import fold_batch_norm
 
 __all__ = ["Prediction", "Segmenter"]
+
+_COMPARED = 10  # scans; it takes some 50 ms each
 
 Calibration = str | Path | Mapping[str, np.ndarray]
 
@@ -80,6 +82,7 @@ class Segmenter:
         self.trained_on = trained_on
         self.sensor = sensor or Sensor()
         self._warned: set[str] = set()
+        self._compared = 0
 
     @cached_property
     def _folded(self) -> nn.Module:
@@ -103,23 +106,12 @@ class Segmenter:
         """
         if threads is not None:
             torch.set_num_threads(threads)
-        found = read_network(Path(path))
-        if found.config is None:
-            raise UserError(
-                "the file does not say with which configuration its network was trained",
-                where=str(found.path),
-                cure="It was not made by this project; see 'python -m core.engine.exchange import'",
-            )
-        config = Config(tree=found.config, source=f"configuration in {found.path}")
+        found = read_network(Path(path), "Segmenter.load")
+        config = found.config
         reader = dataset_class(config)
         section = config.parse(reader.Config, "dataset")
         labels = reader.label_space(section)
-        if labels.fingerprint != found.fingerprint:
-            raise UserError(
-                f"the label space '{labels.name}' is not the one this network was trained with",
-                where=str(found.path),
-                cure="Give the label space file of the training back its content",
-            )
+        found.check_labels(labels)
         network = build_model(config, labels.num_classes, pretrained=False)
         load_weights(network, found.weights, str(found.path))
         where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -129,7 +121,7 @@ class Segmenter:
             config.parse(DataConfig, "data"),
             Experiment.from_config(config),
             where,
-            SensorRecord.from_json(found.sensor),
+            found.sensor,
             section.sensor.over(reader.sensor),
         )
 
@@ -226,14 +218,16 @@ class Segmenter:
         return scan
 
     def compare(self, scan: Scan) -> None:
-        """Warn of a scanner that the network does not know, each kind of difference once."""
-        if self.trained_on is None:
+        """Warn where one of the first scans has other units or another scanner than the training, each kind once."""
+        if self.trained_on is None or self._compared == _COMPARED:
             return
-        for sentence in self.trained_on.differences(SensorRecord.of(scan)):
-            kind = sentence.split(" ", 3)[1]
-            if kind not in self._warned:
-                self._warned.add(kind)
-                logger.warning("{}; expect poor labels", sentence)
+        self._compared += 1
+        divisor = self.data.intensity_divisor
+        record = SensorRecord.of(scan)
+        for difference in self.trained_on.differences(record, divisor, divisor):
+            if difference.kind not in self._warned:
+                self._warned.add(difference.kind)
+                logger.warning("{}; expect poor labels", difference.text)
 
     @torch.no_grad()
     def _predict(self, scans: Sequence[Scan], votes: int) -> list[Prediction]:
@@ -251,7 +245,7 @@ class Segmenter:
                 samples.append(recipe.sample(scan, index, change=plan.of(index)[turn]))
             batch = collate(samples).to(self.device)
             with autocast(e, self.device):
-                output = self._folded(batch)
+                output = infer(self._folded, batch)
             scores = list(point_scores(output, batch, settings))
             if turn == 0:
                 total = scores

@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -27,8 +27,8 @@ from core.config import Config
 from core.contracts import IGNORE
 from core.datasets.base import ScanDataset
 from core.datasets.benchmark import BENCHMARKS, benchmark
-from core.engine.run.context import Context
 from core.engine.run.distributed import World, barrier, rank_zero_first
+from core.engine.score.opened import Opened
 from core.engine.score.prediction import PredictionFolder, fill_folder, open_source
 from core.engine.score.submission_check import ZIP, check_submission, open_split
 from core.engine.score.voting import PLAIN, Votes
@@ -59,9 +59,9 @@ class SubmissionFolder(PredictionFolder):
         """The file of a scan."""
         return inside(self.root, benchmark(self.format).submitted_path(token, self.split))
 
-    def begin(self, made_by: dict[str, Any], rank: int) -> None:
+    def begin(self, made_by: dict[str, Any], stamps: Mapping[str, str], rank: int) -> None:
         """As in a prediction folder; plain predictions and submissions do not mix."""
-        super().begin(made_by | {"submission": self.split}, rank)
+        super().begin(made_by | {"submission": self.split}, stamps, rank)
 
 
 def submit_checkpoint(
@@ -81,16 +81,16 @@ def submit_checkpoint(
         UserError: the data set has no benchmark, or the submission would be rejected; see also
             :func:`core.engine.score.prediction.fill_folder`.
     """
-    context = Context.open(config, world)
-    server = benchmark(str(config.get("dataset.name")))
+    opened = Opened.of(world, config, checkpoint)
+    context = opened.context
+    server = benchmark(str(context.config.get("dataset.name")))
     with rank_zero_first(world):
-        scans = open_source(config, f"split:{split}")
+        scans = open_source(context.config, f"split:{split}")
     named = scans.official_split
     folder = SubmissionFolder(out, server.name, scans.labels, named)
     fill_folder(
-        context,
+        opened,
         scans,
-        checkpoint,
         folder,
         votes,
         finish=lambda token, ids: _whole(scans, token, ids),

@@ -22,6 +22,7 @@ from core.contracts import IGNORE, Batch, Output
 from core.data import ChosenScans, DataConfig, VotePlan, VoteSamples
 from core.data.votes import VoteMode
 from core.datasets.base import ScanDataset
+from core.engine.run.forward import infer
 from core.engine.score.evaluation import Predictor, decided_points, predictions
 from core.errors import UserError
 from core.sparse import fold_batch_norm
@@ -145,7 +146,7 @@ def voted_predictions(
             first, seen = batch.take([0]), 0
         _check_scan(first, batch)
         with autocast():
-            output = network(batch)
+            output = infer(network, batch)
         for scores in point_scores(output, batch, votes):
             total = scores if seen == 0 else total.add_(scores)
             seen += 1

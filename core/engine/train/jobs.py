@@ -6,21 +6,23 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from loguru import logger
 from torch import nn
 
 from core.config import Config
 from core.data import DataConfig
-from core.data.sensor_record import SensorRecord
+from core.data.sensor_record import SensorRecord, first_scans
 from core.datasets import dataset_class
 from core.datasets.base import ScanDataset
 from core.decode import read_json
 from core.distill import SUPERVISED, Method, Needs, Score, method_class
 from core.engine.run.context import Context
-from core.engine.run.distributed import World, barrier, join_over_ranks
+from core.engine.run.distributed import World, barrier, join_over_ranks, sum_over_ranks
 from core.engine.run.experiment import AmpConfig
 from core.engine.run.run_dir import RunDir
-from core.engine.score.jobs import evaluate_checkpoint, print_result
+from core.engine.run.trained import TrainedNetwork
+from core.engine.score.jobs import evaluate_checkpoint, print_result, scored_by
 from core.engine.train.announce import announce, summarise
 from core.engine.train.callbacks import (
     Checkpoints,
@@ -40,9 +42,9 @@ from core.io import sha256, write_json
 from core.metrics import EvaluationResult
 from core.models import Adapting, adapt
 
-__all__ = ["build_trainer", "chosen_score", "train", "train_student", "train_teacher"]
+SCORE = "evaluation-val.json"  # in the run folder
 
-_TRIES = 5  # scans that are looked at for the scanner's record
+__all__ = ["build_trainer", "chosen_score", "train", "train_student", "train_teacher"]
 
 
 def train_teacher(
@@ -121,7 +123,9 @@ def train(world: World, config: Config, run_path: Path, *, profile: int | None =
         _fit(context, trainer, val_set, score, state)
     barrier()
     best = trainer.run_dir.best()
-    result = _best_score(context, best, run_path) if kind.predicts_classes() else None
+    result = None
+    if kind.predicts_classes():
+        result = _best_score(context, val_set, best, run_path)
     summarise(trainer, result, best, time.perf_counter() - started)
 
 
@@ -149,17 +153,23 @@ def build_trainer(
         method = kind(settings, student, network, criterion)
     trainable = context.experiment.train.trainable
     method.freeze(None if trainable == "all" else trainable)
+    begun_from = None
     if fresh:
         method.load_pretrained()
-        context.start_from_other_run(method)
+        begun_from = context.start_from_other_run(method)
     source = teacher_source(context, teacher)
+    record = _record_of(train_set)
+    if teacher is not None:
+        _compare_inputs(context, teacher.found, teacher.data, record, "the teacher")
+    if begun_from is not None:
+        _compare_inputs(context, begun_from, context.data, record, "the network to begin with")
     loader = context.loader_of(source.samples(train_set, training=True), training=True)
     identity = {
         "fingerprint": labels.fingerprint,
         "classes": list(labels.classes),
         "config": config.tree,
         "number_type": context.experiment.amp.number_type(context.world.device.type),
-        "sensor": _sensor_of(train_set, context.data),
+        "sensor": None if record is None else record.to_json(),
     }
     if teacher is not None:
         identity["teacher"] = teacher.identity
@@ -247,22 +257,32 @@ def _check_score(context: Context, needs: Needs, score: Score) -> None:
         )
 
 
-def _sensor_of(train_set: ScanDataset, data: DataConfig) -> dict[str, float] | None:
-    """What the first readable scan shows of the scanner; None where the first few are damaged and may be skipped."""
-    for index in range(min(_TRIES, len(train_set))):
-        try:
-            return SensorRecord.of(train_set.load(index, cameras=False)).to_json()
-        except UserError:
-            if data.on_bad_sample != "skip":
-                raise
-    return None
+def _record_of(train_set: ScanDataset) -> SensorRecord | None:
+    """What the scans of the split look like; None where those that are looked at are damaged and may be skipped."""
+    records = [record for _, record in first_scans(train_set)]
+    return SensorRecord.joined(records) if records else None
+
+
+def _compare_inputs(
+    context: Context, found: TrainedNetwork, data: DataConfig, record: SensorRecord | None, who: str
+) -> None:
+    """Warn, on rank 0, where this run's scans differ in units or scanner from those a network was trained on.
+
+    Args:
+        data: how that network is shown the scans now. who: it is, for the warning.
+    """
+    if found.sensor is None or record is None or context.world.rank > 0:
+        return
+    trained, now = found.intensity_divisor, data.intensity_divisor
+    for difference in found.sensor.differences(record, trained, now):
+        logger.warning("{} knows other scans: {}", who, difference.text)
 
 
 def _open_run(context: Context, trainer: Trainer) -> dict[str, Any] | None:
     """Open the run folder; the newest whole checkpoint there, or None.
 
     Raises:
-        UserError: the folder belongs to another configuration, teacher or number type.
+        UserError: the folder belongs to another configuration, label space, teacher or number type.
     """
     run_dir = trainer.run_dir
     run_dir.open(context.config, context.world)
@@ -273,9 +293,20 @@ def _open_run(context: Context, trainer: Trainer) -> dict[str, Any] | None:
         run_dir.rewind(0 if state is None else state["global_step"])
     barrier()
     if state is not None:
+        _check_same_labels(state["identity"], trainer.identity, run_dir.path)
         _check_same_teacher(state["identity"], trainer.identity, run_dir.path)
         _check_same_numbers(state["identity"], trainer.identity, run_dir.path)
     return state
+
+
+def _check_same_labels(old: dict[str, Any], new: dict[str, Any], run_path: Path) -> None:
+    """Refuse a label space of other content; the configuration knows but its name."""
+    if old["fingerprint"] != new["fingerprint"]:
+        raise UserError(
+            "this run was started with another label space: its classes, or the map from ids to them, have changed",
+            where=f"{run_path}, key 'dataset.labels'",
+            cure="Give the label space the content it had, or choose another --run-dir",
+        )
 
 
 def _check_same_teacher(old: dict[str, Any], new: dict[str, Any], run_path: Path) -> None:
@@ -335,19 +366,32 @@ def _fit(
         logger.warning("{} damaged scans were skipped; see {}", len(skipped), path)
 
 
-def _best_score(context: Context, best: Path, run_path: Path) -> EvaluationResult:
+def _best_score(
+    context: Context, val_set: ScanDataset, best: Path, run_path: Path
+) -> EvaluationResult:
     """Score the best weights and write the report, unless the folder holds both."""
-    if not _scored_before(run_path, best):
-        return evaluate_checkpoint(context.world, context.config, best, run_path, report=True)
-    result = EvaluationResult.from_json(read_json(run_path / "evaluation-val.json"))
+    result = None
     if context.world.rank == 0:
-        print_result(result, run_path / "report.html", context.experiment.eval.legacy_metric)
+        result = _scored_before(context, val_set, best, run_path)
+    known = torch.tensor([result is not None], dtype=torch.float64, device=context.world.device)
+    if not sum_over_ranks(known).item():  # one decision: an evaluation is for all ranks
+        return evaluate_checkpoint(context.world, context.config, best, run_path, report=True)
+    if result is None:
+        return EvaluationResult.from_json(read_json(run_path / SCORE))
+    print_result(result, run_path / "report.html", context.experiment.eval.legacy_metric)
     return result
 
 
-def _scored_before(run_path: Path, checkpoint: Path) -> bool:
-    """Whether the run folder holds the score and the report of this very checkpoint."""
-    saved = run_path / "evaluation-val.json"
-    if not saved.is_file() or not (run_path / "report.html").is_file():
-        return False
-    return bool(read_json(saved).get("checkpoint_sha256") == sha256(checkpoint))
+def _scored_before(
+    context: Context, val_set: ScanDataset, best: Path, run_path: Path
+) -> EvaluationResult | None:
+    """The score in the run folder, where it is one of these weights, settings, scans and labels, and has its report."""
+    path = run_path / SCORE
+    if not path.is_file() or not (run_path / "report.html").is_file():
+        return None
+    saved = read_json(path, dict[str, Any])
+    made_of = saved.get("extra") or {}
+    same = {**made_of, **scored_by(context, val_set)} == made_of
+    if not same or saved.get("votes", 1) != 1 or saved.get("checkpoint_sha256") != sha256(best):
+        return None
+    return EvaluationResult.from_json(saved, str(path))

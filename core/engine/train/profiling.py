@@ -25,10 +25,9 @@ from core.config import Config
 from core.data import ScanSamples
 from core.data.sampler import SampleKey
 from core.distill import LAST
-from core.engine.run.checkpoint import load_weights, read_checkpoint
-from core.engine.run.context import Context
 from core.engine.run.distributed import World
 from core.engine.score.evaluation import score_network
+from core.engine.score.opened import Opened
 from core.engine.train.callbacks import HeapTrimming
 from core.engine.train.profile_parts import Parts, parts_of
 from core.engine.train.progress import Progress
@@ -192,16 +191,14 @@ def profile_evaluation(
     world: World, config: Config, checkpoint: Path, run_path: Path, *, split: str, steps: int
 ) -> Parts | None:
     """``evaluate.py --profile``: as :func:`profile_training`, for batches that are predicted and scored."""
-    context = Context.open(config, world)
+    opened = Opened.of(world, config, checkpoint)
+    context = opened.context
     dataset = context.dataset(split)
-    model = context.model(dataset.labels.num_classes)
-    load_weights(model, read_checkpoint(checkpoint)["model"], str(checkpoint))
+    model = opened.network(dataset.labels)
     loader = context.loader(dataset, training=False)
     watched = WatchedLoader(loader, steps, world)
     with module_ranges("lidistill::network", [model]):
-        score_network(
-            model.to(world.device), watched, dataset.labels.num_classes, world, context.autocast
-        )
+        score_network(model, watched, dataset.labels.num_classes, world, context.autocast)
     loader.close()
     e = context.experiment
     return _report(watched, world, run_path, loader.samples, e.eval.batch_size, e.workers_per_gpu)

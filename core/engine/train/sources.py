@@ -9,29 +9,18 @@ from torch import nn
 
 from core.contracts import Batch, Pair
 from core.data import DataConfig, PairedSamples, ScanSamples
+from core.data.config import CELLS, DRAWN
 from core.datasets.base import ScanDataset
 from core.distill import TeacherOutput
 from core.engine.run.context import Context
-from core.engine.train.teacher import FrozenTeacher
+from core.engine.train.teacher import FrozenTeacher, sweeps_of
 from core.engine.train.teacher_cache import TeacherCache
 from core.errors import UserError
 
 __all__ = ["NoTeacher", "OwnView", "SharedView", "Stored", "TeacherSource", "teacher_source"]
 
-# keys of ``data:`` that say how a training draws, not which cells and values a network reads
-_DRAWS = {
-    "augment",
-    "paste",
-    "mix",
-    "max_voxels",
-    "label_vote",
-    "image_augment",
-    "train_cameras",
-    "eval_images",
-    "on_bad_sample",
-}
+_DRAWN = {*DRAWN, "eval_images"}
 _IMAGES = {"images", "image_size", "planes"}
-_CELLS = {"partition", "voxel_size"}  # two ways to say what DataConfig.cells is
 
 
 class TeacherSource(ABC):
@@ -127,9 +116,11 @@ class Stored(TeacherSource):
     def samples(self, dataset: ScanDataset, *, training: bool) -> ScanSamples | PairedSamples:
         """The student's view; the teacher runs now on scans that are not stored yet."""
         context = self.context
-        workers = context.experiment.workers_per_gpu
-        self.cache.fill(dataset, context.world, workers, context.autocast)
-        return super().samples(dataset, training=training)
+        e = context.experiment
+        self.cache.fill(dataset, context.world, e.workers_per_gpu, context.autocast)
+        digests = self.cache.digests
+        seed = e.train.seed
+        return ScanSamples(dataset, context.data, training=training, seed=seed, digests=digests)
 
     def __call__(self, batch: Batch | Pair) -> tuple[Batch, TeacherOutput]:
         """The batch, and the teacher's stored output for its scans."""
@@ -146,13 +137,17 @@ def teacher_source(context: Context, teacher: FrozenTeacher | None) -> TeacherSo
         return SharedView(context, teacher)
     if section.cache is None:
         return OwnView(context, teacher)
-    sweeps = context.config.tree["dataset"].get("multisweeps")
-    cache = TeacherCache(section.cache, teacher, sweeps, context.world.device)
+    device = context.world.device
+    made_with = {
+        "multisweeps": sweeps_of(context.config),
+        "number_type": context.experiment.amp.number_type(device.type),
+    }
+    cache = TeacherCache(section.cache, teacher, made_with, device)
     return Stored(context, teacher, cache)
 
 
 def _check_same_cells(student: DataConfig, teacher: FrozenTeacher) -> None:
-    skipped = _DRAWS | _CELLS
+    skipped = _DRAWN | {*CELLS}
     if not teacher.data.images:
         skipped |= _IMAGES
     ours, theirs = _read_values(student, skipped), _read_values(teacher.data, skipped)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,21 @@ from torch import nn
 from core.config import Config
 from core.contracts import Batch
 from core.data import DataConfig
+from core.data.config import CELLS
+from core.datasets import dataset_class
+from core.datasets.base import Multisweeps
 from core.distill import TeacherOutput
-from core.engine.run.checkpoint import find_checkpoint, load_weights, read_checkpoint
+from core.engine.run.checkpoint import load_weights
 from core.engine.run.experiment import TeacherSection
+from core.engine.run.forward import infer
+from core.engine.run.trained import TrainedNetwork, read_network
 from core.errors import UserError
-from core.io import sha256
 from core.labels import LabelSpace
 from core.models import build_model
 
-__all__ = ["FrozenTeacher", "load_teacher"]
+__all__ = ["FrozenTeacher", "load_teacher", "sweeps_of"]
 
 KEY = "teacher_pretrain"
-_CELLS = ("partition", "voxel_size")  # two ways to say what DataConfig.cells is
 
 
 @dataclass(frozen=True)
@@ -33,30 +36,42 @@ class FrozenTeacher:
     """A trained network in eval mode, without gradients.
 
     Attributes:
-        network: on its device. data: how a scan becomes its view. config: the tree it was trained with.
-        checkpoint, sha256: where it came from.
+        network: on its device. data: how a scan becomes its view.
+        found: what was read: the file, the configuration of its training, what the scans looked like there.
     """
 
     network: nn.Module
     data: DataConfig
-    config: dict[str, Any]
-    checkpoint: Path
-    sha256: str
+    found: TrainedNetwork
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file it came from."""
+        return self.found.path
+
+    @property
+    def sha256(self) -> str:
+        """Of that file."""
+        return self.found.sha256
 
     @property
     def identity(self) -> dict[str, Any]:
         """What a student's checkpoint remembers of its teacher."""
-        return {"sha256": self.sha256, "checkpoint": str(self.checkpoint), "config": self.config}
+        return {
+            "sha256": self.sha256,
+            "checkpoint": str(self.checkpoint),
+            "config": self.found.tree,
+        }
 
     @torch.no_grad()
     def output(self, batch: Batch) -> TeacherOutput:
         """Run the network on a batch of its own view."""
-        return TeacherOutput.of(batch, self.network(batch))
+        return TeacherOutput.of(batch, infer(self.network, batch))
 
     @torch.no_grad()
     def output_on(self, student: Batch) -> TeacherOutput:
         """Run the network on the student's very batch."""
-        return TeacherOutput.shared(student, self.network(student))
+        return TeacherOutput.shared(student, infer(self.network, student))
 
 
 def load_teacher(config: Config, labels: LabelSpace, device: torch.device) -> FrozenTeacher:
@@ -72,31 +87,21 @@ def load_teacher(config: Config, labels: LabelSpace, device: torch.device) -> Fr
             where=config.origin(KEY),
             cure=f"Pass --{KEY} RUN_FOLDER, or switch the teacher's terms off (distill.w_kl and distill.w_feat 0)",
         )
-    path = find_checkpoint(Path(str(given)), f"key '{KEY}'")
-    state = read_checkpoint(path)
-    identity = state.get("identity", {})
-    if identity.get("fingerprint") != labels.fingerprint:
-        raise UserError(
-            f"this teacher knows {len(identity.get('classes', [])) - 1} other classes "
-            f"({', '.join(identity.get('classes', [])[1:5])}, …) than '{labels.name}' ({labels.num_classes - 1})",
-            where=f"{path}, key '{KEY}'",
-            cure="Take a teacher trained on the student's data set",
-        )
-    own = Config(tree=_copy(identity["config"]), source=f"configuration in {path}")
-    _compare_model(section.model, own.tree["model"], config, path)
-    _compare_cells(section.data, own, config, path)
-    values = {key: value for key, value in section.data.items() if key not in _CELLS}
+    found = read_network(Path(str(given)), f"key '{KEY}'")
+    found.check_labels(labels, f"key '{KEY}'")
+    own = found.config
+    _compare_model(section.model, own.tree["model"], config, found.path)
+    _compare_cells(section.data, own, config, found.path)
+    values = {key: value for key, value in section.data.items() if key not in CELLS}
     own.merge(values, config.origin("teacher.data"), "data")
-    _warn_of_sweeps(own, config)
-    network = build_model(own, labels.num_classes, pretrained=False)
-    load_weights(network, state["model"], f"{path}, key '{KEY}'")
-    network.requires_grad_(False)
     data = own.parse(DataConfig, "data")
-    return FrozenTeacher(network.eval().to(device), data, identity["config"], path, sha256(path))
-
-
-def _copy(tree: dict[str, Any]) -> dict[str, Any]:
-    return {key: _copy(value) if isinstance(value, dict) else value for key, value in tree.items()}
+    if data.sweeps:
+        _warn_of_sweeps(own, config)
+    network = build_model(own, labels.num_classes, pretrained=False)
+    load_weights(network, found.weights, f"{found.path}, key '{KEY}'")
+    network.requires_grad_(False)
+    found = replace(found, weights={}, training_only={})  # the network has them
+    return FrozenTeacher(network.eval().to(device), data, found)
 
 
 def _compare_model(
@@ -119,7 +124,7 @@ def _same(a: Any, b: Any) -> bool:
 
 def _compare_cells(data: dict[str, Any], own: Config, config: Config, path: Path) -> None:
     """Refuse other cells than those the teacher was trained with, whichever key names them."""
-    given = {key: data[key] for key in _CELLS if key in data}
+    given = {key: data[key] for key in CELLS if key in data}
     if not given:
         return
     trained = own.parse(DataConfig, "data")
@@ -137,10 +142,21 @@ def _compare_cells(data: dict[str, Any], own: Config, config: Config, path: Path
 
 
 def _warn_of_sweeps(own: Config, config: Config) -> None:
-    trained, given = (c.tree.get("dataset", {}).get("multisweeps") for c in (own, config))
+    """Tell of other sweeps than the teacher was trained with; what the configurations mean counts, not their words."""
+    trained, given = sweeps_of(own), sweeps_of(config)
     if trained != given:
         logger.warning(
             "the teacher was trained with dataset.multisweeps {}, this run reads {}",
             trained or "none",
             given or "none",
         )
+
+
+def sweeps_of(config: Config) -> dict[str, Any]:
+    """The sweeps that a configuration reads, parsed; empty where it reads none."""
+    kind = dataset_class(config).Config.model_fields.get("multisweeps")
+    if kind is None:
+        return {}
+    section: type[Multisweeps] = kind.annotation or Multisweeps
+    sweeps = config.parse(section, "dataset.multisweeps")
+    return sweeps.model_dump() if sweeps.num_sweeps else {}

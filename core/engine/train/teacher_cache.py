@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,11 @@ from tqdm.auto import tqdm
 
 from core.contracts import Batch
 from core.data import ChosenScans, build_loader, keyframe_voxels
+from core.data.samples import Digests
 from core.datasets.base import ScanDataset
 from core.distill import COMPARED_EDGE, TeacherOutput, compared_stage
 from core.engine.run.distributed import World, barrier
+from core.engine.run.exported import tensors_hash
 from core.engine.train.teacher import FrozenTeacher
 from core.errors import UserError
 from core.io import atomic_path, write_json
@@ -29,14 +31,16 @@ from core.sparse import MapCache, SparseStage, SparseTensor
 
 __all__ = ["TeacherCache"]
 
+_FORMAT = 2  # raise when files of an older version can no longer be used
+
 
 class TeacherCache:
     """A folder of one teacher under one view; logits and features of one stage in fp16, linked to keyframe points.
 
     Args:
-        root: ``teacher.cache``; the folder inside is named after the teacher, its view and its sweeps.
+        root: ``teacher.cache``; the folder inside is named after the teacher, its view and ``made_with``.
         teacher: asked for scans that are not there yet.
-        sweeps: the ``multisweeps`` its view is read with.
+        made_with: what else changes its output on a scan: the sweeps, the type of its numbers.
         device: of the outputs that :meth:`read` returns.
 
     Raises:
@@ -44,7 +48,11 @@ class TeacherCache:
     """
 
     def __init__(
-        self, root: Path, teacher: FrozenTeacher, sweeps: object, device: torch.device
+        self,
+        root: Path,
+        teacher: FrozenTeacher,
+        made_with: Mapping[str, object],
+        device: torch.device,
     ) -> None:
         data = teacher.data
         if data.augment is not None or data.max_voxels is not None:
@@ -54,10 +62,13 @@ class TeacherCache:
                 cure="Set teacher.data.augment to null (and teacher.data.max_voxels), or leave teacher.cache out",
             )
         self.teacher, self.device = teacher, device
+        self.digests: Digests = "images" if data.uses_images(training=False) else "points"
+        self._verified: set[str] = set()
         self.metadata = {
+            "format": _FORMAT,
             "teacher": teacher.sha256,
-            "data": data.model_dump(mode="json"),
-            "multisweeps": sweeps,
+            "data": data.view(),
+            **made_with,
         }
         text = json.dumps(self.metadata, sort_keys=True, default=str)
         self.folder = root / hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -82,7 +93,7 @@ class TeacherCache:
             plain = json.loads(json.dumps(self.metadata, default=str))
             write_json(self.folder / "about.json", plain)
             logger.info("the teacher looks at {} scans once; kept in {}", len(missing), self.folder)
-        samples = ChosenScans(dataset, self.teacher.data, missing)
+        samples = ChosenScans(dataset, self.teacher.data, missing, self.digests)
         loader = build_loader(
             samples,
             batch_size=1,
@@ -99,11 +110,15 @@ class TeacherCache:
             with autocast():
                 output = self.teacher.output(batch.to(world.device))
             if not self.path(batch.tokens[0]).is_file():
-                self._write(output, keyframe_voxels(batch))
+                self._write(output, keyframe_voxels(batch), batch.contents[0])
         barrier()
 
-    def _write(self, output: TeacherOutput, voxels: Tensor) -> None:
-        """Write one scan's file; ``voxels`` is the row of each of its keyframe points."""
+    def _write(self, output: TeacherOutput, voxels: Tensor, content: str) -> None:
+        """Write one scan's file.
+
+        Args:
+            voxels: the row of each of its keyframe points. content: digest of the scan.
+        """
         stage = compared_stage(output.stages)
         tensors = {
             "coords": output.coords[:, 1:].contiguous(),
@@ -120,16 +135,17 @@ class TeacherCache:
                     cure="Leave teacher.cache out",
                 )
         stored = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+        metadata = {"scan": content, "sha256": tensors_hash(stored)}
         with atomic_path(self.path(output.tokens[0])) as temporary:
-            save_file(stored, temporary)
+            save_file(stored, temporary, metadata)
 
     def read(self, batch: Batch) -> TeacherOutput:
         """The teacher's output for the scans of a batch.
 
         Raises:
-            UserError: a file is missing or damaged.
+            UserError: a file is missing or damaged, or was made of another scan of that name.
         """
-        parts = [self._read(token) for token in batch.tokens]
+        parts = [self._read(*named) for named in zip(batch.tokens, batch.contents)]
         coords = torch.cat([_numbered(part["coords"], i) for i, part in enumerate(parts)])
         sizes = [len(part["coords"]) for part in parts]
         starts = [sum(sizes[:i]) for i in range(len(sizes))]
@@ -147,17 +163,33 @@ class TeacherCache:
             stages = (SparseStage(voxels),)
         return TeacherOutput(batch.tokens, coords, links.to(self.device), logits, stages)
 
-    def _read(self, token: str) -> dict[str, Tensor]:
+    def _read(self, token: str, content: str) -> dict[str, Tensor]:
+        """One scan's tensors; their hash is compared when this process reads the file for the first time."""
         path = self.path(token)
         try:
             with safe_open(path, "pt") as file:
-                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
         except (SafetensorError, OSError) as error:
+            raise self._damaged(token, f"cannot be read ({error})") from error
+        if metadata.get("scan") != content:
             raise UserError(
-                f"the teacher's stored output for scan {token} cannot be read ({error})",
-                where=str(path),
-                cure="Delete the file and start the same command again; the teacher then looks at the scan anew",
-            ) from error
+                f"what the teacher said about scan {token} is kept from another scan of that name",
+                where=f"{path}, key 'teacher.cache'",
+                cure="Give each data set a teacher.cache of its own, or delete this one; the teacher then looks anew",
+            )
+        if token not in self._verified:
+            if metadata.get("sha256") != tensors_hash(tensors):
+                raise self._damaged(token, "is damaged (its SHA-256 is another one)")
+            self._verified.add(token)
+        return tensors
+
+    def _damaged(self, token: str, how: str) -> UserError:
+        return UserError(
+            f"the teacher's stored output for scan {token} {how}",
+            where=str(self.path(token)),
+            cure="Delete the file and start the same command again; the teacher then looks at the scan anew",
+        )
 
 
 def _numbered(coords: Tensor, batch: int) -> Tensor:

@@ -1,0 +1,89 @@
+"""What scans hold, as short texts: results that are kept go by these, not by the names of scans and files.
+
+Two prices. :func:`scan_digest` reads every byte of a scan that is in memory anyway. :func:`split_stamp` asks each file
+for its size, its time of change and three blocks of 4 KiB: about 60 µs a file on a local disk, half a second for
+the 4,071 validation scans of SemanticKITTI and their labels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from core.contracts import Scan
+from core.datasets.base import ScanDataset
+from core.io import sha256
+
+__all__ = ["file_stamp", "scan_digest", "scan_stamp", "split_stamp"]
+
+_BLOCK = 4096  # bytes
+_NOT_SEEN = ("label", "instance", "pasted")  # columns that no network reads
+
+
+def file_stamp(path: Path) -> str:
+    """SHA-256 (hex) of a file's size, time of change (s), and blocks at its start, middle and end.
+
+    The empty text where there is no such file.
+    """
+    try:
+        with open(path, "rb") as stream:
+            status = os.fstat(stream.fileno())
+            size = status.st_size
+            digest = hashlib.sha256(f"{size} {int(status.st_mtime)}".encode())
+            for start in sorted({0, max(0, size // 2), max(0, size - _BLOCK)}):
+                digest.update(os.pread(stream.fileno(), _BLOCK, start))
+    except FileNotFoundError:
+        return ""
+    return digest.hexdigest()
+
+
+def scan_stamp(dataset: ScanDataset, index: int) -> str:
+    """SHA-256 (hex) of the stamps of a scan's files: points, labels, images, and ``dataset.columns``."""
+    digest = hashlib.sha256(dataset.token(index).encode())
+    for path in _files(dataset, index):
+        digest.update(file_stamp(path).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def split_stamp(dataset: ScanDataset) -> str:
+    """SHA-256 (hex) of the stamps of all scans of a split, in their order."""
+    digest = hashlib.sha256()
+    for index in range(len(dataset)):
+        digest.update(scan_stamp(dataset, index).encode())
+    return digest.hexdigest()
+
+
+def _files(dataset: ScanDataset, index: int) -> Iterator[Path]:
+    files = dataset.files(index)
+    yield files.points
+    if files.labels is not None:
+        yield files.labels
+    yield from files.images.values()
+    yield from dataset.column_files(index).values()
+
+
+def scan_digest(scan: Scan, images: Iterable[Path] | None = None) -> str:
+    """SHA-256 (hex) of all values of a scan that a network may read, sweeps included; labels play no part.
+
+    Args:
+        images: files of the scan's images, where a network reads those; the cameras count then too.
+    """
+    digest = hashlib.sha256(repr(scan.sensor.origin).encode())
+    for name in sorted(scan.points):
+        if name not in _NOT_SEEN:
+            digest.update(_bytes(name, scan.points[name]))
+    if images is None:
+        return digest.hexdigest()
+    for camera in scan.cameras:
+        digest.update(_bytes(f"{camera.name} {camera.size} {camera.min_depth}", camera.projection))
+    for path in images:
+        digest.update(sha256(path).encode())
+    return digest.hexdigest()
+
+
+def _bytes(name: str, array: np.ndarray) -> bytes:
+    return f"{name} {array.dtype} {array.shape}\n".encode() + np.ascontiguousarray(array).tobytes()
