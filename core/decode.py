@@ -50,6 +50,7 @@ __all__ = [
     "read_json_lines",
     "read_text",
     "reason",
+    "unpack",
 ]
 
 T = TypeVar("T")
@@ -302,9 +303,16 @@ def parse_array(
 
 
 def read_arrays(
-    path: str | os.PathLike[str], kind: str = "archive of arrays", *, cure: str | None = None
+    path: str | os.PathLike[str],
+    kind: str = "archive of arrays",
+    *,
+    only: str | None = None,
+    cure: str | None = None,
 ) -> dict[str, np.ndarray]:
-    """Read all arrays of a .npz file by name; checksums and headers are verified, as in :func:`read_array`.
+    """Read arrays of a .npz file by name; checksums and headers are verified, as in :func:`read_array`.
+
+    Args:
+        only: name of the one array to read; None = all.
 
     Raises:
         UserError: the file is missing or damaged, an array would take more than 4 GiB, or holds Python objects.
@@ -312,13 +320,22 @@ def read_arrays(
     arrays = {}
     with decoding(path, kind, cure), zipfile.ZipFile(path) as archive:
         for entry in archive.infolist():
-            if entry.file_size > _UNPACKED:
-                raise ValueError(f"'{entry.filename}' would take {entry.file_size} bytes")
-            with archive.open(entry) as stream:
-                # with a number, zipfile unpacks no more than the entry claims to hold
-                content = stream.read(entry.file_size)
-            arrays[entry.filename.removesuffix(".npy")] = _array(content)
+            name = entry.filename.removesuffix(".npy")
+            if only in (None, name):
+                arrays[name] = _array(unpack(archive, entry))
     return arrays
+
+
+def unpack(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    """Unpack an entry of a zip archive; no more than it claims to hold.
+
+    Raises:
+        ValueError: it claims more than 4 GiB. Others of :data:`DAMAGE`: it is damaged.
+    """
+    if entry.file_size > _UNPACKED:
+        raise ValueError(f"'{entry.filename}' would take {entry.file_size} bytes")
+    with archive.open(entry) as stream:
+        return stream.read(entry.file_size)  # without a number, zipfile unpacks all there is
 
 
 def _array(content: bytes) -> np.ndarray:

@@ -199,9 +199,17 @@ def _checked_classes(classes: Any, path: Path) -> tuple[str, ...]:
         raise UserError(
             "'classes' must list 2 to 256 names, the first one 'ignore'", where=str(path)
         )
-    if len(set(classes)) != len(classes):
+    for name in classes:
+        if not isinstance(name, str | int | float) or isinstance(name, bool):
+            raise UserError(
+                f"'classes' has {name!r}, which is no name",
+                where=str(path),
+                cure="Quote a name that YAML takes for something else",
+            )
+    names = tuple(str(name) for name in classes)
+    if len(set(names)) != len(names):
         raise UserError("'classes' names a class twice", where=str(path))
-    return tuple(str(name) for name in classes)
+    return names
 
 
 def _checked_map(mapping: Any, count: int, path: Path) -> dict[int, int]:
@@ -210,9 +218,10 @@ def _checked_map(mapping: Any, count: int, path: Path) -> dict[int, int]:
     for raw, train in mapping.items():
         if not _is_raw(raw):
             raise UserError(
-                f"'map' has the raw id {raw!r}; expected an integer 0..{_MAX_RAW}", where=str(path)
+                f"'map' has the raw id {raw!r}; expected an integer 0..{_MAX_RAW}, without leading zeros",
+                where=str(path),
             )
-        if not isinstance(train, int) or not 0 <= train < count:
+        if type(train) is not int or not 0 <= train < count:
             raise UserError(
                 f"'map' sends raw id {raw} to {train!r}; expected a train id 0..{count - 1}",
                 where=str(path),
@@ -221,7 +230,7 @@ def _checked_map(mapping: Any, count: int, path: Path) -> dict[int, int]:
 
 
 def _is_raw(raw: Any) -> bool:
-    return isinstance(raw, int) and 0 <= raw <= _MAX_RAW
+    return type(raw) is int and 0 <= raw <= _MAX_RAW  # True is an int, too
 
 
 def _checked_submit(
@@ -256,7 +265,7 @@ def _checked_things(things: Any, classes: Sequence[str], path: Path) -> dict[str
     checked = {}
     for name, thing in things.items():
         whole = isinstance(thing, Mapping) and set(thing) == {"min_points", "ground"}
-        if not whole or not isinstance(thing["min_points"], int) or thing["min_points"] < 1:
+        if not whole or not _is_raw(thing["min_points"]) or thing["min_points"] < 1:
             raise UserError(
                 f"'things.{name}' is {thing!r}; expected {{min_points: 10, ground: [road]}}",
                 where=str(path),
@@ -287,17 +296,19 @@ def _checked_format(name: Any, path: Path) -> str:
 def _checked_colors(colors: Any, count: int, path: Path) -> np.ndarray:
     if colors is None:
         return _default_colors(count)
-    try:
-        array = np.asarray(colors, np.int64)
-    except (TypeError, ValueError) as error:
+    right = isinstance(colors, list) and len(colors) == count
+    if not right or not all(_is_color(color) for color in colors):
         raise UserError(
-            f"'colors' must hold [R, G, B] lists of integers ({error})", where=str(path)
-        ) from error
-    if array.shape != (count, 3) or array.min() < 0 or array.max() > 255:
-        raise UserError(
-            f"'colors' must hold {count} lists [R, G, B] of 0..255, one per class", where=str(path)
+            f"'colors' must hold {count} lists [R, G, B] of integers 0..255, one per class",
+            where=str(path),
         )
-    return array.astype(np.uint8)
+    return np.array(colors, np.uint8)
+
+
+def _is_color(color: Any) -> bool:
+    if not isinstance(color, list) or len(color) != 3:
+        return False
+    return all(_is_raw(value) and value <= 255 for value in color)
 
 
 def _default_colors(count: int) -> np.ndarray:

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, cast
 
 import numpy as np
 
+from core.decode import parse_array
 from core.errors import UserError
 from core.labels import LabelSpace
 from core.names import BENCHMARKS, FORMATS
@@ -26,6 +27,8 @@ __all__ = [
     "PredictionFormat",
     "benchmark",
     "prediction_format",
+    "stored_ids",
+    "train_ids",
 ]
 
 
@@ -59,6 +62,34 @@ class PredictionFormat(ABC):
         """
 
 
+def stored_ids(content: bytes, dtype: np.dtype, where: Path) -> np.ndarray:
+    """The ids of a file that holds nothing else, [N] of ``dtype``.
+
+    Raises:
+        UserError: the file is cut short.
+    """
+    if len(content) % dtype.itemsize:
+        what = f"the file has {len(content)} bytes, which is no multiple of {dtype.itemsize}"
+        raise UserError(what, where=str(where), cure="It is cut short; write it again")
+    return np.frombuffer(content, dtype)
+
+
+def train_ids(ids: np.ndarray, labels: LabelSpace, where: Path) -> np.ndarray:
+    """The ids of a file as they are, where all are train ids of the label space.
+
+    Raises:
+        UserError: some are not.
+    """
+    wrong = (ids < 0) | (ids >= labels.num_classes)
+    if wrong.any():
+        raise UserError(
+            f"{int(wrong.sum())} of {len(ids)} ids are none of 0..{labels.num_classes - 1}, the classes of "
+            f"'{labels.name}'",
+            where=str(where),
+        )
+    return ids
+
+
 class NumpyFormat(PredictionFormat):
     """U8 train ids in ``<token>.npy``."""
 
@@ -80,7 +111,13 @@ class NumpyFormat(PredictionFormat):
 
     def decode(self, content: bytes, labels: LabelSpace, where: Path) -> np.ndarray:
         """Read the array; pickled objects are refused."""
-        return cast(np.ndarray, np.load(io.BytesIO(content), allow_pickle=False))
+        classes = parse_array(content, where, "array of classes")
+        if classes.ndim != 1 or classes.dtype.kind not in "iu":
+            raise UserError(
+                f"the array is {classes.dtype} {list(classes.shape)}; expected one train id per point",
+                where=str(where),
+            )
+        return train_ids(classes, labels, where)
 
 
 class Benchmark(PredictionFormat):

@@ -5,8 +5,6 @@ They become columns of ``Scan.points`` and follow the points through every cut, 
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +14,7 @@ from pydantic import AfterValidator, Field
 
 from core.config import Section
 from core.contracts import Points, Scan
+from core.decode import read_array, read_arrays
 from core.errors import UserError
 from core.paths import check_name
 
@@ -31,7 +30,6 @@ READ_COLUMNS = (
     "pasted",
 )  # that readers make themselves
 _TAKEN = (*READ_COLUMNS, "distance")  # which samples make
-_DAMAGE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 def _named_by_scan(pattern: str) -> str:
@@ -136,20 +134,14 @@ def _wrong(name: str, path: Path, what: str) -> UserError:
 
 def _load(path: Path, column: Column, name: str) -> np.ndarray:
     """The array as it lies in the file."""
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return loaded
-        with loaded:
-            return loaded[_key(loaded.files, column, name, path)]
-    except FileNotFoundError as error:
-        raise UserError(
-            f"the file of the column '{name}' does not exist",
-            where=str(path),
-            cure=f"Write it, or correct dataset.columns.{name}.file",
-        ) from error
-    except _DAMAGE as error:
-        raise _wrong(name, path, f"cannot be read ({error})") from error
+    kind = f"file of the column '{name}'"
+    cure = f"Write it again for this scan, or correct dataset.columns.{name}.file"
+    if path.suffix == ".npy":
+        return read_array(path, kind, cure=cure)
+    arrays = read_arrays(path, kind, only=column.key, cure=cure)
+    if not arrays:
+        arrays = read_arrays(path, kind, cure=cure)  # to name what there is
+    return arrays[_key(list(arrays), column, name, path)]
 
 
 def _key(found: list[str], column: Column, name: str, path: Path) -> str:

@@ -23,6 +23,7 @@ from core.datasets.calibration import (
     read_calibration,
 )
 from core.datasets.files import listing, read_labels, read_points
+from core.decode import read_array
 from core.errors import UserError
 from core.labels import SEMANTICKITTI
 
@@ -281,15 +282,8 @@ class FolderDataset(ScanDataset):
 
 def _read_npy(path: Path, fields: int) -> np.ndarray:
     """f32 [N, 4] of an array of numbers [N, fields]; :func:`core.datasets.files.read_points` for ``.npy``."""
-    try:
-        values = np.load(path, allow_pickle=False)
-    except FileNotFoundError as error:
-        raise UserError("this scan does not exist", where=str(path)) from error
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(
-            f"cannot read this array ({error})", where=str(path), cure="Save it with numpy.save"
-        ) from error
-    if values.ndim != 2 or values.shape[1] != fields or not np.issubdtype(values.dtype, np.number):
+    values = read_array(path, "scan", cure="Save it with numpy.save")
+    if values.ndim != 2 or values.shape[1] != fields or values.dtype.kind not in "fiu":
         raise UserError(
             f"the array is {values.dtype} {list(values.shape)}; expected numbers [points, {fields}]",
             where=str(path),

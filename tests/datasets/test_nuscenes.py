@@ -285,7 +285,7 @@ def test_damaged_image_and_instances(spoilt, devkit):
     panoptic = spoilt / devkit.get("panoptic", dataset.token(0))["filename"]
     panoptic.write_bytes(b"PK\x03\x04")
     with pytest.raises(
-        UserError, match=r"panoptic.npz: cannot read the instances.*nuScenes-panoptic"
+        UserError, match=r"panoptic.npz: cannot decode this file of instances.*nuScenes-panoptic"
     ):
         dataset.load(0)
 

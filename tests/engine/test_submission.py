@@ -328,7 +328,7 @@ def test_neither_zip_nor_folder(kitti_scans, tmp_path) -> None:
     (tmp_path / "a.zip").write_bytes(b"no zip")
     (tmp_path / "a.tar").write_bytes(b"no zip")
     for name, message in (
-        ("a.zip", "this is no zip archive"), ("a.tar", r"does not end in \.zip"), ("b.zip", "no such file or folder"),
+        ("a.zip", "cannot decode this zip"), ("a.tar", r"does not end in \.zip"), ("b.zip", "no such file or folder"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=f"{name}: .*{message}"):
             list(check_submission(tmp_path / name, kitti_scans))

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
 
-from core.decode import read_json
+from core.decode import check_json, read_array, read_json
 from core.errors import UserError
 from core.paths import inside
 
@@ -52,6 +53,35 @@ def class_file(name: str) -> str:
     return re.sub(r"[^\w-]", "_", name) + ".bin"
 
 
+class _Class(BaseModel):
+    """A class's part of ``meta.json``."""
+
+    id: int = Field(ge=0, le=255)
+    name: str
+    file: str
+    instances: int = Field(ge=1)
+    points: int = Field(ge=1)
+    min: int
+    median: int
+    max: int
+
+
+class _Labels(BaseModel):
+    name: str
+    fingerprint: str
+
+
+class _Meta(BaseModel):
+    """``meta.json``."""
+
+    model_config = ConfigDict(extra="allow")
+
+    identity: dict[str, Any]
+    labels: _Labels
+    classes: list[_Class] = Field(min_length=1)
+    absent: list[str]
+
+
 class Database:
     """A finished database, read only; arrays are mapped when first used, and again in every process that gets it.
 
@@ -70,21 +100,41 @@ class Database:
             raise UserError(
                 "this folder holds no finished instance database", where=str(folder), cure=_AGAIN
             )
-        self.meta: dict[str, Any] = read_json(self.folder / META)
-        if self.meta.get("format") != FORMAT:
+        path = self.folder / META
+        stored = read_json(path, dict[str, Any], cure=_AGAIN)
+        if stored.get("format") != FORMAT:
             raise UserError(
-                f"this instance database has format {self.meta.get('format')}, this version reads {FORMAT}",
+                f"this instance database has format {stored.get('format')}, this version reads {FORMAT}",
                 where=str(folder),
                 cure="Delete the folder and write it anew",
             )
+        meta = check_json(stored, str(path), _Meta, cure=_AGAIN)
+        self.meta: dict[str, Any] = meta.model_dump()
         for entry in self.meta["classes"]:
             self._check_size(entry["file"], 16 * entry["points"])
-        if len(self.index) != sum(entry["instances"] for entry in self.meta["classes"]):
+        if not self._index_fits():
             raise UserError(
                 "the index does not belong to this database",
                 where=str(self.folder / INDEX),
                 cure=_AGAIN,
             )
+
+    def _index_fits(self) -> bool:
+        """The index has this version's columns, and its rows lie one after the other in the files of their classes."""
+        index = self.index
+        if index.ndim != 1 or index.dtype != index_dtype(index.dtype["token"].itemsize):
+            return False
+        classes = self.meta["classes"]
+        if len(index) != sum(entry["instances"] for entry in classes):
+            return False
+        for entry in classes:
+            rows = index[index["cls"] == entry["id"]]
+            counts = rows["count"].astype(np.int64)
+            ends = np.cumsum(counts)
+            right = len(rows) == entry["instances"] and counts.min(initial=1) > 0
+            if not right or ends[-1] != entry["points"] or (ends - counts != rows["offset"]).any():
+                return False
+        return True
 
     def _check_size(self, name: str, size: int) -> None:
         path = inside(self.folder, name)
@@ -113,12 +163,7 @@ class Database:
     @cached_property
     def index(self) -> np.ndarray:
         """Rows of :func:`index_dtype`, mapped."""
-        try:
-            return np.load(self.folder / INDEX, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"cannot read the index ({error})", where=str(self.folder / INDEX), cure=_AGAIN
-            ) from error
+        return read_array(self.folder / INDEX, "index", cure=_AGAIN, mapped=True)
 
     @cached_property
     def _points(self) -> dict[int, np.ndarray]:

@@ -5,14 +5,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from core.datasets.benchmark import Benchmark
+from core.datasets.benchmark import Benchmark, stored_ids, train_ids
+from core.decode import parse_json
+from core.errors import UserError
 from core.labels import LabelSpace
 
 __all__ = ["META_KEYS", "NuScenesBenchmark"]
@@ -45,7 +46,7 @@ class NuScenesBenchmark(Benchmark):
 
     def decode(self, content: bytes, labels: LabelSpace, where: Path) -> np.ndarray:
         """Read train ids u8."""
-        return np.frombuffer(content, self.dtype)
+        return train_ids(stored_ids(content, self.dtype, where), labels, where)
 
     def allowed_ids(self, labels: LabelSpace) -> Sequence[int]:
         """All classes but 0, which the validator refuses."""
@@ -64,14 +65,14 @@ class NuScenesBenchmark(Benchmark):
     def metadata_fault(self, content: bytes) -> str | None:
         """Which of the five keys of ``meta`` is missing, unknown or no truth value, None = nothing is wrong."""
         try:
-            meta = json.loads(content)["meta"]
-            lacking = [f"{key} is missing" for key in META_KEYS if key not in meta]
-            wrong = []
-            for key, value in meta.items():
-                if key not in META_KEYS or not isinstance(value, bool):
-                    wrong.append(f"{key} is {value!r}")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            meta = parse_json(content, "submission", dict[str, dict[str, object]])["meta"]
+        except (UserError, KeyError) as error:
             return f"this is not JSON with an object 'meta' ({error})"
+        lacking = [f"{key} is missing" for key in META_KEYS if key not in meta]
+        wrong = []
+        for key, value in meta.items():
+            if key not in META_KEYS or not isinstance(value, bool):
+                wrong.append(f"{key} is {value!r}")
         if not lacking and not wrong:
             return None
         listed = ", ".join([*lacking, *wrong])

@@ -6,11 +6,9 @@ removal of the vehicle's own returns from extra sweeps, and the official split b
 
 from __future__ import annotations
 
-import zlib
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Literal
-from zipfile import BadZipFile
 
 import numpy as np
 from pydantic import Field
@@ -30,6 +28,7 @@ from core.datasets.files import listing, read_labels, read_points
 from core.datasets.images import check_principal_point, open_image
 from core.datasets.nuscenes.benchmark import NuScenesBenchmark
 from core.datasets.nuscenes.index import CAMERAS, NuScenesIndex, open_index
+from core.decode import read_arrays
 from core.errors import UserError
 from core.geometry import chain, invert, projection, rigid, transform
 from core.labels import NUSCENES
@@ -296,20 +295,18 @@ class NuScenes(ScanDataset):
         if not (self.config.instances and self.labelled and name):
             return None
         path = self.root / name
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                raw = archive["data"].astype(np.int32)
-        except (OSError, KeyError, ValueError, BadZipFile, zlib.error) as error:
+        cure = (
+            f"Panoptic files come from nuScenes-panoptic-v1.0-all.tar.gz, {_PAGE}; "
+            "without them set dataset.instances false"
+        )
+        data = read_arrays(path, "file of instances", only="data", cure=cure).get("data")
+        if data is None or data.dtype.kind not in "iu":
+            raise UserError("this file has no integers 'data'", where=str(path), cure=cure)
+        if data.shape != (count,):
             raise UserError(
-                f"cannot read the instances ({error})",
-                where=str(path),
-                cure=f"Panoptic files come from nuScenes-panoptic-v1.0-all.tar.gz, {_PAGE}; "
-                "without them set dataset.instances false",
-            ) from error
-        if raw.shape != (count,):
-            raise UserError(
-                f"holds {raw.size} ids, but the scan has {count} points", where=str(path)
+                f"holds {data.size} ids, but the scan has {count} points", where=str(path)
             )
+        raw = data.astype(np.int32)
         return np.where(raw % 1000 > 0, raw, 0)
 
     def _world_from_lidar(self, row: int) -> np.ndarray:

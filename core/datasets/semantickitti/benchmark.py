@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from core.datasets.benchmark import Benchmark
+from core.datasets.benchmark import Benchmark, stored_ids
 from core.labels import LabelSpace
 
 __all__ = ["SemanticKITTIBenchmark"]
@@ -47,7 +47,7 @@ class SemanticKITTIBenchmark(Benchmark):
 
     def decode(self, content: bytes, labels: LabelSpace, where: Path) -> np.ndarray:
         """Read raw ids u32; instances are dropped."""
-        return labels.to_train(np.frombuffer(content, self.dtype), where)
+        return labels.to_train(stored_ids(content, self.dtype, where), where)
 
     def allowed_ids(self, labels: LabelSpace) -> Sequence[int]:
         """The raw ids of the train ids."""

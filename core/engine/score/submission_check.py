@@ -7,7 +7,6 @@ ids a server would count as wrong, files that do not belong.
 from __future__ import annotations
 
 import zipfile
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -18,6 +17,7 @@ from core.config import Config
 from core.datasets import build_dataset, dataset_class
 from core.datasets.base import ScanDataset
 from core.datasets.benchmark import Benchmark
+from core.decode import DAMAGE, decoding, reason, unpack
 from core.errors import UserError
 from core.labels import LabelSpace
 
@@ -85,7 +85,7 @@ class _ZipFiles(_Files):
         )
 
     def read(self, name: str) -> bytes:
-        return self.archive.read(name)
+        return unpack(self.archive, self.archive.getinfo(name))
 
 
 def check_submission(path: Path, scans: ScanDataset) -> Iterator[str]:
@@ -109,12 +109,8 @@ def check_submission(path: Path, scans: ScanDataset) -> Iterator[str]:
             "this file's name does not end in .zip" if path.is_file() else "no such file or folder"
         )
         raise UserError(what, where=str(path), cure="Give a submission's folder, or its zip")
-    try:
+    with decoding(path, "zip archive", "Pack it again"):
         archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError) as error:
-        raise UserError(
-            f"this is no zip archive ({error})", where=str(path), cure="Pack it again"
-        ) from error
     with archive:
         files = _ZipFiles(archive)
         yield from (f"{name}: the zip holds this entry twice" for name in files.twice)
@@ -178,14 +174,8 @@ def _content(files: _Files, name: str) -> bytes:
     """
     try:
         return files.read(name)
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        EOFError,
-        OSError,
-        RuntimeError,
-    ) as error:  # RuntimeError: encrypted
-        raise ValueError(f"damaged: {error}") from error
+    except (*DAMAGE, OSError, RuntimeError) as error:  # RuntimeError: encrypted
+        raise ValueError(f"damaged: {reason(error)}") from error
 
 
 def _file_faults(
