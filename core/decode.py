@@ -32,7 +32,6 @@ from typing import IO, Any, TypeVar, overload
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
-from pydantic_core import ErrorDetails
 
 from core.errors import UserError
 
@@ -50,6 +49,7 @@ __all__ = [
     "read_json_lines",
     "read_text",
     "reason",
+    "type_errors",
     "unpack",
 ]
 
@@ -195,8 +195,7 @@ def parse_json(
             return value
         return _adapter(of).validate_json(text, strict=True)
     except ValidationError as error:
-        what = _type_errors(error.errors())
-        raise UserError(what, where=where, cure=cure or _AGAIN) from error
+        raise UserError(type_errors(error), where=where, cure=cure or _AGAIN) from error
     except DAMAGE as error:
         what = f"this is not valid JSON ({reason(error)})"
         raise UserError(what, where=where, cure=cure or _AGAIN) from error
@@ -226,8 +225,9 @@ def _unique_keys(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def _type_errors(errors: list[ErrorDetails], shown: int = 3) -> str:
-    """The first few wrong keys, and what was expected."""
+def type_errors(wrong: ValidationError, shown: int = 3) -> str:
+    """Say which keys are wrong, the first few, and what was expected."""
+    errors = wrong.errors()
     found = []
     for error in errors[:shown]:
         key = ".".join(str(part) for part in error["loc"])

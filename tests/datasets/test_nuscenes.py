@@ -16,8 +16,10 @@ import pytest
 from core.config import Config
 from core.datasets import build_dataset
 from core.datasets.nuscenes import index as nuscenes_index
-from core.datasets.nuscenes.index import CAMERAS, iterate_table, open_index
+from core.datasets.nuscenes.index import CAMERAS, open_index
+from core.datasets.nuscenes.tables import iterate_table
 from core.errors import UserError
+from core.io import sha256
 
 VERSION = "v1.0-mini"
 REAL = Path(os.environ.get("LIDISTILL_REALDATA", "realdata"))
@@ -303,6 +305,60 @@ def test_index_is_reused_until_a_table_changes(spoilt):
     )
 
 
+@pytest.mark.parametrize("name", ["index.json", "lidar_ego.npy", "key_sample.npy"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "remove", "json"])
+def test_a_damaged_index_is_built_anew(spoilt, name, damage):
+    first = open_index(spoilt, VERSION)
+    path = first.folder / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    changed = {"flip": bytes(content), "cut": bytes(content[:-9]), "empty": b"", "json": b"[1]"}
+    path.unlink()
+    if damage != "remove":
+        path.write_bytes(changed[damage])
+    again = open_index(spoilt, VERSION)
+    np.testing.assert_array_equal(again.lidar_ego, first.lidar_ego)
+    assert sha256(path) == sha256(again.folder / name) and again.tables == first.tables
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "value"),
+    [
+        ("sensor", "channel", 5),
+        ("calibrated_sensor", "translation", [1.0, 2.0]),
+        ("calibrated_sensor", "rotation", ["1", 0, 0, 0]),
+        ("calibrated_sensor", "camera_intrinsic", [[1.0, 0.0, 0.0]]),
+        ("scene", "name", None),
+        ("sample", "timestamp", "1538984233547259"),
+        ("sample_data", "is_key_frame", "yes"),
+        ("sample_data", "width", 1e300),
+        ("sample_data", "timestamp", 1 << 70),
+        ("sample_data", "filename", "x" * 5000),
+        ("ego_pose", "translation", [0.0, 0.0, float("nan")]),
+        ("lidarseg", "filename", ["a"]),
+    ],
+)
+def test_a_table_of_wrong_types_names_row_and_key(spoilt, table, key, value):
+    path = spoilt / VERSION / f"{table}.json"
+    rows = json.loads(path.read_text())
+    rows[-1][key] = value
+    path.write_text(json.dumps(rows))
+    with pytest.raises(
+        UserError, match=rf"{table}\.json: row {len(rows) - 1}: key '{key}"
+    ) as caught:
+        open_index(spoilt, VERSION)
+    assert "metadata archive" in caught.value.cure
+
+
+@pytest.mark.parametrize(
+    "content", [b"[5]", b'["\xff"]', b"[" * 100_000, b"[" + b"9" * 5000 + b"]"]
+)
+def test_a_table_of_other_bytes_is_named(spoilt, content):
+    (spoilt / VERSION / "scene.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"scene\.json"):
+        open_index(spoilt, VERSION)
+
+
 def test_read_only_root_uses_the_cache_folder(spoilt, tmp_path, monkeypatch):
     shutil.rmtree(spoilt / ".lidistill", ignore_errors=True)  # where an earlier test left an index
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -355,23 +411,23 @@ def test_only_one_process_builds(spoilt, tmp_path, monkeypatch):
 def test_rows_across_chunks(tmp_path, monkeypatch):
     rows = [{"token": f"{i:032x}", "text": "[{,]}" * (i % 7), "list": [i, [i]]} for i in range(300)]
     path = tmp_path / "rows.json"
-    monkeypatch.setattr(nuscenes_index, "_CHUNK", 512)
+    monkeypatch.setattr("core.datasets.nuscenes.tables._CHUNK", 512)
     for indent in (None, 0, 2):
         path.write_text(json.dumps(rows, indent=indent))
-        assert list(iterate_table(path)) == rows
+        assert list(iterate_table(path, dict[str, object])) == rows
     path.write_text("[]")
-    assert list(iterate_table(path)) == []
+    assert list(iterate_table(path, dict[str, object])) == []
 
 
 @pytest.mark.parametrize(
     "text", ['[{"a": 1}, {"a"', '[{"a": 1}', '{"a": 1}', "", '[{"a": 1}, oops]' + " " * 3000]
 )
 def test_damaged_tables(tmp_path, monkeypatch, text):
-    monkeypatch.setattr(nuscenes_index, "_CHUNK", 512)
+    monkeypatch.setattr("core.datasets.nuscenes.tables._CHUNK", 512)
     path = tmp_path / "scene.json"
     path.write_text(text)
     with pytest.raises(UserError, match=r"scene.json: this table is damaged or cut short"):
-        list(iterate_table(path))
+        list(iterate_table(path, dict[str, object]))
 
 
 def test_tables_of_two_versions(spoilt):

@@ -11,21 +11,31 @@ import fcntl
 import hashlib
 import json
 import os
-import re
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from loguru import logger
+from pydantic import BaseModel
 
+from core.datasets.nuscenes.tables import (
+    Calibration,
+    EgoPose,
+    Keyframe,
+    LabelFile,
+    Scene,
+    SensorName,
+    SweepFile,
+    iterate_table,
+)
+from core.decode import read_array, read_json
 from core.errors import UserError
-from core.io import atomic_path, write_json
+from core.io import atomic_path, sha256, write_json
 
-__all__ = ["CAMERAS", "NuScenesIndex", "iterate_table", "open_index"]
+__all__ = ["CAMERAS", "NuScenesIndex", "open_index"]
 
 CAMERAS = (
     "CAM_FRONT_LEFT",
@@ -36,7 +46,8 @@ CAMERAS = (
     "CAM_BACK_RIGHT",
 )
 _LIDAR = "LIDAR_TOP"
-_FORMAT = 1  # raise when the arrays change, so that older caches are rebuilt
+_INDEX = "index.json"
+_FORMAT = 2  # raise when the arrays change, so that older caches are rebuilt
 _TABLES = (
     "scene",
     "sample",
@@ -48,13 +59,18 @@ _TABLES = (
     "panoptic",
 )
 _OPTIONAL = ("lidarseg", "panoptic")
-_CHUNK = 8 << 20  # characters read at a time
-_GAP = re.compile(r"[\s,]*")
 _ARCHIVES = {
     "v1.0-mini": "v1.0-mini.tgz",
     "v1.0-trainval": "v1.0-trainval_meta.tgz",
     "v1.0-test": "v1.0-test_meta.tgz",
 }
+
+
+class _Stored(BaseModel):
+    """``index.json``, which is written last: what each array's file must be, and the optional tables found."""
+
+    sha256: dict[str, str]
+    tables: list[str]
 
 
 class NuScenesIndex:
@@ -94,16 +110,23 @@ class NuScenesIndex:
     calib_matrix: np.ndarray
     tables: list[str]
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, verify: bool = False) -> None:
+        """Map the arrays of a folder; the pages are shared by every process on the machine.
+
+        Args:
+            verify: compare each file with its hash, too.
+
+        Raises:
+            UserError: a file is missing, damaged or of another version.
+        """
         self.folder = folder
-        manifest = json.loads((folder / "index.json").read_text())
-        self.tables = manifest["tables"]
-        for name in manifest["arrays"]:
-            # memmap only maps; pages are shared by every process on the machine. An empty array cannot be mapped.
-            mode: Literal["r"] | None = "r"
-            if name in manifest["empty"]:
-                mode = None
-            array = np.load(folder / f"{name}.npy", mmap_mode=mode, allow_pickle=False)
+        stored = read_json(folder / _INDEX, _Stored)
+        self.tables = stored.tables
+        for name in _ARRAYS:
+            path = folder / f"{name}.npy"
+            array = read_array(path, mapped=True)
+            if name not in stored.sha256 or (verify and sha256(path) != stored.sha256[name]):
+                raise UserError(f"this file is not the one that {_INDEX} names", where=str(path))
             setattr(self, name, array)
 
     def __reduce__(self) -> tuple[type, tuple[Path]]:
@@ -111,8 +134,11 @@ class NuScenesIndex:
         return NuScenesIndex, (self.folder,)
 
 
+_ARRAYS = tuple(name for name in NuScenesIndex.__annotations__ if name != "tables")
+
+
 def open_index(root: Path, version: str) -> NuScenesIndex:
-    """Open the index of ``root/version``, building it first if the tables are new or have changed.
+    """Open the index of ``root/version``, building it first if the tables are new or have changed, or it is damaged.
 
     One process builds while others wait for it. The index lies in ``root/.lidistill``, or in the user's cache folder
     when the root is read-only.
@@ -134,16 +160,31 @@ def open_index(root: Path, version: str) -> NuScenesIndex:
     stamp = _stamp(tables, version)
     cache = _cache_folder(root)
     folder = cache / f"{version}-{stamp}"
-    if not (folder / "index.json").is_file():
-        cache.mkdir(parents=True, exist_ok=True)
-        with _locked(cache / f"{version}.lock"):
-            if not (folder / "index.json").is_file():
-                logger.info(f"indexing the tables of {tables} (once)")
-                _store(folder, *_build(tables))
-                for old in cache.glob(f"{version}-*"):
-                    if old != folder:
-                        shutil.rmtree(old, ignore_errors=True)
+    index = _stored_index(folder)
+    if index is not None:
+        return index
+    cache.mkdir(parents=True, exist_ok=True)
+    with _locked(cache / f"{version}.lock"):
+        index = _stored_index(folder)  # another process may have built it meanwhile
+        if index is not None:
+            return index
+        logger.info(f"indexing the tables of {tables} (once)")
+        _store(folder, *_build(tables))
+        for old in cache.glob(f"{version}-*"):
+            if old != folder:
+                shutil.rmtree(old, ignore_errors=True)
     return NuScenesIndex(folder)
+
+
+def _stored_index(folder: Path) -> NuScenesIndex | None:
+    """The index of a folder, None where there is none or a damaged one, which has to be built anew."""
+    if not (folder / _INDEX).is_file():
+        return None
+    try:
+        return NuScenesIndex(folder, verify=True)
+    except UserError as error:
+        logger.warning("{} It is built anew.", error)
+        return None
 
 
 def _stamp(tables: Path, version: str) -> str:
@@ -176,54 +217,7 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def iterate_table(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a JSON table, decoded one at a time: memory does not grow with the file.
-
-    Raises:
-        UserError: the file is not a JSON list of objects, or is cut short.
-    """
-    from tqdm import tqdm
-
-    decoder = json.JSONDecoder()
-    large = path.stat().st_size > 8 * _CHUNK
-    with (
-        open(path, encoding="utf-8") as stream,
-        tqdm(
-            total=path.stat().st_size, unit="B", unit_scale=True, desc=path.name, leave=False,
-            disable=not (large and sys.stderr.isatty()),
-        ) as bar,
-    ):  # fmt: skip
-        buffer = stream.read(_CHUNK).lstrip()
-        if not buffer.startswith("["):
-            raise _damaged(path, "it does not start with '['")
-        position = 1
-        while True:
-            gap = _GAP.match(buffer, position)
-            if gap is not None:  # always: it also matches nothing
-                position = gap.end()
-            if buffer.startswith("]", position):
-                return
-            try:
-                row, position = decoder.raw_decode(buffer, position)
-            except json.JSONDecodeError as error:
-                more = stream.read(_CHUNK)
-                if not more or len(buffer) - position > _CHUNK:
-                    raise _damaged(path, f"{error.msg} after {stream.tell()} bytes") from error
-                bar.update(len(more))
-                buffer, position = buffer[position:] + more, 0
-                continue
-            yield row
-
-
-def _damaged(path: Path, why: str) -> UserError:
-    return UserError(
-        f"this table is damaged or cut short ({why})",
-        where=str(path),
-        cure="Unpack the metadata archive again",
-    )
-
-
-def _pose(row: dict[str, Any]) -> list[float]:
+def _pose(row: Calibration | EgoPose) -> list[float]:
     return [*row["translation"], *row["rotation"]]
 
 
@@ -253,8 +247,10 @@ def _build(tables: Path) -> tuple[dict[str, np.ndarray], list[str]]:
 
 def _read_calibration(tables: Path, arrays: dict[str, np.ndarray]) -> dict[str, tuple[str, int]]:
     """Token of a calibrated sensor -> (channel, row of the calibration arrays)."""
-    names = {row["token"]: row["channel"] for row in iterate_table(tables / "sensor.json")}
-    rows = list(iterate_table(tables / "calibrated_sensor.json"))
+    names = {
+        row["token"]: row["channel"] for row in iterate_table(tables / "sensor.json", SensorName)
+    }
+    rows = list(iterate_table(tables / "calibrated_sensor.json", Calibration))
     arrays["calib_pose"] = np.array([_pose(row) for row in rows], np.float64).reshape(-1, 7)
     matrices = [row["camera_intrinsic"] or np.eye(3).tolist() for row in rows]
     arrays["calib_matrix"] = np.array(matrices, np.float64).reshape(-1, 3, 3)
@@ -263,7 +259,7 @@ def _read_calibration(tables: Path, arrays: dict[str, np.ndarray]) -> dict[str, 
 
 def _read_samples(tables: Path, arrays: dict[str, np.ndarray]) -> dict[str, tuple[int, int]]:
     """Sample token -> (scene row, timestamp); scenes carry the official split they belong to."""
-    scenes = list(iterate_table(tables / "scene.json"))
+    scenes = list(iterate_table(tables / "scene.json", Scene))
     splits = _official_splits()
     names = [row["name"] for row in scenes]
     known = splits["mini"] if tables.name == "v1.0-mini" else splits["full"]
@@ -272,7 +268,7 @@ def _read_samples(tables: Path, arrays: dict[str, np.ndarray]) -> dict[str, tupl
     rows = {row["token"]: i for i, row in enumerate(scenes)}
     return {
         row["token"]: (rows[row["scene_token"]], row["timestamp"])
-        for row in iterate_table(tables / "sample.json")
+        for row in iterate_table(tables / "sample.json", Keyframe)
     }
 
 
@@ -295,7 +291,7 @@ def _read_sample_data(
     lidar: list[tuple] = []
     cameras: dict[tuple[str, int], tuple] = {}
     order = {name: i for i, name in enumerate(CAMERAS)}
-    for row in iterate_table(tables / "sample_data.json"):
+    for row in iterate_table(tables / "sample_data.json", SweepFile):
         channel, calib = channels[row["calibrated_sensor_token"]]
         if channel == _LIDAR:
             key = row["sample_token"] if row["is_key_frame"] else None
@@ -361,7 +357,7 @@ def _read_ego_poses(tables: Path, arrays: dict[str, np.ndarray]) -> None:
     )
     slots = {token.decode(): i for i, token in enumerate(tokens)}
     poses = np.full((len(tokens), 7), np.nan)
-    for row in iterate_table(tables / "ego_pose.json"):
+    for row in iterate_table(tables / "ego_pose.json", EgoPose):
         slot = slots.get(row["token"])
         if slot is not None:
             poses[slot] = _pose(row)
@@ -379,15 +375,17 @@ def _read_label_files(path: Path, present: bool, arrays: dict[str, np.ndarray]) 
     """Bytes [F]: label file of each keyframe's LiDAR sweep, b"" where there is none."""
     files = {}
     if present:
-        for row in iterate_table(path):
+        for row in iterate_table(path, LabelFile):
             files[row["sample_data_token"]] = row["filename"]
     tokens = arrays["lidar_token"][arrays["key_lidar"]]
     return np.array([files.get(token.decode(), "").encode() for token in tokens], "S")
 
 
 def _store(folder: Path, arrays: dict[str, np.ndarray], tables: list[str]) -> None:
-    for name, array in arrays.items():
-        with atomic_path(folder / f"{name}.npy") as temporary, open(temporary, "wb") as stream:
-            np.save(stream, array, allow_pickle=False)
-    empty = [name for name, array in arrays.items() if not array.nbytes]
-    write_json(folder / "index.json", {"arrays": sorted(arrays), "empty": empty, "tables": tables})
+    hashes = {}
+    for name in _ARRAYS:
+        path = folder / f"{name}.npy"
+        with atomic_path(path) as temporary, open(temporary, "wb") as stream:
+            np.save(stream, arrays[name], allow_pickle=False)
+        hashes[name] = sha256(path)
+    write_json(folder / _INDEX, _Stored(sha256=hashes, tables=tables).model_dump())

@@ -28,6 +28,11 @@ _OURS = (
     "classes.json",
     ZIP,
 )  # beside the files of a submission folder; they do not go into the zip
+_DAMAGE: tuple[type[Exception], ...] = (
+    *DAMAGE,
+    OSError,
+    RuntimeError,
+)  # RuntimeError: an encrypted entry
 
 
 def open_split(
@@ -174,7 +179,7 @@ def _content(files: _Files, name: str) -> bytes:
     """
     try:
         return files.read(name)
-    except (*DAMAGE, OSError, RuntimeError) as error:  # RuntimeError: encrypted
+    except _DAMAGE as error:
         raise ValueError(f"damaged: {reason(error)}") from error
 
 
