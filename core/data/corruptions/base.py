@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from core.errors import UserError
+
 __all__ = ["NEAREST", "Corrupt", "Returns", "Sweep", "kept"]
 
 NEAREST = 0.9  # m, the scanner sees nothing nearer
@@ -26,12 +28,30 @@ class Sweep:
         intensity: f32 [N], 0..255.
         vehicle: bool [N], ground truth is a vehicle (False where there is no ground truth).
         beams: lasers of the scanner.
+
+    Raises:
+        UserError: lengths differ, or a coordinate or intensity is not finite. Compiled loops turn both into places in
+            their tables.
     """
 
     points: np.ndarray
     intensity: np.ndarray
     vehicle: np.ndarray
     beams: int
+
+    def __post_init__(self) -> None:
+        count = len(self.points)
+        if self.points.shape != (count, 3) or len(self.intensity) != count:
+            raise UserError(
+                f"points {list(self.points.shape)} with {len(self.intensity)} intensities",
+                where="corruption",
+            )
+        if not (np.isfinite(self.points).all() and np.isfinite(self.intensity).all()):
+            raise UserError(
+                "a point or an intensity is not finite",
+                where="corruption",
+                cure="Points without return cannot be corrupted: cut them when reading",
+            )
 
     def __len__(self) -> int:
         return len(self.points)

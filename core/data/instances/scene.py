@@ -36,7 +36,14 @@ class Scene:
         Args:
             points: f32 [N, 3] m. labels: u8 [N]. things: bool [256], the train id is a thing.
             ground: i1 [256], the train id's number among the ground classes, -1 = none of them.
+
+        Raises:
+            ValueError: these lengths differ; the loops below check none.
         """
+        if len(labels) != len(points) or len(ground) != 256:
+            raise ValueError(
+                f"{len(labels)} labels and {len(ground)} grounds for {len(points)} points"
+            )
         self.points = np.ascontiguousarray(points, np.float32)
         self.is_thing = things[labels]
         grounds = int(ground.max(initial=-1)) + 1
@@ -142,7 +149,8 @@ def _free(
     start: np.ndarray,
 ) -> bool:
     """The box is within reach, not around the sensor, and meets no other object and few enough points."""
-    if low[0] < -REACH or low[1] < -REACH or high[0] >= REACH or high[1] >= REACH:
+    # Written so that NaN is out of reach, too.
+    if not (-REACH <= low[0] <= high[0] < REACH and -REACH <= low[1] <= high[1] < REACH):
         return False
     if low[0] <= 0 <= high[0] and low[1] <= 0 <= high[1]:
         return False
@@ -244,7 +252,12 @@ def in_shadow(
 
     Returns:
         bool [N].
+
+    Raises:
+        ValueError: lengths differ, or there is no such object.
     """
+    if owner.shape[0] != points.shape[0] or caster.shape[0] != casters.shape[0]:
+        raise ValueError("each point has one owner, each caster's point one object")
     low = np.full((count, _COLUMNS), np.inf)
     high = np.full((count, _COLUMNS), -np.inf)
     near = np.full((count, _COLUMNS), np.inf)
@@ -252,6 +265,8 @@ def in_shadow(
     for i in range(casters.shape[0]):
         column, slope, distance = _direction(casters[i, 0], casters[i, 1], casters[i, 2])
         k = caster[i]
+        if k < 0 or k >= count:
+            raise ValueError("a caster's object lies outside of 0..count-1")
         low[k, column] = min(low[k, column], slope - _MARGIN)
         high[k, column] = max(high[k, column], slope + _MARGIN)
         near[k, column] = min(near[k, column], distance)

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from core.config import Section
 from core.contracts import Grouping, Sensor
+from core.errors import UserError
 
 __all__ = ["PartitionSection", "group"]
 
@@ -53,10 +54,20 @@ class PartitionSection(Section, ABC):
             UserError: the points do not fit into the partition.
         """
         coords, inside = self.index(xyz, sensor)
+        if len(coords) != len(xyz):
+            raise UserError(
+                f"index gives {len(coords)} cells for {len(xyz)} points",
+                where=f"partition {self.name}",
+            )
         grouping = group(coords, inside)
         rank = self.rank(xyz, sensor)
         if rank is None or not len(grouping):
             return grouping
+        if rank.shape != (len(xyz),):
+            raise UserError(
+                f"rank gives {list(rank.shape)} for {len(xyz)} points",
+                where=f"partition {self.name}",
+            )
         best = _lowest(grouping.of_point, rank.astype(np.float32), len(grouping))
         return Grouping(grouping.coords, best, grouping.of_point)
 
@@ -69,10 +80,23 @@ def group(coords: np.ndarray, inside: np.ndarray | None = None) -> Grouping:
     Args:
         coords: i32 [N, D], D = 2 or 3, each 0 to 2^21 - 1.
         inside: bool [N], the point has a cell; None = all have.
+
+    Raises:
+        UserError: another shape, or a coordinate out of that range: its key would be another cell's.
     """
+    if coords.ndim != 2 or coords.shape[1] not in (2, 3) or coords.dtype.kind not in "iu":
+        raise UserError(
+            f"cells are {coords.dtype} {list(coords.shape)}; expected integers [N, 2] or [N, 3]",
+            where="partition",
+        )
     axes = coords.shape[1]
     rows = None if inside is None or inside.all() else np.flatnonzero(inside)
     chosen = coords if rows is None else coords[rows]
+    if len(chosen) and not 0 <= chosen.min() <= chosen.max() < 1 << 21:
+        raise UserError(
+            f"cells run from {chosen.min()} to {chosen.max()}; 0 to {(1 << 21) - 1} are possible",
+            where="partition",
+        )
     if axes == 2:
         chosen = np.column_stack([chosen, np.zeros(len(chosen), np.int32)])
     found, first, inverse = _first_of_each(np.ascontiguousarray(chosen, np.int32))
