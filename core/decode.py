@@ -8,7 +8,8 @@ the file. Use
   Right syntax with a wrong type is an error that names the key. :func:`parse_json` does it for bytes in memory;
 * :func:`read_array`, :func:`read_arrays` and :func:`parse_array` for .npy and .npz: never pickles, and never more
   memory than the file's size allows for;
-* ``with decoding(path, "image", cure):`` around a decoder of another library.
+* ``with decoding(path, "image", cure):`` around a decoder of another library;
+* :func:`kept` around the reading of a result that can be made anew.
 
 YAML is read by :func:`core.config.read_yaml` alone.
 """
@@ -25,12 +26,13 @@ import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import IO, Any, TypeVar, overload
 
 import numpy as np
+from loguru import logger
 from pydantic import TypeAdapter, ValidationError
 
 from core.errors import UserError
@@ -40,6 +42,7 @@ __all__ = [
     "check_json",
     "decode_text",
     "decoding",
+    "kept",
     "parse_array",
     "parse_json",
     "read_array",
@@ -89,6 +92,18 @@ def decoding(path: str | os.PathLike[str], kind: str, cure: str | None = None) -
     except DAMAGE as error:
         what = f"cannot decode this {kind} ({reason(error)})"
         raise UserError(what, where=where, cure=cure or _AGAIN) from error
+
+
+def kept(read: Callable[[], T]) -> T | None:
+    """What ``read`` gives; None, with one line of notice, where it raises a UserError.
+
+    For results that are kept to save time: a damaged or foreign one is made anew and stops nobody.
+    """
+    try:
+        return read()
+    except UserError as error:
+        logger.warning("{} It is made anew.", error)
+        return None
 
 
 def reason(error: BaseException) -> str:

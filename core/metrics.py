@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
@@ -17,7 +18,7 @@ from pydantic import Field
 from torch import Tensor
 
 from core.contracts import IGNORE
-from core.decode import check_json
+from core.decode import check_json, read_json
 from core.errors import UserError
 
 __all__ = ["RANGE_BINS", "VIEWS", "Confusion", "EvaluationResult", "SegmentationScore"]
@@ -302,6 +303,15 @@ class EvaluationResult:
             "miou_by_view": _mious(self.by_view),
         }
         return derived | asdict(self) | {"classes": list(self.classes)}
+
+    @classmethod
+    def read(cls, path: Path) -> EvaluationResult:
+        """Read a file of :meth:`to_json`.
+
+        Raises:
+            UserError: it is missing or damaged, or see :meth:`from_json`.
+        """
+        return cls.from_json(read_json(path), str(path))
 
     @classmethod
     def from_json(cls, value: object, where: str | None = None) -> EvaluationResult:

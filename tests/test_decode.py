@@ -15,6 +15,7 @@ import pytest
 from core.decode import (
     DAMAGE,
     decoding,
+    kept,
     parse_array,
     parse_json,
     read_array,
@@ -247,3 +248,10 @@ def test_json_in_memory_is_called_what_it_is_called() -> None:
         parse_json("{", "metadata of a.safetensors", cure="Export it again")
     assert caught.value.where == "metadata of a.safetensors"
     assert caught.value.cure == "Export it again"
+
+
+def test_a_kept_result_that_cannot_be_read_is_none(file: Path) -> None:
+    assert kept(lambda: read_json(written(file, b"[1]"))) == [1]
+    assert kept(lambda: read_json(written(file, b"[1"))) is None
+    with pytest.raises(ZeroDivisionError):
+        kept(lambda: 1 / 0)

@@ -21,7 +21,7 @@ from loguru import logger
 from tqdm import tqdm
 
 from core.data.instances.database import FORMAT, INDEX, META, Database, class_file, index_dtype
-from core.decode import read_json
+from core.decode import kept, read_arrays, read_json
 from core.errors import UserError
 from core.io import atomic_path, write_json
 from core.labels import LabelSpace
@@ -110,7 +110,7 @@ def _alone(parts: Path) -> Iterator[None]:
 def _prepare(parts: Path, identity: dict[str, Any]) -> None:
     """Remove the parts of another database that was never finished."""
     known = parts / _IDENTITY
-    if known.is_file() and read_json(known) == identity:
+    if known.is_file() and kept(lambda: read_json(known)) == identity:
         return
     for path in parts.glob("*.npz"):
         path.unlink()
@@ -175,9 +175,9 @@ def _join(
     rows = []
     left_out = np.zeros(2, np.int64)
     for path in parts:
-        with np.load(path, allow_pickle=False) as part:
-            rows.append(part["index"])
-            left_out += part["left_out"]
+        part = _read_part(path)
+        rows.append(part["index"])
+        left_out += part["left_out"]
     present = np.unique(np.concatenate([part["cls"] for part in rows])).tolist()
     if not present:
         raise UserError(
@@ -202,6 +202,10 @@ def _join(
     write_json(out / META, meta)
 
 
+def _read_part(path: Path) -> dict[str, np.ndarray]:
+    return read_arrays(path, "part", cure="Delete it and start the same command again")
+
+
 def _join_points(
     files: Mapping[int, Path], parts: Sequence[Path], rows: Sequence[np.ndarray]
 ) -> None:
@@ -212,8 +216,7 @@ def _join_points(
             temporary = stack.enter_context(atomic_path(file))
             streams[c] = stack.enter_context(open(temporary, "wb"))
         for path, index in zip(parts, rows):
-            with np.load(path, allow_pickle=False) as part:
-                points = part["points"]
+            points = _read_part(path)["points"]
             owner = np.repeat(index["cls"], index["count"])
             for c in np.unique(owner).tolist():
                 streams[c].write(points[owner == c].astype("<f4").tobytes())

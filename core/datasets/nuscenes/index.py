@@ -31,7 +31,7 @@ from core.datasets.nuscenes.tables import (
     SweepFile,
     iterate_table,
 )
-from core.decode import read_array, read_json
+from core.decode import kept, read_array, read_json
 from core.errors import UserError
 from core.io import atomic_path, sha256, write_json
 
@@ -180,11 +180,7 @@ def _stored_index(folder: Path) -> NuScenesIndex | None:
     """The index of a folder, None where there is none or a damaged one, which has to be built anew."""
     if not (folder / _INDEX).is_file():
         return None
-    try:
-        return NuScenesIndex(folder, verify=True)
-    except UserError as error:
-        logger.warning("{} It is built anew.", error)
-        return None
+    return kept(lambda: NuScenesIndex(folder, verify=True))
 
 
 def _stamp(tables: Path, version: str) -> str:

@@ -13,7 +13,7 @@ import torch
 
 from core.config import parse_yaml
 from core.contracts import IGNORE
-from core.decode import read_json
+from core.decode import kept, read_json
 from core.engine.report.charts import confusion_chart, curves
 from core.engine.report.pictures import class_palette, legible
 from core.engine.report.scenes import ScenePicture, legend, scene_blocks, swatch, thousands
@@ -372,7 +372,11 @@ def _reproduce(run_dir: Path, result: EvaluationResult, command: str, config_tex
 def _versions(run_dir: Path, config_text: str) -> dict[str, str]:
     """Code, libraries and seed; what the run folder recorded at its start wins over what is installed now."""
     recorded = Path(run_dir) / "git.json"
-    state = read_json(recorded) if recorded.is_file() else git_state()
+    state = None
+    if recorded.is_file():
+        state = kept(lambda: read_json(recorded, dict[str, Any]))
+    if state is None:
+        state = git_state()
     commit = state.get("commit")
     try:
         seed = parse_yaml(config_text, "configuration")["train"]["seed"]
@@ -381,7 +385,7 @@ def _versions(run_dir: Path, config_text: str) -> dict[str, str]:
     return {
         "Commit": "not a git checkout"
         if commit is None
-        else commit + (" with local changes" if state.get("dirty") else ""),
+        else str(commit) + (" with local changes" if state.get("dirty") else ""),
         "Seed": f"{TrainConfig().seed} (default)" if seed is None else str(seed),
         "PyTorch": str(state.get("torch", torch.__version__)),
         "Python": platform.python_version(),

@@ -15,7 +15,6 @@ from loguru import logger
 from core.config import Config
 from core.data.content import split_stamp
 from core.datasets.base import ScanDataset
-from core.decode import read_json
 from core.engine.run.adopted import settings_of
 from core.engine.run.context import Context
 from core.engine.run.distributed import World
@@ -69,10 +68,7 @@ def evaluate_checkpoint(
     """
     from core.engine.report.run_report import PictureCollector, report_run
 
-    others = [
-        (name, EvaluationResult.from_json(read_json(path), str(path)))
-        for name, path in compared.items()
-    ]
+    others = [(name, EvaluationResult.read(path)) for name, path in compared.items()]
     opened = Opened.of(world, config, checkpoint)
     context = opened.context
     dataset = context.dataset(split)

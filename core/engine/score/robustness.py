@@ -14,6 +14,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from core.data.content import split_stamp
 from core.data.corruptions import CorruptedScans, Corruption, Scanner, chosen, published
 from core.data.corruptions.write import VERSION
 from core.datasets.base import ScanDataset
-from core.decode import read_json
+from core.decode import kept
 from core.engine.report.robustness import picture, robustness_page
 from core.engine.report.robustness_scores import Summary, summarise
 from core.engine.run.context import Context
@@ -67,9 +68,9 @@ class _Study:
             path = self.folder / f"{name}.json"
             if not path.is_file():
                 continue
-            saved = read_json(path, dict[str, Any])
-            if saved.get("extra") == self._identity_of(name):
-                self.results[name] = EvaluationResult.from_json(saved, str(path))
+            saved = kept(partial(EvaluationResult.read, path))
+            if saved is not None and saved.extra == self._identity_of(name):
+                self.results[name] = saved
 
     def _identity_of(self, name: str) -> dict[str, Any]:
         return self.identity | {"scans": self.stamps[name]}

@@ -15,7 +15,7 @@ from core.data import DataConfig
 from core.data.sensor_record import SensorRecord, first_scans
 from core.datasets import dataset_class
 from core.datasets.base import ScanDataset
-from core.decode import read_json
+from core.decode import kept
 from core.distill import SUPERVISED, Method, Needs, Score, method_class
 from core.engine.run.context import Context
 from core.engine.run.distributed import World, barrier, join_over_ranks, sum_over_ranks
@@ -377,7 +377,7 @@ def _best_score(
     if not sum_over_ranks(known).item():  # one decision: an evaluation is for all ranks
         return evaluate_checkpoint(context.world, context.config, best, run_path, report=True)
     if result is None:
-        return EvaluationResult.from_json(read_json(run_path / SCORE))
+        return EvaluationResult.read(run_path / SCORE)
     print_result(result, run_path / "report.html", context.experiment.eval.legacy_metric)
     return result
 
@@ -389,9 +389,10 @@ def _scored_before(
     path = run_path / SCORE
     if not path.is_file() or not (run_path / "report.html").is_file():
         return None
-    saved = read_json(path, dict[str, Any])
-    made_of = saved.get("extra") or {}
-    same = {**made_of, **scored_by(context, val_set)} == made_of
-    if not same or saved.get("votes", 1) != 1 or saved.get("checkpoint_sha256") != sha256(best):
+    saved = kept(lambda: EvaluationResult.read(path))
+    if saved is None:
         return None
-    return EvaluationResult.from_json(saved, str(path))
+    same = {**saved.extra, **scored_by(context, val_set)} == saved.extra
+    if not same or saved.votes != 1 or saved.checkpoint_sha256 != sha256(best):
+        return None
+    return saved
