@@ -357,8 +357,8 @@ def test_options_that_shapes_do_not_show_are_compared(trained, tmp_path, warning
     import_weights(tmp_path / "s.safetensors", config, tmp_path / "back.pt")
     assert len(warnings) == 1 and "augment" not in warnings[0]
     assert (
-        "data.voxel_size was 0.1 and is 0.05" in warnings[0]
-        and "model.overlap was 'not set'" in warnings[0]
+        "data.voxel_size 0.1 in training, 0.05 now" in warnings[0]
+        and "model.overlap 'last' in training, 'mean' now" in warnings[0]
     )
 
 

@@ -27,14 +27,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from core.config import Config, load_config
-from core.data import DataConfig
 from core.datasets import dataset_class
 from core.engine.exchange.families import FAMILIES
 from core.engine.exchange.foreign import Weights
 from core.engine.exchange.published import check_training_part, read_published
-from core.engine.run.checkpoint import find_checkpoint, load_weights, read_checkpoint
+from core.engine.run.adopted import changes_between
+from core.engine.run.checkpoint import load_weights
 from core.engine.run.exported import METADATA, read_exported, tensors_hash
-from core.engine.run.run_dir import flatten
+from core.engine.run.trained import read_network
 from core.errors import UserError
 from core.io import atomic_path, sha256
 from core.labels import LabelSpace
@@ -46,20 +46,13 @@ __all__ = ["export_weights", "import_weights", "main"]
 _ABSOLUTE = re.compile(
     r"(?:(?<=:-)|^)(?:[/~\\]|[A-Za-z]:[/\\])(?:[^}]*[/\\])?([^/\\}]+)[/\\]*(?=\}|$)"
 )
-_TRAINING = (
-    "augment",
-    "paste",
-    "max_voxels",
-    "label_vote",
-    "train_cameras",
-    "on_bad_sample",
-)  # keys of ``data:``
 
 
 def export_weights(source: Path, out: Path, *, lidar_only: bool = False) -> dict[str, Any]:
     """Write the deployed network of a run folder or checkpoint to a safetensors file, atomically.
 
     Args:
+        source: also such a file, for ``lidar_only``.
         lidar_only: of a LiDAR-camera student whose voxels never see an image (``model.c2l: false``), the LiDAR network.
 
     Returns:
@@ -68,30 +61,27 @@ def export_weights(source: Path, out: Path, *, lidar_only: bool = False) -> dict
     Raises:
         UserError: no checkpoint, one of another project, or a student that cannot do without its image branch.
     """
-    path = find_checkpoint(source, "RUN_OR_CHECKPOINT")
-    state = read_checkpoint(path)
-    identity = state.get("identity")
-    if not isinstance(identity, dict):
+    found = read_network(source, "RUN_OR_CHECKPOINT")
+    if found.tree is None:
         raise UserError(
             "this checkpoint does not say which network it holds",
-            where=str(path),
+            where=str(found.path),
             cure="If it comes from U2MKD's own code, import it first: python -m core.engine.exchange import",
         )
-    config = Config(tree=_portable(identity["config"]), source=f"configuration in {path}")
-    weights = state["model"]
+    config = Config(tree=_portable(found.tree), source=f"configuration in {found.path}")
+    weights = found.weights
     if lidar_only:
-        weights = _lidar_part(config, weights, path)
-    load_weights(
-        build_model(config, len(identity["classes"]), pretrained=False), weights, str(path)
-    )
+        weights = _lidar_part(config, weights, found.path)
+    network = build_model(config, len(found.classes), pretrained=False)
+    load_weights(network, weights, str(found.path))
     metadata = {
         "format": 1,
         "config": config.tree,
-        "classes": identity["classes"],
-        "fingerprint": identity["fingerprint"],
-        "sensor": identity.get("sensor"),
-        "source_sha256": sha256(path),
-        "teacher_sha256": identity.get("teacher", {}).get("sha256"),
+        "classes": list(found.classes),
+        "fingerprint": found.fingerprint,
+        "sensor": None if found.sensor is None else found.sensor.to_json(),
+        "source_sha256": found.sha256,
+        "teacher_sha256": found.teacher_sha256,
     }
     tensors = {
         key.removeprefix("module."): value.detach().clone().contiguous()
@@ -198,6 +188,8 @@ def import_weights(
     }
     if found.known.get("teacher_sha256"):
         identity["teacher"] = {"sha256": found.known["teacher_sha256"]}
+    if found.known.get("sensor"):
+        identity["sensor"] = found.known["sensor"]
     identity["imported"] = {"file": source.name, "sha256": sha256(source), **found.known}
     state = {"model": model.state_dict(), "training_only": training, "identity": identity}
     with atomic_path(out) as temporary:
@@ -236,21 +228,11 @@ def _read_exported(path: Path, config: Config, labels: LabelSpace) -> _Incoming:
 
 def _warn_of_differences(trained: Config, config: Config) -> None:
     """Options that shapes do not show, e.g. the voxel size."""
-    old, new = (
-        flatten({"model": c.tree.get("model", {}), "data": _view(c)}) for c in (trained, config)
-    )
-    differing = [
-        f"{key} was {old.get(key, 'not set')!r} and is {new.get(key, 'not set')!r}"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and key != "model.image.weights"
-    ]
-    if differing:
-        logger.warning("the network was trained with other settings: {}", "; ".join(differing))
-
-
-def _view(config: Config) -> dict[str, Any]:
-    """The ``data:`` section without what only training reads."""
-    return config.parse(DataConfig, "data").model_dump(mode="json", exclude=set(_TRAINING))
+    changes = changes_between(trained, config)
+    if changes:
+        logger.warning(
+            "the network was trained with other settings: {}", "; ".join(map(str, changes))
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -22,7 +22,7 @@ from core.engine.run.trained import TrainedNetwork
 from core.errors import UserError
 from core.models import model_section
 
-__all__ = ["Adopted", "Change", "adopt", "settings_of"]
+__all__ = ["Adopted", "Change", "adopt", "changes_between", "settings_of"]
 
 _LENGTH = ("num_epochs", "batch_size")  # required of every configuration, and without meaning here
 _SCANS = (
@@ -79,6 +79,15 @@ def adopt(config: Config, found: TrainedNetwork) -> Adopted:
         logger.warning("the configuration in the checkpoint is of another version: {}", error)
         return Adopted(config)
     return Adopted(completed, _changes(before, used))
+
+
+def changes_between(trained: Config, used: Config) -> tuple[Change, ...]:
+    """Settings of the network and its view of scans that differ; those of scans where both name one reader.
+
+    Raises:
+        UserError: one of the two has a wrong key.
+    """
+    return _changes(_settings(trained, used), settings_of(used))
 
 
 def _without_empty(tree: Mapping[str, Any]) -> dict[str, Any]:

@@ -30,6 +30,7 @@ class TrainedNetwork:
         tree: the configuration it was trained with, None where the file has none.
         classes: of its label space; fingerprint: of that, None in a file of others.
         sensor: what its training scans look like, None in older files.
+        teacher_sha256: of the checkpoint it learned from, None where there was none.
     """
 
     path: Path
@@ -40,6 +41,7 @@ class TrainedNetwork:
     classes: tuple[str, ...] = ()
     fingerprint: str | None = None
     sensor: SensorRecord | None = None
+    teacher_sha256: str | None = None
 
     @property
     def config(self) -> Config:
@@ -105,10 +107,12 @@ def read_network(path: Path, where: str) -> TrainedNetwork:
     if path.suffix == EXPORTED:
         weights, identity = read_exported(path)
         digest = sha256(path)
+        teacher = identity.get("teacher_sha256")
     else:
         state, digest = read_hashed(path)
         weights, identity = state["model"], state.get("identity") or {}
         training_only = state.get("training_only") or {}
+        teacher = identity.get("teacher", {}).get("sha256")
     return TrainedNetwork(
         path,
         digest,
@@ -118,4 +122,5 @@ def read_network(path: Path, where: str) -> TrainedNetwork:
         tuple(identity.get("classes", ())),
         identity.get("fingerprint"),
         SensorRecord.from_json(identity.get("sensor")),
+        teacher,
     )
