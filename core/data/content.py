@@ -41,28 +41,29 @@ def file_stamp(path: Path) -> str:
     return digest.hexdigest()
 
 
-def scan_stamp(dataset: ScanDataset, index: int) -> str:
-    """SHA-256 (hex) of the stamps of a scan's files: points, labels, images, and ``dataset.columns``."""
+def scan_stamp(dataset: ScanDataset, index: int, images: bool) -> str:
+    """SHA-256 (hex) of the stamps of a scan's files: points, labels, ``dataset.columns``, and on request images."""
     digest = hashlib.sha256(dataset.token(index).encode())
-    for path in _files(dataset, index):
+    for path in _files(dataset, index, images):
         digest.update(file_stamp(path).encode() + b"\n")
     return digest.hexdigest()
 
 
-def split_stamp(dataset: ScanDataset) -> str:
+def split_stamp(dataset: ScanDataset, images: bool) -> str:
     """SHA-256 (hex) of the stamps of all scans of a split, in their order."""
     digest = hashlib.sha256()
     for index in range(len(dataset)):
-        digest.update(scan_stamp(dataset, index).encode())
+        digest.update(scan_stamp(dataset, index, images).encode())
     return digest.hexdigest()
 
 
-def _files(dataset: ScanDataset, index: int) -> Iterator[Path]:
+def _files(dataset: ScanDataset, index: int, images: bool) -> Iterator[Path]:
     files = dataset.files(index)
     yield files.points
     if files.labels is not None:
         yield files.labels
-    yield from files.images.values()
+    if images:
+        yield from files.images.values()
     yield from dataset.column_files(index).values()
 
 

@@ -14,9 +14,10 @@ import numpy as np
 from core.config import Config
 from core.contracts import Scan
 from core.data.config import DataConfig, ThingRule
+from core.data.content import split_stamp
 from core.data.instances.database import Database, index_dtype
 from core.data.instances.tables import thing_rules
-from core.data.instances.writer import Part, write_database
+from core.data.instances.writer import CONTENT, Part, write_database
 from core.datasets import build_dataset, dataset_class
 from core.datasets.base import ScanDataset
 from core.errors import UserError
@@ -52,6 +53,7 @@ def build_database(config: Config, out: Path | None = None, workers: int = 1) ->
         "dataset": type(dataset).title,
         "scans": len(dataset),
         "tokens": hashlib.sha256("\n".join(tokens).encode()).hexdigest(),
+        CONTENT: split_stamp(dataset, images=False),
         "labels": dataset.labels.fingerprint,
         "min_points": smallest(rules, dataset),
     }

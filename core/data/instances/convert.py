@@ -18,9 +18,10 @@ import numpy as np
 
 from core.config import Config
 from core.data.config import ThingRule
+from core.data.content import file_stamp
 from core.data.instances.build import anchors, default_folder, rules_of, smallest, training_scans
 from core.data.instances.database import Database, index_dtype
-from core.data.instances.writer import Part, write_database
+from core.data.instances.writer import CONTENT, Part, write_database
 from core.datasets.base import ScanDataset
 from core.datasets.files import read_points
 from core.errors import UserError
@@ -63,6 +64,7 @@ def convert_database(
         "old_index": hashlib.sha256(old.read_bytes()).hexdigest(),
         "dataset": type(dataset).title,
         "records": len(records),
+        CONTENT: _stamp_of(records),
         "labels": dataset.labels.fingerprint,
         "min_points": smallest(rules, dataset),
     }
@@ -71,6 +73,13 @@ def convert_database(
     tasks = [records[k : k + _FILES_PER_PART] for k in starts]
     folder = default_folder(config, dataset) if out is None else out
     return write_database(folder, identity, dataset.labels, tuple(rules), work, tasks, workers)
+
+
+def _stamp_of(records: Sequence[Record]) -> str:
+    digest = hashlib.sha256()
+    for record in records:
+        digest.update(file_stamp(Path(record.path)).encode())
+    return digest.hexdigest()
 
 
 class _PlainUnpickler(pickle.Unpickler):

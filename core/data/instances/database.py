@@ -9,7 +9,8 @@ so that all loading workers share one copy of the pages.
 from __future__ import annotations
 
 import re
-from functools import cached_property
+from collections.abc import Callable
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from core.decode import check_json, read_array, read_json
 from core.errors import UserError
+from core.io import sha256
 from core.paths import inside
 
 __all__ = ["FORMAT", "INDEX", "META", "Database", "class_file", "index_dtype"]
@@ -72,9 +74,11 @@ class _Labels(BaseModel):
 
 
 class _Meta(BaseModel):
-    """``meta.json``."""
+    """``meta.json``; databases of earlier versions have no ``sha256`` of their files by name."""
 
     model_config = ConfigDict(extra="allow")
+
+    sha256: dict[str, str] = Field(default_factory=dict)
 
     identity: dict[str, Any]
     labels: _Labels
@@ -89,11 +93,14 @@ class Database:
         folder: where it lies. meta: content of ``meta.json``.
     """
 
-    def __init__(self, folder: Path) -> None:
-        """Check that the files belong together; no points are read.
+    def __init__(self, folder: Path, *, hashes: bool = True) -> None:
+        """Check that the files belong together and are whole.
+
+        Args:
+            hashes: read every file once and compare its SHA-256, about a second per GB.
 
         Raises:
-            UserError: the folder holds no finished database, one of another version, or a file is cut short.
+            UserError: the folder holds no finished database, one of another version, or a file is damaged.
         """
         self.folder = Path(folder)
         if not (self.folder / META).is_file():
@@ -118,6 +125,19 @@ class Database:
                 where=str(self.folder / INDEX),
                 cure=_AGAIN,
             )
+
+        if hashes:
+            self._compare_hashes()
+
+    def _compare_hashes(self) -> None:
+        for name, expected in self.meta["sha256"].items():
+            path = inside(self.folder, name)
+            if sha256(path) != expected:
+                raise UserError(
+                    f"this file is damaged: its SHA-256 is not the one in {META}",
+                    where=str(path),
+                    cure="Copy the database again, or delete its folder and write it anew",
+                )
 
     def _index_fits(self) -> bool:
         """The index has this version's columns, and its rows lie one after the other in the files of their classes."""
@@ -148,9 +168,9 @@ class Database:
                 cure="Copy the database again, or delete its folder and write it anew",
             )
 
-    def __reduce__(self) -> tuple[type, tuple[Path]]:
-        """A worker maps the files again in place of receiving them."""
-        return Database, (self.folder,)
+    def __reduce__(self) -> tuple[Callable[..., Database], tuple[Path]]:
+        """A worker maps the files again in place of receiving them; they are known to be whole."""
+        return partial(Database, hashes=False), (self.folder,)
 
     def __len__(self) -> int:
         return len(self.index)

@@ -23,13 +23,14 @@ from tqdm import tqdm
 from core.data.instances.database import FORMAT, INDEX, META, Database, class_file, index_dtype
 from core.decode import kept, read_arrays, read_json
 from core.errors import UserError
-from core.io import atomic_path, write_json
+from core.io import atomic_path, sha256, write_json
 from core.labels import LabelSpace
 from core.processes import WorkerPool
 
-__all__ = ["Part", "write_database"]
+__all__ = ["CONTENT", "Part", "write_database"]
 
 _IDENTITY = "identity.json"
+CONTENT = "content"  # of an identity: what the files hold that the database is made from
 
 
 @dataclass(frozen=True)
@@ -70,14 +71,18 @@ def write_database(
     parts = out / "parts"
     identity = {"format": FORMAT, **identity}
     if (out / META).is_file():
-        if Database(out).meta["identity"] != identity:
+        database = Database(out)
+        made_of = database.meta["identity"]
+        if CONTENT in identity:
+            made_of.setdefault(CONTENT, identity[CONTENT])  # earlier versions did not write it
+        if made_of != identity:
             raise UserError(
                 "this folder holds another instance database",
                 where=str(out),
                 cure="Give another folder with --out, or delete this one",
             )
         logger.info(f"{out} already holds this instance database")
-        return Database(out)
+        return database
     if out.is_dir() and any(out.iterdir()) and not parts.is_dir():
         raise UserError(
             "this folder is not empty and holds no instance database",
@@ -91,7 +96,7 @@ def write_database(
         files = [_part_file(parts, number) for number in range(len(tasks))]
         _join(out, files, identity, labels, things)
     shutil.rmtree(parts)
-    return Database(out)
+    return Database(out, hashes=False)
 
 
 @contextmanager
@@ -198,6 +203,7 @@ def _join(
         "classes": [_describe(c, labels, index["count"][index["cls"] == c]) for c in present],
         "absent": [labels.classes[c] for c in things if c not in present],
         "left_out": {"too_few_points": int(left_out[0]), "not_in_train_split": int(left_out[1])},
+        "sha256": {path.name: sha256(path) for path in (out / INDEX, *files.values())},
     }
     write_json(out / META, meta)
 

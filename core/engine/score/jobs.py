@@ -125,7 +125,7 @@ def scored_by(context: Context, scans: ScanDataset) -> dict[str, str]:
     text = json.dumps(settings, sort_keys=True, default=str)
     return {
         "settings_sha256": hashlib.sha256(text.encode()).hexdigest(),
-        "scans_sha256": split_stamp(scans),
+        "scans_sha256": split_stamp(scans, context.data.uses_images(training=False)),
     }
 
 

@@ -278,7 +278,7 @@ def fill_folder(
     view = _view(context, scans)
     network = opened.network(scans.labels)
     segmenter = Segmenter(network, scans.labels, view, context.experiment, world.device)
-    stamps = _stamps(scans)
+    stamps = _stamps(scans, view)
     missing = folder.missing(stamps)
     barrier()  # every rank has its list before the first file is written
     made_by = {
@@ -311,9 +311,13 @@ def fill_folder(
         sys.stdout.flush()
 
 
-def _stamps(scans: ScanDataset) -> dict[str, str]:
+def _stamps(scans: ScanDataset, view: DataConfig) -> dict[str, str]:
     """Token -> what the scan's files hold, in 64 bits: ``classes.json`` is read by people too."""
-    return {scans.token(index): scan_stamp(scans, index)[:16] for index in range(len(scans))}
+    images = view.uses_images(training=False)
+    stamps = {}
+    for index in range(len(scans)):
+        stamps[scans.token(index)] = scan_stamp(scans, index, images)[:16]
+    return stamps
 
 
 def _view(context: Context, scans: ScanDataset) -> DataConfig:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from core.config import Config
 from core.contracts import IGNORE, Batch
+from core.data import DataConfig
 from core.data.content import split_stamp
 from core.data.corruptions import CorruptedScans, Corruption, Scanner, chosen, published
 from core.data.corruptions.write import VERSION
@@ -174,7 +175,9 @@ def evaluate_robustness(
     }
     identity |= opened.record
     folder = run_path / f"robustness-{profile}"
-    study = _Study(context, folder, opened.found.path, votes, identity, _stamps(scans))
+    study = _Study(
+        context, folder, opened.found.path, votes, identity, _stamps(scans, context.data)
+    )
     study.read(list(scans))
     barrier()  # every rank has its list before the first file is written
     missing = [name for name in scans if name not in study.results]
@@ -224,14 +227,15 @@ def _warn_of_differences(clean: ScanDataset, found: Mapping[str, ScanDataset]) -
             )
 
 
-def _stamps(scans: Mapping[str, ScanDataset]) -> dict[str, str]:
+def _stamps(scans: Mapping[str, ScanDataset], data: DataConfig) -> dict[str, str]:
     """What the scans hold, by the name of the corruption; those made on the fly hold what the clean ones do."""
-    clean = split_stamp(scans[CLEAN])
+    images = data.uses_images(training=False)
+    clean = split_stamp(scans[CLEAN], images)
     stamps = {}
     for name, dataset in scans.items():
         stamps[name] = clean
         if name != CLEAN and not isinstance(dataset, CorruptedScans):
-            stamps[name] = split_stamp(dataset)
+            stamps[name] = split_stamp(dataset, images)
     return stamps
 
 
