@@ -309,6 +309,22 @@ def _scan(**columns):
     return lambda folder: write_table(folder / "lidar" / "00.pkl.gz", base | columns)
 
 
+def _cuboids(**columns):
+    return lambda folder: write_table(
+        folder / "annotations" / "cuboids" / "00.pkl.gz", cuboids(**columns)
+    )
+
+
+def _poses(change):
+    def apply(folder: Path) -> None:
+        path = folder / "lidar" / "poses.json"
+        poses = json.loads(path.read_text())
+        change(poses[1])
+        path.write_text(json.dumps(poses))
+
+    return apply
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -318,13 +334,41 @@ def _scan(**columns):
         ),
         (_scan(x=np.array([0, 1, np.nan, 3, np.inf, 5])), "2 of 4 points have NaN"),
         (_scan(d=np.ones(6, int)), "no points of pandar64"),
+        (_scan(d=np.full(6, 2)), r"other numbers of sensors than 0 \(pandar64\) and 1"),
+        (_scan(d=np.full(6, np.nan)), "other numbers of sensors"),
+        (_scan(x=np.array(["a"] * 6, object)), "column x holds object, not numbers"),
+        (_cuboids(uuid=np.array([1, 2, 3], object)), "column uuid of cuboid 0 holds 1"),
+        (_cuboids(yaw=np.array(["a"] * 3, object)), "column yaw holds object, not numbers"),
+        (_cuboids(yaw=np.array([0, np.nan, 0])), "column yaw of cuboid 1 holds"),
+        (_cuboids(**{"dimensions.x": np.array([1, 1, -1.0])}), "dimensions.x of cuboid 2 holds"),
+        (_cuboids(**{"cuboids.sensor_id": np.array([0, 7, 0])}), "sensor_id of cuboid 1 holds"),
+        (_json("annotations/semseg/classes.json", '{"1": "Car"}'), "class 1 is 'Car', and 'Smoke'"),
+        (
+            lambda f: write_table(f / "annotations" / "semseg" / "00.pkl.gz", {"class": RAW / 2}),
+            "column class holds float64, not whole numbers",
+        ),
+        (_poses(lambda p: p["heading"].update(w=3.0)), r"quaternion in row 1 has length 3\."),
+        (_poses(lambda p: p["position"].update(x=1e300)), r"entry 1 lies more than 1e\+08 m away"),
+        (_poses(lambda p: p["position"].update(x=float("nan"))), "entry 1 holds NaN|valid JSON"),
+        (
+            _json("camera/front_camera/poses.json", "[]"),
+            "the file has 0 poses, and lidar/poses.json has 4",
+        ),
+        (
+            _json("camera/front_camera/intrinsics.json", '{"fx": -1, "fy": 1, "cx": 1, "cy": 1}'),
+            "this is no camera: it mirrors",
+        ),
+        (
+            lambda f: Image.new("RGB", (40, 30)).save(f / "camera" / "front_camera" / "00.jpg"),
+            r"this image has 40 x 30 px, but .*intrinsics.json is \(40, 30\)",
+        ),
         (
             lambda f: write_table(f / "annotations" / "semseg" / "00.pkl.gz", {"class": RAW[:4]}),
             "4 labels, but the scan",
         ),
         (
             lambda f: write_table(f / "annotations" / "semseg" / "00.pkl.gz", {"class": RAW - 2}),
-            "label id 18446744073709551615",
+            "label id -1",
         ),
         (
             lambda f: write_table(f / "annotations" / "semseg" / "00.pkl.gz", {"x": RAW}),
@@ -332,9 +376,11 @@ def _scan(**columns):
         ),
         (lambda f: (f / "annotations" / "cuboids" / "00.pkl.gz").unlink(), "does not exist"),
         (_json("lidar/poses.json", "[]"), "poses.json"),
-        (_json("lidar/poses.json", '[{"position": 1}]'), "no list of poses"),
-        (_json("lidar/timestamps.json", "[1.0]"), "expected 4 numbers"),
-        (_json("camera/front_camera/intrinsics.json", '{"fx": 1}'), "expected fx, fy, cx, cy"),
+        (
+            _json("lidar/poses.json", '[{"position": 1}]'),
+            r"key '0.position': Input should be an object",
+        ),
+        (_json("camera/front_camera/intrinsics.json", '{"fx": 1}'), "key 'fy' is missing"),
         (
             lambda f: (f / "camera" / "front_camera" / "00.jpg").unlink(),
             "this image does not exist",
@@ -354,6 +400,44 @@ def test_poses_too_few_for_the_frames(root: Path) -> None:
         path.write_text(json.dumps(json.loads(path.read_text())[:2]))
     with pytest.raises(UserError, match="2 entries, too few for frame 3"):
         build(root).load(3)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1.0]", "expected 4 numbers, one per pose; it has 1"),
+        ("[1, 2, 1.5, 3]", "the time in entry 2 is 1.5"),
+        ('["a"]', "timestamps.json: key '0'"),
+        ("no list", "not valid JSON"),
+    ],
+)
+def test_times_are_read_by_jobs_with_sweeps_alone(root: Path, text: str, message: str) -> None:
+    _json("lidar/timestamps.json", text)(root / "001")
+    (root / "001/camera/front_camera/timestamps.json").unlink()
+    assert build(root).load(1).keyframe.all()
+    with pytest.raises(UserError, match=message):
+        build(root, multisweeps={"num_sweeps": 1}).load(1)
+    (root / "001/lidar/timestamps.json").unlink()
+    assert [gap.needed_for for gap in build(root).gaps() if "timestamps" in gap.text] == ["sweeps"]
+
+
+def test_files_that_no_name_leads_to_are_counted_and_named(root: Path) -> None:
+    folder = root / "001"
+    shutil.copy(folder / "lidar/00.pkl.gz", folder / "lidar/004.pkl.gz")
+    shutil.copy(folder / "lidar/00.pkl.gz", folder / "annotations/semseg/4.pkl.gz")
+    shutil.copy(folder / "lidar/00.pkl.gz", folder / "annotations/semseg/05.pkl.gz")
+    (folder / "lidar/02.pkl.gz").unlink()
+    (folder / "lidar/notes.txt").touch()
+    (root / "1").mkdir()
+    found = {gap.text: gap.needed_for for gap in build(root).gaps()}
+    assert found == {
+        "1 entries are not named NNN and are not read (1)": "nothing",
+        "001/lidar: 1 files are not named NN.pkl.gz and are not read (004.pkl.gz)": "lidar",
+        "001/lidar: 1 other files are not read (notes.txt)": "nothing",
+        "001/lidar: 1 frames are lacking between others (02); comes from the PandaSet archive": "sweeps",
+        "001/annotations/semseg: 1 files are not named NN.pkl.gz and are not read (4.pkl.gz)": "lidar",
+        "001/annotations/semseg: 2 label files are without a scan (02.pkl.gz, 05.pkl.gz)": "lidar",
+    }
 
 
 def test_wrong_configuration(root: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import gzip
 import os
 import pickle
 import struct
+import time
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +123,51 @@ def test_missing_column_and_missing_file(tmp_path: Path, columns) -> None:
         read_frame(path, ("class", "x", "z"))
     with pytest.raises(UserError, match="does not exist"):
         read_frame(tmp_path / "absent.pkl.gz", ("x",))
+
+
+_ARRAY = b"cnumpy.core.numeric\n_frombuffer\n"
+_TYPE = b"cnumpy\ndtype\n" + _text("u1") + b"\x85R"
+_OBJECTS = b"cnumpy\ndtype\n" + _text("O8") + b"\x85R"
+_END = _TYPE + b"K\x01\x85" + _text("C") + b"tR."
+_NESTED = b"]" + b"2\x86" * 60  # a pair of a pair of a pair: 2^60 things to print, compare or hash
+
+
+HOSTILE = {
+    "room for 30 GiB": (
+        _ARRAY + b"(\x8a\x05" + (30 << 30).to_bytes(5, "little") + _END,
+        "numbers without its bytes",
+    ),
+    "numbers of a list": (_ARRAY + b"(]" + _END, "numbers without its bytes"),
+    "a memo of 2^31 things": (b"Nr\xff\xff\xff\x7f.", "numbers things"),
+    "a memo of any size": (b"Np99999999999\n.", "numbers things"),
+    "bytes of any size": (b"\x96" + (1 << 40).to_bytes(8, "little") + b"x.", "only 2 remain"),
+    "more text than there is": (
+        b"\x8d" + (1 << 40).to_bytes(8, "little") + b"x.",
+        "only 2 remain",
+    ),
+    "a number of many digits": (b"L" + b"9" * 100_000 + b"L\n.", "limit"),
+    "many steps": (b"(" + b"N" * 30_000 + b"t.", "20000 steps"),
+    "a type that is no name": (b"cnumpy\ndtype\n" + _NESTED + b"\x85R.", "type is no name"),
+    "a shape that is no number": (
+        _ARRAY + b"(C\x01x" + _TYPE + _NESTED + b"\x85" + _text("C") + b"tR.",
+        "shape is not made of numbers",
+    ),
+    "things that are no names": (
+        _ARRAY + b"(]" + _NESTED + b"a" + _OBJECTS + b"K\x01\x85" + _text("C") + b"tR.",
+        "no list of names",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_no_file_asks_for_more_than_it_holds(tmp_path: Path, kind: str) -> None:
+    raw, message = HOSTILE[kind]
+    path = tmp_path / "t.pkl.gz"
+    path.write_bytes(gzip.compress(b"\x80\x05" + raw))
+    start = time.process_time()
+    with pytest.raises(UserError, match=message):
+        read_frame(path, ("x",))
+    assert time.process_time() - start < 1
 
 
 def test_a_bomb_is_not_unpacked(tmp_path: Path, columns, monkeypatch) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from core.contracts import IGNORE
+from core.errors import UserError
 from core.labels import LabelSpace
 
-__all__ = ["COLUMNS", "RAW_NAMES", "FramePoints", "instances_of"]
+__all__ = ["COLUMNS", "RAW_NAMES", "FramePoints", "check_cuboids", "check_numbers", "instances_of"]
 
 COLUMNS = (
     "uuid", "label", "yaw", "position.x", "position.y", "position.z", "dimensions.x", "dimensions.y", "dimensions.z",
@@ -43,6 +45,46 @@ class FramePoints:
     sensor: np.ndarray
     rows: np.ndarray
     total: int
+
+
+def check_numbers(table: Mapping[str, np.ndarray], path: Path, source: str) -> None:
+    """See that columns hold numbers.
+
+    Raises:
+        UserError: one does not; names it.
+    """
+    for name, column in table.items():
+        if column.dtype.kind not in "fiu":
+            raise UserError(
+                f"column {name} holds {column.dtype}, not numbers", where=str(path), cure=source
+            )
+
+
+def check_cuboids(table: Mapping[str, np.ndarray], path: Path, source: str) -> None:
+    """See that :data:`COLUMNS` of a file hold boxes with names.
+
+    Raises:
+        UserError: a name is no text, a place or a size is not finite, a size is negative, or a sensor is unknown.
+    """
+    names = ("uuid", "label", "cuboids.sibling_id")
+    numbers = {name: column for name, column in table.items() if name not in names}
+    check_numbers(numbers, path, source)
+    for name, column in table.items():
+        if name in names:
+            wrong = np.array([not isinstance(value, str) for value in column], bool)
+        elif name == "cuboids.sensor_id":
+            wrong = ~np.isin(column, (-1, 0, 1))
+        else:
+            wrong = ~np.isfinite(column)
+            if name.startswith("dimensions"):
+                wrong |= column < 0
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            raise UserError(
+                f"column {name} of cuboid {row} holds {column[row]!r:.60}",
+                where=str(path),
+                cure=source,
+            )
 
 
 def instances_of(

@@ -12,10 +12,9 @@ own, at the time of the image.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import BeforeValidator, Field
@@ -33,6 +32,7 @@ from core.datasets.base import (
     sequence_names,
 )
 from core.datasets.files import listing
+from core.datasets.find import is_hidden
 from core.datasets.images import (
     check_principal_point,
     find_image,
@@ -40,9 +40,16 @@ from core.datasets.images import (
     image_stem,
     open_image,
 )
-from core.datasets.pandaset.cuboids import COLUMNS, FramePoints, instances_of
+from core.datasets.numbered import first_names, holes, numbered_files
+from core.datasets.pandaset.cuboids import (
+    COLUMNS,
+    FramePoints,
+    check_cuboids,
+    check_numbers,
+    instances_of,
+)
+from core.datasets.pandaset.drive import SOURCE, check_classes, pose_of, read_intrinsic, read_times
 from core.datasets.pandaset.safe_pickle import read_frame
-from core.decode import read_json
 from core.errors import UserError
 from core.geometry import chain, invert, projection, rigid, transform
 from core.labels import PANDASET
@@ -58,7 +65,7 @@ CAMERAS = (
     "right_camera",
 )
 SENSORS = ("pandar64", "pandargt")  # by their number in column "d"
-_SOURCE = "It comes from the PandaSet archive; unpack it again"
+_SUFFIX = ".pkl.gz"
 _QUARTER_TURN = rigid(
     np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1]]), np.zeros(3)
 )  # PandaSet's frame <- x forward, y left
@@ -98,14 +105,6 @@ class PandaSetConfig(DatasetConfig):
     )
 
 
-@dataclass(frozen=True)
-class _Track:
-    """A sensor's way through a sequence: world_from_sensor f64 [F, 4, 4], seconds f64 [F]."""
-
-    poses: np.ndarray
-    times: np.ndarray
-
-
 class PandaSet(SequenceDataset):
     """One split of PandaSet. Instances are 31-bit numbers of the cuboids' names: an object keeps its own over time."""
 
@@ -136,8 +135,8 @@ class PandaSet(SequenceDataset):
         self.labelled = config.use_labels
         chosen = config.split.get(self.split) or tuple(config.frames.get(self.split, {}))
         self.sequences = chosen or self._default()
-        self._gaps: list[Gap] = []
-        self._frames: list[tuple[str, int]] = []
+        self._gaps = self._unread_folders()
+        self._frames = []
         for sequence in self.sequences:
             self._frames += [(sequence, frame) for frame in self._list(sequence)]
         if not self._frames:
@@ -148,11 +147,12 @@ class PandaSet(SequenceDataset):
                 cure=f"Name sequences in dataset.split, e.g. {{{split}: ['001', '002']}}, or run 'python -m "
                 "core.check_data CONFIG' for the full list",
             )
+        self.warn_of_unread()
 
     @staticmethod
     def _find_root(root: Path) -> Path:
         for candidate in (root, root / "pandaset"):
-            if any(len(n) == 3 and n.isdecimal() for n in listing(candidate)):
+            if any(_is_sequence(name) for name in listing(candidate)):
                 return candidate
         what = "this folder does not exist"
         if root.is_dir():
@@ -166,37 +166,81 @@ class PandaSet(SequenceDataset):
 
     def _default(self) -> tuple[str, ...]:
         """The sequences on disk whose number puts them into this split."""
-        names = sorted(n for n in listing(self.root) if len(n) == 3 and n.isdecimal())
+        names = sorted(name for name in listing(self.root) if _is_sequence(name))
         if self.labelled:
             names = [n for n in names if (self.root / n / "annotations" / "semseg").is_dir()]
         return tuple(n for n in names if self.split == ("train" if int(n) % 5 else "val"))
 
+    def _unread_folders(self) -> list[Gap]:
+        """Note folders that are no sequence's."""
+        names = []
+        for name in sorted(listing(self.root)):
+            if not _is_sequence(name) and not is_hidden(name) and name not in self.sequences:
+                names.append(name)
+        if not names:
+            return []
+        text = f"{len(names)} entries are not named NNN and are not read ({first_names(names)})"
+        return [Gap(text, "nothing", unread=True)]
+
     def _list(self, sequence: str) -> list[int]:
-        """Frame numbers of a sequence that are wanted and whole; notes what is missing."""
+        """Frame numbers of a sequence that are wanted and whole; notes what is missing or left over."""
         folder = self.root / sequence
+        scans = self._numbers(f"{sequence}/lidar", ("poses.json", "timestamps.json"))
         first, last = self.config.frames.get(self.split, {}).get(sequence, (0, 999))
-        scans = [n for n in _numbers(folder / "lidar") if first <= n <= last]
+        scans = [n for n in scans if first <= n <= last]
         if not scans:
             self._note(f"{sequence}/lidar: no scans")
             return []
-        for name in ("poses.json", "timestamps.json"):
+        needs: tuple[tuple[str, Need], ...] = (
+            ("poses.json", "lidar"),
+            ("timestamps.json", "sweeps"),
+        )
+        for name, needed_for in needs:
             if not (folder / "lidar" / name).is_file():
-                self._note(f"{sequence}/lidar/{name}: no file")
+                self._note(f"{sequence}/lidar/{name}: no file", needed_for)
+        if lacking := holes(scans):
+            names = first_names([f"{n:02d}" for n in lacking])
+            what = f"{len(lacking)} frames are lacking between others ({names})"
+            self._note(f"{sequence}/lidar: {what}", "sweeps")
+        self._note_images(sequence, scans)
+        if not self.labelled:
+            return scans
+        return self._labelled(sequence, scans, range(first, last + 1))
+
+    def _note_images(self, sequence: str, scans: list[int]) -> None:
         for name in self.cameras:
-            images = {image_stem(file) for file in listing(folder / "camera" / name)}
+            images = {image_stem(file) for file in listing(self.root / sequence / "camera" / name)}
             without = sum(f"{n:02d}" not in images for n in scans)
             if without:
                 what = f"{without} of {len(scans)} images are not there"
                 self._note(f"{sequence}/camera/{name}: {what}", "cameras")
-        if not self.labelled:
-            return scans
-        whole = sorted(set(scans) & set(_numbers(folder / "annotations" / "semseg")))
+
+    def _labelled(self, sequence: str, scans: list[int], wanted: range) -> list[int]:
+        """The scans with a file of classes."""
+        part = f"{sequence}/annotations/semseg"
+        labels = self._numbers(part, ("classes.json",))
+        whole = sorted(set(scans).intersection(labels))
         if len(whole) < len(scans):
             lost = len(scans) - len(whole)
-            self._note(
-                f"{sequence}/annotations/semseg: {lost} of {len(scans)} label files are not there"
-            )
+            self._note(f"{part}: {lost} of {len(scans)} label files are not there")
+        alone = [n for n in labels if n in wanted and n not in set(scans)]
+        if alone:
+            names = first_names([f"{n:02d}.pkl.gz" for n in alone])
+            text = f"{part}: {len(alone)} label files are without a scan ({names})"
+            self._gaps.append(Gap(text, unread=True))
         return whole
+
+    def _numbers(self, part: str, known: tuple[str, ...]) -> list[int]:
+        """Frames of a folder below the root; notes files that no frame's name leads to."""
+        files = numbered_files(self.root / part, self.frame_digits, (_SUFFIX,), known)
+        if files.misnamed:
+            what = f"{len(files.misnamed)} files are not named NN{_SUFFIX} and are not read"
+            text = f"{part}: {what} ({first_names(files.misnamed)})"
+            self._gaps.append(Gap(text, unread=True))
+        if files.strays:
+            what = f"{len(files.strays)} other files are not read ({first_names(files.strays)})"
+            self._gaps.append(Gap(f"{part}: {what}", "nothing", unread=True))
+        return list(files.numbers)
 
     def _note(self, what: str, needed_for: Need = "lidar") -> None:
         self._gaps.append(Gap(f"{what}; comes from the PandaSet archive", needed_for))
@@ -207,7 +251,7 @@ class PandaSet(SequenceDataset):
         folder = self.root / sequence
         labels = None
         if self.labelled:
-            labels = folder / "annotations" / "semseg" / f"{frame:02d}.pkl.gz"
+            labels = folder / "annotations" / "semseg" / f"{frame:02d}{_SUFFIX}"
         images = {}
         for name in self.cameras:
             images[name] = find_image(folder / "camera" / name, f"{frame:02d}", ".jpg")
@@ -217,8 +261,7 @@ class PandaSet(SequenceDataset):
         """Read the frame, and the neighbouring ones that ``multisweeps`` asks for, in the scanner's frame."""
         sequence, frame = self._frames[index]
         folder = self.root / sequence
-        track = _read_track(folder / "lidar")
-        pose = chain(_row(track.poses, frame, folder / "lidar" / "poses.json"), _QUARTER_TURN)
+        pose = chain(pose_of(folder / "lidar", frame), _QUARTER_TURN)
         lidar_from_world = invert(pose)
         own = self._points(folder, frame)
         label = self._labels(index, own)
@@ -249,10 +292,9 @@ class PandaSet(SequenceDataset):
     ) -> tuple[Points, float]:
         """Points of frame ``other`` in the frame of ``frame``, without the vehicle's own returns, and the lag (s)."""
         sweep = self._points(folder, other)
-        track = _read_track(folder / "lidar")
-        pose = _row(track.poses, other, folder / "lidar" / "poses.json")
-        times = folder / "lidar" / "timestamps.json"
-        lag = _row(track.times, frame, times) - _row(track.times, other, times)
+        pose = pose_of(folder / "lidar", other)
+        times = read_times(folder / "lidar")
+        lag = times[frame] - times[other]
         xyz = transform(lidar_from_world, sweep.world)
         points = Points(xyz=xyz, intensity=sweep.intensity)
         from_vehicle = transform(invert(chain(pose, _QUARTER_TURN)), sweep.world)
@@ -260,7 +302,14 @@ class PandaSet(SequenceDataset):
 
     def _points(self, folder: Path, frame: int) -> FramePoints:
         path = _scan_file(folder, frame)
-        table = read_frame(path, ("x", "y", "z", "i", "d"), _SOURCE)
+        table = read_frame(path, ("x", "y", "z", "i", "d"), SOURCE)
+        check_numbers(table, path, SOURCE)
+        if not np.isin(table["d"], range(len(SENSORS))).all():
+            raise UserError(
+                f"column d holds other numbers of sensors than 0 ({SENSORS[0]}) and 1 ({SENSORS[1]})",
+                where=str(path),
+                cure=SOURCE,
+            )
         sensor = table["d"].astype(np.int64)
         chosen = [SENSORS.index(name) for name in self.config.sensors]
         rows = np.flatnonzero(np.isin(sensor, chosen))
@@ -270,13 +319,13 @@ class PandaSet(SequenceDataset):
             raise UserError(
                 f"the scan holds no points of {', '.join(self.config.sensors)}",
                 where=str(path),
-                cure=_SOURCE,
+                cure=SOURCE,
             )
         if bad := int((~np.isfinite(world).all(1) | ~np.isfinite(intensity)).sum()):
             raise UserError(
                 f"{bad} of {len(rows)} points have NaN or infinite values",
                 where=str(path),
-                cure=_SOURCE,
+                cure=SOURCE,
             )
         return FramePoints(world, intensity, sensor[rows], rows, len(sensor))
 
@@ -285,7 +334,12 @@ class PandaSet(SequenceDataset):
         path = self.files(index).labels
         if path is None:
             return None
-        raw = read_frame(path, ("class",), _SOURCE)["class"].astype(np.uint64)
+        check_classes(path.parent)
+        raw = read_frame(path, ("class",), SOURCE)["class"]
+        if raw.dtype.kind not in "iu":
+            raise UserError(
+                f"column class holds {raw.dtype}, not whole numbers", where=str(path), cure=SOURCE
+            )
         if len(raw) != own.total:
             raise UserError(
                 f"the table has {len(raw)} labels, but the scan has {own.total} points",
@@ -297,8 +351,9 @@ class PandaSet(SequenceDataset):
     def _instances(
         self, folder: Path, frame: int, own: FramePoints, labels: np.ndarray
     ) -> np.ndarray:
-        path = folder / "annotations" / "cuboids" / f"{frame:02d}.pkl.gz"
-        table = read_frame(path, COLUMNS, _SOURCE + "; without cuboids set dataset.instances false")
+        path = folder / "annotations" / "cuboids" / f"{frame:02d}{_SUFFIX}"
+        table = read_frame(path, COLUMNS, SOURCE + "; without cuboids set dataset.instances false")
+        check_cuboids(table, path, SOURCE)
         return instances_of(own, labels, table, self.labels)
 
     def _neighbours(self, folder: Path, frame: int) -> list[int]:
@@ -309,7 +364,7 @@ class PandaSet(SequenceDataset):
         steps = [-k for k in range(1, sweeps.num_sweeps + 1)]
         if not sweeps.only_past:
             steps += range(1, sweeps.num_sweeps + 1)
-        there = set(_numbers(folder / "lidar"))
+        there = numbered_files(folder / "lidar", self.frame_digits, (_SUFFIX,)).numbers
         return [frame + step for step in steps if frame + step in there]
 
     def _cameras(self, index: int, world_from_lidar: np.ndarray) -> tuple[Camera, ...]:
@@ -317,10 +372,10 @@ class PandaSet(SequenceDataset):
         cameras = []
         for name, path in self.files(index).images.items():
             folder = self.root / sequence / "camera" / name
-            pose = _row(_read_track(folder).poses, frame, folder / "poses.json")
-            intrinsic = _read_intrinsic(folder / "intrinsics.json")
+            pose = pose_of(folder, frame, self.root / sequence / "lidar")
+            intrinsic = read_intrinsic(folder / "intrinsics.json")
             matrix = projection(intrinsic, chain(invert(pose), world_from_lidar))
-            cure = f"{_SOURCE}, or choose cameras with dataset.cameras"
+            cure = f"{SOURCE}, or choose cameras with dataset.cameras"
             size = image_size(path, cure)
             check_principal_point(intrinsic, size, path, folder / "intrinsics.json")
             cameras.append(Camera(name, size, matrix, open_image(path, size)))
@@ -328,62 +383,8 @@ class PandaSet(SequenceDataset):
 
 
 def _scan_file(folder: Path, frame: int) -> Path:
-    return folder / "lidar" / f"{frame:02d}.pkl.gz"
+    return folder / "lidar" / f"{frame:02d}{_SUFFIX}"
 
 
-def _numbers(folder: Path) -> list[int]:
-    """Numbers of the tables in a folder."""
-    numbers = []
-    for name in listing(folder):
-        if len(name) == 9 and name[:2].isdecimal() and name.endswith(".pkl.gz"):
-            numbers.append(int(name[:2]))
-    return sorted(numbers)
-
-
-def _row(table: np.ndarray, frame: int, path: Path) -> Any:
-    if frame >= len(table):
-        raise UserError(
-            f"the file has {len(table)} entries, too few for frame {frame}",
-            where=str(path),
-            cure=_SOURCE,
-        )
-    return table[frame]
-
-
-@lru_cache(maxsize=512)  # one entry per sequence, sensor and process: 80 poses each
-def _read_track(folder: Path) -> _Track:
-    path = folder / "poses.json"
-    try:
-        rows = [
-            ([p["heading"][k] for k in "wxyz"], [p["position"][k] for k in "xyz"])
-            for p in read_json(path)
-        ]
-        poses = np.stack(
-            [rigid(np.array(heading), np.array(position)) for heading, position in rows]
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"this is no list of poses ({error!r})", where=str(path), cure=_SOURCE
-        ) from error
-    path = folder / "timestamps.json"
-    times = np.array(read_json(path))
-    if times.ndim != 1 or times.dtype != np.float64 or len(times) != len(poses):
-        raise UserError(
-            f"expected {len(poses)} numbers, one per pose", where=str(path), cure=_SOURCE
-        )
-    return _Track(poses, times)
-
-
-@lru_cache(maxsize=512)
-def _read_intrinsic(path: Path) -> np.ndarray:
-    """f64 [3, 3] px."""
-    values = read_json(path)
-    try:
-        return np.array(
-            [[values["fx"], 0, values["cx"]], [0, values["fy"], values["cy"]], [0, 0, 1]],
-            np.float64,
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"expected fx, fy, cx, cy ({error!r})", where=str(path), cure=_SOURCE
-        ) from error
+def _is_sequence(name: str) -> bool:
+    return len(name) == 3 and name.isdecimal()

@@ -12,22 +12,23 @@ import gzip
 import io
 import math
 import pickle
-import zlib
+import pickletools
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from core.decode import DAMAGE, reason
 from core.errors import UserError
 
 __all__ = ["read_frame"]
 
 _TYPES = frozenset({"f8", "f4", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "b1"})
-_DAMAGE = (
-    pickle.UnpicklingError, EOFError, zlib.error, gzip.BadGzipFile, ValueError, TypeError, AttributeError, IndexError,
-    KeyError, UnicodeDecodeError, OverflowError, MemoryError, RecursionError,
-)  # fmt: skip
-_LARGEST = 1 << 30  # bytes unpacked; a scan has 8 MB
+_LARGEST = 1 << 28  # bytes unpacked; a scan has 8 MB
+_UNPACKING: tuple[type[Exception], ...] = (OSError, *DAMAGE)
+_MOST_STEPS = 20_000  # of a pickle; a scan has 365, four hundred cuboids some 6,000
+_PUTS = ("PUT", "BINPUT", "LONG_BINPUT")
+_PLAIN = (str, float, int, bool, type(None))
 
 
 class _Refused(Exception):
@@ -45,7 +46,9 @@ class _Dtype(metaclass=_Fixed):
     """Stands for ``numpy.dtype``; byte order arrives with the state."""
 
     def __init__(self, code: str, *_: Any) -> None:
-        self.code, self.order = str(code).lstrip("<>|="), "<"
+        if not isinstance(code, str):
+            raise _Refused("an array whose type is no name")
+        self.code, self.order = code.lstrip("<>|="), "<"
         if self.code not in _TYPES and self.code != "O8":
             raise _Refused(f"an array of type {self.code[:20]!r}")
 
@@ -54,16 +57,26 @@ class _Dtype(metaclass=_Fixed):
 
     def array(self, data: Any, shape: tuple[int, ...], order: Literal["C", "F"]) -> np.ndarray:
         """The array of these raw bytes, or of this list of plain values."""
-        if self.code != "O8":
-            values = np.frombuffer(bytes(data), np.dtype(self.order + self.code))
-        else:
-            if not isinstance(data, list):
-                raise ValueError("an array of objects without its list")
-            values = np.empty(len(data), object)
-            values[:] = data
-        if any(not isinstance(n, int) or n < 0 for n in shape) or math.prod(shape) != len(values):
+        values = self._objects(data) if self.code == "O8" else self._numbers(data)
+        if not isinstance(shape, tuple) or any(not isinstance(n, int) or n < 0 for n in shape):
+            raise ValueError("an array whose shape is not made of numbers")
+        if math.prod(shape) != len(values):
             raise ValueError(f"an array of shape {shape} with {len(values)} values")
         return values.reshape(shape, order=order)
+
+    def _numbers(self, data: Any) -> np.ndarray:
+        # bytes(n) of a number would make n bytes out of none
+        if not isinstance(data, bytes | bytearray):
+            raise ValueError("an array of numbers without its bytes")
+        return np.frombuffer(bytes(data), np.dtype(self.order + self.code))
+
+    def _objects(self, data: Any) -> np.ndarray:
+        # lists inside lists could be few bytes and take for ever to print, to compare or to hash
+        if not isinstance(data, list) or not all(isinstance(value, _PLAIN) for value in data):
+            raise ValueError("an array of objects that is no list of names and numbers")
+        values = np.empty(len(data), object)
+        values[:] = data
+        return values
 
 
 class _Array(metaclass=_Fixed):
@@ -163,22 +176,9 @@ def read_frame(
     Raises:
         UserError: the file is missing or damaged, asks for anything a table does not need, or lacks a column.
     """
+    raw = _unpacked(path, source)
     try:
-        with gzip.open(path) as stream:
-            raw = stream.read(_LARGEST + 1)
-    except FileNotFoundError as error:
-        raise UserError("this file does not exist", where=str(path), cure=source) from error
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(
-            f"cannot unpack this file ({error})", where=str(path), cure=source
-        ) from error
-    if len(raw) > _LARGEST:
-        raise UserError(
-            "unpacked, this file has more than 1 GiB; it is no table of a scan",
-            where=str(path),
-            cure=source,
-        )
-    try:
+        _check_steps(raw)
         found = _columns(_TableUnpickler(io.BytesIO(raw)).load())
     except _Refused as error:
         raise UserError(
@@ -186,9 +186,9 @@ def read_frame(
             where=str(path),
             cure="The file was altered or is something else; do not open it with pandas. " + source,
         ) from error
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise UserError(
-            f"this is not a table pickled by pandas ({error})", where=str(path), cure=source
+            f"this is not a table pickled by pandas ({reason(error)})", where=str(path), cure=source
         ) from error
     missing = [name for name in columns if name not in found]
     if missing:
@@ -200,12 +200,48 @@ def read_frame(
     return {name: found[name] for name in columns}
 
 
+def _unpacked(path: Path, source: str) -> bytes:
+    """The bytes inside a gzipped file, no more than a table can have."""
+    try:
+        with gzip.open(path) as stream:
+            raw = stream.read(_LARGEST + 1)
+    except FileNotFoundError as error:
+        raise UserError("this file does not exist", where=str(path), cure=source) from error
+    except _UNPACKING as error:
+        raise UserError(
+            f"cannot unpack this file ({reason(error)})", where=str(path), cure=source
+        ) from error
+    if len(raw) > _LARGEST:
+        raise UserError(
+            f"unpacked, this file has more than {_LARGEST >> 20} MiB; it is no table of a scan",
+            where=str(path),
+            cure=source,
+        )
+    return raw
+
+
+def _check_steps(raw: bytes) -> None:
+    """Look through a pickle before it is opened: sizes that it names lie inside it, and it takes few steps.
+
+    Raises:
+        ValueError: it is cut short, takes too many steps, or wants memory for things it does not hold.
+    """
+    for number, (opcode, argument, _) in enumerate(pickletools.genops(raw)):
+        if number >= _MOST_STEPS:
+            raise ValueError(f"it takes more than {_MOST_STEPS} steps")
+        # the unpickler would make room for all things of lower numbers
+        if opcode.name in _PUTS and (argument is None or argument > number):
+            raise ValueError("it numbers things that it does not hold")
+
+
 def _columns(table: Any) -> dict[str, np.ndarray]:
     """Name -> values of all columns of a stand-in table."""
     manager = vars(table).get("_data") or vars(table).get("_mgr")
     if not isinstance(table, _Table) or not isinstance(manager, _Manager) or not manager.axes:
         raise ValueError("no table inside")
     names = manager.axes[0].values
+    if not isinstance(names, np.ndarray) or not all(isinstance(name, str) for name in names.flat):
+        raise ValueError("columns without names")
     found: dict[str, np.ndarray] = {}
     for values, rows in manager.blocks:
         values = values.values if isinstance(values, _Array) else values
