@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-__all__ = ["EXIT_INTERRUPTED", "EXIT_USER_ERROR", "UserError"]
+__all__ = ["EXIT_INTERRUPTED", "EXIT_USER_ERROR", "UserError", "counted"]
 
 # Bad input, bad configuration, or a run that stopped itself (NaN loss, full disk).
 EXIT_USER_ERROR = 2
@@ -35,6 +35,13 @@ class UserError(Exception):
     def __reduce__(self) -> tuple[Callable[..., UserError], tuple[str | None, ...]]:
         """Survive the trip from a data-loading worker to the main process."""
         return _rebuild, (self.what, self.where, self.cure)
+
+
+def counted(count: int, noun: str) -> str:
+    """A number and its noun: "1 scan", "4,071 scans"."""
+    if count == 1:
+        return f"1 {noun}"
+    return f"{count:,} {noun}s"
 
 
 def _sentence(text: str) -> str:

@@ -101,6 +101,10 @@ class DatasetConfig(Section):
     sensor: SensorConfig = Field(
         SensorConfig(), description="the scanner, where it differs from the data set's own"
     )
+    partial: bool = Field(
+        False,
+        description="work on what is there of an official split; false: an incomplete one is an error",
+    )
     columns: Annotated[dict[str, Column], AfterValidator(check_names)] = Field(
         default_factory=dict,
         description="further values per point, from a file per scan; data.features may name them",
@@ -139,6 +143,7 @@ class ScanDataset(ABC):
     Attributes:
         benchmark: the data set's official one, None if it has none.
         config: the ``dataset:`` section it was opened with.
+        made_up: the root holds a synthetic world in the data set's format.
         title: name for a person; that of a synthetic world says so.
         labels: the label space; of the class: the data set's own.
         root: folder of the data. split: ``train``, ``val`` or ``test``.
@@ -151,6 +156,7 @@ class ScanDataset(ABC):
     Config: ClassVar[type[DatasetConfig]]
     benchmark: ClassVar[Benchmark | None] = None
     config: DatasetConfig
+    made_up: bool = False
     title: str
     labels: LabelSpace
     root: Path
@@ -185,7 +191,8 @@ class ScanDataset(ABC):
         self.labels = self.label_space(config)
         self.sensor = config.sensor.over(self.sensor)
         self.columns = config.columns
-        if (self.root / MANIFEST).is_file():
+        self.made_up = (self.root / MANIFEST).is_file()
+        if self.made_up:
             self.title = f"synthetic world ({self.title} format)"
 
     @staticmethod
@@ -264,8 +271,23 @@ class ScanDataset(ABC):
 
     @property
     def expected(self) -> int | None:
-        """Number of scans of the official split, None where a split is the user's own."""
+        """Number of scans of the official split; None where the world is made up or the split is the user's own."""
+        if self.made_up:
+            return None
+        return self._official_count()
+
+    def _official_count(self) -> int | None:
+        """Number of scans of the official split that the configuration asks for, None where it asks for another."""
         return None
+
+    @property
+    def complete(self) -> bool:
+        """Whether every scan of an official split is there; a split of the user's own always is."""
+        return self.expected in (None, len(self))
+
+    def absent(self) -> str:
+        """Which parts of an incomplete official split are not there, in a few words."""
+        return "; ".join(gap.text for gap in self.gaps() if gap.needed_for == "lidar")
 
     @property
     def official_split(self) -> str:

@@ -55,7 +55,9 @@ class Score:
         return f"val IoU of {', '.join(self.classes)}"
 
     def improves(self, value: float, best: float | None) -> bool:
-        """Whether ``value`` is better than the best so far; any number is better than none or NaN."""
+        """Whether ``value`` is better than the best so far; any number is better than none, and NaN is no number."""
+        if math.isnan(value):
+            return False
         if best is None or math.isnan(best):
             return True
         return value < best if self.kind == "loss" else value > best

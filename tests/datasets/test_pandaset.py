@@ -13,7 +13,7 @@ import pytest
 from pandas_files import write_table
 from PIL import Image
 
-from core.check_data import inspect_split
+from core.check_data.inspection import inspect_split
 from core.config import Config
 from core.datasets import build_dataset
 from core.datasets.pandaset import CAMERAS
@@ -451,18 +451,19 @@ def test_wrong_configuration(root: Path, tmp_path: Path) -> None:
 
 def test_check_data_reads_and_compares(root: Path) -> None:
     report = inspect_split(config(root), "train", cameras=True)
-    assert report.ok and report.found == 4 and report.histogram["car"] == 8
+    assert report.ok and report.scans == 4 and report.points["car"] == 8
     assert inspect_split(config(root), "train", quick=True).ok
     (root / "001" / "annotations" / "semseg" / "02.pkl.gz").write_bytes(b"")
     (root / "001" / "camera" / "front_camera" / "01.jpg").unlink()
     report = inspect_split(config(root), "train")
-    assert not report.ok and len(report.damaged) == 1 and "02.pkl.gz" in report.damaged[0]
+    assert not report.ok and len(report.faults) == 1 and "02.pkl.gz" in report.texts("damaged")[0]
     assert report.optional == [
         "001/camera/front_camera: 1 of 4 images are not there; comes from the PandaSet archive"
-    ] and not report.missing  # fmt: skip
+    ]  # fmt: skip
     (root / "001" / "lidar" / "03.pkl.gz").write_bytes(b"")
     assert any(
-        "03.pkl.gz" in line for line in inspect_split(config(root), "train", quick=True).damaged
+        "03.pkl.gz" in line
+        for line in inspect_split(config(root), "train", quick=True).texts("damaged")
     )
 
 

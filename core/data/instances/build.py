@@ -20,6 +20,7 @@ from core.data.instances.tables import thing_rules
 from core.data.instances.writer import CONTENT, Part, write_database
 from core.datasets import build_dataset, dataset_class
 from core.datasets.base import ScanDataset
+from core.datasets.official import check_complete
 from core.errors import UserError
 
 __all__ = [
@@ -75,7 +76,9 @@ def training_scans(config: Config) -> ScanDataset:
     }
     known = {key: value for key, value in wanted.items() if key in keys}
     config.merge(known, "prepare_inst_database.py", "dataset")
-    return build_dataset(config, "train")
+    scans = build_dataset(config, "train")
+    check_complete(scans)
+    return scans
 
 
 def rules_of(config: Config, dataset: ScanDataset) -> dict[int, ThingRule]:

@@ -217,8 +217,7 @@ class NuScenes(ScanDataset):
         text = f"{count} of {len(there)} keyframes ({scenes} scenes) miss an image; images come from the file blobs"
         return [*self._gaps, Gap(f"{text} of {self.version}, {_PAGE}", "cameras")]
 
-    @property
-    def expected(self) -> int | None:
+    def _official_count(self) -> int | None:
         """Keyframes of the official split, None in the mini version and where ``frames`` chooses some."""
         if self.version == "v1.0-mini" or self.split in self.config.frames:
             return None

@@ -239,12 +239,27 @@ class SemanticKITTI(SequenceDataset):
         text = f"sequences/{sequence}/{part}: {what}; comes from {ARCHIVES[part]}"
         self._gaps.append(Gap(text, needed_for))
 
-    @property
-    def expected(self) -> int | None:
-        """Scans of the official sequences, None where ``frames`` or other sequences are chosen."""
+    def _official_count(self) -> int | None:
+        """Scans of the official sequences.
+
+        Returns:
+            None where ``frames`` chooses some, or where ``split`` names sequences that do not make up the official
+            split: those are the user's own.
+        """
+        count = _OFFICIAL_COUNTS[self.split]
         if self.config.frames.get(self.split) or self.sequences != OFFICIAL_SEQUENCES[self.split]:
             return None
-        return _OFFICIAL_COUNTS[self.split]
+        if self.config.split.get(self.split) and len(self) != count:
+            return None
+        return count
+
+    def absent(self) -> str:
+        """The official sequences without a scan, or else what every sequence lacks."""
+        there = {sequence for sequence, _ in self._frames}
+        absent = [name for name in self.sequences if name not in there]
+        if not absent:
+            return super().absent()
+        return f"no scan of sequence{'s' * (len(absent) > 1)} {', '.join(absent)}"
 
     def files(self, index: int) -> ScanFiles:
         """The scan, its labels and the image of each camera, of one frame of a drive."""

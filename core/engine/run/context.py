@@ -20,6 +20,7 @@ from core.config import Config
 from core.data import DataConfig, Samples, ScanSamples, build_loader
 from core.datasets import build_dataset
 from core.datasets.base import ScanDataset
+from core.datasets.official import check_complete
 from core.distill import Method
 from core.engine.run.distributed import World, rank_zero_first
 from core.engine.run.experiment import Experiment
@@ -66,9 +67,14 @@ class Context:
         return self.experiment.data
 
     def dataset(self, split: str) -> ScanDataset:
-        """One split; rank 0 opens it first, so that an index is built once."""
+        """One split; rank 0 opens it first, so that an index is built once.
+
+        Raises:
+            UserError: it cannot be opened, or is an incomplete official split; see ``dataset.partial``.
+        """
         with rank_zero_first(self.world):
             dataset = build_dataset(self.config, split)
+        check_complete(dataset)
         return dataset
 
     def loader(self, dataset: ScanDataset, training: bool) -> Any:

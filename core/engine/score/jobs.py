@@ -14,6 +14,7 @@ from loguru import logger
 
 from core.config import Config
 from core.data.content import split_stamp
+from core.data.labelled import check_labelled
 from core.datasets.base import ScanDataset
 from core.engine.run.adopted import settings_of
 from core.engine.run.context import Context
@@ -22,6 +23,7 @@ from core.engine.run.provenance import provenance
 from core.engine.score.evaluation import score_network
 from core.engine.score.opened import Opened
 from core.engine.score.voting import PLAIN, Votes, loader_and_predictor
+from core.errors import UserError, counted
 from core.io import write_json
 from core.metrics import EvaluationResult, SegmentationScore
 
@@ -31,7 +33,12 @@ __all__ = ["evaluate_checkpoint", "frozen_score", "print_result", "scored_by"]
 def frozen_score(
     score: SegmentationScore, totals: Mapping[str, float], scans: ScanDataset, **known: Any
 ) -> EvaluationResult:
-    """What :func:`score_network` returned, with this command line; ``known`` holds what only the caller knows."""
+    """What :func:`score_network` returned, with this command line; ``known`` holds what only the caller knows.
+
+    Raises:
+        UserError: no counted point has a class, so that every mean would be one over nothing.
+    """
+    check_scored(score, totals, scans)
     return EvaluationResult.from_score(
         score,
         dataset=scans.title,
@@ -41,6 +48,23 @@ def frozen_score(
         seconds=totals["seconds"],
         **provenance(),
         **known,
+    )
+
+
+def check_scored(score: SegmentationScore, totals: Mapping[str, float], scans: ScanDataset) -> None:
+    """Refuse a score of no labelled point.
+
+    Raises:
+        UserError: there is none.
+    """
+    if score.overall.present().any():
+        return
+    count = int(totals["scans"])
+    raise UserError(
+        f"{scans.split} split: none of {totals['points']:,.0f} points of {counted(count, 'scan')} has a class, so "
+        "there is no score",
+        where=str(scans.root),
+        cure="Run 'python -m core.check_data CONFIG' to see which classes the split holds",
     )
 
 
@@ -72,6 +96,7 @@ def evaluate_checkpoint(
     opened = Opened.of(world, config, checkpoint)
     context = opened.context
     dataset = context.dataset(split)
+    check_labelled(dataset, context.data)
     labels = dataset.labels
     model = opened.network(labels)
     opened.compare_scans(dataset)

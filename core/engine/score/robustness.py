@@ -28,6 +28,7 @@ from core.data import DataConfig
 from core.data.content import split_stamp
 from core.data.corruptions import CorruptedScans, Corruption, Scanner, chosen, published
 from core.data.corruptions.write import VERSION
+from core.data.labelled import check_labelled
 from core.datasets.base import ScanDataset
 from core.decode import kept
 from core.engine.report.robustness import picture, robustness_page
@@ -162,6 +163,7 @@ def evaluate_robustness(
     opened = Opened.of(world, config, checkpoint)
     context = opened.context
     clean = context.dataset(split)
+    check_labelled(clean, context.data)
     corruptions = chosen(profile, kinds, keep_labels=keep_labels)
     scans: dict[str, ScanDataset] = {CLEAN: clean} | _corrupted(clean, corruptions, root, context)
     identity = {

@@ -27,6 +27,7 @@ from core.config import Config
 from core.contracts import IGNORE
 from core.datasets.base import ScanDataset
 from core.datasets.benchmark import BENCHMARKS, benchmark
+from core.datasets.official import check_complete
 from core.engine.run.distributed import World, barrier, rank_zero_first
 from core.engine.score.opened import Opened
 from core.engine.score.prediction import PredictionFolder, fill_folder, open_source
@@ -86,6 +87,7 @@ def submit_checkpoint(
     server = benchmark(str(context.config.get("dataset.name")))
     with rank_zero_first(world):
         scans = open_source(context.config, f"split:{split}")
+    check_complete(scans)
     named = scans.official_split
     folder = SubmissionFolder(out, server.name, scans.labels, named)
     fill_folder(

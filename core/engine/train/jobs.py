@@ -12,11 +12,13 @@ from torch import nn
 
 from core.config import Config
 from core.data import DataConfig
+from core.data.labelled import Unlabelled, check_labelled, find_unlabelled, missing_labels
 from core.data.sensor_record import SensorRecord, first_scans
 from core.datasets import dataset_class
 from core.datasets.base import ScanDataset
 from core.decode import kept
 from core.distill import SUPERVISED, Method, Needs, Score, method_class
+from core.engine.run.checkpoint import LAST
 from core.engine.run.context import Context
 from core.engine.run.distributed import World, barrier, join_over_ranks, sum_over_ranks
 from core.engine.run.experiment import AmpConfig
@@ -101,8 +103,11 @@ def train(world: World, config: Config, run_path: Path, *, profile: int | None =
     train_set, val_set = context.dataset("train"), context.dataset("val")
     if settings.needs.labels:
         _check_labels(train_set, "so there is nothing to learn from")
+        check_labelled(train_set, context.data)
+    unscored = None
     if settings.needs.labels or kind.predicts_classes():
         _check_labels(val_set, "so nothing can be scored")
+        unscored = find_unlabelled(val_set, context.data)
     score = chosen_score(context, kind, val_set)
     _check_score(context, settings.needs, score)
     teacher = None
@@ -116,12 +121,16 @@ def train(world: World, config: Config, run_path: Path, *, profile: int | None =
         return
     state = _open_run(context, trainer)
     announce(context, trainer, train_set, val_set, state)
+    if unscored is not None:
+        logger.warning("{} Nothing can be scored", unscored.error())
     if state is not None and state["global_step"] >= trainer.total_steps:
         if world.rank == 0:
             logger.info("{} is already trained to its last epoch", run_path)
     else:
         _fit(context, trainer, val_set, score, state)
     barrier()
+    if unscored is not None:
+        raise _without_score(unscored, trainer.run_dir)
     best = trainer.run_dir.best()
     result = None
     if kind.predicts_classes():
@@ -231,18 +240,19 @@ def _check_data(context: Context, needs: Needs) -> None:
 
 def _check_labels(dataset: ScanDataset, consequence: str) -> None:
     """Refuse a split of which no scan has labels."""
-    if any(dataset.files(index).labels is not None for index in range(len(dataset))):
-        return
-    if dataset.load(0, cameras=False).labels is not None:  # a reader may have them elsewhere
-        return
-    key, cure = "dataset", "Choose a split with labels"
-    if "label_files" in type(dataset.config).model_fields:
-        key = "dataset.label_files"
-        cure = 'Name the label files below the root, e.g. dataset: {label_files: "{stem}.label"}'
-    raise UserError(
-        f"no scan of the {dataset.split} split has labels, {consequence}",
-        where=f"{dataset.root}, key '{key}'",
-        cure=f"{cure} (only predicting? python evaluate.py predict FOLDER)",
+    error = missing_labels(dataset, consequence)
+    if error is not None:
+        raise error
+
+
+def _without_score(unlabelled: Unlabelled, run_dir: RunDir) -> UserError:
+    """The end of a training that nothing could measure: its weights are there, a score is not."""
+    error = unlabelled.error()
+    weights = run_dir.checkpoints.folder / LAST
+    return UserError(
+        f"{error.what}, so the training has no score; its last weights are {weights}",
+        where=error.where,
+        cure=error.cure,
     )
 
 

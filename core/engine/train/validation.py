@@ -47,8 +47,13 @@ def validation(
 
 
 def named_ious(confusion: Confusion, classes: tuple[str, ...], score: Score) -> dict[str, float]:
-    """Mean IoU and that of each class present, in percent; the mean over ``score.classes`` if those are several."""
-    named = {IOU: 100 * confusion.miou()}
+    """Mean IoU and that of each class present, in percent; the mean over ``score.classes`` if those are several.
+
+    A mean over nothing is left out: it is no result.
+    """
+    named: dict[str, float] = {}
+    if confusion.present().any():
+        named[IOU] = 100 * confusion.miou()
     present = {}
     for name, iou in zip(classes[1:], confusion.iou().tolist()[1:]):
         if not math.isnan(iou):
@@ -56,7 +61,6 @@ def named_ious(confusion: Confusion, classes: tuple[str, ...], score: Score) -> 
             named[f"{IOU}/{name}"] = 100 * iou
     if score.classes:
         chosen = [present[name] for name in score.classes if name in present]
-        named[score.scalar] = math.nan
         if chosen:
             named[score.scalar] = sum(chosen) / len(chosen)
     return named
