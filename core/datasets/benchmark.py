@@ -127,7 +127,7 @@ class Benchmark(PredictionFormat):
         title: for a person.
         dtype: of one id in a file.
         folder_entries: the validator wants an entry for each folder of the zip.
-        optional: further files that a submission may hold.
+        optional: further files that a submission may hold; its server refuses one without them.
         has_corrupted_version: scores of others on corrupted scans of this data set are published.
     """
 

@@ -15,12 +15,13 @@ import yaml
 from core.config import load_config
 from core.datasets.base import ScanDataset
 from core.datasets.benchmark import benchmark
+from core.datasets.semantickitti import SemanticKITTI
 from core.engine.run.context import Context
 from core.engine.run.distributed import World
 from core.engine.score import submission
 from core.engine.score.jobs import evaluate_checkpoint
 from core.engine.score.submission import fill_gaps, pack, remap, submit_checkpoint
-from core.engine.score.submission_check import check_submission, open_split
+from core.engine.score.submission_check import check_submission, open_split, outstanding
 from core.engine.score.voting import Votes
 from core.errors import UserError
 from core.labels import NUSCENES, SEMANTICKITTI
@@ -111,7 +112,10 @@ def test_semantickitti_is_whole_and_ready(kitti, kitti_scans, tmp_path, capsys) 
     out.mkdir()
     (out / "description.txt").write_text("name: x\n")
     submit(kitti, out)
-    assert capsys.readouterr().out.endswith(f"{out / 'submission.zip'} is ready to be submitted\n")
+    assert capsys.readouterr().out.endswith(
+        "rehearsal complete: 2 scans of synthetic world (SemanticKITTI format) val, all checks passed. "
+        "To submit: scans of the real data set (this is a synthetic world (SemanticKITTI format))\n"
+    )
     with zipfile.ZipFile(out / "submission.zip") as archive:
         folder = "sequences/08/predictions/"
         assert archive.namelist() == [
@@ -413,9 +417,12 @@ def test_scans_that_are_not_on_disk_are_said(tiny_kitti, tmp_path) -> None:
     shutil.copytree(tiny_kitti / "sequences/08", tmp_path / "sequences/11")
     scans = open_split("semantickitti", tmp_path, "test", "")
     faults = list(check_submission(kitti_folder(scans, tmp_path / "out"), scans))
-    assert len(faults) == 10 and faults[0].startswith(
-        "data set: sequences/12/velodyne: no scans; comes from"
+    assert len(faults) == 11 and faults[0].startswith(
+        "data set: test has 1 of the official 20,351 scans (no scan of sequences 12, 13, 14, "
     )
+    assert faults[1].startswith("data set: sequences/12/velodyne: no scans; comes from")
+    part = open_split("semantickitti", tmp_path, "test", "", partial=True)
+    assert list(check_submission(kitti_folder(part, tmp_path / "out"), part)) == []
 
 
 def test_the_data_set_counts_its_points(kitti_scans, tmp_path, monkeypatch) -> None:
@@ -431,6 +438,30 @@ def test_a_data_set_without_a_benchmark_cannot_be_checked(kitti_scans, tmp_path,
         list(check_submission(tmp_path, kitti_scans))
 
 
+@pytest.mark.parametrize(
+    ("split", "count", "expected", "names", "wanted"),
+    [
+        ("test", 3, 3, {"description.txt"}, []),
+        ("test", 3, 3, set(), ["description.txt in the submission's folder"]),
+        ("test", 2, 3, {"description.txt"}, ["all 3 scans of the official split"]),
+        ("test", 3, None, {"description.txt"}, ["the whole official split (dataset.split or dataset.frames chooses another)"]),
+        ("val", 3, 3, set(), ["--split test", "description.txt in the submission's folder"]),
+    ],
+)  # fmt: skip
+def test_only_the_whole_official_test_split_is_no_rehearsal(split, count, expected, names, wanted):
+    class Scans(SemanticKITTI):
+        def __init__(self) -> None:
+            self.split = split
+
+        def __len__(self) -> int:
+            return count
+
+        def _official_count(self) -> int | None:
+            return expected
+
+    assert outstanding(Scans(), names) == wanted
+
+
 def test_check_command(kitti_scans, tiny_kitti, tmp_path, capsys) -> None:
     root = kitti_folder(kitti_scans, tmp_path / "out")
     arguments = [
@@ -444,7 +475,7 @@ def test_check_command(kitti_scans, tiny_kitti, tmp_path, capsys) -> None:
         "val",
     ]
     submission.main(arguments)
-    assert capsys.readouterr().out == f"{root} is ready to be submitted\n"
+    assert capsys.readouterr().out.startswith("rehearsal complete: 2 scans of ")
     (root / FIRST).unlink()
     (root / "notes.txt").write_text("")
     with pytest.raises(UserError, match="would not take this submission: 2 faults, listed above"):

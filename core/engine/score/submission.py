@@ -20,7 +20,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from loguru import logger
 from tqdm.auto import tqdm
 
 from core.config import Config
@@ -31,9 +30,15 @@ from core.datasets.official import check_complete
 from core.engine.run.distributed import World, barrier, rank_zero_first
 from core.engine.score.opened import Opened
 from core.engine.score.prediction import PredictionFolder, fill_folder, open_source
-from core.engine.score.submission_check import ZIP, check_submission, open_split
+from core.engine.score.submission_check import (
+    ZIP,
+    check_submission,
+    file_names,
+    open_split,
+    outstanding,
+)
 from core.engine.score.voting import PLAIN, Votes
-from core.errors import UserError
+from core.errors import UserError, counted
 from core.io import atomic_path, write_bytes, write_json
 from core.labels import LabelSpace, label_space
 from core.paths import inside
@@ -106,7 +111,8 @@ def submit_checkpoint(
             if not (out / name).is_file():
                 write_json(out / name, content)
         names += [name for name in server.optional if (out / name).is_file()]
-        _show_faults(out / ZIP, pack(out, names, out / ZIP) or check_submission(out / ZIP, scans))
+        faults = pack(out, names, out / ZIP) or check_submission(out / ZIP, scans)
+        _show_faults(out / ZIP, faults, scans)
 
 
 def _whole(scans: ScanDataset, token: str, classes: np.ndarray) -> np.ndarray:
@@ -218,8 +224,8 @@ def _remapped(path: Path, to: str, labels: LabelSpace) -> np.ndarray:
     return (ids & 0xFFFF0000) | labels.to_raw(classes)
 
 
-def _show_faults(path: Path, faults: Iterator[str] | list[str]) -> None:
-    """Print what is wrong, or that nothing is.
+def _show_faults(path: Path, faults: Iterator[str] | list[str], scans: ScanDataset) -> None:
+    """Print what is wrong; else what a server would still ask for, or that it would take this.
 
     Raises:
         UserError: something is.
@@ -231,13 +237,22 @@ def _show_faults(path: Path, faults: Iterator[str] | list[str]) -> None:
             sys.stdout.write(f"{fault}\n")
     if count:
         raise UserError(
-            f"the benchmark would not take this submission: {count} fault{'s' * (count > 1)}, listed above"
+            f"the benchmark would not take this submission: {counted(count, 'fault')}, listed above"
             + (" as far as the first 20" if count > 20 else ""),
             where=str(path),
             cure="Delete the faulty files and start evaluate.py --submit again: it writes what is missing",
         )
-    sys.stdout.write(f"{path} is ready to be submitted\n")
+    sys.stdout.write(f"{_readiness(path, scans)}\n")
     sys.stdout.flush()
+
+
+def _readiness(path: Path, scans: ScanDataset) -> str:
+    """The last line about a submission without a fault."""
+    wanted = outstanding(scans, file_names(path))
+    if not wanted:
+        return f"{path} is ready to be submitted"
+    done = f"rehearsal complete: {counted(len(scans), 'scan')} of {scans.title} {scans.split}, all checks passed"
+    return f"{done}. To submit: {', and '.join(wanted)}"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -254,6 +269,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     check.add_argument("--split", default="test", choices=("train", "val", "test"))
     check.add_argument("--version", default="v1.0-trainval", help="nuScenes: folder of the tables")
     check.add_argument("--labels", help="label space (default: the data set's own)")
+    check.add_argument(
+        "--partial", action="store_true", help="a rehearsal: only the scans that are on disk count"
+    )
     change = jobs.add_parser("remap", help="rewrite .label files in other ids, into another folder")
     change.add_argument("source", type=Path, metavar="IN")
     change.add_argument("target", type=Path, metavar="OUT")
@@ -268,9 +286,5 @@ def main(argv: Sequence[str] | None = None) -> None:
         count = remap(args.source, args.target, args.to, label_space(args.label_space))
         sys.stdout.write(f"{count} files remapped to {args.to} ids, in {args.target}\n")
         return
-    scans = open_split(args.dataset, args.root, args.split, args.version, args.labels)
-    if scans.expected not in (None, len(scans)):
-        logger.warning(
-            "{} holds {} of the {} scans of the split", args.root, len(scans), scans.expected
-        )
-    _show_faults(args.path, check_submission(args.path, scans))
+    scans = open_split(args.dataset, args.root, args.split, args.version, args.labels, args.partial)
+    _show_faults(args.path, check_submission(args.path, scans), scans)

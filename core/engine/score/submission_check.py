@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -17,11 +17,12 @@ from core.config import Config
 from core.datasets import build_dataset, dataset_class
 from core.datasets.base import ScanDataset
 from core.datasets.benchmark import Benchmark
+from core.datasets.official import shortfall
 from core.decode import DAMAGE, decoding, reason, unpack
 from core.errors import UserError
 from core.labels import LabelSpace
 
-__all__ = ["ZIP", "check_submission", "open_split"]
+__all__ = ["ZIP", "check_submission", "file_names", "open_split", "outstanding"]
 
 ZIP = "submission.zip"
 _OURS = (
@@ -36,17 +37,29 @@ _DAMAGE: tuple[type[Exception], ...] = (
 
 
 def open_split(
-    dataset: str, root: Path, split: str, version: str, labels: str | None = None
+    dataset: str,
+    root: Path,
+    split: str,
+    version: str,
+    labels: str | None = None,
+    partial: bool = False,
 ) -> ScanDataset:
     """The scans a submission answers, without labels.
 
     Args:
         version: nuScenes: folder of the tables. labels: label space; None = the data set's own.
+        partial: scans that are not on disk are left out on purpose.
 
     Raises:
         UserError: the root, a table or all scans of the split are missing.
     """
-    section = {"name": dataset, "root": str(root), "use_labels": False, "labels": labels}
+    section = {
+        "name": dataset,
+        "root": str(root),
+        "use_labels": False,
+        "labels": labels,
+        "partial": partial,
+    }
     if "version" in dataset_class(Config({"dataset": section})).Config.model_fields:
         section["version"] = version
     return build_dataset(Config({"dataset": section}, source="command line"), split)
@@ -93,6 +106,36 @@ class _ZipFiles(_Files):
         return unpack(self.archive, self.archive.getinfo(name))
 
 
+def file_names(path: Path) -> set[str]:
+    """Names of the files in a submission's folder or zip, with forward slashes."""
+    if path.is_dir():
+        return set(_FolderFiles(path).sizes)
+    with zipfile.ZipFile(path) as archive:
+        return set(_ZipFiles(archive).sizes)
+
+
+def outstanding(scans: ScanDataset, names: Collection[str]) -> list[str]:
+    """What keeps a submission without a fault from being taken: it is a rehearsal until nothing is outstanding.
+
+    Args:
+        names: the files it holds.
+    """
+    benchmark = scans.benchmark
+    if scans.made_up:
+        return [f"scans of the real data set (this is a {scans.title})"]
+    wanted = []
+    if scans.split != "test":
+        wanted.append("--split test")
+    elif scans.expected is None:
+        wanted.append("the whole official split (dataset.split or dataset.frames chooses another)")
+    elif not scans.complete:
+        wanted.append(f"all {scans.expected:,} scans of the official split")
+    for name in benchmark.optional if benchmark is not None else ():
+        if name not in names:
+            wanted.append(f"{name} in the submission's folder")
+    return wanted
+
+
 def check_submission(path: Path, scans: ScanDataset) -> Iterator[str]:
     """Look for everything a benchmark would refuse, one scan in memory at a time.
 
@@ -130,8 +173,11 @@ def _faults(files: _Files, scans: ScanDataset) -> Iterator[str]:
             where=str(scans.root),
             cure="Only predictions of a data set with a benchmark can be checked",
         )
+    lack = None if scans.config.partial else shortfall(scans)
+    if lack is not None:
+        yield f"data set: {lack}; the server wants a prediction of every scan"
     for gap in scans.gaps():
-        if gap.needed_for == "lidar":
+        if gap.needed_for == "lidar" and not scans.config.partial:
             yield f"data set: {gap.text}; unpack it, its predictions cannot be checked"
     names = [benchmark.submitted_path(scans.token(i), split) for i in range(len(scans))]
     if files.folders is not None and benchmark.folder_entries:
