@@ -41,7 +41,7 @@ IGNORED_FILES = (
 )
 # Keys whose values belong to one run alone; "settings" is a hash of the whole configuration.
 IGNORED_KEYS = re.compile(
-    r"(^|/)(seconds\w*|dataset|\w*time|command|commit|processor|date|"
+    r"(^|/)(seconds\w*|dataset|made_up|split_scans|\w*time|command|commit|processor|date|"
     r"checkpoint|\w*sha256|config|settings|path|folder|root|created|source)(/|$)"
 )
 # Parts of a checkpoint that a continued run depends on.

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from core.contracts import IGNORE
 from core.decode import check_json, read_json
-from core.errors import UserError
+from core.errors import UserError, counted
 
 __all__ = ["RANGE_BINS", "VIEWS", "Confusion", "EvaluationResult", "SegmentationScore"]
 
@@ -206,6 +206,8 @@ class EvaluationResult:
         extra: anything else worth keeping beside the score.
         commit, processor, date: the code that scored, the machine it ran on, and the day (ISO 8601); empty in files
             older than these fields.
+        made_up: the scans are of a synthetic world. split_scans: scans of the whole split, official where it is;
+            None in files older than this field.
     """
 
     dataset: str
@@ -225,6 +227,8 @@ class EvaluationResult:
     commit: str = ""
     processor: str = ""
     date: str = ""
+    made_up: bool = False
+    split_scans: Count | None = None
 
     @classmethod
     def from_score(
@@ -261,6 +265,23 @@ class EvaluationResult:
     def by_view(self) -> dict[str, Confusion]:
         """One matrix per view; empty without cameras."""
         return {name: self._matrix(counts) for name, counts in self.views.items()}
+
+    @property
+    def scored(self) -> str:
+        """What was scored, for a person: "SemanticKITTI val, 9 of 4,071 scans"."""
+        scans = counted(self.num_scans, "scan")
+        if self.split_scans not in (None, self.num_scans):
+            scans = f"{self.num_scans:,} of {self.split_scans:,} scans"
+        return f"{self.dataset} {self.split}, {scans}"
+
+    @property
+    def caveat(self) -> str:
+        """Why this score does not compare with published ones; empty where nothing speaks against it."""
+        if self.made_up:
+            return f"Made-up data ({self.dataset}): not comparable with published scores"
+        if self.split_scans not in (None, self.num_scans):
+            return f"Part of a split ({self.scored}): not comparable with published scores"
+        return ""
 
     @property
     def miou(self) -> float:

@@ -143,11 +143,16 @@ def inspect_split(
 
 def _add_gaps(report: SplitReport, dataset: ScanDataset, cameras: bool) -> None:
     """Sort what is not there into faults, what is left out on purpose, and what other jobs need."""
-    required = {"lidar": True, "cameras": cameras, "sweeps": _joins_sweeps(dataset)}
+    required = {
+        "lidar": True,
+        "cameras": cameras,
+        "sweeps": _joins_sweeps(dataset),
+        "nothing": False,
+    }
     for gap in dataset.gaps():
         if not required[gap.needed_for]:
             report.optional.append(gap.text)
-        elif gap.needed_for == "lidar" and dataset.config.partial:
+        elif gap.needed_for == "lidar" and dataset.config.partial and not gap.unread:
             report.left_out.append(gap.text)
         else:
             report.faults.append(Fault("missing", gap.text))

@@ -18,7 +18,7 @@ from core.config import Section
 from core.contracts import Scan, Sensor
 from core.datasets.benchmark import Benchmark
 from core.datasets.columns import Column, add_columns, check_names, column_file
-from core.errors import UserError
+from core.errors import UserError, counted
 from core.labels import LabelSpace, label_space
 
 __all__ = [
@@ -287,7 +287,12 @@ class ScanDataset(ABC):
 
     def absent(self) -> str:
         """Which parts of an incomplete official split are not there, in a few words."""
-        return "; ".join(gap.text for gap in self.gaps() if gap.needed_for == "lidar")
+        return "; ".join(self.left_out())
+
+    def left_out(self) -> list[str]:
+        """What no job can do without and is not there, one line each; those scans are not in the split."""
+        gaps = [gap for gap in self.gaps() if gap.needed_for == "lidar" and not gap.unread]
+        return [gap.text for gap in gaps]
 
     @property
     def official_split(self) -> str:
@@ -301,7 +306,7 @@ class ScanDataset(ABC):
 
     def describe(self) -> str:
         """One line: what this is and how many scans it has."""
-        return f"{self.title} {self.split}: {len(self)} scans in {self.root}"
+        return f"{self.title} {self.split}: {counted(len(self), 'scan')} in {self.root}"
 
     def _unknown_token(self, token: str) -> UserError:
         example = self.token(0) if len(self) else "none"

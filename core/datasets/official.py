@@ -26,11 +26,15 @@ def shortfall(scans: ScanDataset) -> str | None:
 def check_complete(scans: ScanDataset) -> None:
     """Refuse an official split of which scans are missing; with ``dataset.partial`` tell of it.
 
+    A split of the user's own is what its files are: what the configuration names and is not there is told.
+
     Raises:
         UserError: scans are missing, and the configuration does not say that this is meant.
     """
     lack = shortfall(scans)
     if lack is None:
+        for text in scans.left_out():
+            logger.warning("{} split: {}", scans.split, text)
         return
     if scans.config.partial:
         logger.warning("{}: scores do not compare with published ones", lack)

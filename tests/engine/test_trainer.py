@@ -56,7 +56,7 @@ def test_a_run_learns_and_leaves_what_it_promises(config, tmp_path, capsys):
     )  # the report scores the best checkpoint, anew
     assert result["num_scans"] == 3 and result["num_points"] == 3 * 699
     last = capsys.readouterr().out.splitlines()[-1]
-    assert last == f"mIoU {best:.2f} on 3 val scans  report: {tmp_path / 'report.html'}"
+    assert last == f"mIoU {best:.2f} on Folder val, 3 scans  report: {tmp_path / 'report.html'}"
 
 
 def test_accumulation_is_one_step_of_several_batches(config, tmp_path):

@@ -293,7 +293,7 @@ def test_score_says_how_it_was_voted(world, tmp_path, capsys) -> None:
     result = evaluate_checkpoint(World(), config, world.parent / "net.pt", tmp_path, votes=votes)
     line = capsys.readouterr().out
     legacy = f"(legacy, points without a prediction left out: {100 * result.miou_legacy:.2f})"
-    assert line == f"mIoU {100 * result.miou:.2f} {legacy} on 3 val scans, 3 votes each\n"
+    assert line == f"mIoU {100 * result.miou:.2f} {legacy} on Folder val, 3 scans, 3 votes each\n"
     assert abs(result.miou_legacy - result.miou) > 1e-3, "with points out of range the two differ"
     saved = json.loads((tmp_path / "evaluation-val-votes3.json").read_text())
     assert saved["votes"] == 3 and saved["extra"]["votes"]["mode"] == "legacy_random"

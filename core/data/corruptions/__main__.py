@@ -15,7 +15,7 @@ from core.data.corruptions.profiles import PROFILES, chosen
 from core.data.corruptions.write import write_corrupted
 from core.datasets import build_dataset
 from core.datasets.base import SPLITS
-from core.errors import EXIT_USER_ERROR, UserError
+from core.errors import EXIT_USER_ERROR, UserError, counted
 from core.machine import usable_cores
 
 __all__ = ["main"]
@@ -63,9 +63,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     total = len(dataset) * len(corruptions)
     there = f" ({total - written} were there before)" if written < total else ""
-    sys.stdout.write(
-        f"{written} corrupted scans written{there}, {len(corruptions)} corruptions, in {args.out}\n"
-    )
+    done = f"{counted(written, 'corrupted scan')} written{there}"
+    sys.stdout.write(f"{done}, {counted(len(corruptions), 'corruption')}, in {args.out}\n")
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from core.datasets.images import check_principal_point, open_image
 from core.datasets.nuscenes.benchmark import NuScenesBenchmark
 from core.datasets.nuscenes.index import CAMERAS, NuScenesIndex, open_index
 from core.decode import read_arrays
-from core.errors import UserError
+from core.errors import UserError, counted
 from core.geometry import chain, invert, projection, rigid, transform
 from core.labels import NUSCENES
 
@@ -340,7 +340,8 @@ class NuScenes(ScanDataset):
     def describe(self) -> str:
         """One line that also names the version and counts the scenes."""
         scenes = len(np.unique(self.index.key_scene[self._keys]))
-        return f"{self.title} {self.version} {self.split}: {len(self)} keyframes of {scenes} scenes in {self.root}"
+        held = f"{counted(len(self), 'keyframe')} of {counted(scenes, 'scene')}"
+        return f"{self.title} {self.version} {self.split}: {held} in {self.root}"
 
 
 def _rigid(pose: np.ndarray) -> np.ndarray:

@@ -45,7 +45,7 @@ from core.datasets.semantickitti.drive import (
     read_camera,
     read_track,
 )
-from core.errors import UserError
+from core.errors import UserError, counted
 from core.geometry import chain, invert, projection, transform
 from core.labels import SEMANTICKITTI
 
@@ -368,8 +368,9 @@ class SemanticKITTI(SequenceDataset):
 
     def describe(self) -> str:
         """One line that also names the sequences."""
-        numbers = ", ".join(sorted({sequence for sequence, _ in self._frames}))
-        return f"{self.title} {self.split}: {len(self)} scans of sequences {numbers} in {self.root}"
+        sequences = sorted({sequence for sequence, _ in self._frames})
+        named = f"sequence{'s' * (len(sequences) > 1)} {', '.join(sequences)}"
+        return f"{self.title} {self.split}: {counted(len(self), 'scan')} of {named} in {self.root}"
 
 
 def _use_track(folder: Path, last: int) -> None:

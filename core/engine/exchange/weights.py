@@ -82,6 +82,7 @@ def export_weights(source: Path, out: Path, *, lidar_only: bool = False) -> dict
         "sensor": None if found.sensor is None else found.sensor.to_json(),
         "source_sha256": found.sha256,
         "teacher_sha256": found.teacher_sha256,
+        "trained_on": found.trained_on,
     }
     tensors = {
         key.removeprefix("module."): value.detach().clone().contiguous()

@@ -17,7 +17,7 @@ from core.decode import kept, read_json
 from core.engine.report.charts import confusion_chart, curves
 from core.engine.report.pictures import class_palette, legible
 from core.engine.report.scenes import ScenePicture, legend, scene_blocks, swatch, thousands
-from core.engine.report.style import page
+from core.engine.report.style import page, ribbon
 from core.engine.run.experiment import TrainConfig
 from core.engine.run.run_dir import git_state
 from core.errors import UserError
@@ -84,7 +84,10 @@ def write_report(
     shown = [section for section in sections if section[2]]
     links = "".join(f'<a href="#{anchor}">{label}</a>' for anchor, label, _ in shown[1:])
     blocks = [f'<section id="{anchor}">{content}</section>' for anchor, _, content in shown]
-    header = f'<div class="over">LiDistill · evaluation report</div><h1>{escape(title)}</h1><nav>{links}</nav>'
+    header = (
+        f'<div class="over">LiDistill · evaluation report</div><h1>{escape(title)}</h1>'
+        f"{ribbon(result.caveat)}<nav>{links}</nav>"
+    )
     path = Path(run_dir) / "report.html"
     write_text(
         path,
@@ -145,11 +148,19 @@ def _protocol(result: EvaluationResult) -> str:
     )
     return (
         f"<p>Mean intersection over union on <b>{escape(result.dataset)} {escape(result.split)}</b>: "
-        f"{thousands(result.num_scans)} scans, {thousands(labelled)} labelled of {thousands(result.num_points)} "
+        f"{_coverage(result)}, {thousands(labelled)} labelled of {thousands(result.num_points)} "
         f"points, {passes}.</p>"
         f'<p class="soft">IoU = TP / (TP + FP + FN) over every raw point, averaged over {classes}. Points labelled '
         f"“{escape(result.classes[IGNORE])}” do not count; any other point without a prediction counts as a miss.</p>"
     )
+
+
+def _coverage(result: EvaluationResult) -> str:
+    """How many scans were scored, and of how many where some were not."""
+    scans = thousands(result.num_scans)
+    if result.split_scans not in (None, result.num_scans):
+        return f"{scans} of {thousands(result.split_scans or 0)} scans"
+    return f"{scans} scan" if result.num_scans == 1 else f"{scans} scans"
 
 
 def _labelled(confusion: Confusion) -> int:

@@ -187,12 +187,14 @@ def camera_overlay(
 
 
 def side_by_side(
-    panels: Sequence[tuple[str, np.ndarray]], legend: Sequence[tuple[str, Sequence[int]]] = ()
+    panels: Sequence[tuple[str, np.ndarray]],
+    legend: Sequence[tuple[str, Sequence[int]]] = (),
+    note: str = "",
 ) -> np.ndarray:
     """Titled pictures of one height in a row, with a legend of coloured squares below.
 
     Args:
-        panels: (title, u8 [H, W, 3]). legend: (name, RGB).
+        panels: (title, u8 [H, W, 3]). legend: (name, RGB). note: last line, e.g. which world this is.
 
     Returns:
         u8 RGB.
@@ -205,7 +207,10 @@ def side_by_side(
     top = panels[0][1].shape[0] + 2 * gap + line
     entry = max((font.getlength(name) for name, _ in legend), default=0) + 2 * line
     columns = max(1, int((width - gap) // entry))
-    height = top + line * math.ceil(len(legend) / columns) + gap
+    below = top + line * math.ceil(len(legend) / columns)
+    height = below + gap
+    if note:
+        height += line
     sheet = Image.new("RGB", (width, height), BACKGROUND)
     draw = ImageDraw.Draw(sheet)
     x = gap
@@ -218,6 +223,7 @@ def side_by_side(
         y = top + (i // columns) * line
         draw.rectangle([left, y + 4, left + 13, y + 17], fill=tuple(int(c) for c in color))
         draw.text((left + line, y), name, font=font, fill=MARKER)
+    draw.text((gap, below), note, font=font, fill=MARKER)
     return np.array(sheet)
 
 

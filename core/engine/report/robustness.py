@@ -14,7 +14,7 @@ from core.data.corruptions import PROFILES
 from core.engine.report.pictures import birds_eye, encode_png, error_colors, legible, side_by_side
 from core.engine.report.robustness_scores import ROBO3D_BASELINE, Summary
 from core.engine.report.scenes import legend
-from core.engine.report.style import page
+from core.engine.report.style import page, ribbon
 from core.labels import LabelSpace
 from core.metrics import EvaluationResult
 
@@ -72,7 +72,11 @@ def robustness_page(
         _reproduce(facts),
     ]
     title = f"Robustness, {_TITLES[summary.profile]}"
-    header = f'<div class="over">LiDistill · robustness</div><h1>{escape(title)}</h1>'
+    clean = next(iter(results.values()))
+    header = (
+        f'<div class="over">LiDistill · robustness</div><h1>{escape(title)}</h1>{ribbon(clean.caveat)}'
+        f'<p class="soft">Scored on {escape(clean.scored)}.</p>'
+    )
     body = "\n".join(f"<section>{section}</section>" for section in sections if section)
     return page(title, f"{header}\n{body}", "Written by LiDistill. Everything is in this file.")
 

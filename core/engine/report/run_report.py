@@ -18,7 +18,6 @@ from core.engine.report.pictures import birds_eye, encode_png, error_colors, leg
 from core.engine.run.run_dir import RunDir
 from core.errors import UserError
 from core.io import write_bytes
-from core.labels import LabelSpace
 from core.metrics import EvaluationResult
 
 __all__ = ["PictureCollector", "preview", "report_run"]
@@ -79,7 +78,7 @@ def report_run(
     if pictures.scenes:
         write_bytes(
             run_path / "preview.png",
-            encode_png(preview(pictures.scenes[0], pictures.dataset.labels)),
+            encode_png(preview(pictures.scenes[0], pictures.dataset)),
         )
     return write_report(
         run_path,
@@ -94,8 +93,9 @@ def report_run(
     )
 
 
-def preview(scene: ScenePicture, labels: LabelSpace) -> np.ndarray:
+def preview(scene: ScenePicture, dataset: ScanDataset) -> np.ndarray:
     """Truth, prediction and errors of one scan from above, with the classes it holds; u8 [H, W, 3]."""
+    labels = dataset.labels
     palette = legible(labels.colors)
     shades = {"truth": palette[scene.truth], "prediction": palette[scene.prediction]}
     shades["errors"] = error_colors(scene.truth, scene.prediction)
@@ -104,4 +104,5 @@ def preview(scene: ScenePicture, labels: LabelSpace) -> np.ndarray:
         for name, colors in shades.items()
     ]
     held = np.union1d(scene.truth, scene.prediction)
-    return side_by_side(panels, [(labels.classes[i], palette[i]) for i in held[held != IGNORE]])
+    classes = [(labels.classes[i], palette[i]) for i in held[held != IGNORE]]
+    return side_by_side(panels, classes, f"{dataset.title} {dataset.split}, {scene.token}")

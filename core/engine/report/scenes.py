@@ -19,6 +19,7 @@ from core.engine.report.pictures import (
     error_colors,
     legible,
 )
+from core.errors import counted
 
 __all__ = ["CameraPicture", "ScenePicture", "legend", "scene_blocks", "swatch", "thousands"]
 
@@ -102,7 +103,7 @@ def scene_blocks(scenes: Sequence[ScenePicture], colors: np.ndarray, budget: int
                 "{} of {} scenes are left out of the report to keep it small", left_out, len(scenes)
             )
             blocks.append(
-                f'<p class="soft">{left_out} more scans are left out to keep this page small.</p>'
+                f'<p class="soft">Left out to keep this page small: {counted(left_out, "more scan")}.</p>'
             )
             break
         budget -= len(block)

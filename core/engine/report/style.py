@@ -37,6 +37,8 @@ padding:clamp(20px,3vw,32px);margin-top:20px;scroll-margin-top:12px}
 color:var(--accent)}
 .big small{font-size:.32em;font-weight:600;letter-spacing:0;color:var(--soft);margin-left:.25em}
 .hero p:last-child{margin:0}
+.ribbon{margin:12px 0 0;padding:8px 16px;border-radius:8px;background:var(--track);color:var(--ink);font-weight:600;
+font-size:.92rem}
 .tiles{display:grid;grid-template-columns:repeat(auto-fill,minmax(150px,1fr));gap:12px;margin:20px 0 0}
 .tile{border:1px solid var(--line);border-radius:12px;padding:12px 16px}
 .tile b{display:block;font-size:1.45rem;line-height:1.3;letter-spacing:-.02em}
@@ -103,6 +105,13 @@ summary small{display:block;margin:2px 0 0}}
 """
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # the browser itself enforces self-containment
+
+
+def ribbon(caveat: str) -> str:
+    """HTML of a line across the page that no reader overlooks; empty for no caveat."""
+    if not caveat:
+        return ""
+    return f'<div class="ribbon" role="note">{escape(caveat)}</div>'
 
 
 def page(title: str, body: str, footer: str) -> str:

@@ -31,6 +31,7 @@ class TrainedNetwork:
         classes: of its label space; fingerprint: of that, None in a file of others.
         sensor: what its training scans look like, None in older files.
         teacher_sha256: of the checkpoint it learned from, None where there was none.
+        trained_on: its training data set, for a person; a made-up world says so. None in older files.
     """
 
     path: Path
@@ -42,6 +43,7 @@ class TrainedNetwork:
     fingerprint: str | None = None
     sensor: SensorRecord | None = None
     teacher_sha256: str | None = None
+    trained_on: str | None = None
 
     @property
     def config(self) -> Config:
@@ -123,4 +125,5 @@ def read_network(path: Path, where: str) -> TrainedNetwork:
         identity.get("fingerprint"),
         SensorRecord.from_json(identity.get("sensor")),
         teacher,
+        identity.get("trained_on"),
     )

@@ -43,6 +43,8 @@ def frozen_score(
         score,
         dataset=scans.title,
         classes=scans.labels.classes,
+        made_up=scans.made_up,
+        split_scans=scans.expected or len(scans),
         num_scans=int(totals["scans"]),
         num_points=int(totals["points"]),
         seconds=totals["seconds"],
@@ -167,7 +169,5 @@ def print_result(result: EvaluationResult, page: Path | None, legacy: bool) -> N
         else ""
     )
     voted = f", {result.votes} votes each" if result.votes > 1 else ""
-    sys.stdout.write(
-        f"mIoU {100 * result.miou:.2f}{lenient} on {result.num_scans} {result.split} scans{voted}{ending}\n"
-    )
+    sys.stdout.write(f"mIoU {100 * result.miou:.2f}{lenient} on {result.scored}{voted}{ending}\n")
     sys.stdout.flush()

@@ -41,7 +41,7 @@ from core.engine.run.distributed import (
 from core.engine.score.opened import Opened
 from core.engine.score.segmenter import Segmenter
 from core.engine.score.voting import PLAIN, Votes, loader_and_predictor
-from core.errors import UserError
+from core.errors import UserError, counted
 from core.io import write_bytes, write_json
 from core.labels import LabelSpace
 from core.paths import inside
@@ -121,7 +121,8 @@ class PredictionFolder:
         record = {"format": self.format, "classes": classes, "made_by": made_by}
         known = self._known()
         scans = known.pop("scans", {})
-        if known not in ({}, record):
+        earlier = {key: value for key, value in made_by.items() if key != "dataset"}
+        if known not in ({}, record, record | {"made_by": earlier}):
             raise UserError(
                 "this folder holds predictions of another checkpoint, format or configuration",
                 where=str(self._record),
@@ -284,6 +285,7 @@ def fill_folder(
     made_by = {
         "checkpoint_sha256": opened.found.sha256,
         "settings_sha256": _digest(context.config, view, votes.settings(context)),
+        "dataset": scans.title,
     }
     folder.begin(made_by | opened.record, stamps, world.rank)
     barrier()  # what was made of scans that have changed is gone before others write
@@ -303,10 +305,16 @@ def fill_folder(
     if world.rank == 0:
         for message in damaged:
             logger.warning("not predicted: {}", message)
+        if not count and missing and damaged:
+            raise UserError(
+                f"not one of {counted(len(missing), 'scan')} could be read, so nothing was predicted",
+                where=str(scans.root),
+                cure="The warnings above name what is damaged",
+            )
         before = len(scans) - len(missing)
         there = f" ({before} were there before)" if before else ""
         sys.stdout.write(
-            f"{count:.0f} scans predicted{there}, {points / seconds:,.0f} points/s, in {folder.root}\n"
+            f"{counted(int(count), 'scan')} predicted{there}, {points / seconds:,.0f} points/s, in {folder.root}\n"
         )
         sys.stdout.flush()
 
@@ -356,5 +364,6 @@ def _draw(scans: ScanDataset, folder: PredictionFolder) -> None:
     palette = legible(scans.labels.colors)
     held = [c for c in np.unique(classes) if c != IGNORE]
     panel = (token, birds_eye(scan.xyz[scan.keyframe], palette[classes]))
-    sheet = side_by_side([panel], [(scans.labels.classes[c], palette[c]) for c in held])
+    legend = [(scans.labels.classes[c], palette[c]) for c in held]
+    sheet = side_by_side([panel], legend, scans.title)
     write_bytes(folder.root / "preview.png", encode_png(sheet))

@@ -39,6 +39,7 @@ from core.engine.score.evaluation import score_network
 from core.engine.score.jobs import frozen_score
 from core.engine.score.opened import Opened
 from core.engine.score.voting import PLAIN, Votes, loader_and_predictor
+from core.errors import counted
 from core.io import write_bytes, write_json, write_text
 from core.metrics import EvaluationResult
 
@@ -194,7 +195,7 @@ def evaluate_robustness(
     if world.rank == 0:
         _write(study, summary, results, corruptions, clean)
         if json_path is not None:
-            write_json(json_path, summary.to_json())
+            write_json(json_path, summary.to_json() | _scored(results[CLEAN]))
     return summary
 
 
@@ -265,7 +266,7 @@ def _write(
 ) -> None:
     folder = study.folder
     write_text(folder / "scores.csv", _csv(results, corruptions))
-    write_json(folder / "summary.json", summary.to_json())
+    write_json(folder / "summary.json", summary.to_json() | _scored(results[CLEAN]))
     pictures = {
         name: path.read_bytes() for name in results if (path := folder / f"{name}.png").is_file()
     }
@@ -274,7 +275,7 @@ def _write(
         "Command": shlex.join(["python", *sys.argv]),
         "Checkpoint": first.checkpoint,
         "SHA-256": first.checkpoint_sha256,
-        "Scans": f"{first.num_scans} of {clean.describe()}",
+        "Scans": f"{first.scored}, in {clean.root}",
         "Corrupted points": study.identity["root"]
         or f"made on the fly, seed {study.context.experiment.train.seed}",
         "Votes": str(study.votes.count),
@@ -289,10 +290,22 @@ def _write(
     if summary.profile == "robo3d":
         means = {"mCE": summary.mean_error, "mRR": summary.mean_resilience}
     line = "".join(f"  {name} {value:.2f}" for name, value in means.items() if value is not None)
+    count = counted(len(corruptions), "corruption")
     sys.stdout.write(
-        f"clean mIoU {summary.clean:.2f}{line}  {len(corruptions)} corruptions: {folder / 'index.html'}\n"
+        f"clean mIoU {summary.clean:.2f}{line} on {first.scored}  {count}: {folder / 'index.html'}\n"
     )
     sys.stdout.flush()
+
+
+def _scored(result: EvaluationResult) -> dict[str, Any]:
+    """Which scans a score is of, for tables and files that hold no more of it."""
+    return {
+        "dataset": result.dataset,
+        "split": result.split,
+        "made_up": result.made_up,
+        "scans": result.num_scans,
+        "split_scans": result.split_scans,
+    }
 
 
 def _csv(results: Mapping[str, EvaluationResult], corruptions: Sequence[Corruption]) -> str:
@@ -301,13 +314,13 @@ def _csv(results: Mapping[str, EvaluationResult], corruptions: Sequence[Corrupti
     classes = next(iter(results.values())).classes[IGNORE + 1 :]
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["corruption", "type", "severity", "miou", "accuracy", "points", *classes])
+    head = ["corruption", "type", "severity", "miou", "accuracy", "points", *classes]
+    writer.writerow([*head, *_scored(next(iter(results.values())))])
     for name, result in results.items():
         counts = np.array(result.confusion, np.float64)[IGNORE + 1 :]
         accuracy = 100 * counts[:, IGNORE + 1 :].trace() / max(counts.sum(), 1)
         ious = ["" if iou is None else f"{100 * iou:.4f}" for iou in result.iou.values()]
         miou = "" if result.miou != result.miou else f"{100 * result.miou:.4f}"
-        writer.writerow(
-            [name, *kinds.get(name, (CLEAN, "")), miou, f"{accuracy:.4f}", result.num_points, *ious]
-        )
+        scores = [miou, f"{accuracy:.4f}", result.num_points, *ious]
+        writer.writerow([name, *kinds.get(name, (CLEAN, "")), *scores, *_scored(result).values()])
     return stream.getvalue()

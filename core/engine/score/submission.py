@@ -284,7 +284,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.job == "remap":
         count = remap(args.source, args.target, args.to, label_space(args.label_space))
-        sys.stdout.write(f"{count} files remapped to {args.to} ids, in {args.target}\n")
+        sys.stdout.write(f"{counted(count, 'file')} remapped to {args.to} ids, in {args.target}\n")
         return
     scans = open_split(args.dataset, args.root, args.split, args.version, args.labels, args.partial)
     _show_faults(args.path, check_submission(args.path, scans), scans)

@@ -12,6 +12,7 @@ from core.datasets.base import ScanDataset
 from core.engine.run.context import Context
 from core.engine.train.progress import duration
 from core.engine.train.trainer import Trainer
+from core.errors import counted
 from core.machine import native_bf16, processor_name
 from core.metrics import EvaluationResult
 
@@ -41,10 +42,10 @@ def announce(
     count = 0 if val_set is None else len(val_set)
     labels = train_set.labels
     logger.info(
-        "data   {}   {} train, {} val scans   {} classes",
+        "data   {}   {} train, {}   {} classes",
         train_set.title,
         len(train_set),
-        count,
+        counted(count, "val scan"),
         labels.num_classes - 1,
     )
     place = "new" if state is None else f"goes on after step {state['global_step']}"

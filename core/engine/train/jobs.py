@@ -179,6 +179,7 @@ def build_trainer(
         "config": config.tree,
         "number_type": context.experiment.amp.number_type(context.world.device.type),
         "sensor": None if record is None else record.to_json(),
+        "trained_on": train_set.title,
     }
     if teacher is not None:
         identity["teacher"] = teacher.identity
