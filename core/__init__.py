@@ -2,6 +2,10 @@
 
 import os
 
+from core.environment import check_packages
+
+check_packages()  # before anything else is imported
+
 # OpenMP threads that spin while they wait burn the cores that other processes (ranks, data workers) need: on a shared
 # two-core machine a training step took 3 s spinning and 0.8 s sleeping. A short spin is kept: waking a
 # sleeping virtual processor after every small operation cost an inference 8 %. Must be set before torch loads OpenMP.
