@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 _FOLDER = Path(__file__).parent / "labelspaces"
-_KEYS = ("classes", "map", "colors", "submit", "vehicles", "things", "format")
+_KEYS = ("classes", "map", "default", "colors", "submit", "vehicles", "things", "format")
 _MAX_RAW = 65535  # raw ids are at most 16 bits wide in all formats
 # Names that mean a vehicle where a label space does not say which of its classes are.
 _VEHICLES = (
@@ -68,7 +68,9 @@ class LabelSpace:
         name: short name, e.g. ``nuscenes``.
         classes: index = train id; ``classes[0]`` is "ignore".
         colors: u8 [C, 3] RGB.
-        raw_to_train: id on disk -> train id; an id absent here is an error in the data.
+        raw_to_train: id on disk -> train id; an id absent here is an error in the data where there is no ``default``.
+        default: train id of every other id.
+        file: where it was read, for messages; None for one that comes with the code.
         train_to_raw: id written into a submission, by train id.
         vehicles: names of the classes that are vehicles, as corruptions tell them.
         things: by class name, for the paste augmentation.
@@ -83,6 +85,8 @@ class LabelSpace:
     vehicles: tuple[str, ...] = field(default=(), repr=False, compare=False)
     things: Mapping[str, Thing] = field(default_factory=dict, repr=False, compare=False)
     format: str = field(default="npy", repr=False, compare=False)
+    default: int | None = field(default=None, repr=False)
+    file: Path | None = field(default=None, repr=False, compare=False)
 
     @property
     def num_classes(self) -> int:
@@ -92,17 +96,20 @@ class LabelSpace:
     @cached_property
     def lut(self) -> np.ndarray:
         """i16 [max raw id + 2]: raw id -> train id, -1 where unknown; the last entry stands for anything larger."""
-        table = np.full(max(self.raw_to_train) + 2, -1, np.int16)
+        other = -1 if self.default is None else self.default
+        table = np.full(max(self.raw_to_train) + 2, other, np.int16)
         table[list(self.raw_to_train)] = list(self.raw_to_train.values())
         return table
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of the class names and the raw -> train map; two models may share labels only if it agrees."""
-        identity = [
+        identity: list[Any] = [
             list(self.classes),
             sorted((int(k), int(v)) for k, v in self.raw_to_train.items()),
         ]
+        if self.default is not None:
+            identity.append(self.default)
         return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
 
     def to_train(self, raw: np.ndarray, where: str | Path) -> np.ndarray:
@@ -128,10 +135,18 @@ class LabelSpace:
                 f"label id {listed}{more} is not in the label space '{self.name}', "
                 f"which knows {len(self.raw_to_train)} ids from {min(self.raw_to_train)} to {max(self.raw_to_train)}",
                 where=str(where),
-                cure="The file is damaged or belongs to another data set; check dataset.name and dataset.labels, "
-                "or download the labels again",
+                cure=self._cure(),
             )
         return train.astype(np.uint8)
+
+    def _cure(self) -> str:
+        """What to do about an id that is not listed."""
+        if self.file is None:
+            return (
+                "The file is damaged or belongs to another data set; check dataset.name and dataset.labels, "
+                "or download the labels again"
+            )
+        return f"Add it to 'map:' in {self.file} (0 = ignore), or write 'default: 0' there for all others"
 
     def to_raw(self, train: np.ndarray) -> np.ndarray:
         """Map train ids [N] to the ids a submission holds, u16 [N]."""
@@ -148,6 +163,7 @@ class LabelSpace:
         """Read a label space.
 
         The file holds ``classes`` (list; the first entry is "ignore") and ``map`` (id on disk -> train id); if wanted
+        ``default`` (train id of all other ids; without it they are an error),
         ``colors`` (one [R, G, B] per class), ``submit`` (the id a submission holds, per class; by default the smallest
         id of the class), ``vehicles`` (class names), ``things`` (class name -> ``min_points``, ``ground``) and
         ``format`` (of predicted files: semantickitti, nuscenes or npy).
@@ -174,6 +190,8 @@ class LabelSpace:
             vehicles=_checked_vehicles(content.get("vehicles"), classes, path),
             things=_checked_things(content.get("things"), classes, path),
             format=_checked_format(content.get("format", "npy"), path),
+            default=_checked_default(content.get("default"), len(classes), path),
+            file=None if path.parent == _FOLDER else path,
         )
 
 
@@ -227,6 +245,17 @@ def _checked_map(mapping: Any, count: int, path: Path) -> dict[int, int]:
                 where=str(path),
             )
     return dict(mapping)
+
+
+def _checked_default(default: Any, count: int, path: Path) -> int | None:
+    if default is None:
+        return None
+    if not isinstance(default, int) or isinstance(default, bool) or not 0 <= default < count:
+        raise UserError(
+            f"'default' is {default!r}; expected a train id 0..{count - 1} (0 = ignore)",
+            where=str(path),
+        )
+    return default
 
 
 def _is_raw(raw: Any) -> bool:

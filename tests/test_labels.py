@@ -240,3 +240,20 @@ def test_missing_label_space_names_the_built_in_ones(tmp_path):
     with pytest.raises(UserError) as error:
         LabelSpace.from_yaml(tmp_path / "none.yaml")
     assert all(name in str(error.value) for name in LABEL_SPACES)
+
+
+def test_own_label_space_names_its_file_in_the_cure_and_takes_a_default(tmp_path):
+    path = tmp_path / "ls.yaml"
+    path.write_text("classes: [ignore, road]\nmap: {0: 0, 40: 1}\n")
+    strict = LabelSpace.from_yaml(path)
+    raw = np.array([40, 50, 60_000], np.uint16)
+    with pytest.raises(UserError, match=f"Add it to 'map:' in {path} .* 'default: 0'"):
+        strict.to_train(raw, "a.label")
+    path.write_text("classes: [ignore, road]\nmap: {0: 0, 40: 1}\ndefault: 0\n")
+    lax = LabelSpace.from_yaml(path)
+    assert lax.to_train(raw, "a.label").tolist() == [1, 0, 0]
+    assert lax.fingerprint != strict.fingerprint
+    for wrong in ("2", "road", "true", "-1"):
+        path.write_text(f"classes: [ignore, road]\nmap: {{0: 0, 40: 1}}\ndefault: {wrong}\n")
+        with pytest.raises(UserError, match=r"'default' is .* expected a train id 0\.\.1"):
+            LabelSpace.from_yaml(path)
