@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from core.errors import UserError
 
-__all__ = ["listing", "read_labels", "read_points"]
+__all__ = ["listing", "meant_above", "read_labels", "read_points"]
+
+_LEVELS = 3  # folders above a wrong root that are looked at
 
 
 def listing(folder: Path) -> frozenset[str]:
@@ -17,6 +20,14 @@ def listing(folder: Path) -> frozenset[str]:
         return frozenset(entry.name for entry in folder.iterdir())
     except (FileNotFoundError, NotADirectoryError):
         return frozenset()
+
+
+def meant_above(root: Path, is_root: Callable[[Path], bool]) -> str:
+    """ "Did you mean …? " where a folder above ``root`` is what was looked for, else nothing."""
+    for folder in list(root.resolve().parents)[:_LEVELS]:
+        if is_root(folder):
+            return f"Did you mean {folder}? "
+    return ""
 
 
 def read_points(path: Path, fields: int, *, used: int = 4) -> np.ndarray:

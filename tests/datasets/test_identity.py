@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from core.config import Config
 from core.datasets import DATASETS, build_dataset, dataset_class
@@ -90,8 +91,11 @@ def test_a_synthetic_world_says_so(tiny_kitti, tiny_nuscenes, tmp_path):
     assert dataset.describe().startswith("synthetic world (nuScenes format) v1.0-mini val: ")
     assert type(dataset).title == "nuScenes"
     assert kitti(tiny_kitti).describe().startswith("synthetic world (SemanticKITTI format) val: ")
-    totals = {"scans": 0, "points": 0, "seconds": 0.0}
+    totals = {"scans": 1, "points": 1, "seconds": 0.0}
     score = SegmentationScore(17)
+    with pytest.raises(UserError, match="none of 1 points of 1 scan has a class"):
+        frozen_score(score, totals, dataset, split="val", checkpoint="x", checkpoint_sha256="y")
+    score.update(torch.tensor([1]), torch.tensor([2]), torch.tensor([5.0]))
     result = frozen_score(
         score,
         totals,
@@ -102,7 +106,9 @@ def test_a_synthetic_world_says_so(tiny_kitti, tiny_nuscenes, tmp_path):
         votes=1,
         extra={},
     )
-    assert result.dataset == "synthetic world (nuScenes format)"
+    assert result.dataset == "synthetic world (nuScenes format)" and result.made_up
+    assert result.scored == "synthetic world (nuScenes format) val, 1 of 4 scans"
+    assert result.caveat.startswith("Made-up data (synthetic world (nuScenes format)): not comp")
     (tmp_path / "sequences").symlink_to(tiny_kitti / "sequences")  # without its synthetic.json
     assert kitti(tmp_path).title == "SemanticKITTI"
 

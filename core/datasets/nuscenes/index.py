@@ -21,6 +21,7 @@ import numpy as np
 from loguru import logger
 from pydantic import BaseModel
 
+from core.datasets.files import meant_above
 from core.datasets.nuscenes.tables import (
     Calibration,
     EgoPose,
@@ -154,7 +155,8 @@ def open_index(root: Path, version: str) -> NuScenesIndex:
         raise UserError(
             what,
             where=str(root),
-            cure=f"dataset.root must contain {version}/ (tables, from {_ARCHIVES[version]}, nuScenes download page), "
+            cure=meant_above(root, lambda folder: (folder / version).is_dir())
+            + f"dataset.root must contain {version}/ (tables, from {_ARCHIVES[version]}, nuScenes download page), "
             "samples/ and lidarseg/; set dataset.root and dataset.version",
         )
     stamp = _stamp(tables, version)

@@ -31,7 +31,7 @@ from core.datasets.base import (
     near_sensor,
     sequence_names,
 )
-from core.datasets.files import listing
+from core.datasets.files import listing, meant_above
 from core.datasets.find import is_hidden
 from core.datasets.images import (
     check_principal_point,
@@ -105,6 +105,10 @@ class PandaSetConfig(DatasetConfig):
     )
 
 
+def _holds_sequences(folder: Path) -> bool:
+    return any(_is_sequence(name) for name in listing(folder))
+
+
 class PandaSet(SequenceDataset):
     """One split of PandaSet. Instances are 31-bit numbers of the cuboids' names: an object keeps its own over time."""
 
@@ -152,7 +156,7 @@ class PandaSet(SequenceDataset):
     @staticmethod
     def _find_root(root: Path) -> Path:
         for candidate in (root, root / "pandaset"):
-            if any(_is_sequence(name) for name in listing(candidate)):
+            if _holds_sequences(candidate):
                 return candidate
         what = "this folder does not exist"
         if root.is_dir():
@@ -160,7 +164,8 @@ class PandaSet(SequenceDataset):
         raise UserError(
             what,
             where=str(root),
-            cure="dataset.root must contain 001/lidar, 001/annotations and so on; set dataset.root, or pass "
+            cure=meant_above(root, _holds_sequences)
+            + "dataset.root must contain 001/lidar, 001/annotations and so on; set dataset.root, or pass "
             "--dataset.root FOLDER",
         )
 

@@ -27,7 +27,7 @@ from core.datasets.base import (
     near_sensor,
     sequence_names,
 )
-from core.datasets.files import listing, read_labels, read_points
+from core.datasets.files import listing, meant_above, read_labels, read_points
 from core.datasets.find import is_hidden
 from core.datasets.images import (
     check_principal_point,
@@ -146,7 +146,8 @@ class SemanticKITTI(SequenceDataset):
         raise UserError(
             what,
             where=str(root),
-            cure="dataset.root must contain sequences/00/velodyne, sequences/00/labels and so on "
+            cure=meant_above(root, lambda folder: (folder / "sequences").is_dir())
+            + "dataset.root must contain sequences/00/velodyne, sequences/00/labels and so on "
             "(or dataset/sequences/...); set dataset.root, or pass --dataset.root FOLDER",
         )
 
