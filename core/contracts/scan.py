@@ -90,8 +90,9 @@ class Scan:
             (+) or after (-) the keyframe; ``sweep`` i16 [N], 0 for the keyframe's own points, k for those of the k-th
             appended sweep; ``intensity`` f32 [N] in the data set's own scale; where known ``label`` u8 [N] train
             ids (0 for sweep points without one), ``instance`` i32 [N] (0 = none), ``pasted`` bool [N] (points
-            put in from other scans: no image shows them, they count as the keyframe's and follow its own), and
-            whatever ``dataset.columns`` adds.
+            put in from other scans: no image shows them, they count as the keyframe's and follow its own),
+            ``no_return`` bool [N] (rows of the file that are no points: they fall into no cell), and whatever
+            ``dataset.columns`` adds.
         sensor: the scanner.
         cameras: the keyframe's cameras, images not yet decoded.
         pose: f64 [4, 4] LiDAR -> world.

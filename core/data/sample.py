@@ -112,10 +112,12 @@ class Recipe:
 
     def _kept(self, scan: Scan, rng: np.random.Generator | None) -> np.ndarray | None:
         """Bool [N] of the points that enter a cell, None for all; the box is that of the recorded coordinates."""
-        kept = None
+        lost = scan.points.get("no_return")
+        kept = None if lost is None else ~lost
         if self.config.point_range is not None:
             low, high = np.array(self.config.point_range, np.float32).reshape(2, 3)
-            kept = ((scan.xyz >= low) & (scan.xyz < high)).all(1)
+            inside = ((scan.xyz >= low) & (scan.xyz < high)).all(1)
+            kept = inside if kept is None else inside & kept
             if not kept.any():
                 raise UserError(
                     f"none of the {len(scan.points)} points of scan {scan.token} lies inside data.point_range",

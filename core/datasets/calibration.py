@@ -3,7 +3,7 @@
 ::
 
     cameras:
-      front:                                # images/front/<stem>.png or .jpg
+      front:                                # images/front/<token>.png or .jpg (the scan's path without suffix)
         size: [1600, 900]                   # px, width and height of the images
         projection:                         # 3 x 4: LiDAR point (x, y, z, 1) in m -> px (u * depth, v * depth, depth)
           - [1266.4, 816.3, 0.0, -408.15]   # here a camera that looks along y, 0.5 m in front of the LiDAR
@@ -28,7 +28,13 @@ from core.datasets.images import find_image, image_size, open_image
 from core.errors import UserError
 from core.geometry import camera_fault
 
-__all__ = ["CALIBRATION", "CameraCalibration", "image_of", "open_camera", "read_calibration"]
+__all__ = [
+    "CALIBRATION",
+    "CameraCalibration",
+    "image_of",
+    "open_camera",
+    "read_calibration",
+]
 
 CALIBRATION = "calibration.yaml"
 _FARTHEST = 100.0  # m, of a camera from the scanner
@@ -95,9 +101,9 @@ def projection_fault(projection: np.ndarray, size: tuple[int, int]) -> str | Non
     return None
 
 
-def image_of(root: Path, camera: str, stem: str) -> Path:
-    """Find the image of a scan: ``images/<camera>/<stem>.png``, or with another suffix where that one exists."""
-    return find_image(root / "images" / camera, stem)
+def image_of(root: Path, camera: str, token: str) -> Path:
+    """Find the image of a scan: ``images/<camera>/<token>.png``, or with another suffix where that one exists."""
+    return find_image(root / "images" / camera, token)
 
 
 def open_camera(name: str, calibration: CameraCalibration, image: Path) -> Camera:

@@ -18,7 +18,7 @@ from core.decode import read_array, read_arrays
 from core.errors import UserError
 from core.paths import check_name
 
-__all__ = ["READ_COLUMNS", "Column", "add_columns", "column_file", "read_column"]
+__all__ = ["READ_COLUMNS", "Column", "add_columns", "as_column", "column_file", "read_column"]
 
 READ_COLUMNS = (
     "xyz",
@@ -28,6 +28,7 @@ READ_COLUMNS = (
     "label",
     "instance",
     "pasted",
+    "no_return",
 )  # that readers make themselves
 _TAKEN = (*READ_COLUMNS, "distance")  # which samples make
 
@@ -115,9 +116,14 @@ def read_column(path: Path, column: Column, name: str, count: int) -> np.ndarray
         raise _wrong(name, path, f"has {len(values)} rows; {expected}")
     if column.channels == 1:
         values = values.reshape(count)
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise _wrong(name, path, "holds NaN or infinite values")
+    return as_column(values)
+
+
+def as_column(values: np.ndarray) -> np.ndarray:
+    """Numbers as columns hold them: f32 of floating-point ones, u8 and bool as they are, i64 of other integers."""
     if values.dtype.kind == "f":
-        if not np.isfinite(values).all():
-            raise _wrong(name, path, "holds NaN or infinite values")
         return np.ascontiguousarray(values, np.float32)
     if values.dtype in (np.uint8, np.bool_):
         return np.ascontiguousarray(values)

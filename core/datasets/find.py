@@ -13,7 +13,13 @@ from pathlib import Path
 
 from core.errors import UserError
 
-__all__ = ["check_pattern", "find_files", "is_hidden", "natural_order", "with_low_suffix"]
+__all__ = [
+    "check_pattern",
+    "contents",
+    "find_files",
+    "is_hidden",
+    "natural_order",
+]
 
 _ANY_FOLDERS = "**"
 _MAGIC = "*?["
@@ -54,7 +60,35 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".")
 
 
-def with_low_suffix(name: str) -> str:
+def contents(folder: Path) -> str:
+    """What lies in a folder, for a person: ``it holds 2 folders, 12 .pcd files and 1 .txt file``."""
+    counts: dict[str, int] = {}
+    folders = 0
+    for entry in _entries(folder):
+        suffix = os.path.splitext(entry.name)[1].lower()
+        if is_hidden(entry.name):
+            continue
+        if os.path.isdir(entry.path):
+            folders += 1
+        else:
+            counts[suffix] = counts.get(suffix, 0) + 1
+    found = []
+    if folders:
+        found.append(_counted(folders, "folder"))
+    for suffix, count in sorted(counts.items(), key=lambda item: -item[1])[:5]:
+        found.append(_counted(count, f"{suffix or 'suffixless'} file"))
+    if not found:
+        return "it is empty"
+    *first, last = found
+    return f"it holds {', '.join(first)} and {last}" if first else f"it holds {last}"
+
+
+def _counted(count: int, noun: str) -> str:
+    plural = "" if count == 1 else "s"
+    return f"{count} {noun}{plural}"
+
+
+def _with_low_suffix(name: str) -> str:
     """The name with its last suffix in lower case: ``A.PCD`` is ``A.pcd``."""
     stem, suffix = os.path.splitext(name)
     return stem + suffix.lower()
@@ -134,7 +168,7 @@ def _is_listed(path: str) -> bool:
 def _fits(name: str, part: str) -> bool:
     if is_hidden(name) and not is_hidden(part):
         return False
-    return fnmatchcase(name, part) or fnmatchcase(with_low_suffix(name), part)
+    return fnmatchcase(name, part) or fnmatchcase(_with_low_suffix(name), part)
 
 
 def _padded(number: re.Match[str]) -> str:

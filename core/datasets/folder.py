@@ -1,11 +1,12 @@
-"""One's own scans: a folder of float32 files (or NumPy's .npy), one file of ids per scan, cameras if calibrated.
+"""One's own scans: a folder of files of any format in :mod:`core.datasets.scan_formats`, ids per scan, cameras.
 
-Beside the scans, ``calibration.yaml`` (:mod:`core.datasets.calibration`) and ``images/<camera>/<stem>.png`` or ``.jpg``
-give the cameras.
+Beside the scans, ``calibration.yaml`` (:mod:`core.datasets.calibration`) and ``images/<camera>/<token>.png`` or
+``.jpg`` give the cameras, if there are some.
 """
 
 from __future__ import annotations
 
+import os
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,7 +14,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import AfterValidator, Field, model_validator
 
-from core.contracts import Camera, Points, Scan
+from core.contracts import IGNORE, Camera, Points, Scan
 from core.datasets.base import DatasetConfig, Gap, ScanDataset, ScanFiles, SplitName
 from core.datasets.calibration import (
     CALIBRATION,
@@ -22,41 +23,54 @@ from core.datasets.calibration import (
     open_camera,
     read_calibration,
 )
-from core.datasets.files import listing, read_labels, read_points
-from core.decode import read_array
+from core.datasets.find import check_pattern, contents, find_files
+from core.datasets.label_files import check_ids, read_ids
+from core.datasets.scan_columns import ColumnsConfig, column_of, make_points
+from core.datasets.scan_formats import Table, has_fixed_rows, read_table, stem_of
 from core.errors import UserError
 from core.labels import SEMANTICKITTI
 
 __all__ = ["FolderConfig", "FolderDataset"]
 
 
-def _has_stem(pattern: str) -> str:
-    if "{stem}" not in pattern:
+def _names_scan(pattern: str) -> str:
+    if "{stem}" not in pattern and "{token}" not in pattern:
         raise ValueError(
-            "must contain {stem}, which stands for the scan's file name up to its first dot"
+            "must contain {stem}, the scan's file name without its suffix, or {token}, its path without suffix"
         )
     return pattern
 
 
-class FolderConfig(DatasetConfig):
+class FolderConfig(DatasetConfig, ColumnsConfig):
     """``dataset:`` section of one's own data."""
 
-    scans: str = Field(
+    scans: Annotated[str, AfterValidator(check_pattern)] = Field(
         "*.bin",
-        description="glob of the scan files below root; a .npy file holds numbers [points, point_fields]",
+        description="glob of the scan files below root: .bin (float32), .npy, .npz, .pcd, .las or .laz; ** stands for "
+        "any folders",
     )
-    label_files: Annotated[str, AfterValidator(_has_stem)] | None = Field(
+    label_files: Annotated[str, AfterValidator(_names_scan)] | None = Field(
         None,
-        description="label file below root, e.g. {stem}.label; {stem} is the scan's file name up to its first "
-        "dot; null = no labels",
+        description="label file of a scan below root, .npy, .npz or ids of label_dtype, e.g. {stem}.label; {stem} is "
+        "the scan's file name without its suffix, {parent} its folder below root, {token} its path below the fixed "
+        "part of scans, without suffix; null = no labels",
+    )
+    label_column: str | int | None = Field(
+        None,
+        description="column of the scan file that holds the labels, e.g. classification of .las; in place of "
+        "label_files",
+    )
+    label_key: str | None = Field(
+        None, description="array of an .npz label file; null = the only one"
     )
     point_fields: int = Field(
         4,
-        ge=4,
-        description="float32 values per point; the first four are x, y, z (m, z up) and intensity",
+        ge=3,
+        description="values per point of .bin and plain .npy scans; the first are x, y, z (m, z up) and intensity, "
+        "which 3 leave out",
     )
     label_dtype: Literal["uint8", "uint16", "uint32"] = Field(
-        "uint32", description="type of one id"
+        "uint32", description="type of one id in a label file that is no .npy or .npz"
     )
     label_bits: int = Field(
         16,
@@ -66,9 +80,17 @@ class FolderConfig(DatasetConfig):
     )
     split: dict[SplitName, tuple[int, int]] = Field(
         default_factory=dict,
-        description="inclusive range of positions in the sorted list of scans, {train: [0, 9], val: [10, 11]}; "
-        "without it all scans",
+        description="inclusive range of positions in the list of scans, {train: [0, 9], val: [10, 11]}; the list is "
+        "sorted by folders and names, numbers by value; without it all scans",
     )
+
+    @model_validator(mode="after")
+    def _one_source_of_labels(self) -> FolderConfig:
+        if self.label_files is not None and self.label_column is not None:
+            raise ValueError("labels come from label_files or from label_column, not from both")
+        if self.point_fields == 3:
+            self.point_columns.setdefault("intensity", None)
+        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -104,7 +126,11 @@ class FolderConfig(DatasetConfig):
 
 
 class FolderDataset(ScanDataset):
-    """One split of a folder of scans. Poses are unknown and therefore NaN; tokens are the files' stems."""
+    """One split of a folder of scans. Poses are unknown and therefore NaN; tokens are the files' paths.
+
+    A token is the path below the part of ``dataset.scans`` without wildcards, and has no suffix: of ``lidar/*.bin`` it
+    is the file's name, of ``*/*.bin`` also its folder, so that drives may count their frames alike.
+    """
 
     Config = FolderConfig
     config: FolderConfig
@@ -115,13 +141,13 @@ class FolderDataset(ScanDataset):
         """List the split's scans.
 
         Raises:
-            UserError: the root, the labels' folder or the label space is missing, two scans share a stem, a camera is
-                not calibrated, or the split is empty.
+            UserError: the root, the labels' folder or the label space is missing, two scans have one name or one label
+                file, a camera is not calibrated, or the split is empty.
         """
         super().__init__(config, split)
-        self.point_fields = config.point_fields
         self.label_dtype = np.dtype(config.label_dtype).newbyteorder("<")
-        self.labelled = config.use_labels and config.label_files is not None and split != "test"
+        wanted = config.label_files is not None or config.label_column is not None
+        self.labelled = config.use_labels and wanted and split != "test"
         if not self.root.is_dir():
             raise UserError(
                 "this folder does not exist",
@@ -133,14 +159,20 @@ class FolderDataset(ScanDataset):
         self._gaps: list[Gap] = []
         self._scans = self._whole(self._ranged(self._found()))
         if not self._scans:
-            why = "; ".join(gap.text for gap in self._gaps)
-            if not why:
-                why = f"dataset.split.{split} selects nothing"
-            raise UserError(
-                f"the {split} split is empty: {why}",
-                where=str(self.root),
-                cure="Check dataset.split",
-            )
+            raise self._empty()
+        self.point_fields = config.point_fields
+        if not all(has_fixed_rows(scan) for scan in self._scans):
+            self.point_fields = 0
+
+    def _empty(self) -> UserError:
+        """The error of a split without scans."""
+        why = "; ".join(gap.text for gap in self._gaps)
+        if not why:
+            why = f"dataset.split.{self.split} selects nothing"
+        cure = "Check dataset.split"
+        if not self._found():
+            cure = f"{contents(self.root)}; check dataset.root and dataset.scans"
+        return UserError(f"the {self.split} split is empty: {why}", where=str(self.root), cure=cure)
 
     def _calibrated(self) -> dict[str, CameraCalibration]:
         """The wanted cameras; none where the folder has no calibration."""
@@ -163,19 +195,28 @@ class FolderDataset(ScanDataset):
         return {name: known[name] for name in self.config.cameras}
 
     def _found(self) -> list[Path]:
-        scans = sorted(path for path in self.root.glob(self.config.scans) if path.is_file())
+        scans = find_files(self.root, self.config.scans)
         if not scans:
-            self._gaps.append(Gap(f"no file matches dataset.scans '{self.config.scans}'"))
-        by_stem: dict[str, Path] = {}
+            self._gaps = [Gap(f"no file matches dataset.scans '{self.config.scans}'")]
+        by_token: dict[str, Path] = {}
         for path in scans:
-            other = by_stem.setdefault(_stem(path), path)
+            other = by_token.setdefault(self._token(path), path)
             if other is not path:
                 raise UserError(
-                    f"two scans share the stem '{_stem(path)}': {other.relative_to(self.root)}",
+                    f"two scans share the name '{self._token(path)}': {other.relative_to(self.root)}",
                     where=str(path),
-                    cure="Stems name scans and their labels: narrow dataset.scans, or rename the files",
+                    cure="Names without suffix tell scans apart: narrow dataset.scans, or rename the files",
                 )
         return scans
+
+    def _token(self, scan: Path) -> str:
+        fixed = 0
+        for part in self.config.scans.split("/")[:-1]:
+            if any(sign in part for sign in "*?["):
+                break
+            fixed += 1
+        parts = scan.relative_to(self.root).parts[fixed:]
+        return "/".join([*parts[:-1], stem_of(scan)])
 
     def _ranged(self, scans: list[Path]) -> list[Path]:
         if not self.config.split:
@@ -190,7 +231,8 @@ class FolderDataset(ScanDataset):
         return scans[first : last + 1]
 
     def _whole(self, scans: list[Path]) -> list[Path]:
-        if not self.labelled or not scans:
+        """The scans that have what the job needs of them."""
+        if not self.labelled or not scans or self.config.label_files is None:
             return scans
         folder = self._label_file(scans[0]).parent
         if not folder.is_dir():
@@ -199,6 +241,15 @@ class FolderDataset(ScanDataset):
                 where=str(folder),
                 cure="Check dataset.label_files; for label-free jobs set dataset.use_labels false",
             )
+        by_file: dict[Path, Path] = {}
+        for path in scans:
+            other = by_file.setdefault(self._label_file(path), path)
+            if other is not path:
+                raise UserError(
+                    f"{other.relative_to(self.root)} and {path.relative_to(self.root)} would share this label file",
+                    where=str(self._label_file(path)),
+                    cure="Use {token} or {parent}/{stem} in dataset.label_files",
+                )
         whole = [path for path in scans if self._label_file(path).is_file()]
         lost = len(scans) - len(whole)
         if lost:
@@ -206,18 +257,21 @@ class FolderDataset(ScanDataset):
         return whole
 
     def _label_file(self, scan: Path) -> Path:
-        return self.root / str(self.config.label_files).replace("{stem}", _stem(scan))
+        name = str(self.config.label_files)
+        name = name.replace("{parent}", str(scan.parent.relative_to(self.root)))
+        name = name.replace("{token}", self._token(scan)).replace("{stem}", stem_of(scan))
+        return self.root / os.path.normpath(name)
 
     def __len__(self) -> int:
         return len(self._scans)
 
     def token(self, index: int) -> str:
-        """The scan file's name without its ending."""
-        return _stem(self._scans[index])
+        """The scan file's path without suffix; see :class:`FolderDataset`."""
+        return self._token(self._scans[index])
 
     @cached_property
     def _positions(self) -> dict[str, int]:
-        return {_stem(path): i for i, path in enumerate(self._scans)}
+        return {self._token(path): i for i, path in enumerate(self._scans)}
 
     def index_of(self, token: str) -> int:
         """Position of the scan file of that name."""
@@ -229,8 +283,9 @@ class FolderDataset(ScanDataset):
         """What was noted while the folder was opened, and how many images each camera lacks."""
         gaps = list(self._gaps)
         for name in self.cameras:
-            there = {file.split(".", 1)[0] for file in listing(self.root / "images" / name)}
-            lacking = sum(_stem(scan) not in there for scan in self._scans)
+            lacking = 0
+            for scan in self._scans:
+                lacking += not image_of(self.root, name, self._token(scan)).is_file()
             if lacking:
                 folder = self.root / "images" / name
                 text = f"{lacking} of {len(self)} scans have no image in {folder}"
@@ -238,66 +293,54 @@ class FolderDataset(ScanDataset):
         return gaps
 
     def files(self, index: int) -> ScanFiles:
-        """The scan, its label file as ``label_files`` says, and the image of the same name of each camera."""
+        """The scan, the file that holds its labels, and the image of the same name of each camera."""
         scan = self._scans[index]
         labels = None
         if self.labelled:
-            labels = self._label_file(scan)
-        images = {name: image_of(self.root, name, _stem(scan)) for name in self.cameras}
+            labels = scan
+            if self.config.label_files is not None:
+                labels = self._label_file(scan)
+        images = {name: image_of(self.root, name, self._token(scan)) for name in self.cameras}
         return ScanFiles(points=scan, labels=labels, images=images)
 
     def read(self, index: int, *, cameras: bool = True) -> Scan:
-        """Read the array of points; ids of ``label_bits`` bits hold a class, those above an instance."""
+        """Read the columns of points; ids of ``label_bits`` bits hold a class, those above an instance."""
         files = self.files(index)
-        if files.points.suffix == ".npy":
-            points = _read_npy(files.points, self.point_fields)
-        else:
-            points = read_points(files.points, self.point_fields)
-        labels = instances = None
+        table = read_table(files.points, self.config.point_fields)
+        points = make_points(table, self.config, files.points)
         if files.labels is not None:
-            raw = read_labels(files.labels, self.label_dtype, len(points))
-            bits = self.config.label_bits
-            if bits < 8 * raw.itemsize:
-                instances = (raw >> bits).astype(np.int32)
-                raw = raw & ((1 << bits) - 1)
-            labels = self.labels.to_train(raw, files.labels)
+            points = self._labelled(points, table, files.labels)
         return Scan(
             token=self.token(index),
-            points=Points(
-                xyz=np.ascontiguousarray(points[:, :3]),
-                intensity=np.ascontiguousarray(points[:, 3]),
-                label=labels,
-                instance=instances,
-            ),
+            points=points,
             sensor=self.sensor,
             cameras=self._open_cameras(files) if cameras else (),
         )
+
+    def _labelled(self, points: Points, table: Table, path: Path) -> Points:
+        """The points with classes and, where ids have bits for them, instances; none where there is no return."""
+        raw = self._ids(table, len(points), path)
+        instances = None
+        bits = self.config.label_bits
+        if bits < 8 * raw.itemsize:
+            instances = (raw >> bits).astype(np.int32)
+            raw = raw & ((1 << bits) - 1)
+        labels = self.labels.to_train(raw, path)
+        lost = points.get("no_return")
+        if lost is not None:
+            labels[lost] = IGNORE
+            if instances is not None:
+                instances[lost] = 0
+        return points.having(label=labels, instance=instances)
+
+    def _ids(self, table: Table, count: int, path: Path) -> np.ndarray:
+        column = self.config.label_column
+        if column is None:
+            return read_ids(path, self.label_dtype, count, self.config.label_key)
+        return check_ids(column_of(table, "label_column", column, path), count, path)
 
     def _open_cameras(self, files: ScanFiles) -> tuple[Camera, ...]:
         cameras = []
         for name, path in files.images.items():
             cameras.append(open_camera(name, self.calibration[name], path))
         return tuple(cameras)
-
-
-def _read_npy(path: Path, fields: int) -> np.ndarray:
-    """f32 [N, 4] of an array of numbers [N, fields]; :func:`core.datasets.files.read_points` for ``.npy``."""
-    values = read_array(path, "scan", cure="Save it with numpy.save")
-    if values.ndim != 2 or values.shape[1] != fields or values.dtype.kind not in "fiu":
-        raise UserError(
-            f"the array is {values.dtype} {list(values.shape)}; expected numbers [points, {fields}]",
-            where=str(path),
-            cure="One row per point: x, y, z (m), intensity, …; dataset.point_fields says how many values",
-        )
-    points = np.ascontiguousarray(values[:, :4], np.float32)
-    if not len(points) or not np.isfinite(points).all():
-        raise UserError(
-            "the scan holds no points, or NaN or infinite values",
-            where=str(path),
-            cure="Leave those out",
-        )
-    return points
-
-
-def _stem(path: Path) -> str:
-    return path.name.split(".", 1)[0]

@@ -83,18 +83,22 @@ def _add_score_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_predict_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "source", metavar="SCANS", help="folder of .bin or .npy scans, or split:train|val|test"
+        "source",
+        metavar="SCANS",
+        help="a scan or a folder of scans: .bin, .npy, .npz, .pcd, .las or .laz; or split:train|val|test",
     )
     parser.add_argument(
         "--out",
         type=Path,
-        required=True,
         metavar="DIR",
-        help="folder of the predictions; one that was begun is completed",
+        help="folder of the predictions, default RUN/predictions/NAME; one that was begun is completed",
     )
     parser.add_argument("--format", choices=tuple(FORMATS), help="default: as the label space")
     parser.add_argument(
-        "--point-fields", type=int, metavar="N", help="values per point in .bin files"
+        "--point-fields",
+        type=int,
+        metavar="N",
+        help="values per point in .bin and plain .npy files",
     )
     parser.add_argument(
         "--preview", action="store_true", help="draw the first scan from above, DIR/preview.png"
@@ -322,7 +326,7 @@ def job_of(args: argparse.Namespace, run_path: Path) -> tuple[Callable[..., Any]
 
         return partial(submit_checkpoint, split=args.split, votes=votes), [args.out]
     if args.command == "predict":
-        from core.engine.score.prediction import predict_checkpoint
+        from core.engine.score.prediction import default_out, predict_checkpoint
 
         job = partial(
             predict_checkpoint,
@@ -331,7 +335,7 @@ def job_of(args: argparse.Namespace, run_path: Path) -> tuple[Callable[..., Any]
             preview=args.preview,
             votes=votes,
         )
-        return job, [args.source, args.out]
+        return job, [args.source, args.out or default_out(run_path, args.source)]
     if args.command == "robustness":
         from core.engine.score.robustness import evaluate_robustness
 

@@ -162,8 +162,11 @@ def input_width(config: Config) -> int:
 def column_widths(config: Config) -> dict[str, int]:
     """Values per point of every column that networks may read, those of ``dataset.columns`` included."""
     widths = dict(COLUMN_WIDTHS)
-    columns = config.tree.get("dataset", {}).get("columns") or {}
-    for name, column in columns.items():
+    dataset = config.tree.get("dataset", {})
+    for name in dataset.get("point_columns") or {}:  # of the scan files themselves
+        if name not in ("x", "y", "z"):
+            widths.setdefault(name, 1)
+    for name, column in (dataset.get("columns") or {}).items():
         widths[name] = column.get("channels", 1)
     return widths
 

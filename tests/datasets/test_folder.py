@@ -100,7 +100,16 @@ def test_range_beyond_the_scans_is_reported(root):
         ("train", {"cameras": ["front"]}, "front of dataset.cameras is not calibrated"),
         ("test", {}, "test split is empty"),
         ("val", {"split": {"val": [8, 9]}}, "val split is empty"),
-        ("train", {"point_fields": 3}, "point_fields"),
+        ("train", {"point_fields": 2}, "point_fields"),
+        ("train", {"scans": "/data/*.bin"}, "below dataset.root"),
+        (
+            "train",
+            {"label_column": "label"},
+            "from label_files or from label_column, not from both",
+        ),
+        ("train", {"point_columns": {"x": None}}, "'x' is a coordinate"),
+        ("train", {"point_columns": {"label": "l"}}, "'label' is a column that every scan has"),
+        ("train", {"scans": "*.pcd"}, "it holds 2 folders"),
     ],
 )
 def test_wrong_settings(root, part, keys, message):
@@ -109,14 +118,16 @@ def test_wrong_settings(root, part, keys, message):
 
 
 def test_wrong_point_fields_shows_in_the_size(root):
-    with pytest.raises(UserError, match=r"s0.pcd.bin: the file has 80 bytes.*multiple of 24"):
+    with pytest.raises(
+        UserError, match=r"s0.pcd.bin: .* not have 6 .* its 80 bytes are no multiple of 24"
+    ):
         build(root, point_fields=6).load(0)
 
 
 def test_two_scans_of_one_name(root):
-    points_of(0).tofile(root / "lidar" / "s0.other.pcd.bin")
-    with pytest.raises(UserError, match="share the stem 's0'"):
-        build(root)
+    points_of(0).tofile(root / "lidar" / "s0.bin")
+    with pytest.raises(UserError, match="share the name 's0'"):
+        build(root, scans="lidar/*.bin")
 
 
 @pytest.mark.realdata

@@ -101,7 +101,6 @@ def test_the_older_form_means_the_same(old: tuple[str, ...], new: tuple[str, ...
         ((CONFIG, "--robustness", "robo3d", "--report"), "--report goes with score"),
         ((CONFIG, "--submit", "o", "--keep-labels"), "--keep-labels goes with robustness"),
         ((CONFIG, "--split", "test"), "invalid choice"),
-        ((CONFIG, "--predict", "a"), "--out"),
         ((CONFIG, "--profile", "2", "--votes", "3"), "--votes does not go with --profile"),
         ((CONFIG, "--profile", "2", "--json", "s"), "neither --report nor --json"),
         (("score", CONFIG, "--vote-flips"), "--vote-flips needs --votes N"),

@@ -291,11 +291,21 @@ def rings(points: int, fields: int) -> np.ndarray:
             403,
             5,
             4,
-            r"does not have 4 float32 values per point: its size is no multiple of 16 bytes; 5 would fit",
+            r"not have 4 float32 values per point: its 8060 bytes are no multiple of 16; 5 float32 per point would fit",
         ),
-        (400, 5, 4, r"does not have 4 float32 .*: read so, neighbours lie anywhere; 5 would fit"),
-        (400, 4, 5, r"does not have 5 float32 .*: read so, neighbours lie anywhere; 4 would fit"),
-        (400, 4, 2, r"point_fields.*greater than or equal to 4"),
+        (
+            400,
+            5,
+            4,
+            r"does not have 4 float32 .*: read so, neighbours lie anywhere; 5 float32 per point would fit",
+        ),
+        (
+            400,
+            4,
+            5,
+            r"does not have 5 float32 .*: read so, neighbours lie anywhere; 4 float32 per point would fit",
+        ),
+        (400, 4, 2, r"point_fields.*greater than or equal to 3"),
         (400, 4, 4, None),
         (400, 7, 7, None),
     ],
@@ -325,7 +335,9 @@ def test_wrong_sources(world, checkpoint, own, tmp_path) -> None:
     np.save(own / "extra.npy", np.zeros((3, 4)))
     (tmp_path / "empty").mkdir()
     cases = [
-        (own, "both .bin and .npy"), (tmp_path / "empty", "no .bin or .npy"), (tmp_path / "nowhere", "no such folder"),
+        (own, "both .bin and .npy"), (tmp_path / "empty", "no scans; it is empty"),
+        (tmp_path / "nowhere", "no such file or folder"), (world, "scans end in .bin, .npy, .npz, .pcd, .las, .laz"),
+        (world.parent.parent, "no scans; it holds 3 folders and 1 .pt file"),
         ("split:vall", "unknown split 'vall'"), (tmp_path / "out", "would mix with the scans"),
     ]  # fmt: skip
     for source, message in cases:

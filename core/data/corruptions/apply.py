@@ -70,7 +70,12 @@ def corrupt(scan: Scan, corruption: Corruption, scanner: Scanner, seed: int = 0)
     ignored = np.concatenate([part.ignored for part in parts]) | new
     xyz, intensity = _recorded(scan, parts, origin, new, scanner)
     points = scan.points.take(origin).having(xyz=xyz, intensity=intensity)
-    lost = {"label": (ignored, IGNORE), "instance": (ignored, 0), "pasted": (new, False)}
+    lost = {
+        "label": (ignored, IGNORE),
+        "instance": (ignored, 0),
+        "pasted": (new, False),
+        "no_return": (new, False),
+    }
     for name, (rows, filler) in lost.items():
         column = points.get(name)
         if column is not None:

@@ -104,7 +104,11 @@ def published(root: Path, corruption: Corruption) -> ScanDataset:
     sequences = sorted(path.name for path in found[0].glob("sequences/*") if path.is_dir())
     if not sequences:
         flat = FolderConfig(
-            name="folder", root=found[0], scans="velodyne/*.bin", label_files="labels/{stem}.label"
+            name="folder",
+            root=found[0],
+            scans="velodyne/*.bin",
+            label_files="labels/{stem}.label",
+            no_return="keep",  # every row counts in the published scores
         )
         return _Flat(flat, "val")
     config = SemanticKITTIConfig(
