@@ -31,6 +31,7 @@ COMMANDS = {
 }
 _FLAGS = ("-h", "--help", "--debug", "--report", "--preview", "--keep-labels", "--vote-flips")
 _LISTS = ("--kinds",)  # take all words up to the next option
+_NUMBER = re.compile(r"-\.?\d")
 _OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")  # section.key=VALUE
 _LEGACY = {"--predict": "predict", "--submit": "submit", "--robustness": "robustness"}
 
@@ -186,7 +187,8 @@ def read_evaluation(
     parser: argparse.ArgumentParser, argv: Sequence[str]
 ) -> tuple[argparse.Namespace, Config]:
     """Parse the command line; what no job knows are configuration overrides."""
-    args, overrides = parser.parse_known_args(_translated(parser, list(argv)))
+    given, overrides = _without_overrides(parser, _translated(parser, list(argv)))
+    args = parser.parse_args(given)
     elsewhere = _options_elsewhere(parser, args.command)
     for word in overrides:
         option = word.partition("=")[0]
@@ -274,30 +276,62 @@ def _translated(parser: argparse.ArgumentParser, argv: list[str]) -> list[str]:
 def _positionals(argv: Sequence[str]) -> list[int]:
     """Places of the words that are neither an option, an option's value nor an override."""
     places = []
-    left = 0  # words that belong to the option before
-    for place, word in enumerate(argv):
-        if word.startswith("-"):
-            left = _values_of(word, len(argv))
-        elif left:
-            left -= 1
-        elif not _OVERRIDE.match(word) or Path(word).is_file():
+    for place, (word, option) in enumerate(_with_options(argv)):
+        if option is None and not _is_override(word):
             places.append(place)
     return places
 
 
-def _values_of(option: str, many: int) -> int:
-    """How many words after an option may be its own."""
-    if "=" in option or option in _FLAGS:
-        return 0
-    return many if option in _LISTS else 1
+def _with_options(argv: Sequence[str]) -> list[tuple[str, str | None]]:
+    """Each word with the option that it is or belongs to; None = to none."""
+    found: list[tuple[str, str | None]] = []
+    option, left = None, 0  # left: how many words after the option may be its own
+    for word in argv:
+        if word.startswith("-") and not _NUMBER.match(word):
+            option, equals, _ = word.partition("=")
+            left = 0 if equals or option in _FLAGS else 1
+            if option in _LISTS:
+                left = len(argv)
+        elif left:
+            left -= 1
+        else:
+            option = None
+        found.append((word, option))
+    return found
+
+
+def _is_override(word: str) -> bool:
+    return _OVERRIDE.match(word) is not None and not Path(word).is_file()
+
+
+def _without_overrides(
+    parser: argparse.ArgumentParser, argv: list[str]
+) -> tuple[list[str], list[str]]:
+    """What a job's parser knows, and the configuration overrides: argparse would take their values for CONFIG."""
+    if not argv or argv[0] not in COMMANDS:
+        return argv, []
+    known = _subparsers(parser)[argv[0]]._option_string_actions
+    kept, overrides = [], []
+    for word, option in _with_options(argv):
+        foreign = option is not None and option.startswith("--") and option not in known
+        if foreign or (option is None and _is_override(word)):
+            overrides.append(word)
+        else:
+            kept.append(word)
+    return kept, overrides
+
+
+def _subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    commands = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    return dict(commands.choices)
 
 
 def _options_elsewhere(parser: argparse.ArgumentParser, command: str) -> dict[str, list[str]]:
     """Options of the other jobs that this one lacks, with the jobs that have them."""
     found: dict[str, list[str]] = {}
-    commands = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
-    known = set(commands.choices[command]._option_string_actions)
-    for name, other in commands.choices.items():
+    commands = _subparsers(parser)
+    known = set(commands[command]._option_string_actions)
+    for name, other in commands.items():
         for option in other._option_string_actions:
             if option not in known:
                 found.setdefault(option, []).append(name)

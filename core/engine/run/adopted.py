@@ -30,8 +30,8 @@ _SCANS = (
     "columns",
     "sensor",
 )  # keys of ``dataset:`` that change what a network reads
-# last parts of keys of ``model:`` that play a part in training alone
-_LEARNING = {"weights", "dropout", "drop_path_rate", "checkpointing"}
+# last parts of keys that play a part in training alone, or follow from others
+_NOT_COMPARED = {"weights", "dropout", "drop_path_rate", "checkpointing", "in_channel"}
 _ABSENT = "not set"
 
 
@@ -68,17 +68,16 @@ def adopt(config: Config, found: TrainedNetwork) -> Adopted:
     if found.tree is None:
         return Adopted(config)
     trained = found.config
+    try:
+        before = _settings(trained, config)
+    except UserError as error:
+        logger.warning("the configuration in the checkpoint is of another version: {}", error)
+        return Adopted(config)
     completed = Config(source=config.source)
     completed.merge(_beneath(trained.tree, config.tree), trained.source)
     completed.merge(_without_empty(config.tree), config.source)
     completed.origins |= config.origins
-    used = settings_of(completed)
-    try:
-        before = _settings(trained, completed)
-    except UserError as error:
-        logger.warning("the configuration in the checkpoint is of another version: {}", error)
-        return Adopted(config)
-    return Adopted(completed, _changes(before, used))
+    return Adopted(completed, _changes(before, settings_of(completed)))
 
 
 def changes_between(trained: Config, used: Config) -> tuple[Change, ...]:
@@ -99,10 +98,13 @@ def _changes(trained: Mapping[str, Any], used: Mapping[str, Any]) -> tuple[Chang
     """Parsed values that differ: two ways to say one thing are the same."""
     if trained["model.name"] != used["model.name"]:
         return (Change("model.name", trained["model.name"], used["model.name"]),)
+    one_reader = any(key.startswith("dataset.") for key in trained)
     changes = []
     for key in {**trained, **used}:
+        if key.startswith("dataset.") and not one_reader:
+            continue
         before, now = trained.get(key, _ABSENT), used.get(key, _ABSENT)
-        if before != now and key.rpartition(".")[2] not in _LEARNING:
+        if before != now and key.rpartition(".")[2] not in _NOT_COMPARED:
             changes.append(Change(key, before, now))
     return tuple(changes)
 
