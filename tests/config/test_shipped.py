@@ -193,6 +193,63 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     },
 }
 
+# What published weights were trained with and tensors do not show.
+LEGACY = {"legacy_quant": True, "window_origin": "batch"}
+SPHERE = {"legacy_quant": False, "window_origin": "batch", "name": "sphereformer"}
+FP32 = {"amp.enabled": False}
+BOX = {"data.voxel_size": 0.001, "data.eval_images": False}
+WEIGHTS: dict[str, dict[str, Any]] = {
+    "nuscenes/published_spformer": FP32 | SWEEPS | below("model", WIDE | LEGACY | {"cr": 2.0}),
+    "nuscenes/u2mkd/published_a": {
+        **FP32,
+        **below("model.lidar", WIDE | LEGACY | {"cr": 1.0}),
+        "model.image.normalize": "none",
+    },
+    "nuscenes/u2mkd/published_b": {
+        **FP32,
+        **below("model.lidar", WIDE | LEGACY | {"cr": 2.0}),
+        "model.image.normalize": "none",
+    },
+    "semantickitti/published_sphereformer": {
+        **FP32,
+        **below("model", KITTI | SPHERE),
+        "data.voxel_size": 0.05,
+    },
+    "nuscenes/published_sphereformer": {
+        **FP32,
+        **below("model", WIDE | SPHERE | {"window_size": 0.6}),
+        "data.voxel_size": 0.1,
+    },
+    "semantickitti/2dpass/published_small": {
+        **BOX,
+        **below("model", {"hidden": 64, "scales": [2, 4, 8, 16]}),
+        "data.point_range": [-50, -50, -4, 50, 50, 2],
+    },
+    "semantickitti/2dpass/published_large": {
+        **BOX,
+        **below("model", {"hidden": 256, "scales": [2, 4, 8, 16, 16, 16]}),
+        "data.point_range": [-50, -50, -4, 50, 50, 2],
+    },
+    "nuscenes/2dpass/published_h128": {
+        **BOX,
+        **below("model", {"hidden": 128, "scales": [2, 4, 8, 16, 16, 16]}),
+        "data.point_range": [-50, -50, -4, 50, 50, 3],
+    },
+    "nuscenes/2dpass/published_h256": BOX | {"model.hidden": 256, "model.shape": [1000, 1000, 70]},
+    "semantickitti/published_minkunet": FP32 | {"data.voxel_size": 0.05},
+    "semantickitti/published_spvcnn": FP32 | {"data.voxel_size": 0.05},
+    "nuscenes/published_minkunet": FP32 | {"dataset.multisweeps.num_sweeps": 0},
+    "nuscenes/published_spvcnn": FP32 | {"dataset.multisweeps.num_sweeps": 0},
+}
+
+
+def test_every_configuration_of_published_weights_is_proven() -> None:
+    shipped = {path.removeprefix("configs/").removesuffix(".yaml") for path in CONFIGS}
+    assert {name for name in shipped if "published_" in name} == WEIGHTS.keys()
+
+
+PUBLISHED |= WEIGHTS
+
 
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
 def test_published_recipe(name: str) -> None:

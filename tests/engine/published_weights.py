@@ -1,7 +1,15 @@
-"""Checkpoints as U2MKD's own code names them, from the published table of keys and layer shapes, with random values."""
+"""Checkpoints as other projects' code names them, from the published tables of keys and layer shapes, random values.
+
+Files are written by torch's own optimiser and schedules, with what else the projects' trainers put beside the weights.
+"""
 
 from __future__ import annotations
 
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,12 +28,13 @@ def widths(cr: float) -> list[int]:
 class Maker:
     """Adds layers to a dictionary, in order."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, scale: float = 0.1) -> None:
         self.weights: Weights = {}
+        self.scale = scale
         self.generator = torch.Generator().manual_seed(seed)
 
     def put(self, key: str, *shape: int) -> None:
-        self.weights[key] = 0.1 * torch.randn(shape, generator=self.generator)
+        self.weights[key] = self.scale * torch.randn(shape, generator=self.generator)
 
     def norm(self, path: str, width: int, counted: bool = True) -> None:
         for name in ("weight", "bias"):
@@ -51,21 +60,38 @@ class Maker:
             self.conv_norm(f"{path}.downsample.0", f"{path}.downsample.1", cin, cout)
 
     def lidar(self, cs: list[int]) -> None:
+        self.sparse_unet(cs, "vox_downs.{0}", "vox_ups.{0}")
+        for i in range(BLOCKS):
+            self.attention(f"transformer_blocks.{i}", cs[i + 1])
+        self.point_transforms(cs)
+        self.dense("classifier_vox.0", cs[8], CLASSES)
+
+    def sparse_unet(self, cs: list[int], down: str, up: str) -> None:
+        """Stem, stages down and up; a stage is named by its number from 0 and from 1."""
         self.conv_norm("stem.0", "stem.1", 27, 4, cs[0])
         self.conv_norm("stem.3", "stem.4", 27, cs[0], cs[0])
         for i in range(BLOCKS):
-            self.conv_norm(f"vox_downs.{i}.0.net.0", f"vox_downs.{i}.0.net.1", 8, cs[i], cs[i])
-            self.residual(f"vox_downs.{i}.1", cs[i], cs[i + 1])
-            self.residual(f"vox_downs.{i}.2", cs[i + 1], cs[i + 1])
-            self.attention(f"transformer_blocks.{i}", cs[i + 1])
+            path = down.format(i, i + 1)
+            self.conv_norm(f"{path}.0.net.0", f"{path}.0.net.1", 8, cs[i], cs[i])
+            self.residual(f"{path}.1", cs[i], cs[i + 1])
+            self.residual(f"{path}.2", cs[i + 1], cs[i + 1])
         for i, (cin, cout, skip) in enumerate(zip(cs[4:8], cs[5:], (cs[3], cs[2], cs[1], cs[0]))):
-            self.conv_norm(f"vox_ups.{i}.0.net.0", f"vox_ups.{i}.0.net.1", 8, cin, cout)
-            self.residual(f"vox_ups.{i}.1.0", cout + skip, cout)
-            self.residual(f"vox_ups.{i}.1.1", cout, cout)
+            path = up.format(i, i + 1)
+            self.conv_norm(f"{path}.0.net.0", f"{path}.0.net.1", 8, cin, cout)
+            self.residual(f"{path}.1.0", cout + skip, cout)
+            self.residual(f"{path}.1.1", cout, cout)
+
+    def point_transforms(self, cs: list[int]) -> None:
         for i, (cin, cout) in enumerate(((cs[0], cs[4]), (cs[4], cs[6]), (cs[6], cs[8]))):
             self.dense(f"point_transforms.{i}.0", cin, cout)
             self.norm(f"point_transforms.{i}.1", cout)
-        self.dense("classifier_vox.0", cs[8], CLASSES)
+
+    def spconv(self, path: str, cin: int, cout: int, kernel: int) -> None:
+        self.put(f"{path}.weight", cout, kernel, kernel, kernel, cin)
+
+    def classifier(self, path: str, cin: int, classes: int) -> None:
+        self.dense(f"{path}.0", cin, 128)
+        self.dense(f"{path}.2", 128, classes)
 
     def attention(self, path: str, width: int) -> None:
         heads = width // 16
@@ -84,12 +110,12 @@ class Maker:
         self.norm(f"{path}.norm", cin)
         self.dense(f"{path}.conv", cin, cout, kernel, kernel, bias=False)
 
-    def image(self, swapped: bool = False, back: bool = False) -> None:
-        self.dense("pix_branch.conv1", 3, 64, 7, 7, bias=False)
-        self.norm("pix_branch.bn1", 64)
+    def resnet18(self, root: str) -> None:
+        self.dense(f"{root}.conv1", 3, 64, 7, 7, bias=False)
+        self.norm(f"{root}.bn1", 64)
         for i, (cin, cout) in enumerate(RESNET18, 1):
             for j in range(2):
-                path, first = f"pix_branch.layer{i}.{j}", cin if j == 0 else cout
+                path, first = f"{root}.layer{i}.{j}", cin if j == 0 else cout
                 self.dense(f"{path}.conv1", first, cout, 3, 3, bias=False)
                 self.norm(f"{path}.bn1", cout)
                 self.dense(f"{path}.conv2", cout, cout, 3, 3, bias=False)
@@ -97,6 +123,9 @@ class Maker:
                 if first != cout:
                     self.dense(f"{path}.downsample.0", first, cout, 1, 1, bias=False)
                     self.norm(f"{path}.downsample.1", cout)
+
+    def image(self, swapped: bool = False, back: bool = False) -> None:
+        self.resnet18("pix_branch")
         self.norm_conv("pix_branch.pool.first", 512, 128)
         for i in range(3):
             self.norm_conv(f"pix_branch.pool.level{i}", 128, 42)
@@ -158,3 +187,155 @@ def student_weights(cr: float, teacher_cr: float, seed: int = 1, **decoder: bool
 
 def prefixed(weights: Weights, prefix: str) -> Weights:
     return {prefix + key: value for key, value in weights.items()}
+
+
+# --- spvnas, and the torchsparse networks of 2DPASS -------------------------------------------------------------------
+def torchsparse_weights(cr: float, classes: int, seed: int = 2) -> Weights:
+    """MinkUNet or SPVCNN: the former holds a point branch too, which it does not run."""
+    maker, cs = Maker(seed), widths(cr)
+    maker.sparse_unet(cs, "stage{1}", "up{1}")
+    maker.dense("classifier.0", cs[8], classes)
+    maker.point_transforms(cs)
+    return maker.weights
+
+
+# --- 2DPASS -----------------------------------------------------------------------------------------------------------
+def twodpass_weights(width: int, scales: int, classes: int, training: bool = True) -> Weights:
+    """The LiDAR network, and with ``training`` the image network (a ResNet-18 here) and the fusion."""
+    maker = Maker(3, scale=0.5)
+    maker.dense("model_3d.voxel_3d_generator.PPmodel.0", 10, width)
+    maker.dense("model_3d.voxel_3d_generator.PPmodel.2", width, width)
+    for i in range(scales):
+        twodpass_encoder(maker, f"model_3d.spv_enc.{i}", width)
+    maker.classifier("model_3d.classifier", scales * width, classes)
+    maker.put("model_3d.criterion.ce_loss.weight", classes)
+    if training:
+        twodpass_images(maker, width)
+        twodpass_fusion(maker, width, scales, classes)
+    return maker.weights
+
+
+def twodpass_encoder(maker: Maker, path: str, width: int) -> None:
+    for j in range(2):
+        block = f"{path}.v_enc.{j}"
+        maker.spconv(f"{block}.layers_in.0", width, width, 1)
+        maker.norm(f"{block}.layers_in.1", width)
+        for conv in (0, 3):
+            maker.spconv(f"{block}.layers.{conv}", width, width, 3)
+            maker.norm(f"{block}.layers.{conv + 1}", width)
+    half = width // 2
+    maker.dense(f"{path}.p_enc.layer_in.0", width, width)
+    for layer, cin, cout in ((0, width, half), (3, half, half), (6, half, width)):
+        maker.dense(f"{path}.p_enc.PPmodel.{layer}", cin, cout)
+    for layer in (2, 5):
+        maker.norm(f"{path}.p_enc.PPmodel.{layer}", half)
+    maker.dense(f"{path}.p_enc.layer_out.0", 2 * width, width)
+    maker.dense(f"{path}.p_enc.layer_out.2", width, width)
+
+
+def twodpass_images(maker: Maker, width: int) -> None:
+    maker.resnet18("model_2d")
+    for k, (cin, first) in enumerate(((64, width), (128, width), (256, 64), (512, 64)), 1):
+        maker.dense(f"model_2d.deconv_layer{k}.0", cin, first, 7, 7, bias=False)
+    for path, cout in (("3.2", width), ("4.2", 64), ("4.4", width)):
+        maker.put(f"model_2d.deconv_layer{path}.weight", 64, cout, 3, 3)
+        maker.put(f"model_2d.deconv_layer{path}.bias", cout)
+
+
+def twodpass_fusion(maker: Maker, width: int, scales: int, classes: int) -> None:
+    for i in range(scales):
+        maker.classifier(f"fusion.multihead_3d_classifier.{i}", width, classes)
+        maker.classifier(f"fusion.multihead_fuse_classifier.{i}", width, classes)
+        maker.dense(f"fusion.leaners.{i}.0", width, width)
+        maker.dense(f"fusion.fcs1.{i}.0", 2 * width, width)
+        maker.dense(f"fusion.fcs2.{i}.0", width, width)
+    maker.classifier("fusion.classifier", scales * width, classes)
+    maker.put("fusion.seg_loss.ce_loss.weight", classes)
+
+
+# --- SphereFormer -----------------------------------------------------------------------------------------------------
+def sphereformer_weights(layers: tuple[int, ...], classes: int) -> Weights:
+    """Its own U-Net, each level inside the one above."""
+    maker = Maker(4)
+    maker.spconv("input_conv.0", 4, layers[0], 3)
+    for level, width in enumerate(layers):
+        path = "unet." + level * "u."
+        for j in range(2):
+            preactivation(maker, f"{path}blocks.block{j}", width, width)
+        maker.attention(f"{path}transformer_block", width)
+        if level + 1 < len(layers):
+            below = layers[level + 1]
+            for name, cin, cout in (("conv", width, below), ("deconv", below, width)):
+                maker.norm(f"{path}{name}.0", cin)
+                maker.spconv(f"{path}{name}.2", cin, cout, 2)
+            preactivation(maker, f"{path}blocks_tail.block0", 2 * width, width)
+            preactivation(maker, f"{path}blocks_tail.block1", width, width)
+    maker.norm("output_layer.0", layers[0])
+    maker.dense("linear", layers[0], classes)
+    return maker.weights
+
+
+def preactivation(maker: Maker, path: str, cin: int, cout: int) -> None:
+    maker.norm(f"{path}.conv_branch.0", cin)
+    maker.spconv(f"{path}.conv_branch.2", cin, cout, 3)
+    maker.norm(f"{path}.conv_branch.3", cout)
+    maker.spconv(f"{path}.conv_branch.5", cout, cout, 3)
+    if cin != cout:
+        maker.spconv(f"{path}.i_branch.0", cin, cout, 1)
+
+
+def without_attention(weights: Weights) -> Weights:
+    """The same with blocks that add nothing: the last layer of each branch is zero."""
+    quiet = dict(weights)
+    for name, tensor in weights.items():
+        if ".attn.proj." in name or ".mlp.fc2." in name:
+            quiet[name] = torch.zeros_like(tensor)
+    return quiet
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+def trainer_file(weights: Weights, path: Path) -> Path:
+    """As U2MKD's and spvnas's trainers write: torch's SGD, a schedule of NumPy's numbers."""
+    parameter = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.SGD([parameter], lr=0.24, momentum=0.9, nesterov=True)
+    cosine = lambda step: 0.5 * (1 + np.cos(np.pi * step / 10))  # noqa: E731
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lr_lambda=cosine)
+    parameter.square().sum().backward()
+    optimizer.step()
+    scheduler.step()
+    state = {
+        "model": weights,
+        "scaler": {},
+        "optimizer": optimizer.state_dict(),
+        "scheduler": scheduler.state_dict(),
+        "epoch_num": 25,
+        "global_step": 7,
+    }
+    assert type(state["scheduler"]["_last_lr"][0]) is np.float64
+    torch.save(state, path)
+    return path
+
+
+def lightning_file(weights: Weights, path: Path) -> Path:
+    """As Lightning writes: options of a class that is not installed, callbacks by their class."""
+    module = types.ModuleType("absent_library")
+    for name in ("EasyDict", "ModelCheckpoint"):
+        setattr(module, name, type(name, (dict,), {"__module__": module.__name__}))
+    sys.modules[module.__name__] = module
+    state = {
+        "epoch": 3,
+        "pytorch-lightning_version": "1.3.8",
+        "state_dict": weights,
+        "callbacks": {module.ModelCheckpoint: {"best_model_score": torch.tensor(0.7)}},
+        "hyper_parameters": module.EasyDict(model_params=module.EasyDict(hiden_size=64)),
+    }
+    torch.save(state, path)
+    del sys.modules[module.__name__]
+    return path
+
+
+def parallel_file(weights: Weights, path: Path) -> Path:
+    """As SphereFormer writes: names below ``module.``, its best score a number of NumPy."""
+    state = {"epoch": 50, "state_dict": prefixed(weights, "module."), "best_iou": np.float64(0.7)}
+    torch.save(state, path)
+    return path

@@ -33,6 +33,7 @@ from core.engine.exchange.foreign import Weights
 from core.engine.exchange.published import check_training_part, read_published
 from core.engine.run.adopted import changes_between
 from core.engine.run.checkpoint import load_weights
+from core.engine.run.experiment import Experiment
 from core.engine.run.exported import METADATA, read_exported, tensors_hash
 from core.engine.run.trained import read_network
 from core.errors import UserError
@@ -163,8 +164,9 @@ def import_weights(
         the checkpoint.
 
     Raises:
-        UserError: the file is damaged, or is not the network or label space of ``config``.
+        UserError: the file is damaged, or is not the network or label space of ``config``; or that is not whole.
     """
+    Experiment.from_config(config)  # what the checkpoint remembers has to be right
     reader = dataset_class(config)
     labels = reader.label_space(config.parse(reader.Config, "dataset"))
     if source.suffix != ".safetensors":
