@@ -16,7 +16,9 @@ from core.errors import UserError
 
 __all__ = [
     "atomic_path",
+    "cannot_write",
     "remove_temporaries",
+    "remove_unfinished",
     "sha256",
     "write_bytes",
     "write_json",
@@ -24,6 +26,7 @@ __all__ = [
 ]
 
 _TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")  # as mkstemp names them below
+_unfinished: set[Path] = set()
 
 
 @contextmanager
@@ -39,8 +42,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
         os.close(handle)
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
     temporary = Path(name)
+    _unfinished.add(temporary)
     try:
         yield temporary
         _sync(temporary)
@@ -48,26 +52,36 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, path)
         _sync(path.parent)
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+        _unfinished.discard(temporary)
+
+
+def remove_unfinished() -> None:
+    """Remove what this process is writing at this moment: it is about to leave without an end of its own."""
+    for path in list(_unfinished):
+        path.unlink(missing_ok=True)
 
 
 def remove_temporaries(folder: Path) -> list[Path]:
-    """Remove what :func:`atomic_path` left in a folder when a process was killed while it wrote; nobody may write now.
+    """Remove what :func:`atomic_path` left in a folder, or below it, when a process was killed while it wrote.
+
+    Nobody may write there now.
 
     Returns:
-        The removed files.
+        the removed files.
     """
     removed = []
-    for path in sorted(folder.glob(".*.tmp")):
+    for path in sorted(folder.rglob(".*.tmp")):
         if _TEMPORARY.fullmatch(path.name):
             path.unlink(missing_ok=True)
             removed.append(path)
     return removed
 
 
-def _cannot_write(path: Path, error: OSError) -> UserError:
+def cannot_write(path: Path, error: OSError) -> UserError:
+    """Make the error of a full disk, or of a folder that may not be written to."""
     return UserError(
         f"cannot write this file ({error.strerror or error}); nothing half-written was left behind",
         where=str(path),

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from core.datasets.synthetic import WorldSpec, generate
+from core.engine.run.stopping import StopSignals
 
 TINY = {"seed": 3, "keyframes": 2, "image_scale": 0.06, "lidar_scale": 0.15, "workers": 1}
 
@@ -31,3 +32,9 @@ def tiny_kitti(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_spec() -> dict:
     """The arguments both tiny worlds share."""
     return dict(TINY)
+
+
+@pytest.fixture(autouse=True)
+def signals_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands that run inside a test do not listen for signals to the tests' own process."""
+    monkeypatch.setattr(StopSignals, "install", lambda _: None)

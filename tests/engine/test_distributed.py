@@ -13,11 +13,11 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from core.engine.run.distributed import (
-    ErrorRelay,
     World,
     barrier,
     detect,
     first_host,
+    from_rank_zero,
     join_over_ranks,
     rank_zero_first,
     sum_over_ranks,
@@ -89,10 +89,11 @@ def test_srun_with_a_meeting_point_of_ones_own() -> None:
 
 def test_srun_with_the_job_variables_only() -> None:
     old = {"SLURM_NTASKS": "4", "SLURM_NNODES": "1", "SLURM_NODELIST": "n1", "SLURM_JOB_ID": "1"}
+    old["SLURM_PROCID"] = "3"
     environment = {
         key: SLURM[key] for key in ("SLURM_STEP_ID", "SLURM_PROCID", "SLURM_LOCALID")
     } | old
-    assert detect(environment) == World(6, 4, 1, 4, "slurm", "tcp://n1:20001")
+    assert detect(environment) == World(3, 4, 1, 4, "slurm", "tcp://n1:20001")
 
 
 @pytest.mark.parametrize(
@@ -120,6 +121,25 @@ def test_node_list_that_cannot_be_read(nodelist: str) -> None:
     assert "MASTER_ADDR" in caught.value.cure
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (TORCHRUN | {"RANK": "x"}, "RANK: .*it is 'x'"),
+        (TORCHRUN | {"WORLD_SIZE": "many"}, "WORLD_SIZE"),
+        (TORCHRUN | {"LOCAL_RANK": "-1"}, "LOCAL_RANK"),
+        (TORCHRUN | {"MASTER_PORT": ""}, "MASTER_PORT"),
+        (TORCHRUN | {"RANK": "8"}, "rank 8 of 8 processes"),
+        ({key: SLURM[key] for key in SLURM if key != "SLURM_PROCID"}, "SLURM_PROCID.*missing"),
+        (SLURM | {"SLURM_STEP_NUM_TASKS": "8(x2)"}, "SLURM_STEP_NUM_TASKS"),
+        (SLURM | {"SLURM_JOB_ID": "7_1"}, "SLURM_JOB_ID"),
+        ({"OMPI_COMM_WORLD_SIZE": "two"}, "OMPI_COMM_WORLD_SIZE"),
+    ],
+)
+def test_variables_that_are_no_numbers(changes: dict[str, str], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        detect(changes)
+
+
 # --- one process ----------------------------------------------------------------------------------------------------
 def test_collectives_of_one_process_do_nothing() -> None:
     values = torch.tensor([1.0, 2.0])
@@ -127,12 +147,6 @@ def test_collectives_of_one_process_do_nothing() -> None:
     assert sum_over_ranks(values) is values and values.tolist() == [1.0, 2.0]
     with rank_zero_first(World()):
         pass  # would wait for ever if it asked for another process
-
-
-def test_relay_of_one_process_leaves_the_error_to_its_caller() -> None:
-    relay = ErrorRelay(World(), lambda text, code: pytest.fail("nobody sent anything"))
-    assert relay.send("text", 2) is False
-    relay.close()
 
 
 # --- two processes --------------------------------------------------------------------------------------------------
@@ -148,19 +162,7 @@ def _worker(rank: int, address: str, folder: str) -> None:
         if rank == 0:
             time.sleep(0.2)
             marker.touch()
-    received: list = []
-    relay = ErrorRelay(world, lambda text, code: received.append([text, code]))
-    dist.barrier()
-    result["taken"] = (
-        relay.send("scan 7 is damaged\nsecond line", 2) if rank == 1 else relay.send("own", 2)
-    )
-    if rank == 0:
-        deadline = time.monotonic() + 10
-        while not received and time.monotonic() < deadline:
-            time.sleep(0.01)
-    dist.barrier()
-    relay.close()
-    result["received"] = received
+    result["found"] = from_rank_zero(lambda: [rank, "of rank 0"])
     (Path(folder) / f"{rank}.json").write_text(json.dumps(result))
     dist.barrier()
     dist.destroy_process_group()
@@ -179,11 +181,9 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 
-def test_error_of_rank_1_reaches_rank_0(two_processes: list[dict]) -> None:
-    assert two_processes[0]["received"] == [["[rank 1] scan 7 is damaged\nsecond line", 2]]
-    assert two_processes[1]["taken"] is True, "rank 0 has taken it, so rank 1 need not print"
-    assert two_processes[0]["taken"] is False, "rank 0 prints its own errors itself"
-    assert two_processes[1]["received"] == []
+def test_what_rank_0_finds_holds_for_all(two_processes: list[dict]) -> None:
+    assert [result["found"] for result in two_processes] == [[0, "of rank 0"]] * 2
+    assert from_rank_zero(lambda: 5) == 5
 
 
 def test_sum_over_ranks(two_processes: list[dict]) -> None:

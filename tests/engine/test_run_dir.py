@@ -12,7 +12,7 @@ from folder_world import write_world
 
 from core.config import Config, load_config
 from core.engine.run import run_dir as module
-from core.engine.run.distributed import World
+from core.engine.run.distributed import World, sole_job
 from core.engine.run.run_dir import RunDir, default_run_dir, flatten, git_state
 from core.engine.train import jobs
 from core.errors import UserError
@@ -135,9 +135,10 @@ def test_folder_without_checkpoints_takes_any_configuration(tmp_path: Path) -> N
 def test_what_a_kill_left_of_a_checkpoint_goes_away(started: RunDir) -> None:
     left = started.checkpoints.folder / ".step-00000002.pt.k3l_9xyz.tmp"
     left.touch()
-    started.open(config(), World(rank=1, size=2))
-    assert left.exists(), "another rank may be late"
-    started.open(config(), World())
+    with sole_job(World(rank=1, size=2), started.path, "--run-dir"):
+        assert left.exists(), "another rank may be late"
+    with sole_job(World(), started.path, "--run-dir"):
+        started.open(config(), World())
     assert not left.exists() and started.checkpoints.newest() is not None
 
 

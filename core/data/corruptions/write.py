@@ -27,6 +27,7 @@ from core.datasets.base import ScanDataset
 from core.decode import read_json
 from core.errors import UserError
 from core.io import write_bytes, write_json
+from core.locks import sole_writer
 from core.paths import check_name
 from core.processes import WorkerPool
 
@@ -64,13 +65,18 @@ def write_corrupted(
         "scans": len(dataset),
         "tokens": hashlib.sha256(tokens.encode()).hexdigest(),
     }
-    _begin(out, identity)
     work = _Writer(dataset, tuple(corruptions), Scanner.of(dataset), out, seed)
+    with sole_writer(out, "--out"):
+        _begin(out, identity)
+        return _write_all(work, len(dataset), workers)
+
+
+def _write_all(work: _Writer, scans: int, workers: int) -> int:
     written = 0
-    with _results(work, range(len(dataset)), workers) as results:
+    with _results(work, range(scans), workers) as results:
         bar = tqdm(
             results,
-            total=len(dataset),
+            total=scans,
             desc="corrupting",
             unit="scan",
             disable=not sys.stderr.isatty(),

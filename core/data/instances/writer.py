@@ -6,11 +6,10 @@ part, and the bytes do not depend on the number of processes.
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +24,7 @@ from core.decode import kept, read_arrays, read_json
 from core.errors import UserError
 from core.io import atomic_path, sha256, write_json
 from core.labels import LabelSpace
+from core.locks import LOCK, sole_writer
 from core.processes import WorkerPool
 
 __all__ = ["CONTENT", "Part", "write_database"]
@@ -83,33 +83,20 @@ def write_database(
             )
         logger.info(f"{out} already holds this instance database")
         return database
-    if out.is_dir() and any(out.iterdir()) and not parts.is_dir():
+    foreign = out.is_dir() and any(path.name != LOCK for path in out.iterdir())
+    if foreign and not parts.is_dir():
         raise UserError(
             "this folder is not empty and holds no instance database",
             where=str(out),
             cure="Give a new one with --out",
         )
-    parts.mkdir(parents=True, exist_ok=True)
-    with _alone(parts):
+    with sole_writer(out, "--out"):
         _prepare(parts, identity)
         _make_parts(parts, work, tasks, workers)
         files = [_part_file(parts, number) for number in range(len(tasks))]
         _join(out, files, identity, labels, things)
-    shutil.rmtree(parts)
+        shutil.rmtree(parts)
     return Database(out, hashes=False)
-
-
-@contextmanager
-def _alone(parts: Path) -> Iterator[None]:
-    with open(parts / "lock", "w") as stream:
-        try:
-            # released by the kernel even if this process is killed
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                "another process is writing this database", where=str(parts.parent)
-            ) from error
-        yield
 
 
 def _prepare(parts: Path, identity: dict[str, Any]) -> None:

@@ -8,13 +8,16 @@ states are ``step-<n>.pt``; ``last.pt`` and ``best.pt`` are hard links to the ne
 from __future__ import annotations
 
 import difflib
+import io
 import os
 import pickle
 import random
+import re
 import shutil
 import struct
 import zipfile
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +28,7 @@ from torch import nn
 
 from core.decode import read_json
 from core.errors import UserError
-from core.io import atomic_path, sha256, write_json
+from core.io import atomic_path, cannot_write, sha256, write_json
 from core.models import adapt
 
 __all__ = [
@@ -39,6 +42,7 @@ __all__ = [
     "read_checkpoint",
     "read_hashed",
     "restore_random_state",
+    "write_torch",
 ]
 
 LAST = "last.pt"
@@ -46,6 +50,10 @@ BEST = "best.pt"
 OLD_BEST = "max-iou-val-vox.pt"  # of runs before there was best.pt, and of people's scripts
 MANIFEST = "manifest.json"
 EXPORTED = ".safetensors"
+
+_STATE = re.compile(r"step-\d+\.pt")
+_FILE = re.compile(r"[\w-]+\.pt")  # names that stay in the folder
+_START_OVER = "Restore the files, or start over with another --run-dir"
 
 _UNREADABLE = (  # whatever torch's unpickler meets in damaged bytes
     *(
@@ -302,6 +310,14 @@ def restore_random_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state(state["cuda"])
 
 
+@dataclass(frozen=True)
+class _Entry:
+    """What the manifest says of a file."""
+
+    sha256: str
+    step: int
+
+
 class CheckpointStore:
     """The ``checkpoints`` folder of one run."""
 
@@ -312,11 +328,22 @@ class CheckpointStore:
         self.manifest_path = folder / MANIFEST
 
     def manifest(self) -> dict[str, dict[str, Any]]:
-        """File name -> {sha256, step}; empty before the first save."""
+        """File name -> {sha256, step}; empty before the first save, and where the file is lost or damaged."""
         if not self.manifest_path.is_file():
             return {}
-        manifest: dict[str, dict[str, Any]] = read_json(self.manifest_path)
-        return manifest
+        try:
+            entries = read_json(self.manifest_path, dict[str, _Entry])
+        except UserError as error:
+            logger.warning("{}", error)
+            return {}
+        return {name: asdict(entry) for name, entry in entries.items()}
+
+    def started(self) -> bool:
+        """Whether anything has been saved here."""
+        return bool(self._files())
+
+    def _files(self) -> list[Path]:
+        return sorted(self.folder.glob("*.pt"))
 
     def save(self, state: dict[str, Any], best: Sequence[str] = ()) -> Path:
         """Write ``step-<n>.pt``, enter it in the manifest, point ``last.pt`` at it, drop old ones.
@@ -327,58 +354,162 @@ class CheckpointStore:
         Raises:
             UserError: disk full or folder not writable; everything saved before is still there.
         """
+        self.tidy()
         path = self.folder / f"step-{state['global_step']:08d}.pt"
-        with atomic_path(path) as temporary:
-            try:
-                with open(
-                    temporary, "wb"
-                ) as stream:  # by name, torch would write the random name into the file
-                    torch.save(state, stream)
-            except (
-                RuntimeError
-            ) as error:  # torch reports a full disk as a failed write of its zip stream
-                raise UserError(
-                    f"the checkpoint could not be written ({str(error).splitlines()[0]})",
-                    where=str(path),
-                    cure="Free some disk space, then start the same command again; everything saved before is intact",
-                ) from error
+        write_torch(path, state)
         entry = {"sha256": sha256(path), "step": state["global_step"]}
         manifest = self.manifest()
         names = [path.name, LAST, *best]
         for name in names[1:]:
             _link(path, self.folder / name)
         manifest |= dict.fromkeys(names, entry)
-        states = sorted(name for name in manifest if name.startswith("step-"))
-        for name in states[: -self.KEEP]:
+        for name in sorted(filter(_STATE.fullmatch, manifest))[: -self.KEEP]:
             del manifest[name]
         write_json(self.manifest_path, manifest)
-        for name in states[: -self.KEEP]:
-            (self.folder / name).unlink(missing_ok=True)
+        self._drop_old(manifest)
         return path
 
-    def newest(self) -> tuple[Path, dict[str, Any]] | None:
+    def tidy(self) -> None:
+        """Mend what a kill or a lost file left behind; nobody else may write here now.
+
+        A lost or damaged manifest is written anew from the checkpoints that can be read, a lost link is made again,
+        and old states that the manifest does not name are removed.
+
+        Raises:
+            UserError: there are checkpoints, but no manifest, and none of them can be read.
+        """
+        if not self.started():
+            return
+        manifest = self.manifest()
+        if not manifest:
+            manifest = self._found()
+            write_json(self.manifest_path, manifest)
+        for name, entry in manifest.items():
+            if _FILE.fullmatch(name) and not (self.folder / name).is_file():
+                self._restore(name, entry, manifest)
+        self._drop_old(manifest)
+
+    def _found(self) -> dict[str, dict[str, Any]]:
+        """A manifest of what can be read."""
+        found = {}
+        for path in self._files():
+            step = _step_of(path)
+            if step is not None:
+                found[path.name] = {"sha256": sha256(path), "step": step}
+        if not found:
+            raise UserError(
+                f"manifest.json is lost or damaged, and none of the {len(self._files())} checkpoints can be read",
+                where=str(self.folder),
+                cure=_START_OVER,
+            )
+        newest = max(entry["step"] for entry in found.values())
+        logger.warning(
+            "{} is lost or damaged; written anew from the checkpoints themselves, of which {} can be read (step {})",
+            self.manifest_path,
+            len(found),
+            newest,
+        )
+        return found
+
+    def _restore(
+        self, name: str, entry: dict[str, Any], manifest: dict[str, dict[str, Any]]
+    ) -> None:
+        """Make a lost file again from another one that the manifest says is the same."""
+        for other, known in manifest.items():
+            same = _FILE.fullmatch(other) and known["sha256"] == entry["sha256"]
+            if same and (self.folder / other).is_file():
+                _link(self.folder / other, self.folder / name)
+                return
+
+    def _drop_old(self, manifest: dict[str, dict[str, Any]]) -> None:
+        """Remove states that are older than the newest and not named."""
+        states = sorted(filter(_STATE.fullmatch, manifest))
+        for path in self._files():
+            old = _STATE.fullmatch(path.name) and states and path.name < states[-1]
+            if old and path.name not in manifest:
+                path.unlink(missing_ok=True)
+
+    def newest_path(self) -> Path | None:
         """The newest whole checkpoint, or None in an empty folder; a damaged one is reported, the one before is used.
 
         Raises:
             UserError: checkpoints exist, but none is whole.
         """
         manifest = self.manifest()
+        names = list(manifest) or [path.name for path in self._files()]
         complaints: list[str] = []
-        for name in sorted((name for name in manifest if name.startswith("step-")), reverse=True):
+        candidates = sorted(filter(_STATE.fullmatch, names), reverse=True)
+        for name in [*candidates, *(name for name in names if name == LAST)]:
             path = self.folder / name
-            if path.is_file() and sha256(path) == manifest[name]["sha256"]:
+            if _is_whole(path, manifest.get(name)):
                 if complaints:
                     logger.warning("{}; going on from {} instead", "; ".join(complaints), path)
-                return path, _unpickled(path)
+                return path
             complaints.append(
                 f"{path} is damaged or missing (its SHA-256 is not the one in manifest.json)"
             )
-        if complaints:
+        if complaints or self.started():
             raise UserError(
-                "; ".join(complaints),
-                cure="Start over with another --run-dir, or restore the files",
+                "; ".join(complaints) or f"{self.folder} holds no state to go on from",
+                cure=_START_OVER,
             )
         return None
+
+    def newest(self) -> tuple[Path, dict[str, Any]] | None:
+        """:meth:`newest_path`, with what it holds."""
+        path = self.newest_path()
+        return None if path is None else (path, _unpickled(path))
+
+
+def _is_whole(path: Path, entry: dict[str, Any] | None) -> bool:
+    """Whether a file is the one of the manifest; without an entry, whether it can be read."""
+    if not path.is_file():
+        return False
+    if entry is None:
+        return _step_of(path) is not None
+    return bool(sha256(path) == entry["sha256"])
+
+
+def _step_of(path: Path) -> int | None:
+    """The step that a checkpoint was saved at, None = it cannot be read."""
+    try:
+        step = read_checkpoint(path).get("global_step")
+    except UserError:
+        return None
+    return step if isinstance(step, int) else None
+
+
+class _Watched(io.FileIO):
+    """A file that keeps the error of a failed write, which torch reports as a RuntimeError like any other."""
+
+    fault: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write all of ``data``."""
+        try:
+            rest = memoryview(data).cast("B")
+            while rest:
+                rest = rest[super().write(rest) :]
+        except OSError as error:
+            self.fault = error
+            raise
+        return len(data)
+
+
+def write_torch(path: Path, value: object) -> None:
+    """Write a file of ``torch.save``, whole or not at all.
+
+    Raises:
+        UserError: disk full or folder not writable.
+    """
+    # by name, torch would write the temporary file's random name into it
+    with atomic_path(path) as temporary, _Watched(temporary, "w") as stream:
+        try:
+            torch.save(value, stream)
+        except RuntimeError as error:
+            if stream.fault is None:
+                raise
+            raise cannot_write(path, stream.fault) from error
 
 
 def _link(source: Path, target: Path) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from core.config import Config, load_config
+from core.engine.run.stopping import STOP, Stopped
 from core.errors import EXIT_USER_ERROR, UserError
 
 __all__ = [
@@ -22,6 +22,8 @@ __all__ = [
     "run_distributed",
 ]
 
+_INTERRUPTED = "interrupted; what was saved stays, start the same command again to go on"
+_EXIT_CTRL_C = 130
 OVERRIDES = (
     "Any key of the configuration can be overridden: --model.cr 0.5, or model.cr=0.5.\n"
     "'python -m core.config' lists the keys with their units and defaults."
@@ -77,6 +79,7 @@ def read_arguments(
 
 def run_command(main: Callable[[], None]) -> None:
     """Run ``main`` and leave the process: 0, or one paragraph on stderr and the error's exit code."""
+    STOP.install()
     try:
         main()
     except UserError as error:
@@ -85,45 +88,38 @@ def run_command(main: Callable[[], None]) -> None:
         sys.stderr.write(f"\nerror: {error}\n")
         raise SystemExit(EXIT_USER_ERROR) from None
     except KeyboardInterrupt:
-        sys.stderr.write(
-            "\ninterrupted; what was saved stays, start the same command again to go on\n"
-        )
-        raise SystemExit(130) from None
+        sys.stderr.write(f"\n{_INTERRUPTED}\n")
+        raise SystemExit(_EXIT_CTRL_C) from None
 
 
 def run_distributed(job: Callable[..., object], *args: object) -> None:
     """Run ``job(world, *args)`` on every process; an error of any rank is shown by rank 0, and all of them leave."""
     import torch.distributed as dist
 
-    from core.engine.run.distributed import ErrorRelay, start
+    from core.engine.run.distributed import barrier, start
+    from core.engine.run.relay import Relay
 
-    world = start()
-    relay = ErrorRelay(world, _show_and_leave)
+    world, store = start()
+    if store is None:
+        STOP.doing = "at work"
+        job(world, *args)
+        STOP.settle()
+        return
+    relay = Relay(world, store)
+    STOP.leave = relay.stop
+    STOP.doing = "at work"
     try:
         job(world, *args)
-    except Exception as error:
-        relay.close()
-        if not isinstance(error, UserError):
-            relay.send(traceback.format_exc(), 1)
-            raise
-        if world.size == 1 or "--debug" in sys.argv:
-            raise
-        if not relay.send(str(error), EXIT_USER_ERROR):
-            sys.stderr.write(f"\nerror: {error}\n")
-        _leave(EXIT_USER_ERROR)
+        STOP.settle()
+        barrier()
+    except Stopped as stopped:
+        relay.end("", int(stopped.code or 0))
+    except UserError as error:
+        text = traceback.format_exc() if "--debug" in sys.argv else f"error: {error}"
+        relay.end(f"\n{text}\n", EXIT_USER_ERROR)
+    except KeyboardInterrupt:
+        relay.end(f"\n{_INTERRUPTED}\n", _EXIT_CTRL_C)
+    except Exception:  # noqa: BLE001  (a defect's traceback is shown by rank 0)
+        relay.fail(traceback.format_exc())
     relay.close()
-    if dist.is_initialized():
-        dist.barrier()
-        dist.destroy_process_group()
-
-
-def _show_and_leave(text: str, code: int) -> None:
-    sys.stderr.write(f"\nerror: {text}\n")
-    _leave(code)
-
-
-def _leave(code: int) -> None:
-    """Leave at once: other ranks may sit in a collective that will never finish."""
-    sys.stderr.flush()
-    sys.stdout.flush()
-    os._exit(code)
+    dist.destroy_process_group()

@@ -5,34 +5,37 @@ from __future__ import annotations
 import os
 import re
 import socket
-import threading
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
+from core.decode import reason
 from core.engine.run.torchpack_api import context as torchpack_context
 from core.errors import UserError
-from core.machine import usable_cores
+from core.locks import sole_writer
+from core.machine import patience, usable_cores
 
 __all__ = [
-    "ErrorRelay",
     "World",
     "barrier",
     "detect",
     "first_host",
+    "from_rank_zero",
     "join_over_ranks",
     "rank_zero_first",
+    "sole_job",
     "start",
     "sum_over_ranks",
 ]
 
-_TIMEOUT = timedelta(minutes=int(os.environ.get("LIDISTILL_TIMEOUT_MINUTES", "30")))
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -61,31 +64,75 @@ class World:
         return torch.device("cuda", 0 if alone else self.local_rank)
 
 
-def detect(environment: dict[str, str] | None = None) -> World:
+def detect(environment: Mapping[str, str] | None = None) -> World:
     """Read the launcher's variables: Open MPI, then torchrun, then a SLURM step, else one process."""
-    env = dict(os.environ) if environment is None else environment
-    if int(env.get("OMPI_COMM_WORLD_SIZE", "1")) > 1:
+    env: Mapping[str, str] = os.environ if environment is None else environment
+    if _number(env, "OMPI_COMM_WORLD_SIZE", default=1) > 1:
         return _detect_mpi(env)
-    if {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= env.keys() and int(
-        env["WORLD_SIZE"]
-    ) > 1:
-        return World(
-            rank=int(env["RANK"]),
-            size=int(env["WORLD_SIZE"]),
-            local_rank=int(env.get("LOCAL_RANK", "0")),
-            local_size=int(env.get("LOCAL_WORLD_SIZE", "1")),
-            launcher="torchrun",
-            init_method="env://",
-        )
-    if (
-        "SLURM_STEP_ID" in env
-        and int(env.get("SLURM_STEP_NUM_TASKS", env.get("SLURM_NTASKS", "1"))) > 1
-    ):
+    of_torchrun = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= env.keys()
+    if of_torchrun and _number(env, "WORLD_SIZE") > 1:
+        return _detect_torchrun(env)
+    if "SLURM_STEP_ID" in env and _slurm_number(env, "NUM_TASKS", "NTASKS") > 1:
         return _detect_slurm(env)
     return World()
 
 
-def _detect_mpi(env: dict[str, str]) -> World:
+def _number(env: Mapping[str, str], name: str, default: int | None = None) -> int:
+    """A launcher's variable, a whole number of at least 0.
+
+    Raises:
+        UserError: it is something else, or missing without a default.
+    """
+    text = env.get(name)
+    if text is None and default is not None:
+        return default
+    if text is not None and text.strip().isdecimal():
+        return int(text)
+    found = "it is missing" if text is None else f"it is '{text}'"
+    raise UserError(
+        f"a launcher gives its number here, and {found}",
+        where=f"environment variable {name}",
+        cure="Unset what an earlier job left in this shell (env | grep -E 'RANK|WORLD_SIZE|SLURM|OMPI'), or start "
+        "with torchrun, torchpack dist-run or srun",
+    )
+
+
+def _check(world: World) -> World:
+    """Refuse a rank that does not exist; the others would wait for it."""
+    for what, rank, size in (
+        ("rank", world.rank, world.size),
+        ("local rank", world.local_rank, world.local_size),
+    ):
+        if rank >= size:
+            raise UserError(
+                f"the launcher's variables say {what} {rank} of {size} processes",
+                where=f"environment of {world.launcher}",
+                cure="Unset what an earlier job left in this shell, or start with the launcher itself",
+            )
+    return world
+
+
+def _detect_torchrun(env: Mapping[str, str]) -> World:
+    _number(env, "MASTER_PORT")
+    return _check(
+        World(
+            rank=_number(env, "RANK"),
+            size=_number(env, "WORLD_SIZE"),
+            local_rank=_number(env, "LOCAL_RANK", default=0),
+            local_size=max(1, _number(env, "LOCAL_WORLD_SIZE", default=1)),
+            launcher="torchrun",
+            init_method="env://",
+        )
+    )
+
+
+def _slurm_number(env: Mapping[str, str], of_step: str, of_job: str) -> int:
+    """A variable of the SLURM step, else of the job, else 1."""
+    name = f"SLURM_STEP_{of_step}"
+    return _number(env, name if name in env else f"SLURM_{of_job}", default=1)
+
+
+def _detect_mpi(env: Mapping[str, str]) -> World:
     from mpi4py import MPI  # starts MPI; only under an MPI launcher
 
     world = MPI.COMM_WORLD
@@ -105,20 +152,24 @@ def _detect_mpi(env: dict[str, str]) -> World:
     )
 
 
-def _detect_slurm(env: dict[str, str]) -> World:
-    size = int(env.get("SLURM_STEP_NUM_TASKS", env.get("SLURM_NTASKS", "1")))
-    nodes = int(env.get("SLURM_STEP_NUM_NODES", env.get("SLURM_NNODES", "1")))
+def _detect_slurm(env: Mapping[str, str]) -> World:
+    size = _slurm_number(env, "NUM_TASKS", "NTASKS")
+    nodes = max(1, _slurm_number(env, "NUM_NODES", "NNODES"))
     host = env.get("MASTER_ADDR") or first_host(
         env.get("SLURM_STEP_NODELIST", env.get("SLURM_NODELIST", "localhost"))
     )
-    port = int(env.get("MASTER_PORT", 20000 + int(env.get("SLURM_JOB_ID", "0")) % 20000))
-    return World(
-        rank=int(env["SLURM_PROCID"]),
-        size=size,
-        local_rank=int(env.get("SLURM_LOCALID", "0")),
-        local_size=max(1, size // nodes),
-        launcher="slurm",
-        init_method=f"tcp://{host}:{port}",
+    of_job = 20000 + _number(env, "SLURM_JOB_ID", default=0) % 20000
+    port = _number(env, "MASTER_PORT", default=of_job)
+    local = _number(env, "SLURM_LOCALID", default=0)
+    return _check(
+        World(
+            rank=_number(env, "SLURM_PROCID"),
+            size=size,
+            local_rank=local,
+            local_size=max(1, size // nodes, local + 1),
+            launcher="slurm",
+            init_method=f"tcp://{host}:{port}",
+        )
     )
 
 
@@ -138,8 +189,11 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-def start() -> World:
+def start() -> tuple[World, dist.Store | None]:
     """Join the other processes (gloo on CPU, NCCL on GPU), pick the device, share the cores fairly.
+
+    Returns:
+        who this process is, and the key-value store that all share; None with one process.
 
     Raises:
         UserError: more processes on this machine than GPUs, or the others do not answer.
@@ -159,21 +213,27 @@ def start() -> World:
         world.local_size,
         world.local_rank,
     )
-    if world.size > 1 and not dist.is_initialized():
-        try:
-            dist.init_process_group(
-                backend="nccl" if torch.cuda.is_available() else "gloo",
-                init_method=world.init_method,
-                rank=world.rank,
-                world_size=world.size,
-                timeout=_TIMEOUT,
-            )
-        except (RuntimeError, ValueError) as error:
-            raise UserError(
-                f"the {world.size} processes could not meet at {world.init_method} ({error})",
-                cure="Check that the hosts reach each other and the port is free; `make doctor` checks the MPI flavour",
-            ) from error
-    return world
+    return world, _meet(world) if world.size > 1 else None
+
+
+def _meet(world: World) -> dist.Store:
+    """Make the process group of all."""
+    limit = patience()
+    try:
+        store, _, _ = next(rendezvous(world.init_method, world.rank, world.size, timeout=limit))
+        dist.init_process_group(
+            backend="nccl" if torch.cuda.is_available() else "gloo",
+            store=store,
+            rank=world.rank,
+            world_size=world.size,
+            timeout=limit,
+        )
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"the {world.size} processes could not meet at {world.init_method} ({reason(error)})",
+            cure="Check that the hosts reach each other and the port is free; `make doctor` checks the MPI flavour",
+        ) from error
+    return store
 
 
 def barrier() -> None:
@@ -198,6 +258,19 @@ def sum_over_ranks(values: Tensor) -> Tensor:
     return values
 
 
+def from_rank_zero(find: Callable[[], T]) -> T:
+    """What ``find`` returns on rank 0, on all ranks. Every process must call.
+
+    For whatever is read from a disk and decides what comes next: another process may see it a moment later.
+    """
+    if not dist.is_initialized():
+        return find()
+    box: list[Any] = [find() if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(box)
+    found: T = box[0]
+    return found
+
+
 @contextmanager
 def rank_zero_first(world: World) -> Iterator[None]:
     """Run the block on rank 0 first, then on the others: for caches built once on a shared disk."""
@@ -208,45 +281,17 @@ def rank_zero_first(world: World) -> Iterator[None]:
         barrier()
 
 
-class ErrorRelay:
-    """Carries an error of any rank to rank 0, whose terminal is the only one a launcher may show.
+@contextmanager
+def sole_job(world: World, folder: Path, option: str) -> Iterator[None]:
+    """Keep other jobs from writing into a folder; the ranks of this one share it. Every process must call.
 
-    ``torchpack dist-run`` discards the output of every rank but 0, so without this a damaged scan met by rank 3 would
-    end the job without a word. The text travels through the process group's key-value store; a thread of rank 0 looks
-    for it twice a second, even while the main thread waits in a collective.
+    Raises:
+        UserError: see :func:`core.locks.sole_writer`.
     """
-
-    KEY = "lidistill/error"
-
-    def __init__(self, world: World, on_error: Callable[[str, int], None]) -> None:
-        self.world, self._closed = world, threading.Event()
-        self.store = dist.distributed_c10d._get_default_store() if world.size > 1 else None
-        if self.store is not None:
-            self.store.add(self.KEY + "/count", 0)
-            if world.rank == 0:
-                watch = (self.store, on_error)
-                threading.Thread(target=self._watch, args=watch, daemon=True).start()
-
-    def _watch(self, store: dist.Store, on_error: Callable[[str, int], None]) -> None:
-        while not self._closed.wait(0.5):
-            if store.add(self.KEY + "/count", 0) > 0:
-                code, _, text = store.get(self.KEY).decode().partition("\n")
-                store.add(self.KEY + "/seen", 1)
-                on_error(text, int(code))
-                return
-
-    def send(self, text: str, code: int) -> bool:
-        """Hand the error to rank 0; True when it has taken it (then this rank need not print)."""
-        if self.store is None or self.world.rank == 0:
-            return False
-        self.store.set(self.KEY, f"{code}\n[rank {self.world.rank}] {text}")
-        self.store.add(self.KEY + "/count", 1)
-        for _ in range(30):
-            if self.store.add(self.KEY + "/seen", 0) > 0:
-                return True
-            time.sleep(0.1)
-        return False
-
-    def close(self) -> None:
-        """Stop watching; call before the process group goes."""
-        self._closed.set()
+    if world.rank != 0:
+        barrier()
+        yield
+        return
+    with sole_writer(folder, option):
+        barrier()
+        yield

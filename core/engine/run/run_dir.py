@@ -17,7 +17,7 @@ from core.decode import read_json_lines
 from core.engine.run.checkpoint import CheckpointStore, find_checkpoint
 from core.engine.run.distributed import World
 from core.errors import UserError
-from core.io import remove_temporaries, write_json, write_text
+from core.io import write_json, write_text
 from core.machine import processor_name
 
 __all__ = ["RunDir", "default_run_dir", "git_state"]
@@ -106,11 +106,10 @@ class RunDir:
             UserError: another configuration has been trained here.
         """
         saved = self.path / "config.yaml"
-        if saved.is_file() and self.checkpoints.manifest():
+        if self.checkpoints.started():
             self._compare(saved, config)
         if world.rank == 0:
-            for path in remove_temporaries(self.checkpoints.folder):
-                logger.debug("{}, left by a kill, was removed", path)
+            self.checkpoints.tidy()
             config.dump(saved)
             write_json(
                 self.path / "git.json",
@@ -130,7 +129,7 @@ class RunDir:
 
     def _compare(self, saved: Path, config: Config) -> None:
         """Raise where a configuration is another than the saved one of this folder, which has checkpoints."""
-        tree = read_yaml(saved)
+        tree = read_yaml(saved) if saved.is_file() else self._trained_with()
         if not isinstance(tree, dict):
             raise UserError(
                 "this is not the configuration of a run",
@@ -151,6 +150,15 @@ class RunDir:
                 cure="Choose another --run-dir, or delete this one to start over",
             )
 
+    def _trained_with(self) -> Any:
+        """The configuration that the newest checkpoint keeps, where the run's own file is lost."""
+        found = self.checkpoints.newest()
+        state = {} if found is None else found[1]
+        tree = state.get("identity", {}).get("config")
+        if tree is not None:
+            logger.warning("{} has lost its config.yaml; the checkpoint's is compared", self.path)
+        return tree
+
     def history(self) -> list[dict[str, int | float]]:
         """The lines of ``scalars.jsonl``; one cut short by a kill or damaged is left out with a warning."""
         if not self.scalars.is_file():
@@ -165,6 +173,8 @@ class RunDir:
     def rewind(self, step: int) -> None:
         """Drop scalars written after the checkpoint a run continues from."""
         records = self.history()
+        if step and not any(record["global_step"] == step for record in records):
+            logger.warning("{} lacks steps up to {}: charts will not show them", self.scalars, step)
         kept = [record for record in records if record["global_step"] <= step]
         if self.scalars.is_file():
             write_text(self.scalars, "".join(json.dumps(record) + "\n" for record in kept))

@@ -37,8 +37,10 @@ from core.engine.run.context import Context
 from core.engine.run.distributed import (
     World,
     barrier,
+    from_rank_zero,
     join_over_ranks,
     rank_zero_first,
+    sole_job,
     sum_over_ranks,
 )
 from core.engine.score.opened import Opened
@@ -283,9 +285,10 @@ def predict_checkpoint(
         scans = open_source(opened.context.config, source, point_fields)
     form = format or scans.labels.format
     folder = PredictionFolder(out, form, scans.labels)
-    fill_folder(opened, scans, folder, votes)
-    if preview and world.rank == 0:
-        _draw(scans, folder)
+    with sole_job(world, out, "--out"):
+        fill_folder(opened, scans, folder, votes)
+        if preview and world.rank == 0:
+            _draw(scans, folder)
 
 
 def fill_folder(
@@ -309,8 +312,7 @@ def fill_folder(
     network = opened.network(scans.labels)
     segmenter = Segmenter(network, scans.labels, view, context.experiment, world.device)
     stamps = _stamps(scans, view)
-    missing = folder.missing(stamps)
-    barrier()  # every rank has its list before the first file is written
+    missing = from_rank_zero(lambda: folder.missing(stamps))
     made_by = {
         "checkpoint_sha256": opened.found.sha256,
         "settings_sha256": _digest(context.config, view, votes.settings(context)),

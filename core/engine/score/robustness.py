@@ -12,7 +12,7 @@ import io
 import json
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -34,7 +34,7 @@ from core.decode import kept
 from core.engine.report.robustness import picture, robustness_page
 from core.engine.report.robustness_scores import Summary, summarise
 from core.engine.run.context import Context
-from core.engine.run.distributed import World, barrier
+from core.engine.run.distributed import World, from_rank_zero, sole_job
 from core.engine.score.evaluation import score_network
 from core.engine.score.jobs import frozen_score
 from core.engine.score.opened import Opened
@@ -65,15 +65,21 @@ class _Study:
     stamps: Mapping[str, str]
     results: dict[str, EvaluationResult] = field(default_factory=dict)
 
-    def read(self, names: Sequence[str]) -> None:
-        """Take the scores that an earlier job left."""
+    def take(self, names: Iterable[str]) -> None:
+        """Take the scores that an earlier job left. Collective."""
+        self.results |= from_rank_zero(lambda: self._read(names))
+
+    def _read(self, names: Iterable[str]) -> dict[str, EvaluationResult]:
+        """Those that can be read and are this study's; a damaged one is made again."""
+        found = {}
         for name in names:
             path = self.folder / f"{name}.json"
             if not path.is_file():
                 continue
             saved = kept(partial(EvaluationResult.read, path))
             if saved is not None and saved.extra == self._identity_of(name):
-                self.results[name] = saved
+                found[name] = saved
+        return found
 
     def _identity_of(self, name: str) -> dict[str, Any]:
         return self.identity | {"scans": self.stamps[name]}
@@ -181,21 +187,21 @@ def evaluate_robustness(
     study = _Study(
         context, folder, opened.found.path, votes, identity, _stamps(scans, context.data)
     )
-    study.read(list(scans))
-    barrier()  # every rank has its list before the first file is written
-    missing = [name for name in scans if name not in study.results]
-    if missing:
-        network = opened.network(clean.labels)
-        opened.compare_scans(clean)
-        for name in missing:
-            study.score(network, name, scans[name], clean, split)
-    results = {name: study.results[name] for name in scans}
-    scores = {name: 100 * result.miou for name, result in results.items()}
-    summary = summarise(profile, scores.pop(CLEAN), scores, baseline=_official(clean))
-    if world.rank == 0:
-        _write(study, summary, results, corruptions, clean)
-        if json_path is not None:
-            write_json(json_path, summary.to_json() | _scored(results[CLEAN]))
+    with sole_job(world, folder, "--run-dir"):
+        study.take(scans)
+        missing = [name for name in scans if name not in study.results]
+        if missing:
+            network = opened.network(clean.labels)
+            opened.compare_scans(clean)
+            for name in missing:
+                study.score(network, name, scans[name], clean, split)
+        results = {name: study.results[name] for name in scans}
+        scores = {name: 100 * result.miou for name, result in results.items()}
+        summary = summarise(profile, scores.pop(CLEAN), scores, baseline=_official(clean))
+        if world.rank == 0:
+            _write(study, summary, results, corruptions, clean)
+    if world.rank == 0 and json_path is not None:
+        write_json(json_path, summary.to_json() | _scored(results[CLEAN]))
     return summary
 
 

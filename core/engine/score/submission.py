@@ -27,7 +27,7 @@ from core.contracts import IGNORE
 from core.datasets.base import ScanDataset
 from core.datasets.benchmark import BENCHMARKS, benchmark
 from core.datasets.official import check_complete
-from core.engine.run.distributed import World, barrier, rank_zero_first
+from core.engine.run.distributed import World, barrier, rank_zero_first, sole_job
 from core.engine.score.opened import Opened
 from core.engine.score.prediction import PredictionFolder, fill_folder, open_source
 from core.engine.score.submission_check import (
@@ -95,24 +95,31 @@ def submit_checkpoint(
     check_complete(scans)
     named = scans.official_split
     folder = SubmissionFolder(out, server.name, scans.labels, named)
-    fill_folder(
-        opened,
-        scans,
-        folder,
-        votes,
-        finish=lambda token, ids: _whole(scans, token, ids),
-    )
-    barrier()  # the zip needs the files of all ranks
-    if world.rank == 0:
-        names = [server.submitted_path(scans.token(i), named) for i in range(len(scans))]
-        uses_camera = context.data.uses_images(training=False)
-        for name, content in server.metadata(named, uses_camera).items():
-            names.append(name)
-            if not (out / name).is_file():
-                write_json(out / name, content)
-        names += [name for name in server.optional if (out / name).is_file()]
-        faults = pack(out, names, out / ZIP) or check_submission(out / ZIP, scans)
-        _show_faults(out / ZIP, faults, scans)
+    with sole_job(world, out, "--out"):
+        fill_folder(
+            opened,
+            scans,
+            folder,
+            votes,
+            finish=lambda token, ids: _whole(scans, token, ids),
+        )
+        barrier()  # the zip needs the files of all ranks
+        if world.rank == 0:
+            _pack_all(folder, scans, context.data.uses_images(training=False))
+
+
+def _pack_all(folder: SubmissionFolder, scans: ScanDataset, uses_camera: bool) -> None:
+    """Write what belongs to the predictions, the zip of all, and show what the benchmark would say."""
+    out, split = folder.root, folder.split
+    server = benchmark(folder.format)
+    names = [server.submitted_path(scans.token(i), split) for i in range(len(scans))]
+    for name, content in server.metadata(split, uses_camera).items():
+        names.append(name)
+        if not (out / name).is_file():
+            write_json(out / name, content)
+    names += [name for name in server.optional if (out / name).is_file()]
+    faults = pack(out, names, out / ZIP) or check_submission(out / ZIP, scans)
+    _show_faults(out / ZIP, faults, scans)
 
 
 def _whole(scans: ScanDataset, token: str, classes: np.ndarray) -> np.ndarray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -14,8 +13,8 @@ from core.engine.run.checkpoint import BEST, OLD_BEST
 from core.engine.run.distributed import barrier
 from core.engine.run.memory import release_free_memory
 from core.engine.run.run_dir import RunDir
+from core.engine.run.stopping import STOP, Stopped
 from core.engine.run.torchpack_api import Callback, SummaryWriter, TFEventWriter
-from core.errors import EXIT_INTERRUPTED
 
 __all__ = ["Checkpoints", "Evaluation", "HeapTrimming", "JSONLines", "Resume", "TensorBoard"]
 
@@ -57,7 +56,8 @@ class Evaluation(Callback):
 class Checkpoints(Callback):
     """Save every few steps, at every epoch's end, and when a signal asks to stop; keep the best by a score.
 
-    SIGTERM and SIGUSR1 (SLURM's warning) save at the next step boundary and leave with exit code 75.
+    SIGTERM and SIGUSR1 (SLURM's warning) save when all ranks know of them, at the end of a step or of an epoch's
+    evaluation, and leave with exit code 75.
 
     Args:
         score: what decides. every: optimiser steps between checkpoints within an epoch.
@@ -68,29 +68,18 @@ class Checkpoints(Callback):
         self.every = every
         self.best: tuple[int, float] | None = None
 
-    def _before_train(self) -> None:
-        signals = (signal.SIGTERM, signal.SIGUSR1)
-        self.handlers = {number: signal.signal(number, self._request_stop) for number in signals}
-
-    def _after_train(self) -> None:
-        for number, handler in self.handlers.items():
-            signal.signal(number, handler)
-
-    def _request_stop(self, *_: Any) -> None:
-        self.trainer.stop_requested = True
-
     def _trigger_step(self) -> None:
         trainer = self.trainer
-        last_of_epoch = trainer.local_step == trainer.steps_per_epoch
-        if trainer.stop_requested and not last_of_epoch:
+        if trainer.local_step == trainer.steps_per_epoch:
+            return  # the epoch's end saves
+        if trainer.stop_agreed or trainer.global_step % self.every == 0:
             trainer.save()
+        if trainer.stop_agreed:
             self._leave()
-        if trainer.global_step % self.every == 0 and not last_of_epoch:
-            trainer.save()
 
     def _trigger_epoch(self) -> None:
         self.trainer.save(self._names() if self._improved() else ())
-        if self.trainer.stop_requested:
+        if self.trainer.agree_to_stop():
             self._leave()
 
     @property
@@ -116,12 +105,13 @@ class Checkpoints(Callback):
         return (BEST, OLD_BEST) if self.score == MIOU else (BEST,)
 
     def _leave(self) -> None:
+        STOP.settle()
         barrier()
         logger.warning(
             "stopped by a signal after step {}; start the same command to go on",
             self.trainer.global_step,
         )
-        raise SystemExit(EXIT_INTERRUPTED)
+        raise Stopped
 
     def _state_dict(self) -> dict[str, Any]:
         return {"best": self.best}

@@ -18,11 +18,19 @@ from core.datasets import dataset_class
 from core.datasets.base import ScanDataset
 from core.decode import kept
 from core.distill import SUPERVISED, Method, Needs, Score, method_class
-from core.engine.run.checkpoint import LAST
+from core.engine.run.checkpoint import LAST, read_checkpoint
 from core.engine.run.context import Context
-from core.engine.run.distributed import World, barrier, join_over_ranks, sum_over_ranks
+from core.engine.run.distributed import (
+    World,
+    barrier,
+    from_rank_zero,
+    join_over_ranks,
+    sole_job,
+    sum_over_ranks,
+)
 from core.engine.run.experiment import AmpConfig
 from core.engine.run.run_dir import RunDir
+from core.engine.run.stopping import STOP
 from core.engine.run.trained import TrainedNetwork
 from core.engine.score.jobs import evaluate_checkpoint, print_result, scored_by
 from core.engine.train.announce import announce, summarise
@@ -119,22 +127,24 @@ def train(world: World, config: Config, run_path: Path, *, profile: int | None =
 
         profile_training(trainer, profile)
         return
-    state = _open_run(context, trainer)
-    announce(context, trainer, train_set, val_set, state)
-    if unscored is not None:
-        logger.warning("{} Nothing can be scored", unscored.error())
-    if state is not None and state["global_step"] >= trainer.total_steps:
-        if world.rank == 0:
-            logger.info("{} is already trained to its last epoch", run_path)
-    else:
-        _fit(context, trainer, val_set, score, state)
-    barrier()
-    if unscored is not None:
-        raise _without_score(unscored, trainer.run_dir)
-    best = trainer.run_dir.best()
-    result = None
-    if kind.predicts_classes():
-        result = _best_score(context, val_set, best, run_path)
+    with sole_job(world, run_path, "--run-dir"):
+        state = _open_run(context, trainer)
+        announce(context, trainer, train_set, val_set, state)
+        if unscored is not None:
+            logger.warning("{} Nothing can be scored", unscored.error())
+        if state is not None and state["global_step"] >= trainer.total_steps:
+            if world.rank == 0:
+                logger.info("{} is already trained to its last epoch", run_path)
+        else:
+            _fit(context, trainer, val_set, score, state)
+        barrier()
+        if unscored is not None:
+            raise _without_score(unscored, trainer.run_dir)
+        best = trainer.run_dir.best()
+        result = None
+        if kind.predicts_classes():
+            STOP.doing = "scoring the best weights"
+            result = _best_score(context, val_set, best, run_path)
     summarise(trainer, result, best, time.perf_counter() - started)
 
 
@@ -153,7 +163,7 @@ def build_trainer(
     kind = method_class(config)
     settings = config.parse(kind.Config, "distill")
     criterion = context.experiment.criterion_for(labels.num_classes)
-    fresh = not run_dir.checkpoints.manifest()
+    fresh = from_rank_zero(lambda: not run_dir.checkpoints.started())
     student = context.model(kind.outputs(settings, labels), pretrained=fresh)
     if not fresh:
         _adapt_to_run(student, run_dir)
@@ -297,8 +307,8 @@ def _open_run(context: Context, trainer: Trainer) -> dict[str, Any] | None:
     """
     run_dir = trainer.run_dir
     run_dir.open(context.config, context.world)
-    found = run_dir.checkpoints.newest()
-    state = None if found is None else found[1]
+    newest = from_rank_zero(run_dir.checkpoints.newest_path)
+    state = None if newest is None else read_checkpoint(newest)
     if context.world.rank == 0:
         # a run killed before its first checkpoint starts over, and so do its scalars
         run_dir.rewind(0 if state is None else state["global_step"])
@@ -369,7 +379,8 @@ def _fit(
         checkpoints,
         HeapTrimming(),
     ]
-    trainer.train(trainer.steps, num_epochs=experiment.num_epochs, callbacks=callbacks)
+    with STOP.held():
+        trainer.train(trainer.steps, num_epochs=experiment.num_epochs, callbacks=callbacks)
     skipped = join_over_ranks(trainer.skipped_samples)
     if skipped and context.world.rank == 0:
         path = run_dir.path / "skipped.json"

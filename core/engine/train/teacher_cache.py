@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from loguru import logger
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -21,11 +21,11 @@ from core.data import ChosenScans, build_loader, keyframe_voxels
 from core.data.samples import Digests
 from core.datasets.base import ScanDataset
 from core.distill import COMPARED_EDGE, TeacherOutput, compared_stage
-from core.engine.run.distributed import World, barrier
+from core.engine.run.distributed import World, barrier, from_rank_zero, sole_job
 from core.engine.run.exported import tensors_hash
 from core.engine.train.teacher import FrozenTeacher
 from core.errors import UserError
-from core.io import atomic_path, write_json
+from core.io import write_bytes, write_json
 from core.paths import inside
 from core.sparse import MapCache, SparseStage, SparseTensor
 
@@ -85,10 +85,22 @@ class TeacherCache:
         Args:
             autocast: makes the mixed-precision context.
         """
-        missing = [i for i in range(len(dataset)) if not self.path(dataset.token(i)).is_file()]
-        barrier()  # every rank has its list before the first file is written
-        if not missing:
-            return
+        missing = from_rank_zero(lambda: self._missing(dataset))
+        if missing:
+            with sole_job(world, self.folder, "teacher.cache"):
+                self._make(dataset, missing, world, workers, autocast)
+
+    def _missing(self, dataset: ScanDataset) -> list[int]:
+        return [i for i in range(len(dataset)) if not self.path(dataset.token(i)).is_file()]
+
+    def _make(
+        self,
+        dataset: ScanDataset,
+        missing: list[int],
+        world: World,
+        workers: int,
+        autocast: Callable[[], Any],
+    ) -> None:
         if world.rank == 0:
             plain = json.loads(json.dumps(self.metadata, default=str))
             write_json(self.folder / "about.json", plain)
@@ -136,8 +148,7 @@ class TeacherCache:
                 )
         stored = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
         metadata = {"scan": content, "sha256": tensors_hash(stored)}
-        with atomic_path(self.path(output.tokens[0])) as temporary:
-            save_file(stored, temporary, metadata)
+        write_bytes(self.path(output.tokens[0]), save(stored, metadata))
 
     def read(self, batch: Batch) -> TeacherOutput:
         """The teacher's output for the scans of a batch.

@@ -22,10 +22,11 @@ from core.contracts import Batch, Pair
 from core.distill import Method
 from core.engine.run.checkpoint import load_weights, random_state, restore_random_state
 from core.engine.run.context import autocast
-from core.engine.run.distributed import World
+from core.engine.run.distributed import World, sum_over_ranks
 from core.engine.run.experiment import Experiment
 from core.engine.run.optim import build_optimizer, build_scheduler
 from core.engine.run.run_dir import RunDir
+from core.engine.run.stopping import STOP
 from core.engine.run.torchpack_api import Trainer as TorchpackTrainer
 from core.engine.train.averaging import averaged_model, renew_batch_norm
 from core.engine.train.guard import NonFiniteGuard
@@ -76,6 +77,8 @@ class Trainer(TorchpackTrainer):
 
     Attributes:
         network: the method as it is called, under DistributedDataParallel with several processes.
+        stop_agreed: a signal asked a rank to stop, and all ranks know. What one of them alone knows decides nothing:
+            the others would wait for it in the next exchange.
     """
 
     def __init__(
@@ -108,7 +111,7 @@ class Trainer(TorchpackTrainer):
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaling)
         self.average = averaged_model(experiment.train, self.method)
         self.guard = NonFiniteGuard(run_dir.path, world, experiment.train.max_nonfinite_steps)
-        self.stop_requested = False
+        self.stop_agreed = False
         self.skipped_samples: dict[str, None] = {}  # messages in order of first appearance
         self._start_step = 0
         self._last_end = time.perf_counter()
@@ -193,12 +196,18 @@ class Trainer(TorchpackTrainer):
     def _averages(self, losses: list[Tensor]) -> list[float]:
         """Mean of each loss over ranks; in the same exchange they agree on whether to stop."""
         values = torch.stack([loss.detach().float() for loss in losses])
-        status = torch.cat([values, values.new_tensor([float(self.stop_requested)])])
+        status = torch.cat([values, values.new_tensor([float(bool(STOP.asked))])])
         if self.world.size > 1:
             dist.all_reduce(status)
         *sums, stop = status.tolist()
-        self.stop_requested = stop > 0
+        self.stop_agreed |= stop > 0
         return [value / self.world.size for value in sums]
+
+    def agree_to_stop(self) -> bool:
+        """Whether any rank has been asked to stop. Collective: the ranks' answers are the same."""
+        asked = torch.tensor([float(bool(STOP.asked))], device=self.device)
+        self.stop_agreed |= sum_over_ranks(asked).item() > 0
+        return self.stop_agreed
 
     def _update(self) -> float:
         self.scaler.unscale_(self.optimizer)
