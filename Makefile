@@ -7,7 +7,7 @@ WORLD  := $(BIN)/python prepare_synthetic.py data/synthetic/nuscenes --scenes 6 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench doctor clean
+.PHONY: help setup demo test sanitize lint format bench doctor clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ demo: setup ## from nothing to teacher, student and report, without GPU or data 
 test: setup ## all CPU tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST)
 
+sanitize: setup ## the kernels' tests under address and undefined-behaviour sanitizers
+	@OMP_NUM_THREADS=2 $(BIN)/python tests/sanitize.py $(PYTEST)
+
 lint: setup ## style, layers and cycles, types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	@$(BIN)/lint-imports --no-cache --no-logo
@@ -58,5 +61,5 @@ doctor: setup ## what is installed, compiled, missing or wrong, and the cure
 	@$(BIN)/python -m core.doctor
 
 clean: ## remove the environment, compiled kernels and caches (data and runs stay)
-	rm -rf $(VENV) core/_lib $(SPTR)/sptr/_lib .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) core/_lib $(SPTR)/sptr/_lib build/sanitized .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -16,11 +16,13 @@ from torch.autograd.function import once_differentiable
 from torch.autograd.graph import get_gradient_edge
 
 from core.fast import plain
+from core.sparse.checks import InvalidInput
 from core.sparse.points import GatherTable
 
 __all__ = ["norm_relu_conv", "norm_relu_conv_at_points", "pointwise_conv"]
 
 GROUP = 32  # channels gathered at a time: the gathered taps of all of them would outweigh the map
+_WHERE = "norm, ReLU, convolution"
 Gradients = tuple[Tensor | None, ...]
 
 
@@ -52,7 +54,11 @@ def norm_relu_conv(x: Tensor, norm: nn.Module, conv: nn.Conv2d) -> Tensor:
 
     Returns:
         [N, cout, H, W].
+
+    Raises:
+        InvalidInput: ``x`` has other channels, or ``conv`` is of another kind.
     """
+    _check(x, conv)
     if not _can_normalise_again(norm):
         return plain.norm_relu_conv(x, norm, conv)
     return _NormReluConv.apply(x, norm.weight, norm.bias, conv.weight, norm)
@@ -73,10 +79,32 @@ def norm_relu_conv_at_points(
 
     Returns:
         [R, cout].
+
+    Raises:
+        InvalidInput: ``x`` has other channels or pixels, ``conv`` is of another kind, or the table's rows are no taps.
     """
+    _check(x, conv)
+    rows, taps = len(table.ptr) - 1, conv.kernel_size[0] * conv.kernel_size[1]
+    if rows % taps:
+        raise InvalidInput(f"a table of {rows} rows for {taps} taps at each point", where=_WHERE)
     if not _can_normalise_again(norm):
         return _ReluConvAtPoints.apply(_pixels(norm(x)), conv.weight, table)
     return _NormReluConvAtPoints.apply(x, norm.weight, norm.bias, conv.weight, norm, table)
+
+
+def _check(x: Tensor, conv: nn.Conv2d) -> None:
+    """Refuse what the passes below would compute as if it were something else."""
+    height, width = conv.kernel_size
+    plain_steps = {conv.stride, conv.dilation} == {(1, 1)} and conv.groups == 1
+    padded = conv.padding == (height // 2, width // 2) and conv.padding_mode == "zeros"
+    odd = height == width and height % 2 == 1
+    if not (plain_steps and padded and odd) or conv.bias is not None:
+        raise InvalidInput(
+            f"{conv}; expected an odd square kernel, stride 1, padding that keeps the size, no bias",
+            where=_WHERE,
+        )
+    if x.dim() != 4 or x.shape[1] != conv.in_channels:
+        raise InvalidInput(f"x is {list(x.shape)}, but {conv} was given", where=_WHERE)
 
 
 class _NormReluConv(torch.autograd.Function):

@@ -326,6 +326,8 @@ def _neighbours(source: Level, target: Level, delta: Tensor, symmetric: bool) ->
         return table
     volume, n_in, n_out = len(delta), len(source.keys), len(target.keys)
     table = torch.empty(volume, n_out, dtype=torch.int32)
+    if not n_out:
+        return table  # nothing has no address
     handle.lidistill_neighbours(
         pointer(source.keys, torch.int64, n_in),
         pointer(source.order, torch.int32, n_in),
@@ -346,6 +348,8 @@ def _transpose(table: Tensor, n_in: int) -> Tensor:
     volume, n_out = table.shape
     if table.device.type == "cpu" and (handle := library()) is not None:
         out = torch.empty(volume, n_in, dtype=torch.int32)
+        if not n_in:
+            return out
         source = pointer(table, torch.int32, volume, n_out)
         target = pointer(out, torch.int32, volume, n_in)
         handle.lidistill_transpose(source, volume, n_out, n_in, target, torch.get_num_threads())

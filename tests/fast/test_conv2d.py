@@ -57,6 +57,38 @@ def at_points(module: object) -> Layer:
     return lambda x, norm, conv: module.norm_relu_conv_at_points(x, norm, conv, make_table())
 
 
+@pytest.mark.parametrize(
+    "conv, message",
+    [
+        (nn.Conv2d(CIN, COUT, 3, padding=1), "no bias"),
+        (nn.Conv2d(CIN, COUT, 3, padding=1, stride=2, bias=False), r"stride=\(2, 2\).*stride 1"),
+        (nn.Conv2d(CIN, COUT, 3, padding=2, dilation=2, bias=False), r"dilation=\(2, 2\)"),
+        (nn.Conv2d(CIN, COUT, 3, bias=False), "padding that keeps"),
+        (nn.Conv2d(CIN, COUT, 2, padding=1, bias=False), "odd square"),
+        (nn.Conv2d(CIN, COUT, 3, padding=1, groups=2, bias=False), "groups=2"),
+        (nn.Conv2d(CIN, COUT, 3, padding=1, padding_mode="circular", bias=False), "circular"),
+        (nn.Conv2d(CIN + 8, COUT, 3, padding=1, bias=False), rf"\[2, {CIN}, 5, 7\].*{CIN + 8}"),
+    ],
+)
+@pytest.mark.parametrize("layer", [conv2d.norm_relu_conv, at_points(conv2d)])
+def test_other_convolutions_are_refused(layer: Layer, conv: nn.Conv2d, message: str) -> None:
+    """Each would be computed as if it were one of the served kind."""
+    x = torch.zeros(2, CIN, HEIGHT, WIDTH)
+    with pytest.raises(ValueError, match=message):
+        layer(x, nn.BatchNorm2d(CIN), conv)
+
+
+def test_a_table_of_other_taps_is_refused() -> None:
+    conv = nn.Conv2d(CIN, COUT, 5, padding=2, bias=False)
+    x = torch.zeros(2, CIN, HEIGHT, WIDTH)
+    with pytest.raises(ValueError, match="99 rows for 25 taps"):
+        conv2d.norm_relu_conv_at_points(x, nn.BatchNorm2d(CIN), conv, make_table())
+    with pytest.raises(ValueError, match="35 rows of features for a table of 70"):
+        conv2d.norm_relu_conv_at_points(
+            x[:1], nn.BatchNorm2d(CIN), make_layers(3, True)[1], make_table()
+        )
+
+
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("order", ORDERS)
 def test_pointwise(order: torch.memory_format, bias: bool) -> None:
