@@ -146,18 +146,18 @@ def _safetensors(path: Path) -> Values:
 
 
 def _json(path: Path) -> Values:
-    return _without_ignored(_flat(json.loads(path.read_text())))
+    return _without_ignored(_flat(json.loads(path.read_text(encoding="utf-8"))))
 
 
 def _json_lines(path: Path) -> Values:
     values: Values = {}
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         values |= _flat(json.loads(line), f"line {number}")
     return _without_ignored(values)
 
 
 def _lines(path: Path) -> Values:
-    lines = path.read_text().splitlines()
+    lines = path.read_text(encoding="utf-8").splitlines()
     return {f"line {number}": line for number, line in enumerate(lines, 1)}
 
 

@@ -248,7 +248,7 @@ def step_of(
 
 def resident_kib(name: str) -> int:
     """``VmRSS`` or ``VmHWM`` of this process."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(name))
 
 
@@ -258,7 +258,9 @@ def measure(
     """(ms, peak MiB above what was resident) of a part; call it in a fresh process."""
     torch.set_num_threads(args.threads)
     step = step_of(part, kind, args, dtype)
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of what was made before
+    Path("/proc/self/clear_refs").write_text(
+        "5", encoding="utf-8"
+    )  # forget the peak of what was made before
     before = resident_kib("VmRSS")
     step()
     peak = (resident_kib("VmHWM") - before) / 1024

@@ -195,7 +195,7 @@ def written_page(page: Path) -> str:
         table = read_table(page.parent / "data" / f"{match[2]}.json")
         return match[1] + table.markdown() + match[3]
 
-    return PLACE.sub(renew, page.read_text())
+    return PLACE.sub(renew, page.read_text(encoding="utf-8"))
 
 
 def write_pages(folder: Path) -> list[Path]:

@@ -88,7 +88,7 @@ def run(
         JobError: it failed, took too long, ended before it was to be killed, or had no compiled kernels.
     """  # fmt: skip
     log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "a") as stream:
+    with open(log, "a", encoding="utf-8") as stream:
         stream.write(f"$ {shlex.join(words)}\n")
         stream.flush()
         process = subprocess.Popen(
@@ -100,7 +100,7 @@ def run(
             start_new_session=True,
         )
         killed = _wait(process, kill_when)
-    text = log.read_text(errors="replace")
+    text = log.read_text(encoding="utf-8", errors="replace")
     tail = "\n".join(text.splitlines()[-12:])
     if SLOW_PATH.search(text):
         raise JobError(f"{side.name}: the compiled kernels were not found\n{tail}")

@@ -158,7 +158,7 @@ def median_ms(work: Callable[[], object], repeats: int, device: str) -> float:
 
 def resident_kib(field: str) -> int:
     """``VmRSS`` or ``VmHWM`` of this process."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 

@@ -3,8 +3,10 @@
 import os
 
 from core.environment import check_packages
+from core.machine import provide_caches
 
 check_packages()  # before anything else is imported
+provide_caches()
 
 # OpenMP threads that spin while they wait burn the cores that other processes (ranks, data workers) need: on a shared
 # two-core machine a training step took 3 s spinning and 0.8 s sleeping. A short spin is kept: waking a

@@ -15,6 +15,7 @@ from typing import Any
 from core.errors import UserError
 
 __all__ = [
+    "appending",
     "atomic_path",
     "cannot_write",
     "remove_temporaries",
@@ -56,6 +57,19 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         temporary.unlink(missing_ok=True)
         _unfinished.discard(temporary)
+
+
+@contextmanager
+def appending(path: Path) -> Iterator[None]:
+    """Around writes to a file that grows: what fails is told as by :func:`atomic_path`.
+
+    Raises:
+        UserError: the file cannot be written or the disk is full.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise cannot_write(path, error) from error
 
 
 def remove_unfinished() -> None:
@@ -110,8 +124,8 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write UTF-8 ``text`` atomically."""
-    write_bytes(path, text.encode())
+    """Write UTF-8 ``text`` atomically; names of files that are no text keep their bytes."""
+    write_bytes(path, text.encode(errors="surrogateescape"))
 
 
 def write_json(path: str | os.PathLike[str], value: Any, *, indent: int | None = 2) -> None:

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import os
 import platform
+import stat
+import tempfile
 from datetime import timedelta
 from pathlib import Path
 
 from core.errors import UserError
 
-__all__ = ["NO_BF16", "TIMEOUT", "native_bf16", "patience", "processor_name", "usable_cores"]
+__all__ = [
+    "NO_BF16",
+    "TIMEOUT",
+    "native_bf16",
+    "patience",
+    "processor_name",
+    "provide_caches",
+    "usable_cores",
+    "user_cache",
+]
 
 TIMEOUT = (
     "LIDISTILL_TIMEOUT_MINUTES"  # environment variable: how long processes wait for each other
@@ -61,7 +72,7 @@ def _cpu_facts() -> dict[str, str]:
     if not CPUINFO.is_file():
         return {}
     facts: dict[str, str] = {}
-    for line in CPUINFO.read_text().splitlines():
+    for line in CPUINFO.read_text(encoding="utf-8").splitlines():
         key, _, value = line.partition(":")
         facts.setdefault(key.strip(), value.strip())
     return facts
@@ -98,3 +109,48 @@ def patience() -> timedelta:
             cure="Unset it (30), or set it to a number",
         )
     return span
+
+
+def user_cache() -> Path:
+    """Name the folder of this user's caches, as the XDG standard has it; it may not exist or be writable."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+
+
+def provide_caches() -> None:
+    """Give libraries a place for what they compile or download, where the user has none.
+
+    Containers run under numbers without a home, on checkouts that may not be written to. numba refuses to start there;
+    it, torch, timm and matplotlib ask these variables. Must be called before they are imported.
+    """
+    try:
+        cache = user_cache()
+    except RuntimeError:  # no HOME, and no account to look it up in
+        cache = Path("/nonexistent")
+    if cache.is_absolute() and _can_write(cache):
+        return
+    folder = _temporary_cache()
+    os.environ["XDG_CACHE_HOME"] = str(folder)
+    if not os.access(Path(__file__).parent, os.W_OK):  # else numba keeps its code beside ours
+        os.environ.setdefault("NUMBA_CACHE_DIR", str(folder / "numba"))
+    os.environ.setdefault("MPLCONFIGDIR", str(folder / "matplotlib"))
+
+
+def _can_write(folder: Path) -> bool:
+    """Whether a folder can be written to, or made."""
+    while not folder.exists():
+        folder = folder.parent
+    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
+
+
+def _temporary_cache() -> Path:
+    """A folder of this user alone that later commands find again; a new one where somebody else has taken its name."""
+    folder = Path(tempfile.gettempdir()) / f"lidistill-{os.getuid()}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        status = folder.lstat()
+    except OSError:
+        return Path(tempfile.mkdtemp(prefix="lidistill-"))
+    owned = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
+    if not owned or status.st_mode & 0o077:
+        return Path(tempfile.mkdtemp(prefix="lidistill-"))
+    return folder

@@ -34,7 +34,8 @@ from core.datasets.nuscenes.tables import (
 )
 from core.decode import kept, read_array, read_json
 from core.errors import UserError
-from core.io import atomic_path, sha256, write_json
+from core.io import atomic_path, cannot_write, sha256, write_json
+from core.machine import user_cache
 
 __all__ = ["CAMERAS", "NuScenesIndex", "open_index"]
 
@@ -165,7 +166,6 @@ def open_index(root: Path, version: str) -> NuScenesIndex:
     index = _stored_index(folder)
     if index is not None:
         return index
-    cache.mkdir(parents=True, exist_ok=True)
     with _locked(cache / f"{version}.lock"):
         index = _stored_index(folder)  # another process may have built it meanwhile
         if index is not None:
@@ -204,13 +204,18 @@ def _cache_folder(root: Path) -> Path:
     local = root / ".lidistill"
     if os.access(local if local.is_dir() else root, os.W_OK):
         return local
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "lidistill" / hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
+    name = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]
+    return user_cache() / "lidistill" / name
 
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    with open(path, "w") as stream:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = open(path, "wb")  # noqa: SIM115  (closed below)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    with stream:
         fcntl.flock(stream, fcntl.LOCK_EX)  # released by the kernel even if this process is killed
         yield
 

@@ -21,9 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from loguru import logger
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from core.config import Config, load_config
@@ -32,12 +31,12 @@ from core.engine.exchange.families import FAMILIES
 from core.engine.exchange.foreign import Weights
 from core.engine.exchange.published import check_training_part, read_published
 from core.engine.run.adopted import changes_between
-from core.engine.run.checkpoint import load_weights
+from core.engine.run.checkpoint import load_weights, write_torch
 from core.engine.run.experiment import Experiment
 from core.engine.run.exported import METADATA, read_exported, tensors_hash
 from core.engine.run.trained import read_network
 from core.errors import UserError
-from core.io import atomic_path, sha256
+from core.io import sha256, write_bytes
 from core.labels import LabelSpace
 from core.models import build_model
 
@@ -90,8 +89,7 @@ def export_weights(source: Path, out: Path, *, lidar_only: bool = False) -> dict
         for key, value in weights.items()
     }
     metadata["weights_sha256"] = tensors_hash(tensors)
-    with atomic_path(out) as temporary:
-        save_file(tensors, temporary, {METADATA: json.dumps(metadata, sort_keys=True)})
+    write_bytes(out, save(tensors, {METADATA: json.dumps(metadata, sort_keys=True)}))
     return metadata
 
 
@@ -195,8 +193,7 @@ def import_weights(
         identity["sensor"] = found.known["sensor"]
     identity["imported"] = {"file": source.name, "sha256": sha256(source), **found.known}
     state = {"model": model.state_dict(), "training_only": training, "identity": identity}
-    with atomic_path(out) as temporary:
-        torch.save(state, temporary)
+    write_torch(out, state)
     return state
 
 

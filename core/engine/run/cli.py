@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import io
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -11,6 +13,7 @@ from pathlib import Path
 from core.config import Config, load_config
 from core.engine.run.stopping import STOP, Stopped
 from core.errors import EXIT_USER_ERROR, UserError
+from core.io import cannot_write
 
 __all__ = [
     "OVERRIDES",
@@ -24,6 +27,7 @@ __all__ = [
 
 _INTERRUPTED = "interrupted; what was saved stays, start the same command again to go on"
 _EXIT_CTRL_C = 130
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 OVERRIDES = (
     "Any key of the configuration can be overridden: --model.cr 0.5, or model.cr=0.5.\n"
     "'python -m core.config' lists the keys with their units and defaults."
@@ -80,16 +84,35 @@ def read_arguments(
 def run_command(main: Callable[[], None]) -> None:
     """Run ``main`` and leave the process: 0, or one paragraph on stderr and the error's exit code."""
     STOP.install()
+    _print_any_name()
     try:
         main()
-    except UserError as error:
-        if "--debug" in sys.argv:
+        sys.stdout.flush()
+    except (UserError, OSError) as error:
+        told = _for_a_person(error)
+        if told is None or "--debug" in sys.argv:
             raise
-        sys.stderr.write(f"\nerror: {error}\n")
+        sys.stderr.write(f"\nerror: {told}\n")
         raise SystemExit(EXIT_USER_ERROR) from None
     except KeyboardInterrupt:
         sys.stderr.write(f"\n{_INTERRUPTED}\n")
         raise SystemExit(_EXIT_CTRL_C) from None
+
+
+def _for_a_person(error: Exception) -> UserError | None:
+    """What a person can mend; None = a defect. A full disk is met by streams, too, that nothing else watches."""
+    if isinstance(error, UserError):
+        return error
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        return cannot_write(Path(error.filename or "standard output"), error)
+    return None
+
+
+def _print_any_name() -> None:
+    """Let what a terminal's encoding lacks, such as the name of a file, be printed with a backslash."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def run_distributed(job: Callable[..., object], *args: object) -> None:
@@ -114,12 +137,13 @@ def run_distributed(job: Callable[..., object], *args: object) -> None:
         barrier()
     except Stopped as stopped:
         relay.end("", int(stopped.code or 0))
-    except UserError as error:
-        text = traceback.format_exc() if "--debug" in sys.argv else f"error: {error}"
-        relay.end(f"\n{text}\n", EXIT_USER_ERROR)
     except KeyboardInterrupt:
         relay.end(f"\n{_INTERRUPTED}\n", _EXIT_CTRL_C)
-    except Exception:  # noqa: BLE001  (a defect's traceback is shown by rank 0)
-        relay.fail(traceback.format_exc())
+    except Exception as error:  # noqa: BLE001  (rank 0 shows it, whatever it is)
+        told = _for_a_person(error)
+        if told is None:
+            relay.fail(traceback.format_exc())
+        text = traceback.format_exc() if "--debug" in sys.argv else f"error: {told}"
+        relay.end(f"\n{text}\n", EXIT_USER_ERROR)
     relay.close()
     dist.destroy_process_group()

@@ -6,8 +6,9 @@ import json
 import subprocess
 import sys
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from loguru import logger
@@ -17,7 +18,7 @@ from core.decode import read_json_lines
 from core.engine.run.checkpoint import CheckpointStore, find_checkpoint
 from core.engine.run.distributed import World
 from core.errors import UserError
-from core.io import write_json, write_text
+from core.io import appending, cannot_write, write_json, write_text
 from core.machine import processor_name
 
 __all__ = ["RunDir", "default_run_dir", "git_state"]
@@ -75,6 +76,30 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+class _LogFile:
+    """A log that a full disk ends with one line, while the run, whose checkpoints it stops too, goes its way.
+
+    Raises:
+        UserError: the file cannot be made.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with appending(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.stream: IO[bytes] | None = open(path, "ab", buffering=0)  # noqa: SIM115
+
+    def write(self, message: str) -> None:
+        """Write one message; called by the logger."""
+        if self.stream is None:
+            return
+        try:
+            self.stream.write(message.encode(errors="surrogateescape"))
+        except OSError as error:
+            self.stream = None
+            sys.stderr.write(f"the log ends here: {cannot_write(self.path, error)}\n")
+
+
 @dataclass(frozen=True)
 class RunDir:
     """Paths of one run."""
@@ -121,11 +146,8 @@ class RunDir:
                 },
             )
         suffix = f"_{world.rank:04d}" if world.size > 1 else ""
-        logger.add(
-            self.path / "log" / f"{{time:YYYY-MM-DD_HH-mm-ss}}{suffix}.log",
-            level="DEBUG",
-            enqueue=False,
-        )
+        name = f"{datetime.now():%Y-%m-%d_%H-%M-%S}{suffix}.log"
+        logger.add(_LogFile(self.path / "log" / name), level="DEBUG")
 
     def _compare(self, saved: Path, config: Config) -> None:
         """Raise where a configuration is another than the saved one of this folder, which has checkpoints."""

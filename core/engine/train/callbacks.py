@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from loguru import logger
@@ -15,6 +18,7 @@ from core.engine.run.memory import release_free_memory
 from core.engine.run.run_dir import RunDir
 from core.engine.run.stopping import STOP, Stopped
 from core.engine.run.torchpack_api import Callback, SummaryWriter, TFEventWriter
+from core.io import appending, cannot_write
 
 __all__ = ["Checkpoints", "Evaluation", "HeapTrimming", "JSONLines", "Resume", "TensorBoard"]
 
@@ -129,7 +133,8 @@ class JSONLines(SummaryWriter):
 
     def _set_trainer(self, trainer: Any) -> None:
         self.pending: dict[str, float] = {}
-        self.stream = open(self.path, "a")  # noqa: SIM115  (lives as long as the training)
+        with appending(self.path):
+            self.stream = open(self.path, "ab", buffering=0)  # noqa: SIM115  (as long as the training)
 
     def _add_scalar(self, name: str, scalar: float) -> None:
         self.pending[name] = scalar
@@ -143,9 +148,21 @@ class JSONLines(SummaryWriter):
     def _write(self) -> None:
         if self.pending:
             at = {k: getattr(self.trainer, k) for k in ("epoch_num", "local_step", "global_step")}
-            self.stream.write(json.dumps(at | self.pending) + "\n")
-            self.stream.flush()
+            line = json.dumps(at | self.pending) + "\n"
+            with appending(self.path):
+                self._append(line.encode())
             self.pending = {}
+
+    def _append(self, line: bytes) -> None:
+        """Write the whole line, or none of it."""
+        end = self.stream.seek(0, os.SEEK_END)
+        rest = memoryview(line)
+        try:
+            while rest:
+                rest = rest[self.stream.write(rest) :]
+        except OSError:
+            self.stream.truncate(end)
+            raise
 
     def _after_train(self) -> None:
         self.stream.close()
@@ -162,7 +179,26 @@ class TensorBoard(TFEventWriter):
         from torch.utils.tensorboard import SummaryWriter as Writer
 
         first = self.start_step + 1 if self.start_step else None
-        self.writer = Writer(self.save_dir, purge_step=first)
+        self.others_hook = threading.excepthook
+        threading.excepthook = self._hear
+        with appending(Path(self.save_dir)):
+            self.writer = Writer(self.save_dir, purge_step=first)
+
+    def _hear(self, fault: threading.ExceptHookArgs) -> None:
+        """Leave a failed write to the main thread, which meets it at its next scalar; tell all else."""
+        if not isinstance(fault.exc_value, OSError):
+            self.others_hook(fault)
+
+    def _add_scalar(self, name: str, scalar: float) -> None:
+        with appending(Path(self.save_dir)):
+            super()._add_scalar(name, scalar)
+
+    def _after_train(self) -> None:
+        try:
+            self.writer.close()
+        except OSError as error:
+            logger.warning("{}", cannot_write(Path(self.save_dir), error))
+        threading.excepthook = self.others_hook
 
 
 class HeapTrimming(Callback):
