@@ -7,6 +7,7 @@ to the instrumented libraries. A finding ends the process at once, with its repo
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -68,7 +69,9 @@ def _wrapped(compiler: str) -> Path:
 
 
 def main() -> int:
-    """Build, and run the tests; further arguments go to pytest."""
+    """Build, and run the tests."""
+    parser = argparse.ArgumentParser(description=__doc__, epilog="Further arguments go to pytest.")
+    _, further = parser.parse_known_args()
     import sptr.build
 
     from core.sparse import build
@@ -92,7 +95,7 @@ def main() -> int:
             "PYTHONPATH": str(ROOT / "tests"),
         }
     )
-    command = [sys.executable, "-m", "pytest", "-s", "-p", "sanitize", *TESTS, *sys.argv[1:]]
+    command = [sys.executable, "-m", "pytest", "-s", "-p", "sanitize", *TESTS, *further]
     return subprocess.run(command, env=environment, cwd=ROOT, check=False).returncode
 
 
