@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, ClassVar, Literal, cast, get_args
@@ -31,11 +30,9 @@ __all__ = [
     "ScanDataset",
     "ScanFiles",
     "SensorConfig",
-    "SequenceDataset",
     "SplitName",
     "check_split",
     "near_sensor",
-    "sequence_names",
 ]
 
 SplitName = Literal["train", "val", "test"]
@@ -142,6 +139,7 @@ class ScanDataset(ABC):
 
     Attributes:
         benchmark: the data set's official one, None if it has none.
+        image_source: where its images come from, for errors.
         config: the ``dataset:`` section it was opened with.
         made_up: the root holds a synthetic world in the data set's format.
         title: name for a person; that of a synthetic world says so.
@@ -155,6 +153,7 @@ class ScanDataset(ABC):
 
     Config: ClassVar[type[DatasetConfig]]
     benchmark: ClassVar[Benchmark | None] = None
+    image_source: str = "Give every scan an image of each camera"
     config: DatasetConfig
     made_up: bool = False
     title: str
@@ -269,6 +268,33 @@ class ScanDataset(ABC):
         """:meth:`gaps` as lines for a person."""
         return [gap.text for gap in self.gaps()]
 
+    def drive(self, index: int) -> str:
+        """Name of what scan ``index`` was recorded in: a sequence, a scene, a folder."""
+        return self.token(index).rpartition("/")[0]
+
+    def check_images(self) -> None:
+        """See that the first and the last scan of each drive have their images, before hours go by without them.
+
+        Raises:
+            UserError: one is missing; names it and where it comes from.
+        """
+        ends: dict[str, list[int]] = {}
+        for index in range(len(self)):
+            ends.setdefault(self.drive(index), [index])[1:] = [index]
+        for indices in ends.values():
+            for index in dict.fromkeys(indices):
+                for camera, path in self.files(index).images.items():
+                    if not path.is_file():
+                        raise self.no_image(camera, path)
+
+    def no_image(self, camera: str, path: Path) -> UserError:
+        """The error of an image that is missing."""
+        return UserError(
+            f"the image of {camera} does not exist",
+            where=str(path),
+            cure=f"{self.image_source}; for jobs without images set data.images false",
+        )
+
     @property
     def expected(self) -> int | None:
         """Number of scans of the official split; None where the world is made up or the split is the user's own."""
@@ -317,33 +343,6 @@ class ScanDataset(ABC):
         )
 
 
-class SequenceDataset(ScanDataset):
-    """A data set whose scans are numbered frames of named sequences: ``<sequence>/<frame>``."""
-
-    frame_digits: ClassVar[int]
-    _frames: list[tuple[str, int]]
-
-    def __len__(self) -> int:
-        return len(self._frames)
-
-    def token(self, index: int) -> str:
-        """``<sequence>/<frame>``, the frame with ``frame_digits`` digits."""
-        sequence, frame = self._frames[index]
-        return f"{sequence}/{frame:0{self.frame_digits}d}"
-
-    @cached_property
-    def _positions(self) -> dict[tuple[str, int], int]:
-        return {frame: i for i, frame in enumerate(self._frames)}
-
-    def index_of(self, token: str) -> int:
-        """Position of ``<sequence>/<frame>``; the frame may lack leading zeros."""
-        sequence, _, frame = token.partition("/")
-        try:
-            return self._positions[sequence, int(frame)]
-        except (KeyError, ValueError) as error:
-            raise self._unknown_token(token) from error
-
-
 def check_split(split: str) -> SplitName:
     """The split, where it exists.
 
@@ -353,21 +352,6 @@ def check_split(split: str) -> SplitName:
     if split not in SPLITS:
         raise UserError(f"unknown split '{split}'", cure=f"Splits are {', '.join(SPLITS)}")
     return cast(SplitName, split)
-
-
-def sequence_names(value: object, digits: int) -> object:
-    """Names of sequences, alone or as keys: YAML reads an unquoted 08 as a number, which gets its zeros back."""
-    if isinstance(value, Mapping):
-        return {_with_zeros(name, digits): item for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_with_zeros(name, digits) for name in value]
-    return value
-
-
-def _with_zeros(name: object, digits: int) -> object:
-    if isinstance(name, int) or (isinstance(name, str) and name.isdecimal()):
-        return f"{int(name):0{digits}d}"
-    return name
 
 
 def near_sensor(points: np.ndarray) -> np.ndarray:

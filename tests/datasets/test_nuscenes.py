@@ -12,10 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from core.config import Config
 from core.datasets import build_dataset
 from core.datasets.nuscenes import index as nuscenes_index
+from core.datasets.nuscenes.checks import check_links
 from core.datasets.nuscenes.index import CAMERAS, open_index
 from core.datasets.nuscenes.tables import iterate_table
 from core.errors import UserError
@@ -336,6 +338,16 @@ def test_a_damaged_index_is_built_anew(spoilt, name, damage):
         ("sample_data", "filename", "x" * 5000),
         ("ego_pose", "translation", [0.0, 0.0, float("nan")]),
         ("lidarseg", "filename", ["a"]),
+        ("sample_data", "token", "../../../../tmp/x"),
+        ("sample_data", "token", "a\0b"),
+        ("sample_data", "filename", "../../etc/passwd"),
+        ("sample_data", "filename", "/etc/passwd"),
+        ("sample_data", "filename", ""),
+        ("lidarseg", "filename", "lidarseg/../../x"),
+        ("ego_pose", "rotation", [0.0, 0.0, 0.0, 0.0]),
+        ("ego_pose", "rotation", [2.0, 0.0, 0.0, 0.0]),
+        ("calibrated_sensor", "rotation", [0.7, 0.7, 0.7, 0.0]),
+        ("ego_pose", "translation", [1e12, 0.0, 0.0]),
     ],
 )
 def test_a_table_of_wrong_types_names_row_and_key(spoilt, table, key, value):
@@ -348,6 +360,104 @@ def test_a_table_of_wrong_types_names_row_and_key(spoilt, table, key, value):
     ) as caught:
         open_index(spoilt, VERSION)
     assert "metadata archive" in caught.value.cure
+
+
+def _changed_table(root, table, change):
+    path = root / VERSION / f"{table}.json"
+    rows = json.loads(path.read_text())
+    change([row for row in rows if row.get("fileformat") in (None, "pcd")])
+    path.write_text(json.dumps(rows))
+
+
+@pytest.mark.parametrize(
+    ("table", "change", "message"),
+    [
+        ("scene", lambda rows: rows[0].update(nbr_samples=3), r"has 3 samples .* and 2 keyframes"),
+        ("sample_data", lambda rows: rows[1].update(prev="absent"), "'absent' is referred to"),
+        ("sample_data", lambda rows: rows[2].update(prev=""), "does not name it back"),
+        ("sample_data", lambda rows: rows[1].update(prev=rows[1]["token"]), "not name it back"),
+        (
+            "sample_data",
+            lambda rows: rows[0].update(timestamp=1 << 61),
+            "older than the sweep before",
+        ),
+        ("sample_data", lambda rows: rows[1].update(token=rows[2]["token"]), "is referred to"),
+        (
+            "sample_data",
+            lambda rows: rows[1].update(is_key_frame=True),
+            r"7 rows are keyframes of LIDAR_TOP, but they belong to 6 samples",
+        ),
+    ],
+    ids=["count", "absent", "one way", "itself", "time", "twice", "two keyframes"],
+)
+def test_tables_agree_on_what_they_say_twice(spoilt, table, change, message):
+    _changed_table(spoilt, table, change)
+    with pytest.raises(UserError, match=message) as caught:
+        open_index(spoilt, VERSION)
+    assert VERSION in caught.value.where and "metadata archive" in caught.value.cure
+
+
+def test_a_token_is_written_once() -> None:
+    none = np.full(2, -1)
+    arrays = {"lidar_token": np.array([b"a", b"a"]), "lidar_time": np.zeros(2)}
+    with pytest.raises(UserError, match="token a is written twice"):
+        check_links({**arrays, "lidar_prev": none, "lidar_next": none}, Path(VERSION))
+
+
+def test_sweeps_of_one_time_are_still_sweeps(spoilt):
+    whole = build(spoilt, multisweeps={"num_sweeps": 2})
+    own = len(build(spoilt).load(1).points)
+    _changed_table(spoilt, "sample_data", lambda rows: [row.update(timestamp=5) for row in rows])
+    scan = build(spoilt, multisweeps={"num_sweeps": 2}).load(1)
+    assert not scan.time_lag.any() and scan.keyframe.sum() == own
+    assert len(scan.points) == len(whole.load(1).points)
+
+
+def test_images_are_of_the_size_in_the_table(spoilt):
+    scan = build(spoilt).load(0)
+    path = build(spoilt).files(0).images["CAM_FRONT"]
+    width, height = scan.cameras[1].size
+    Image.new("RGB", (width // 2, height // 2)).save(path)
+    camera = next(c for c in build(spoilt).load(0).cameras if c.name == "CAM_FRONT")
+    with pytest.raises(UserError, match=rf"px; the calibration is for {width} x {height}"):
+        camera.load()
+    _changed_table(spoilt, "calibrated_sensor", lambda rows: [_shift(row) for row in rows])
+    with pytest.raises(UserError, match=r"principal point of .*calibrated_sensor\.json"):
+        build(spoilt).load(0)
+
+
+def _shift(row):
+    if row["camera_intrinsic"]:
+        row["camera_intrinsic"][0][2] *= 2
+
+
+def test_instances_have_the_classes_of_the_labels(spoilt, devkit):
+    dataset = build(spoilt, instances=True)
+    path = spoilt / devkit.get("panoptic", dataset.token(0))["filename"]
+    with np.load(path) as archive:
+        data = archive["data"]
+    np.savez_compressed(path, data=data[::-1])
+    with pytest.raises(UserError, match=r"another class here than in the lidarseg file"):
+        dataset.load(0)
+    np.savez_compressed(path, data=data[:-1])
+    with pytest.raises(UserError, match=r"ids, but the scan has"):
+        dataset.load(0)
+
+
+def test_label_files_that_no_row_names_are_counted(spoilt):
+    (spoilt / "lidarseg" / VERSION / "other_lidarseg.bin").touch()
+    (gap,) = build(spoilt).gaps()
+    assert gap.needed_for == "nothing" and "1 files are in no row" in gap.text
+    assert not build(spoilt, use_labels=False).gaps()
+
+
+def test_the_first_and_last_image_of_each_scene_are_looked_for(spoilt):
+    dataset = build(spoilt, "val")
+    dataset.check_images()
+    last = max(i for i in range(len(dataset)) if dataset.scene(i) == dataset.scene(0))
+    dataset.files(last).images["CAM_BACK"].unlink()
+    with pytest.raises(UserError, match=r"CAM_BACK.*does not exist.*file blobs of v1\.0-mini"):
+        dataset.check_images()
 
 
 @pytest.mark.parametrize(

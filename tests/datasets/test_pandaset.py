@@ -431,7 +431,7 @@ def test_files_that_no_name_leads_to_are_counted_and_named(root: Path) -> None:
     (root / "1").mkdir()
     found = {gap.text: gap.needed_for for gap in build(root).gaps()}
     assert found == {
-        "1 entries are not named NNN and are not read (1)": "nothing",
+        f"{root}: 1 entries are not named like a sequence and are not read (1)": "nothing",
         "001/lidar: 1 files are not named NN.pkl.gz and are not read (004.pkl.gz)": "lidar",
         "001/lidar: 1 other files are not read (notes.txt)": "nothing",
         "001/lidar: 1 frames are lacking between others (02); comes from the PandaSet archive": "sweeps",

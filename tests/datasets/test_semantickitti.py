@@ -212,6 +212,21 @@ def test_missing_image_names_the_archive(root):
     assert any("1 of 5 images" in text for text in dataset.missing())
 
 
+def test_the_first_and_last_image_of_a_drive_are_looked_for(root):
+    dataset = build(root)
+    dataset.check_images()
+    (root / "sequences/00/image_2/000002.png").unlink()
+    dataset.check_images()  # check_data finds every one
+    (root / "sequences/00/image_2/000004.png").unlink()
+    with pytest.raises(UserError, match=r"000004.png.*data_odometry_color.zip, the KITTI.*page"):
+        dataset.check_images()
+
+
+def test_names_of_sequences_stay_below_the_root(root):
+    with pytest.raises(UserError, match="cannot be the name of a sequence"):
+        build(root, split={"train": ["../../x"]})
+
+
 def test_unreadable_image(root):
     path = root / "sequences/00/image_2/000000.png"
     path.write_bytes(path.read_bytes()[:60])
@@ -444,7 +459,7 @@ def test_files_that_no_name_leads_to_are_counted_and_named(root, warnings):
         "data_odometry_velodyne.zip, the KITTI odometry download page": "sweeps",
         "labels: 1 files are not named NNNNNN.label and are not read (7.label)": "lidar",
         "labels: 2 label files are without a scan (000003.label, 000005.label)": "lidar",
-        "sequences: 1 entries are not named NN and are not read (8)": "nothing",
+        "sequences: 1 entries are not named like a sequence and are not read (8)": "nothing",
     }
     assert len(warnings) == 5 and not any("lacking" in text for text in warnings)
     kept = build(root, split={"train": ["00"]}, frames={"train": {"00": [0, 2]}})

@@ -22,6 +22,7 @@ from loguru import logger
 from pydantic import BaseModel
 
 from core.datasets.files import meant_above
+from core.datasets.nuscenes.checks import check_counts, check_links
 from core.datasets.nuscenes.tables import (
     Calibration,
     EgoPose,
@@ -49,7 +50,7 @@ CAMERAS = (
 )
 _LIDAR = "LIDAR_TOP"
 _INDEX = "index.json"
-_FORMAT = 2  # raise when the arrays change, so that older caches are rebuilt
+_FORMAT = 3  # raise when the arrays change, so that older caches are rebuilt
 _TABLES = (
     "scene",
     "sample",
@@ -229,9 +230,14 @@ def _build(tables: Path) -> tuple[dict[str, np.ndarray], list[str]]:
     try:
         arrays: dict[str, np.ndarray] = {}
         channels = _read_calibration(tables, arrays)
-        samples = _read_samples(tables, arrays)
+        scenes = list(iterate_table(tables / "scene.json", Scene))
+        samples = _read_samples(tables, scenes, arrays)
         lidar, cameras = _read_sample_data(tables, channels, samples)
         keys = _link_sweeps(lidar, samples, arrays)
+        check_links(arrays, tables)
+        told = [(row["name"], row.get("nbr_samples")) for row in scenes]
+        sweeps = sum(sweep[7] is not None for sweep in lidar)
+        check_counts(told, arrays["key_scene"], sweeps, tables)
         _link_cameras(cameras, keys, samples, arrays)
         _read_ego_poses(tables, arrays)
         present = [name for name in _OPTIONAL if (tables / f"{name}.json").is_file()]
@@ -260,9 +266,10 @@ def _read_calibration(tables: Path, arrays: dict[str, np.ndarray]) -> dict[str, 
     return {row["token"]: (names[row["sensor_token"]], i) for i, row in enumerate(rows)}
 
 
-def _read_samples(tables: Path, arrays: dict[str, np.ndarray]) -> dict[str, tuple[int, int]]:
+def _read_samples(
+    tables: Path, scenes: list[Scene], arrays: dict[str, np.ndarray]
+) -> dict[str, tuple[int, int]]:
     """Sample token -> (scene row, timestamp); scenes carry the official split they belong to."""
-    scenes = list(iterate_table(tables / "scene.json", Scene))
     splits = _official_splits()
     names = [row["name"] for row in scenes]
     known = splits["mini"] if tables.name == "v1.0-mini" else splits["full"]
@@ -324,8 +331,9 @@ def _link_sweeps(
         [sweep[3].encode() for sweep in lidar], "S"
     )  # tokens until the poses are read
     arrays["lidar_calib"] = np.array([sweep[4] for sweep in lidar], np.int32)
-    arrays["lidar_prev"] = np.array([rows.get(sweep[5], -1) for sweep in lidar], np.int64)
-    arrays["lidar_next"] = np.array([rows.get(sweep[6], -1) for sweep in lidar], np.int64)
+    rows[""] = -1  # no link; a token that no row has is an error
+    arrays["lidar_prev"] = np.array([rows[sweep[5]] for sweep in lidar], np.int64)
+    arrays["lidar_next"] = np.array([rows[sweep[6]] for sweep in lidar], np.int64)
     by_sample = {sweep[7]: i for i, sweep in enumerate(lidar) if sweep[7] is not None}
     keys = sorted(by_sample, key=lambda token: (*samples[token], token))
     arrays["key_sample"] = np.array([token.encode() for token in keys], "S")

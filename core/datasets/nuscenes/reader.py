@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from core.contracts import Camera, Points, Scan, Sensor
+from core.contracts import IGNORE, Camera, Points, Scan, Sensor
 from core.datasets.base import (
     DatasetConfig,
     Gap,
@@ -25,7 +25,9 @@ from core.datasets.base import (
     near_sensor,
 )
 from core.datasets.files import listing, read_labels, read_points
+from core.datasets.find import is_hidden
 from core.datasets.images import check_principal_point, open_image
+from core.datasets.numbered import first_names
 from core.datasets.nuscenes.benchmark import NuScenesBenchmark
 from core.datasets.nuscenes.index import CAMERAS, NuScenesIndex, open_index
 from core.decode import read_arrays
@@ -87,6 +89,7 @@ class NuScenes(ScanDataset):
         self.version: str = config.version
         if split == "test" and config.version == "v1.0-trainval":
             self.version = "v1.0-test"
+        self.image_source = f"Images come from the file blobs of {self.version}, {_PAGE}"
         self.cameras = CAMERAS if config.cameras is None else config.cameras
         if unknown := set(self.cameras) - set(CAMERAS):
             raise UserError(
@@ -106,7 +109,6 @@ class NuScenes(ScanDataset):
             wanted = self._select(config.frames[self.split])
         else:
             wanted = self._official()
-        self._gaps: list[Gap] = []
         self._keys = self._whole(wanted)
         if not len(self._keys):
             why = (
@@ -118,6 +120,9 @@ class NuScenes(ScanDataset):
                 where=str(self.root),
                 cure="Check dataset.version, or name scenes or sample tokens in dataset.frames",
             )
+        if self.labelled:
+            self._note_unread()
+        self.warn_of_unread()
 
     def _official(self) -> np.ndarray:
         return np.flatnonzero(self.index.scene_split[self.index.key_scene] == self.split.encode())
@@ -172,6 +177,18 @@ class NuScenes(ScanDataset):
             text = f"{int(absent.sum())} of {len(keys)} keyframes ({scenes} scenes) {what}"
             self._gaps.append(Gap(text, needed_for))
 
+    def _note_unread(self) -> None:
+        """Note label files that the table does not name."""
+        files = [PurePosixPath(name.decode()) for name in self.index.key_lidarseg if name]
+        for folder in {file.parent for file in files}:
+            known = {file.name for file in files}
+            names = sorted(name for name in listing(self.root / folder) if not is_hidden(name))
+            names = [name for name in names if name not in known]
+            if names:
+                what = f"{len(names)} files are in no row of lidarseg.json and are not read"
+                text = f"{folder}: {what} ({first_names(names)})"
+                self._gaps.append(Gap(text, "nothing", unread=True))
+
     def _on_disk(self, files: np.ndarray) -> np.ndarray:
         """Bool, shape of ``files``: the file exists. Folders are listed once in place of one look-up per file."""
         paths = [PurePosixPath(name.decode()) for name in files.ravel()]
@@ -195,6 +212,10 @@ class NuScenes(ScanDataset):
     def scene(self, index: int) -> str:
         """Name of the scene that scan ``index`` belongs to."""
         return self.index.scene_name[self.index.key_scene[self._keys[index]]].decode()
+
+    def drive(self, index: int) -> str:
+        """The scene."""
+        return self.scene(index)
 
     @cached_property
     def _positions(self) -> dict[str, int]:
@@ -250,7 +271,8 @@ class NuScenes(ScanDataset):
         files = self.files(index)
         own = self._points(files.points)
         count = len(own)
-        own = own.having(label=self._labels(files, count), instance=self._instances(key, count))
+        label = self._labels(files, count)
+        own = own.having(label=label, instance=self._instances(key, label))
         parts = [own]
         world_from_lidar = self._world_from_lidar(row)
         for sweep in self._sweeps(row):
@@ -289,9 +311,9 @@ class NuScenes(ScanDataset):
         raw = read_labels(files.labels, self.label_dtype, count)
         return self.labels.to_train(raw, files.labels)
 
-    def _instances(self, key: int, count: int) -> np.ndarray | None:
+    def _instances(self, key: int, label: np.ndarray | None) -> np.ndarray | None:
         name = self.index.key_panoptic[key].decode()
-        if not (self.config.instances and self.labelled and name):
+        if label is None or not self.config.instances or not name:
             return None
         path = self.root / name
         cure = (
@@ -301,11 +323,19 @@ class NuScenes(ScanDataset):
         data = read_arrays(path, "file of instances", only="data", cure=cure).get("data")
         if data is None or data.dtype.kind not in "iu":
             raise UserError("this file has no integers 'data'", where=str(path), cure=cure)
-        if data.shape != (count,):
+        if data.shape != label.shape:
             raise UserError(
-                f"holds {data.size} ids, but the scan has {count} points", where=str(path)
+                f"holds {data.size} ids, but the scan has {len(label)} points", where=str(path)
             )
         raw = data.astype(np.int32)
+        classes = self.labels.to_train(raw // 1000, path)
+        told = classes != IGNORE
+        if 2 * np.count_nonzero(classes[told] != label[told]) > np.count_nonzero(told):
+            raise UserError(
+                "most of its points have another class here than in the lidarseg file: the two do not belong together",
+                where=str(path),
+                cure=cure,
+            )
         return np.where(raw % 1000 > 0, raw, 0)
 
     def _world_from_lidar(self, row: int) -> np.ndarray:
@@ -319,12 +349,7 @@ class NuScenes(ScanDataset):
         for name, path in files.images.items():
             column = CAMERAS.index(name)
             if not path.is_file():
-                raise UserError(
-                    f"the image of {name} does not exist",
-                    where=str(path),
-                    cure=f"Images come from the file blobs of {self.version}, {_PAGE}; for LiDAR-only jobs set "
-                    "dataset.cameras []",
-                )
+                raise self.no_image(name, path)
             calib = self.index.cam_calib[key, column]
             ego_from_camera = _rigid(self.index.calib_pose[calib])
             world_from_camera = chain(_rigid(self.index.cam_ego[key, column]), ego_from_camera)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Annotated, Any, TypeVar
+from typing import IO, Annotated, Any, NotRequired, TypeVar
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 from tqdm import tqdm
@@ -15,6 +16,8 @@ from typing_extensions import TypedDict
 
 from core.decode import decoding, type_errors
 from core.errors import UserError
+from core.geometry import FARTHEST
+from core.paths import name_fault
 
 __all__ = [
     "Calibration",
@@ -30,6 +33,7 @@ __all__ = [
 _CHUNK = 8 << 20  # characters read at a time
 _GAP = re.compile(r"[\s,]*")
 _CURE = "Unpack the metadata archive again"
+_NOT_UNIT = 5e-3  # of a quaternion's length
 
 
 def _empty_or_square(rows: list[list[float]]) -> list[list[float]]:
@@ -38,11 +42,26 @@ def _empty_or_square(rows: list[list[float]]) -> list[list[float]]:
     return rows
 
 
-Token = Annotated[str, Field(max_length=200)]
-File = Annotated[str, Field(max_length=1024)]
-Number = Annotated[float, Field(allow_inf_nan=False)]
+def _below_root(name: str) -> str:
+    fault = name_fault(name)
+    if fault is not None:
+        raise ValueError(f"{fault}; files lie below dataset.root")
+    return name
+
+
+def _unit(quaternion: list[float]) -> list[float]:
+    length = math.hypot(*quaternion)
+    if not abs(length - 1) <= _NOT_UNIT:
+        raise ValueError(f"a quaternion of length {length:.4g} is no rotation")
+    return quaternion
+
+
+# Tokens name files of predictions. This pattern is checked in compiled code: there are millions of them.
+Token = Annotated[str, Field(max_length=200, pattern=r"^[^/\\\x00-\x1f\x7f]*$")]
+File = Annotated[str, AfterValidator(_below_root)]
+Number = Annotated[float, Field(ge=-FARTHEST, le=FARTHEST)]
 Vector = Annotated[list[Number], Field(min_length=3, max_length=3)]
-Quaternion = Annotated[list[Number], Field(min_length=4, max_length=4)]
+Quaternion = Annotated[list[Number], Field(min_length=4, max_length=4), AfterValidator(_unit)]
 Microseconds = Annotated[int, Field(ge=0, lt=1 << 62)]
 Pixels = Annotated[int, Field(ge=0, lt=1 << 31)]
 Matrix = Annotated[list[Vector], AfterValidator(_empty_or_square)]
@@ -71,6 +90,7 @@ class Scene(TypedDict):
 
     token: Token
     name: Token
+    nbr_samples: NotRequired[int]
 
 
 class Keyframe(TypedDict):

@@ -26,13 +26,10 @@ from core.datasets.base import (
     Multisweeps,
     Need,
     ScanFiles,
-    SequenceDataset,
     SplitName,
     near_sensor,
-    sequence_names,
 )
 from core.datasets.files import listing, meant_above
-from core.datasets.find import is_hidden
 from core.datasets.images import (
     check_principal_point,
     find_image,
@@ -40,7 +37,7 @@ from core.datasets.images import (
     image_stem,
     open_image,
 )
-from core.datasets.numbered import first_names, holes, numbered_files
+from core.datasets.numbered import numbered_files
 from core.datasets.pandaset.cuboids import (
     COLUMNS,
     FramePoints,
@@ -50,6 +47,7 @@ from core.datasets.pandaset.cuboids import (
 )
 from core.datasets.pandaset.drive import SOURCE, check_classes, pose_of, read_intrinsic, read_times
 from core.datasets.pandaset.safe_pickle import read_frame
+from core.datasets.sequences import SequenceDataset, sequence_names
 from core.errors import UserError
 from core.geometry import chain, invert, projection, rigid, transform
 from core.labels import PANDASET
@@ -119,6 +117,7 @@ class PandaSet(SequenceDataset):
     point_fields = 0
     label_dtype = np.dtype("<i8")
     frame_digits = 2
+    image_source = f"{SOURCE}, or choose cameras with dataset.cameras"
     # Pandar64. Frames have their origin on the road; the scanner's place was found as the point from which the beams'
     # elevations are sharpest.
     sensor = Sensor((1.2, 0.0, 1.85), 64, elevation=(-0.4363, 0.2618), intensity_scale=255.0)
@@ -139,7 +138,7 @@ class PandaSet(SequenceDataset):
         self.labelled = config.use_labels
         chosen = config.split.get(self.split) or tuple(config.frames.get(self.split, {}))
         self.sequences = chosen or self._default()
-        self._gaps = self._unread_folders()
+        self._note_folders(self.root, str(self.root), _is_sequence)
         self._frames = []
         for sequence in self.sequences:
             self._frames += [(sequence, frame) for frame in self._list(sequence)]
@@ -176,23 +175,14 @@ class PandaSet(SequenceDataset):
             names = [n for n in names if (self.root / n / "annotations" / "semseg").is_dir()]
         return tuple(n for n in names if self.split == ("train" if int(n) % 5 else "val"))
 
-    def _unread_folders(self) -> list[Gap]:
-        """Note folders that are no sequence's."""
-        names = []
-        for name in sorted(listing(self.root)):
-            if not _is_sequence(name) and not is_hidden(name) and name not in self.sequences:
-                names.append(name)
-        if not names:
-            return []
-        text = f"{len(names)} entries are not named NNN and are not read ({first_names(names)})"
-        return [Gap(text, "nothing", unread=True)]
-
     def _list(self, sequence: str) -> list[int]:
         """Frame numbers of a sequence that are wanted and whole; notes what is missing or left over."""
         folder = self.root / sequence
-        scans = self._numbers(f"{sequence}/lidar", ("poses.json", "timestamps.json"))
+        part = f"{sequence}/lidar"
+        known = ("poses.json", "timestamps.json")
+        numbers = self._numbers(self.root / part, part, _SUFFIX, known)
         first, last = self.config.frames.get(self.split, {}).get(sequence, (0, 999))
-        scans = [n for n in scans if first <= n <= last]
+        scans = [n for n in numbers if first <= n <= last]
         if not scans:
             self._note(f"{sequence}/lidar: no scans")
             return []
@@ -203,10 +193,9 @@ class PandaSet(SequenceDataset):
         for name, needed_for in needs:
             if not (folder / "lidar" / name).is_file():
                 self._note(f"{sequence}/lidar/{name}: no file", needed_for)
-        if lacking := holes(scans):
-            names = first_names([f"{n:02d}" for n in lacking])
-            what = f"{len(lacking)} frames are lacking between others ({names})"
-            self._note(f"{sequence}/lidar: {what}", "sweeps")
+        lacking = self._lacking(scans)
+        if lacking is not None:
+            self._note(f"{part}: {lacking}", "sweeps")
         self._note_images(sequence, scans)
         if not self.labelled:
             return scans
@@ -223,29 +212,13 @@ class PandaSet(SequenceDataset):
     def _labelled(self, sequence: str, scans: list[int], wanted: range) -> list[int]:
         """The scans with a file of classes."""
         part = f"{sequence}/annotations/semseg"
-        labels = self._numbers(part, ("classes.json",))
+        labels = self._numbers(self.root / part, part, _SUFFIX, ("classes.json",))
         whole = sorted(set(scans).intersection(labels))
         if len(whole) < len(scans):
             lost = len(scans) - len(whole)
             self._note(f"{part}: {lost} of {len(scans)} label files are not there")
-        alone = [n for n in labels if n in wanted and n not in set(scans)]
-        if alone:
-            names = first_names([f"{n:02d}.pkl.gz" for n in alone])
-            text = f"{part}: {len(alone)} label files are without a scan ({names})"
-            self._gaps.append(Gap(text, unread=True))
+        self._note_alone(part, _SUFFIX, (n for n in labels if n in wanted), set(scans))
         return whole
-
-    def _numbers(self, part: str, known: tuple[str, ...]) -> list[int]:
-        """Frames of a folder below the root; notes files that no frame's name leads to."""
-        files = numbered_files(self.root / part, self.frame_digits, (_SUFFIX,), known)
-        if files.misnamed:
-            what = f"{len(files.misnamed)} files are not named NN{_SUFFIX} and are not read"
-            text = f"{part}: {what} ({first_names(files.misnamed)})"
-            self._gaps.append(Gap(text, unread=True))
-        if files.strays:
-            what = f"{len(files.strays)} other files are not read ({first_names(files.strays)})"
-            self._gaps.append(Gap(f"{part}: {what}", "nothing", unread=True))
-        return list(files.numbers)
 
     def _note(self, what: str, needed_for: Need = "lidar") -> None:
         self._gaps.append(Gap(f"{what}; comes from the PandaSet archive", needed_for))
@@ -380,8 +353,7 @@ class PandaSet(SequenceDataset):
             pose = pose_of(folder, frame, self.root / sequence / "lidar")
             intrinsic = read_intrinsic(folder / "intrinsics.json")
             matrix = projection(intrinsic, chain(invert(pose), world_from_lidar))
-            cure = f"{SOURCE}, or choose cameras with dataset.cameras"
-            size = image_size(path, cure)
+            size = image_size(path, self.image_source)
             check_principal_point(intrinsic, size, path, folder / "intrinsics.json")
             cameras.append(Camera(name, size, matrix, open_image(path, size)))
         return tuple(cameras)

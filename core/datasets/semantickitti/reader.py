@@ -22,13 +22,10 @@ from core.datasets.base import (
     Multisweeps,
     Need,
     ScanFiles,
-    SequenceDataset,
     SplitName,
     near_sensor,
-    sequence_names,
 )
 from core.datasets.files import listing, meant_above, read_labels, read_points
-from core.datasets.find import is_hidden
 from core.datasets.images import (
     check_principal_point,
     find_image,
@@ -36,7 +33,6 @@ from core.datasets.images import (
     image_stem,
     open_image,
 )
-from core.datasets.numbered import Numbered, first_names, holes, numbered_files
 from core.datasets.semantickitti.benchmark import SemanticKITTIBenchmark
 from core.datasets.semantickitti.drive import (
     ARCHIVES,
@@ -45,6 +41,7 @@ from core.datasets.semantickitti.drive import (
     read_camera,
     read_track,
 )
+from core.datasets.sequences import SequenceDataset, sequence_names
 from core.errors import UserError, counted
 from core.geometry import chain, invert, projection, transform
 from core.labels import SEMANTICKITTI
@@ -100,6 +97,7 @@ class SemanticKITTI(SequenceDataset):
     point_fields = 4
     label_dtype = np.dtype("<u4")
     frame_digits = 6
+    image_source = f"It comes from {ARCHIVES['image_2']}"
     sensor = Sensor(beams=64, elevation=(-0.4328, 0.0349), intensity_scale=1.0)  # HDL-64E
 
     def __init__(self, config: SemanticKITTIConfig, split: str) -> None:
@@ -122,7 +120,7 @@ class SemanticKITTI(SequenceDataset):
         )
         # The test sequences' labels are kept by the benchmark's server.
         self.labelled = config.use_labels and split != "test"
-        self._gaps = self._unread_folders()
+        self._note_folders(self.root / "sequences", "sequences", _is_sequence)
         self._frames = []
         for sequence in self.sequences:
             self._frames += [(sequence, frame) for frame in self._list(sequence)]
@@ -151,33 +149,18 @@ class SemanticKITTI(SequenceDataset):
             "(or dataset/sequences/...); set dataset.root, or pass --dataset.root FOLDER",
         )
 
-    def _unread_folders(self) -> list[Gap]:
-        """Note folders that are no sequence's, such as ``8`` in place of ``08``."""
-        folder = self.root / "sequences"
-        names = []
-        for name in sorted(listing(folder)):
-            named = len(name) == 2 and name.isdecimal()
-            if not named and not is_hidden(name) and name not in self.sequences:
-                names.append(name)
-        if not names:
-            return []
-        text = f"sequences: {len(names)} entries are not named NN and are not read ({first_names(names)})"
-        return [Gap(text, "nothing", unread=True)]
-
     def _list(self, sequence: str) -> list[int]:
         """Frame numbers of a sequence that are wanted and whole; notes what is missing or left over."""
-        folder = self.root / "sequences" / sequence
-        files = numbered_files(folder / "velodyne", self.frame_digits, (".bin",))
-        self._note_names(sequence, "velodyne", files, "NNNNNN.bin", "lidar")
+        part = f"sequences/{sequence}/velodyne"
+        numbers = self._numbers(self.root / part, part, ".bin")
         first, last = self.config.frames.get(self.split, {}).get(sequence, (0, 999_999))
-        scans = [n for n in files.numbers if first <= n <= last]
+        scans = [n for n in numbers if first <= n <= last]
         if not scans:
             self._note(sequence, "velodyne", "no scans")
             return []
-        if lacking := holes(scans):
-            names = first_names([f"{n:06d}" for n in lacking])
-            what = f"{len(lacking)} frames are lacking between others ({names})"
-            self._note(sequence, "velodyne", what, "sweeps")
+        lacking = self._lacking(scans)
+        if lacking is not None:
+            self._note(sequence, "velodyne", lacking, "sweeps")
         self._note_optional(sequence, scans)
         if not self.labelled:
             return scans
@@ -203,38 +186,20 @@ class SemanticKITTI(SequenceDataset):
 
     def _labelled(self, sequence: str, scans: list[int], wanted: range) -> list[int]:
         """The scans with a label file."""
-        folder = self.root / "sequences" / sequence
-        files = numbered_files(folder / "labels", self.frame_digits, (".label",))
-        self._note_names(sequence, "labels", files, "NNNNNN.label", "lidar")
-        if not files.numbers:
+        part = f"sequences/{sequence}/labels"
+        numbers = self._numbers(self.root / part, part, ".label")
+        if not numbers:
             raise UserError(
                 f"the {self.split} split needs labels, and this folder is missing or empty",
-                where=str(folder / "labels"),
+                where=str(self.root / part),
                 cure=f"It comes from {ARCHIVES['labels']}; for label-free jobs set dataset.use_labels false",
             )
-        whole = sorted(set(scans).intersection(files.numbers))
+        whole = sorted(set(scans).intersection(numbers))
         lost = len(scans) - len(whole)
         if lost:
             self._note(sequence, "labels", f"{lost} of {len(scans)} label files are not there")
-        alone = [n for n in files.numbers if n in wanted and n not in set(scans)]
-        if alone:
-            names = first_names([f"{n:06d}.label" for n in alone])
-            text = f"sequences/{sequence}/labels: {len(alone)} label files are without a scan ({names})"
-            self._gaps.append(Gap(text, unread=True))
+        self._note_alone(part, ".label", (n for n in numbers if n in wanted), set(scans))
         return whole
-
-    def _note_names(
-        self, sequence: str, part: str, files: Numbered, pattern: str, needed_for: Need
-    ) -> None:
-        """Note files that no frame's name leads to."""
-        folder = f"sequences/{sequence}/{part}"
-        if files.misnamed:
-            what = f"{len(files.misnamed)} files are not named {pattern} and are not read"
-            text = f"{folder}: {what} ({first_names(files.misnamed)})"
-            self._gaps.append(Gap(text, needed_for, unread=True))
-        if files.strays:
-            what = f"{len(files.strays)} other files are not read ({first_names(files.strays)})"
-            self._gaps.append(Gap(f"{folder}: {what}", "nothing", unread=True))
 
     def _note(self, sequence: str, part: str, what: str, needed_for: Need = "lidar") -> None:
         text = f"sequences/{sequence}/{part}: {what}; comes from {ARCHIVES[part]}"
@@ -321,10 +286,9 @@ class SemanticKITTI(SequenceDataset):
         folder = self.root / "sequences" / sequence
         p2, camera_from_lidar = read_camera(folder)
         matrix = projection(p2, camera_from_lidar)
-        source = f"It comes from {ARCHIVES['image_2']}"
         cameras = []
         for name, path in self._files(sequence, frame).images.items():
-            size = image_size(path, source)
+            size = image_size(path, self.image_source)
             check_principal_point(p2, size, path, folder / "calib.txt")
             cameras.append(Camera(name, size, matrix, open_image(path, size)))
         return tuple(cameras)
@@ -372,6 +336,10 @@ class SemanticKITTI(SequenceDataset):
         sequences = sorted({sequence for sequence, _ in self._frames})
         named = f"sequence{'s' * (len(sequences) > 1)} {', '.join(sequences)}"
         return f"{self.title} {self.split}: {counted(len(self), 'scan')} of {named} in {self.root}"
+
+
+def _is_sequence(name: str) -> bool:
+    return len(name) == 2 and name.isdecimal()
 
 
 def _use_track(folder: Path, last: int) -> None:

@@ -66,15 +66,21 @@ class Context:
         """The ``data:`` section."""
         return self.experiment.data
 
-    def dataset(self, split: str) -> ScanDataset:
+    def dataset(self, split: str, *, training: bool = False) -> ScanDataset:
         """One split; rank 0 opens it first, so that an index is built once.
 
+        Args:
+            training: it is trained on, and its view may have images where that of evaluation has none.
+
         Raises:
-            UserError: it cannot be opened, or is an incomplete official split; see ``dataset.partial``.
+            UserError: it cannot be opened, is an incomplete official split (see ``dataset.partial``), or lacks images
+                that its view needs.
         """
         with rank_zero_first(self.world):
             dataset = build_dataset(self.config, split)
         check_complete(dataset)
+        if self.data.uses_images(training) and self.data.on_bad_sample != "skip":
+            dataset.check_images()
         return dataset
 
     def loader(self, dataset: ScanDataset, training: bool) -> Any:

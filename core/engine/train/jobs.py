@@ -108,7 +108,7 @@ def train(world: World, config: Config, run_path: Path, *, profile: int | None =
     kind = method_class(config)
     settings = config.parse(kind.Config, "distill")
     _check_data(context, settings.needs)
-    train_set, val_set = context.dataset("train"), context.dataset("val")
+    train_set, val_set = context.dataset("train", training=True), context.dataset("val")
     if settings.needs.labels:
         _check_labels(train_set, "so there is nothing to learn from")
         check_labelled(train_set, context.data)
@@ -121,6 +121,8 @@ def train(world: World, config: Config, run_path: Path, *, profile: int | None =
     teacher = None
     if settings.needs.teacher:
         teacher = load_teacher(config, train_set.labels, world.device)
+        if teacher.data.uses_images(training=True):
+            train_set.check_images()
     trainer = build_trainer(context, train_set, RunDir(run_path), teacher)
     if profile is not None:
         from core.engine.train.profiling import profile_training
