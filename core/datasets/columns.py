@@ -30,6 +30,7 @@ READ_COLUMNS = (
     "pasted",
     "no_return",
 )  # that readers make themselves
+_LARGEST = np.iinfo(np.int64).max
 _TAKEN = (*READ_COLUMNS, "distance")  # which samples make
 
 
@@ -116,9 +117,13 @@ def read_column(path: Path, column: Column, name: str, count: int) -> np.ndarray
         raise _wrong(name, path, f"has {len(values)} rows; {expected}")
     if column.channels == 1:
         values = values.reshape(count)
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise _wrong(name, path, "holds NaN or infinite values")
-    return as_column(values)
+    if values.dtype.kind == "u" and values.dtype.itemsize == 8 and values.max(initial=0) > _LARGEST:
+        raise _wrong(name, path, f"holds numbers above {_LARGEST}")
+    with np.errstate(over="ignore"):
+        read = as_column(values)
+    if read.dtype.kind == "f" and not np.isfinite(read).all():
+        raise _wrong(name, path, "holds NaN or infinite values, or such that float32 cannot hold")
+    return read
 
 
 def as_column(values: np.ndarray) -> np.ndarray:

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
+from core.decode import read_bytes
 from core.errors import UserError
 
 __all__ = ["listing", "meant_above", "read_labels", "read_points"]
 
 _LEVELS = 3  # folders above a wrong root that are looked at
+_MISSING = "Run 'python -m core.check_data CONFIG' to see everything that is missing"
 
 
 def listing(folder: Path) -> frozenset[str]:
@@ -43,9 +45,9 @@ def read_points(path: Path, fields: int, *, used: int = 4) -> np.ndarray:
     Raises:
         UserError: the file is missing, cut short, empty, or holds NaN or infinite values.
     """
-    values = _read_array(path, np.dtype("<f4"), "scan")
-    if values.size % fields or path.stat().st_size % (4 * fields):
-        size = path.stat().st_size
+    content = read_bytes(path, "scan", cure=_MISSING)
+    size = len(content)
+    if size % (4 * fields):
         whole = size // (4 * fields)
         raise UserError(
             f"the file has {size} bytes, which is not a multiple of {4 * fields} ({fields} float32 per point): "
@@ -54,6 +56,7 @@ def read_points(path: Path, fields: int, *, used: int = 4) -> np.ndarray:
             cure="The file was cut short in copying or unpacking, or has another number of values per point; "
             "unpack it again",
         )
+    values = np.frombuffer(content, "<f4")
     if not values.size:
         raise UserError("the scan holds no points", where=str(path), cure="Unpack the file again")
     points = np.ascontiguousarray(values.reshape(-1, fields)[:, :used], np.float32)
@@ -75,27 +78,12 @@ def read_labels(path: Path, dtype: np.dtype, count: int) -> np.ndarray:
         UserError: the file is missing or has another number of ids than the scan has points.
     """
     dtype = np.dtype(dtype)
-    raw = _read_array(path, dtype, "label file")
-    if len(raw) != count or path.stat().st_size != count * dtype.itemsize:
+    content = read_bytes(path, "label file", cure=_MISSING)
+    if len(content) != count * dtype.itemsize:
         raise UserError(
-            f"the label file has {path.stat().st_size} bytes = {len(raw)} labels of {dtype.itemsize} bytes, "
-            f"but the scan has {count} points",
+            f"the label file has {len(content)} bytes = {len(content) // dtype.itemsize} labels of {dtype.itemsize} "
+            f"bytes, but the scan has {count} points",
             where=str(path),
             cure="The two files do not belong together or one is cut short; unpack both again",
         )
-    return raw
-
-
-def _read_array(path: Path, dtype: np.dtype, kind: str) -> np.ndarray:
-    try:
-        return np.fromfile(path, dtype)
-    except FileNotFoundError as error:
-        raise UserError(
-            f"this {kind} does not exist",
-            where=str(path),
-            cure="Run 'python -m core.check_data CONFIG' to see everything that is missing",
-        ) from error
-    except OSError as error:
-        raise UserError(
-            f"cannot read this {kind} ({error.strerror or error})", where=str(path)
-        ) from error
+    return np.frombuffer(content, dtype)

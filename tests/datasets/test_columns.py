@@ -120,6 +120,8 @@ def test_sweeps_get_zeros(form, request, tmp_path):
         (np.zeros((50, 3)), r"float64 \[50, 3\]; expected numbers \[50, 2\]"),
         (np.zeros(50), r"float64 \[50\]; expected"),
         (np.full((50, 2), np.nan), "NaN"),
+        (np.full((50, 2), 1e300), "float32 cannot hold"),
+        (np.full((50, 2), 1 << 63, np.uint64), "holds numbers above 9223372036854775807"),
         (np.full((50, 2), "x"), "expected numbers"),
         (np.full((50, 2), None, object), "never loaded"),
     ],

@@ -290,6 +290,18 @@ def test_not_finite(root, bad):
         build(root).load(0)
 
 
+def test_a_scan_is_an_ordinary_file(root):
+    path = root / "sequences/00/velodyne/000000.bin"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(UserError, match=r"000000.bin: this scan is no regular file"):
+        build(root).load(0)
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    with pytest.raises(UserError, match=r"000000.bin: this scan is no regular file"):
+        build(root).load(0)
+
+
 def test_empty_scan(root):
     (root / "sequences/00/velodyne/000000.bin").write_bytes(b"")
     with pytest.raises(UserError, match=r"000000.bin: the scan holds no points"):
