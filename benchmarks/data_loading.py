@@ -26,7 +26,7 @@ from core.config import Config, load_config
 from core.data import DataConfig, ScanSamples, build_loader, collate, make_sample, voxelize
 from core.data.augment import augment
 from core.data.instances.paste import Paster
-from core.data.sample import decode_images, project_points
+from core.data.sample import decode_image, project_points
 from core.datasets import build_dataset
 from core.datasets.base import ScanDataset
 from core.engine.run.cli import run_command
@@ -79,10 +79,10 @@ def time_stages(config: Config, dataset: ScanDataset, split: str, count: int) ->
     if data.images:
         pairs = [(s, s.xyz[voxelize(s.xyz, data.voxel_size)[1]]) for s in scans]
         stages["project"] = median_time(
-            lambda pair: project_points(pair[1], pair[0].cameras), pairs
+            lambda pair: [project_points(pair[1], c, c.size) for c in pair[0].cameras], pairs
         )
         stages["decode images"] = median_time(
-            lambda s: decode_images(s.cameras, data.image_size), scans
+            lambda s: [decode_image(camera, data.image_size) for camera in s.cameras], scans
         )
     stages["whole sample"] = median_time(
         lambda s: make_sample(s, 0, data, training=True, rng=np.random.default_rng(0)), scans

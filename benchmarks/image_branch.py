@@ -144,6 +144,7 @@ def make_batch(args: argparse.Namespace) -> Batch:
     pixels = torch.rand(args.cameras, count, 2, generator=generator) * 1.96 - 0.98
     shape = (args.batch, args.cameras, 3, args.size[1], args.size[0])
     images = torch.rand(shape, generator=generator)
+    areas = torch.zeros(args.cameras, count, 2, dtype=torch.int16)  # this network does not look
     labels, rows = torch.randint(1, CLASSES, (count,), generator=generator), torch.arange(count)
     return Batch(
         tokens=tuple(str(number) for number in range(args.batch)),
@@ -154,7 +155,7 @@ def make_batch(args: argparse.Namespace) -> Batch:
         features=scans[0].features,
         cells=Cells(scans[0].cells.partition, torch.cat(coords), rows, rows, labels, offsets),
         origins=torch.zeros(args.batch, 3),
-        cameras=BatchCameras(images, pixels, offset.abs() < 0.6),
+        cameras=BatchCameras(images, pixels, offset.abs() < 0.6, areas),
     )
 
 

@@ -47,7 +47,8 @@ def made_sample(
         nowhere = np.zeros((len(images), 1, 2), np.float32)
         of_points = np.concatenate([pixels, nowhere], 1)[:, of_point]
         seen = np.concatenate([visible, np.zeros((len(images), 1), bool)], 1)[:, of_point]
-        cameras = SampleCameras(images, of_points, seen)
+        areas = areas_of(torch.from_numpy(of_points), torch.from_numpy(seen), images.shape[2:])
+        cameras = SampleCameras(images, of_points, seen, areas.numpy())
     points = Points(
         xyz=spread[:, :3],
         lag=np.where(keyframe, 0, 0.1).astype(np.float32),
@@ -68,6 +69,12 @@ def made_sample(
         cameras=cameras,
         **options,
     )
+
+
+def areas_of(pixels: Tensor, visible: Tensor, size: tuple[int, int]) -> Tensor:
+    """The pixels of an image of ``size`` (rows, columns) that places [-1, 1] fall on, -1 where not visible."""
+    at = (pixels.double() + 1) / 2 * (torch.tensor(size).flip(0) - 1)
+    return torch.where(visible[..., None], at.floor(), -1.0).to(torch.int16)
 
 
 def doubled(batch: Batch) -> Batch:
@@ -107,7 +114,8 @@ def with_coords(batch: Batch, coords: Tensor) -> Batch:
 
 def with_visible(batch: Batch, visible: Tensor) -> Batch:
     """The same batch whose cells [SV] are seen as told; every point has a cell of its own."""
-    return replace(batch, cameras=replace(batch.cameras, visible=visible))
+    areas = areas_of(batch.cameras.pixels, visible, batch.images.shape[-2:])
+    return replace(batch, cameras=replace(batch.cameras, visible=visible, areas=areas))
 
 
 def with_labels(batch: Batch, labels: Tensor) -> Batch:
@@ -118,5 +126,6 @@ def with_labels(batch: Batch, labels: Tensor) -> Batch:
 def with_cameras_in_order(batch: Batch, order: Tensor) -> Batch:
     """The same batch with its cameras in another order."""
     cameras = batch.cameras
-    shuffled = BatchCameras(cameras.images[:, order], cameras.pixels[order], cameras.visible[order])
+    rows = (cameras.pixels[order], cameras.visible[order], cameras.areas[order])
+    shuffled = BatchCameras(cameras.images[:, order], *rows)
     return replace(batch, cameras=shuffled)

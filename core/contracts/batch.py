@@ -19,18 +19,21 @@ class BatchCameras:
     """The images of a batch and where its points lie in them; see :class:`SampleCameras`.
 
     Attributes:
-        images: f32 [B, K, 3, H, W]. pixels: f32 [K, SN, 2]. visible: bool [K, SN]. planes: i64 [B, K, H, W] by name.
+        images: f32 [B, K, 3, H, W]. pixels: f32 [K, SN, 2]. visible: bool [K, SN]. areas: i16 [K, SN, 2].
+        planes: i64 [B, K, H, W] by name.
     """
 
     images: Tensor
     pixels: Tensor
     visible: Tensor
+    areas: Tensor
     planes: Mapping[str, Tensor] = field(default_factory=dict)
 
     def apply(self, change: Change) -> BatchCameras:
         """The same cameras with every tensor changed."""
         planes = {name: change(plane) for name, plane in self.planes.items()}
-        return BatchCameras(change(self.images), change(self.pixels), change(self.visible), planes)
+        images, pixels = change(self.images), change(self.pixels)
+        return BatchCameras(images, pixels, change(self.visible), change(self.areas), planes)
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,7 @@ class Batch:
                 cameras.images.index_select(0, at),
                 cameras.pixels.index_select(1, points),
                 cameras.visible.index_select(1, points),
+                cameras.areas.index_select(1, points),
                 {name: plane.index_select(0, at) for name, plane in cameras.planes.items()},
             )
         return Batch(
@@ -192,6 +196,11 @@ class Batch:
     def visible(self) -> Tensor | None:
         """Bool [K, SV], of the cells' representatives, or None."""
         return None if self.cameras is None else self.cameras.visible[:, self.cells.point]
+
+    @cached_property
+    def areas(self) -> Tensor | None:
+        """I16 [K, SV, 2], column and row of the pixels that the cells' representatives fall on, or None."""
+        return None if self.cameras is None else self.cameras.areas[:, self.cells.point]
 
 
 def _rows_of(offsets: Tensor, scans: Sequence[int]) -> Tensor:

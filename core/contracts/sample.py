@@ -18,13 +18,18 @@ class SampleCameras:
     """The images of one sample and where its points lie in them.
 
     Attributes:
-        images: f32 [K, 3, H, W] in 0..1. pixels: f32 [K, N, 2] in [-1, 1] (align_corners=True), 0 where not visible.
-        visible: bool [K, N]. planes: i64 [K, H, W] by name, aligned with the images.
+        images: f32 [K, 3, H, W] in 0..1.
+        pixels: f32 [K, N, 2] in [-1, 1], places between pixel centres (align_corners=True), 0 where not visible.
+        visible: bool [K, N], between the centres of the outermost pixels, where an image can be interpolated.
+        areas: i16 [K, N, 2], column and row of the pixel on whose area the point falls, -1 where on none: pixel j of an
+            image reaches from j to j + 1, and the outermost ones count in full.
+        planes: i64 [K, H, W] by name, aligned with the images.
     """
 
     images: np.ndarray
     pixels: np.ndarray
     visible: np.ndarray
+    areas: np.ndarray
     planes: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 

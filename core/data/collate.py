@@ -94,6 +94,7 @@ def _join_cameras(samples: Sequence[Sample]) -> BatchCameras | None:
         images=_stack([camera.images for camera in cameras]),
         pixels=_join([camera.pixels for camera in cameras], axis=1),
         visible=_join([camera.visible for camera in cameras], axis=1),
+        areas=_join([camera.areas for camera in cameras], axis=1),
         planes=planes,
     )
 

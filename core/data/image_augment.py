@@ -6,99 +6,103 @@ As for points, every draw comes from the generator handed in.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from core.data.config import ImageAugmentConfig
 from core.errors import UserError
 
-__all__ = ["augment_aligned", "crop", "flip", "jitter"]
+__all__ = ["NO_AREA", "Picture", "augment_aligned", "crop", "flip", "jitter"]
 
-# image u8 [H, W, 3]; pixels f32 [V, 2] in [-1, 1]; visible bool [V]
-Link = tuple[np.ndarray, np.ndarray, np.ndarray]
+NO_AREA = -1  # column and row of a point that falls on no pixel
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One camera's image and where the points lie in it.
+
+    Attributes:
+        image: u8 [H, W, 3].
+        pixels: f32 [N, 2] in [-1, 1], -1 and 1 the centres of the outermost pixels; 0 where not visible.
+        visible: bool [N], between those centres.
+        areas: i16 [N, 2], column and row of the pixel on whose area a point falls, -1 where on none.
+        planes: [H, W] by name, maps aligned with the image.
+    """
+
+    image: np.ndarray
+    pixels: np.ndarray
+    visible: np.ndarray
+    areas: np.ndarray
+    planes: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 def augment_aligned(
-    image: np.ndarray,
-    pixels: np.ndarray,
-    visible: np.ndarray,
-    planes: Mapping[str, np.ndarray],
-    rng: np.random.Generator,
-    config: ImageAugmentConfig,
-) -> tuple[Link, dict[str, np.ndarray]]:
-    """Crop, jitter and mirror one camera's image and the maps aligned with it, as far as ``config`` asks.
-
-    Args:
-        image: u8 [H, W, 3]. pixels: f32 [V, 2] in [-1, 1], outermost pixel centres. visible: bool [V].
-        planes: [H, W] by name; they are cropped and mirrored alike, and never jittered.
-
-    Returns:
-        the same of the new image; points that have left it are not visible, and their pixels 0.
+    picture: Picture, rng: np.random.Generator, config: ImageAugmentConfig
+) -> Picture:
+    """Crop, jitter and mirror an image, as far as ``config`` asks; planes are cropped and mirrored alike.
 
     Raises:
         UserError: the image is smaller than the crop.
     """
-    changed = dict(planes)
     if config.crop is not None:
-        corner = _corner(image, rng, config.crop)
-        image, pixels, visible = _cut_out(image, pixels, visible, corner, config.crop)
-        changed = {name: _window(plane, corner, config.crop) for name, plane in changed.items()}
+        picture = crop(picture, rng, config.crop)
     if config.jitter is not None:
-        image = jitter(image, rng, config.jitter)
+        picture = replace(picture, image=jitter(picture.image, rng, config.jitter))
     if config.flip > 0 and rng.random() < config.flip:
-        image, pixels = flip(image, pixels)
-        changed = {name: plane[:, ::-1] for name, plane in changed.items()}
-    return (image, pixels, visible), changed
+        picture = flip(picture)
+    return picture
 
 
-def crop(
-    image: np.ndarray,
-    pixels: np.ndarray,
-    visible: np.ndarray,
-    rng: np.random.Generator,
-    size: tuple[int, int],
-) -> Link:
-    """Cut out ``size`` (width, height) px at the lower edge, anywhere along it with equal chance."""
-    return _cut_out(image, pixels, visible, _corner(image, rng, size), size)
+def crop(picture: Picture, rng: np.random.Generator, size: tuple[int, int]) -> Picture:
+    """Cut out ``size`` (width, height) px at the lower edge, anywhere along it with equal chance.
 
-
-def _corner(image: np.ndarray, rng: np.random.Generator, size: tuple[int, int]) -> tuple[int, int]:
-    """Left and top of a cut-out, px."""
-    height, width = image.shape[:2]
+    Raises:
+        UserError: the image is smaller than that.
+    """
+    height, width = picture.image.shape[:2]
     if size[0] > width or size[1] > height:
         raise UserError(
             f"the images have {width}x{height} px, less than a crop of {size[0]}x{size[1]}",
             where="data.image_augment.crop",
             cure="Choose a smaller crop, or set data.image_size to a larger one",
         )
-    return int(rng.integers(width - size[0] + 1)), height - size[1]
-
-
-def _window(plane: np.ndarray, corner: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-    left, top = corner
-    return plane[top : top + size[1], left : left + size[0]]
-
-
-def _cut_out(
-    image: np.ndarray,
-    pixels: np.ndarray,
-    visible: np.ndarray,
-    corner: tuple[int, int],
-    size: tuple[int, int],
-) -> Link:
-    height, width = image.shape[:2]
+    left, top = int(rng.integers(width - size[0] + 1)), height - size[1]
+    window = (slice(top, top + size[1]), slice(left, left + size[0]))
+    corner = np.array([left, top])
     old = np.array([width, height], np.float32) - 1
     new = np.array(size, np.float32) - 1
-    at: np.ndarray = (pixels + 1) / 2 * old - np.array(corner, np.float32)
+    at: np.ndarray = (picture.pixels + 1) / 2 * old - corner.astype(np.float32)
     inside: np.ndarray = (at >= 0) & (at <= new)
-    visible = visible & inside.all(1)
-    pixels = np.where(visible[:, None], 2 * at / new - 1, 0).astype(np.float32, copy=False)
-    return _window(image, corner, size), pixels, visible
+    visible = picture.visible & inside.all(1)
+    pixels = np.where(visible[:, None], 2 * at / new - 1, 0)
+    return Picture(
+        image=picture.image[window],
+        pixels=pixels.astype(np.float32, copy=False),
+        visible=visible,
+        areas=_cropped_areas(picture.areas, corner, size),
+        planes={name: plane[window] for name, plane in picture.planes.items()},
+    )
 
 
-def flip(image: np.ndarray, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mirror left and right: ``image`` u8 [H, W, 3] and ``pixels`` f32 [V, 2] in [-1, 1]."""
-    return image[:, ::-1], pixels * np.array([-1, 1], np.float32)
+def _cropped_areas(areas: np.ndarray, corner: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    at = areas - corner
+    inside: np.ndarray = (at >= 0) & (at < np.array(size))
+    return np.where(inside.all(1, keepdims=True), at, NO_AREA).astype(np.int16)
+
+
+def flip(picture: Picture) -> Picture:
+    """Mirror left and right: pixel j becomes W - 1 - j, and what lies on its area stays on it."""
+    areas = picture.areas.copy()
+    on_area = areas[:, 0] >= 0
+    areas[on_area, 0] = picture.image.shape[1] - 1 - areas[on_area, 0]
+    return Picture(
+        image=picture.image[:, ::-1],
+        pixels=picture.pixels * np.array([-1, 1], np.float32),
+        visible=picture.visible,
+        areas=areas,
+        planes={name: plane[:, ::-1] for name, plane in picture.planes.items()},
+    )
 
 
 def jitter(

@@ -21,7 +21,7 @@ from core.contracts import (
 )
 from core.data.augment import UNCHANGED, Change, draw_change, draw_kept, move
 from core.data.config import AugmentConfig, DataConfig
-from core.data.image_augment import augment_aligned
+from core.data.image_augment import NO_AREA, Picture, augment_aligned
 from core.data.mapping import majority_labels
 from core.datasets.columns import READ_COLUMNS
 from core.errors import UserError
@@ -29,7 +29,7 @@ from core.errors import UserError
 __all__ = [
     "COLUMN_WIDTHS",
     "Recipe",
-    "decode_images",
+    "decode_image",
     "keyframe_scan",
     "make_sample",
     "project_points",
@@ -179,23 +179,32 @@ class Recipe:
         if rng is not None and wanted is not None and wanted < len(cameras):
             chosen = np.sort(rng.choice(len(cameras), wanted, replace=False))
             cameras = tuple(cameras[i] for i in chosen)
-        pixels, visible = project_points(scan.xyz, cameras)
-        if scan.pasted is not None:
-            visible[:, scan.pasted] = False
-            pixels[:, scan.pasted] = 0
-        images = decode_images(cameras, config.image_size)
-        planes = [self._planes(camera, image) for camera, image in zip(cameras, images)]
+        pictures = []
+        for camera in cameras:
+            pictures.append(self._picture(camera, scan))
         if rng is not None and config.image_augment is not None:
-            for k, image in enumerate(images):
-                link, planes[k] = augment_aligned(
-                    image, pixels[k], visible[k], planes[k], rng, config.image_augment
-                )
-                images[k], pixels[k], visible[k] = link
-        stacked = _stack(images, cameras, scan.token)
-        joined = {}
+            pictures = [augment_aligned(picture, rng, config.image_augment) for picture in pictures]
+        images = _stack([picture.image for picture in pictures], cameras, scan.token)
+        planes = {}
         for name in config.planes:
-            joined[name] = np.stack([plane[name] for plane in planes])
-        return SampleCameras(stacked, pixels, visible, joined)
+            planes[name] = np.stack([picture.planes[name] for picture in pictures])
+        return SampleCameras(
+            images=images,
+            pixels=np.stack([picture.pixels for picture in pictures]),
+            visible=np.stack([picture.visible for picture in pictures]),
+            areas=np.stack([picture.areas for picture in pictures]),
+            planes=planes,
+        )
+
+    def _picture(self, camera: Camera, scan: Scan) -> Picture:
+        """One camera's image in its size for the network, and where the points as recorded lie in it."""
+        image = decode_image(camera, self.config.image_size)
+        pixels, visible, areas = project_points(scan.xyz, camera, image.shape[1::-1])
+        if scan.pasted is not None:  # no image shows them
+            pixels[scan.pasted] = 0
+            visible[scan.pasted] = False
+            areas[scan.pasted] = NO_AREA
+        return Picture(image, pixels, visible, areas, self._planes(camera, image))
 
     def _planes(self, camera: Camera, image: np.ndarray) -> dict[str, np.ndarray]:
         """The maps that ``data.planes`` names, i64 [H, W] in the size of the image; nearest where they are resized.
@@ -282,37 +291,44 @@ def _cell_labels(labels: np.ndarray, grouping: Grouping, vote: str) -> np.ndarra
     return voted.numpy()
 
 
-def project_points(points: np.ndarray, cameras: Sequence[Camera]) -> tuple[np.ndarray, np.ndarray]:
-    """Where points fall in each image, in the units of ``grid_sample(align_corners=True)``.
+def project_points(
+    points: np.ndarray, camera: Camera, size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where points fall in an image of ``size`` (width, height) px, to be interpolated and to be looked up.
 
-    ``u' = 2u / (W - 1) - 1`` and ``v' = 2v / (H - 1) - 1`` with the recorded size, so that -1 and 1 are the centres of
-    the outermost pixels, whatever size the image is resized to.
+    For interpolation the units are those of ``grid_sample(align_corners=True)``: ``u' = 2u / (W - 1) - 1`` and
+    ``v' = 2v / (H - 1) - 1`` with the recorded size, so that -1 and 1 are the centres of the outermost pixels. To be
+    looked up, a point lies on the area of the recorded pixel ``floor(u), floor(v)``, and where the image is resized on
+    the area that this pixel's first corner has gone to, as published (2DPASS).
 
     Args:
         points: f32 [N, 3] m, LiDAR frame, not augmented.
 
     Returns:
-        pixels f32 [K, N, 2], 0 where not visible; visible bool [K, N].
+        pixels f32 [N, 2], 0 where not visible; visible bool [N]; areas i16 [N, 2], -1 where on none; see
+        :class:`SampleCameras`.
     """
-    pixels = np.zeros((len(cameras), len(points), 2), np.float32)
-    visible = np.zeros((len(cameras), len(points)), bool)
-    for k, camera in enumerate(cameras):
-        uv, _, visible[k] = camera.project(points)
-        size = np.array(camera.size, np.float32)
-        pixels[k] = np.where(visible[k][:, None], 2 * uv / (size - 1) - 1, 0)
-    return pixels, visible
+    uv, depth, visible = camera.project(points)
+    recorded = np.array(camera.size, np.float32)
+    pixels = np.where(visible[:, None], 2 * uv / (recorded - 1) - 1, np.float32(0))
+    inside: np.ndarray = (uv > 0) & (uv < recorded)
+    on_area = inside.all(1) & (depth > camera.min_depth)
+    index = np.where(on_area[:, None], uv, 0).astype(np.int64)  # floor: none is negative
+    resized = index * np.array(size) // np.array(camera.size)
+    areas = np.where(on_area[:, None], resized, NO_AREA).astype(np.int16)
+    return pixels, visible, areas
 
 
-def decode_images(cameras: Sequence[Camera], size: tuple[int, int] | None) -> list[np.ndarray]:
-    """Decode and resize the images of one scan: u8 [H, W, 3] each.
+def decode_image(camera: Camera, size: tuple[int, int] | None) -> np.ndarray:
+    """Decode and resize the image of a camera: u8 [H, W, 3].
 
     Args:
         size: px (width, height); None = as recorded.
 
     Raises:
-        UserError: an image is damaged.
+        UserError: the image is damaged.
     """
-    return [_resize(camera.load(), size) for camera in cameras]
+    return _resize(camera.load(), size)
 
 
 def _stack(images: Sequence[np.ndarray], cameras: Sequence[Camera], token: str) -> np.ndarray:

@@ -20,7 +20,6 @@ from core.distill.base import Method, Needs, TeacherOutput
 from core.errors import UserError
 from core.losses import CrossEntropyLovasz, kl_divergence
 from core.models.image.resnet_fcn import STRIDES, FCNConfig, PixelReader, ResNetFCN
-from core.models.image.sampling import PixelLinks
 from core.models.probe import probe
 from core.sparse import gather_sum
 from core.sparse.points import GatherTable
@@ -173,22 +172,20 @@ class MSFSKD(Method):
         self, batch: Batch, scales: Sequence[Stage], logits: list[Tensor]
     ) -> dict[str, Tensor]:
         """Of everything that looks at the images; at the points in sight, which may be none."""
-        if batch.images is None:
+        if batch.images is None or batch.areas is None:
             raise UserError(
                 "this method learns from images, and the batch has none",
                 where="data.images",
                 cure="Set data.images: true, or distill.mode: aux_heads or baseline",
             )
-        links = PixelLinks.of(batch, "last")
-        height, width = batch.images.shape[-2:]
-        read = PixelReader(links, (height, width))
+        read = PixelReader(batch.areas, batch.coords[:, 0])
         maps = self.image(batch.images.flatten(0, 1))
-        labels = batch.labels.index_select(0, links.point)
+        labels = batch.labels.index_select(0, read.point)
         losses: dict[str, Tensor] = {}
         fused = []
         for i, (scale, own, fusion) in enumerate(zip(scales, logits, self.fusions)):
             assert isinstance(fusion, Fusion)
-            rows = scale.rows.index_select(0, links.point)
+            rows = scale.rows.index_select(0, read.point)
             joint = fusion(
                 read(maps[self.image_stages[i]], self.image_stages[i]), _take(scale.feats, rows)
             )

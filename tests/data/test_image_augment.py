@@ -11,7 +11,7 @@ from data_fakes import forward_camera, make_scan
 from core.config import Config
 from core.data import ScanSamples, collate
 from core.data.config import AugmentConfig, DataConfig, ImageAugmentConfig
-from core.data.image_augment import augment_aligned, crop, flip, jitter
+from core.data.image_augment import Picture, augment_aligned, crop, flip, jitter
 from core.data.sample import make_sample
 from core.data.sampler import SampleKey
 from core.errors import UserError
@@ -36,6 +36,20 @@ def every_pixel() -> tuple[np.ndarray, np.ndarray]:
     return pixels.astype(np.float32), at
 
 
+def picture(
+    pixels: np.ndarray | None = None,
+    visible: np.ndarray | None = None,
+    at: np.ndarray | None = None,
+) -> Picture:
+    """The numbered image, whose points by default are its pixels' centres."""
+    everywhere, every = every_pixel()
+    pixels = everywhere if pixels is None else pixels
+    at = every if at is None else at
+    visible = np.ones(len(pixels), bool) if visible is None else visible
+    areas = at[:, ::-1].astype(np.int16)
+    return Picture(numbered(), pixels, visible, areas)
+
+
 def looked_up(image: np.ndarray, pixels: np.ndarray) -> np.ndarray:
     size = np.array(image.shape[1::-1]) - 1
     u, v = np.rint((pixels + 1) / 2 * size).astype(int).T
@@ -48,7 +62,8 @@ def test_crop_is_at_the_lower_edge_and_anywhere_along_it() -> None:
     pixels = (pixels + 2 * quarter / [WIDTH - 1, HEIGHT - 1]).astype(np.float32)
     lefts = set()
     for seed in range(200):
-        image, new, visible = crop(numbered(), pixels, np.ones(len(at), bool), rng(seed), (7, 5))
+        made = crop(picture(pixels), rng(seed), (7, 5))
+        image, new, visible = made.image, made.pixels, made.visible
         assert image.shape == (5, 7, 3)
         assert image[-1, :, 0].tolist() == [HEIGHT - 1] * 7
         left = int(image[0, 0, 1])
@@ -62,42 +77,57 @@ def test_crop_is_at_the_lower_edge_and_anywhere_along_it() -> None:
         np.testing.assert_array_equal(visible, inside)
         np.testing.assert_array_equal(looked_up(image, new)[inside], at[inside])
         assert (new[~inside] == 0).all() and np.abs(new).max() <= 1
+        reached = (at[:, 0] >= HEIGHT - 5) & (at[:, 1] >= left) & (at[:, 1] < left + 7)
+        np.testing.assert_array_equal(made.areas[:, 0] >= 0, reached)  # the last column counts
+        column, row = made.areas[reached].T
+        np.testing.assert_array_equal(image[row, column, :2], at[reached])
+        assert (made.areas[~reached] == -1).all()
     assert lefts == set(range(WIDTH - 7 + 1))
 
 
 def test_crop_leaves_hidden_points_hidden_and_may_be_the_whole_image() -> None:
     pixels, at = every_pixel()
     hidden = np.arange(len(at)) % 2 == 0
-    image, new, visible = crop(
-        numbered(), np.where(hidden[:, None], 0, pixels), ~hidden, rng(), (WIDTH, HEIGHT)
-    )
-    np.testing.assert_array_equal(image, numbered())
-    np.testing.assert_array_equal(visible, ~hidden)
-    np.testing.assert_allclose(new[visible], pixels[visible], atol=1e-6)
+    shown = picture(np.where(hidden[:, None], 0, pixels), ~hidden)
+    shown.areas[hidden] = -1
+    made = crop(shown, rng(), (WIDTH, HEIGHT))
+    np.testing.assert_array_equal(made.image, numbered())
+    np.testing.assert_array_equal(made.visible, ~hidden)
+    np.testing.assert_allclose(made.pixels[~hidden], pixels[~hidden], atol=1e-6)
+    np.testing.assert_array_equal(made.areas, shown.areas)
 
 
 def test_crop_larger_than_the_image() -> None:
     with pytest.raises(
         UserError, match=r"image_augment.crop: the images have 20x8 px, less than a crop of 30x5"
     ):
-        crop(numbered(), *every_pixel(), rng(), (30, 5))
+        crop(picture(), rng(), (30, 5))
 
 
 def test_flip_takes_the_points_along() -> None:
-    pixels, at = every_pixel()
-    image, new = flip(numbered(), pixels)
-    np.testing.assert_array_equal(looked_up(image, new), at)
-    assert image[0, 0, 1] == WIDTH - 1
+    _, at = every_pixel()
+    made = flip(picture())
+    np.testing.assert_array_equal(looked_up(made.image, made.pixels), at)
+    assert made.image[0, 0, 1] == WIDTH - 1
+    column, row = made.areas.T
+    np.testing.assert_array_equal(made.image[row, column, :2], at)
+
+
+def test_a_mirrored_point_stays_on_its_pixel() -> None:
+    """Columns 100, 200 and 10 of 480 become 379, 279 and 469; a point on none stays on none."""
+    at = np.array([[0, 100], [0, 200], [0, 10], [-1, -1]])  # of u = 100.5, 200.25, 10.9
+    wide = Picture(
+        np.zeros((1, 480, 3), np.uint8), np.zeros((4, 2), np.float32), np.ones(4, bool),
+        at[:, ::-1].astype(np.int16),
+    )  # fmt: skip
+    assert flip(wide).areas.tolist() == [[379, 0], [279, 0], [469, 0], [-1, -1]]
+    assert flip(flip(wide)).areas.tolist() == wide.areas.tolist()
 
 
 def test_flip_has_its_chance() -> None:
     config, generator = ImageAugmentConfig(flip=0.3, jitter=None), rng()
-    pixels, at = every_pixel()
-    seen = np.ones(len(at), bool)
-    mirrored = [
-        augment_aligned(numbered(), pixels, seen, {}, generator, config)[0][0][0, 0, 1] > 0
-        for _ in range(1000)
-    ]
+    shown = picture()
+    mirrored = [augment_aligned(shown, generator, config).image[0, 0, 1] > 0 for _ in range(1000)]
     assert 250 < sum(mirrored) < 350  # standard deviation 14.5
 
 

@@ -161,17 +161,55 @@ def test_crop_keeps_the_nearest_voxels():
 )
 def test_projection_is_normalised(y, z, pixel):
     # 21 x 11 px: u = 10 - 10 y, v = 5 - 10 z at 1 m (the camera wants more than 1 m: the ray is taken at 2 m).
-    pixels, visible = project_points(np.array([[2, 2 * y, 2 * z]], np.float32), [forward_camera()])
-    assert visible.tolist() == [[True]]
-    np.testing.assert_allclose(pixels[0, 0], pixel, atol=1e-6)
+    at = np.array([[2, 2 * y, 2 * z]], np.float32)
+    pixels, visible, _ = project_points(at, forward_camera(), (21, 11))
+    assert visible.tolist() == [True]
+    np.testing.assert_allclose(pixels[0], pixel, atol=1e-6)
 
 
 def test_projection_edges_and_depth():
     # Exactly on the outermost pixel centre, outside, behind, too near.
     points = np.array([[2, 2, 0], [2, 3, 0], [-2, 0, 0], [0.9, 0, 0]], np.float32)
-    pixels, visible = project_points(points, [forward_camera()])
-    assert visible.tolist() == [[False] * 4]
-    assert (pixels == 0).all()
+    pixels, visible, areas = project_points(points, forward_camera(), (21, 11))
+    assert visible.tolist() == [False] * 4
+    assert (pixels == 0).all() and (areas == -1).all()
+
+
+def at_pixels(*uv: tuple[float, float]) -> np.ndarray:
+    """Points 2 m in front of the forward camera that fall there: u = 10 - 10 y, v = 5 - 10 z at 1 m."""
+    u, v = np.array(uv).T
+    return np.stack([np.full(len(u), 2.0), 2 * (10 - u) / 10, 2 * (5 - v) / 10], 1).astype(
+        np.float32
+    )
+
+
+def test_areas_reach_to_the_images_border():
+    """Strictly inside 0..W and 0..H, where interpolation ends at W - 1 and H - 1."""
+    points = at_pixels(
+        (0.3, 4), (20.7, 4), (20.99, 10.99), (21.3, 4), (-0.3, 4), (5, 10.5), (5, 11.2)
+    )
+    _, visible, areas = project_points(points, forward_camera(), (21, 11))
+    nowhere = [-1, -1]
+    assert areas.tolist() == [[0, 4], [20, 4], [20, 10], nowhere, nowhere, [5, 10], nowhere]
+    assert visible.tolist() == [True, False, False, False, False, False, False]
+
+
+def test_areas_of_a_resized_image_are_those_of_the_recorded_pixels():
+    """floor(u) W' / W, as published; a pixel of the smaller image is made of W / W' recorded ones."""
+    rng = np.random.default_rng(0)
+    uv = rng.uniform((0.01, 0.01), (20.99, 10.99), (200, 2))
+    for width, height in ((21, 11), (7, 5), (10, 6), (42, 22)):
+        _, _, areas = project_points(at_pixels(*uv), forward_camera(), (width, height))
+        expected = [[int(u) * width // 21, int(v) * height // 11] for u, v in uv]
+        assert areas.tolist() == expected
+
+
+def test_pasted_points_fall_on_no_pixel():
+    scan = make_scan([[4, 1, 0], [4, -1, 0.5]], cameras=(forward_camera(),))
+    scan = scan.having(pasted=np.array([True, False]))
+    cameras = make_sample(scan, 0, DataConfig(images=True)).cameras
+    assert cameras.areas[0, :, 0].tolist() == [-1, 12]
+    assert cameras.visible.tolist() == [[False, True]]
 
 
 def test_pixels_are_those_of_the_recorded_points():

@@ -190,13 +190,7 @@ def test_every_term_is_its_formula(options: dict) -> None:
         expected |= {"ce": ce, "lovasz": 0.1 * lovasz}
         points = batch.visible[0].nonzero()[:, 0]
         labels = batch.labels[points]
-        height, width = batch.images.shape[-2:]
-        pixel = (
-            (batch.pixels[0, points].double() + 1)
-            / 2
-            * torch.tensor([width - 1.0, height - 1.0]).double()
-        )
-        column, row = pixel.floor().long().unbind(1)
+        column, row = batch.areas[0, points].long().unbind(1)
         scan = batch.coords[points, 0].long()
         maps = method.image(batch.images[:, 0])
         joint = []

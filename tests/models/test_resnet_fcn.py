@@ -20,15 +20,6 @@ def make(width: int = 8, encoder: str = "resnet18", **options: object) -> ResNet
     return ResNetFCN(FCNConfig(encoder=encoder, **options), width)
 
 
-def make_links(uv: list, image: list[int]) -> PixelLinks:
-    uv, count = torch.tensor(uv, dtype=torch.float32).view(-1, 2), len(image)
-    point = torch.arange(count)
-    ones = torch.ones(count)
-    return PixelLinks(
-        point, torch.tensor(image), uv, ones, torch.arange(count + 1), 2, ones.bool(), point, point
-    )
-
-
 @pytest.mark.parametrize(
     ("width", "decoders"), [(64, 3_121_344), (128, 3_797_312), (256, 5_149_248)]
 )
@@ -85,12 +76,10 @@ def test_pixels_before_the_enlargement_are_those_after(size: tuple[int, int]) ->
         g.flatten()
         for g in torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     )
-    fraction = torch.rand(len(rows), 2, generator=torch.Generator().manual_seed(0)) * 0.98 + 0.01
-    u = torch.minimum(columns + fraction[:, 0], torch.tensor(width - 1.0))
-    v = torch.minimum(rows + fraction[:, 1], torch.tensor(height - 1.0))
-    uv = torch.stack([2 * u / (width - 1) - 1, 2 * v / (height - 1) - 1], 1)
     image = torch.arange(len(rows)) % 2
-    read = PixelReader(make_links(uv.tolist(), image.tolist()), size)
+    areas = torch.stack([columns, rows], 1).to(torch.int16)[None]
+    read = PixelReader(areas, image)
+    assert read.point.tolist() == list(range(len(rows)))
     with torch.no_grad():
         maps = model(torch.rand(2, 3, height, width))
         for i, features in enumerate(maps):
@@ -101,14 +90,15 @@ def test_pixels_before_the_enlargement_are_those_after(size: tuple[int, int]) ->
 
 def test_pixels_of_a_batch_and_their_gradient() -> None:
     batch = camera_batch(0, 1)
-    links = PixelLinks.of(batch, "last")
-    read = PixelReader(links, tuple(batch.images.shape[-2:]))
+    read = PixelReader(batch.areas, batch.coords[:, 0])
+    links = PixelLinks.of(batch, "last")  # the same pairs, in the same order
+    assert torch.equal(read.point, links.point) and torch.equal(read.image, links.image)
     features = torch.randn(6, 4, 12, 20, requires_grad=True)
     values = read(features, 0)
     assert len(values) == int(batch.visible.sum())  # every camera that sees a point gives a row
     values.sum().backward()
     assert float(features.grad.sum()) == 4 * len(values)
-    nowhere = PixelReader(make_links([], []), (24, 40))(features, 0)
+    nowhere = PixelReader(torch.full_like(batch.areas, -1), batch.coords[:, 0])(features, 0)
     assert nowhere.shape == (0, 4)
     nowhere.sum().backward()
 

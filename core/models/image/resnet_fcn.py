@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from core.config import Section
 from core.models.image.resnet import ResNet
-from core.models.image.sampling import PixelLinks
 from core.models.image.swiftnet import IMAGENET
 from core.sparse import gather_sum
 from core.sparse.points import GatherTable
@@ -98,19 +97,24 @@ def _decoder(cin: int, width: int, stage: int) -> nn.Sequential:
 
 
 class PixelReader:
-    """Reads the maps at the pixel each visible point falls on; one row per (point, camera that sees it).
+    """Reads the maps at the pixel on whose area each point falls; one row per (point, camera), by point, then camera.
 
     Args:
-        links: the pairs. size: (rows, columns) of the images.
+        areas: i16 [K, SV, 2], see :class:`core.contracts.SampleCameras`.
+        scan: integer [SV], the sample of each point.
+
+    Attributes:
+        point: i64 [P], of each row.
     """
 
-    def __init__(self, links: PixelLinks, size: tuple[int, int]) -> None:
-        self.image = links.image
-        pixel = (links.uv.flip(1) + 1) / 2 * (links.uv.new_tensor(size) - 1)
-        self.row, self.column = torch.floor(pixel).long().unbind(1)
+    def __init__(self, areas: Tensor, scan: Tensor) -> None:
+        cameras = len(areas)
+        self.point, camera = (areas[..., 0] >= 0).T.nonzero(as_tuple=True)
+        self.image = scan.long().index_select(0, self.point) * cameras + camera
+        self.column, self.row = areas[camera, self.point].long().unbind(1)
 
     def __call__(self, features: Tensor, stage: int) -> Tensor:
-        """Map ``stage`` [N, C, h, w] -> [P, C], in the order of the links."""
+        """Map ``stage`` [N, C, h, w] of images b * K + k (camera k of sample b) -> [P, C]."""
         stride = MAP_STRIDES[stage]
         height, width = features.shape[2:]
         row, column = (
