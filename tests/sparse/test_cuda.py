@@ -205,6 +205,50 @@ def test_what_does_not_fit_is_refused(gpu):
         cuda.convolve(x[1:], kernel, None, kmap)
 
 
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"rows": lambda t: t * 0}, "do not name each of 20 output rows once"),
+        ({"rows": lambda t: t.long()}, r"int64 \[20\]; expected int32 \[20\]"),
+        ({"table": lambda t: t + 1}, "from 0 to 20; allowed are -1 to 19"),
+        ({"table": lambda t: t[:, 1:]}, r"int32 \[3, 19\]; expected int32 \[3, 20\]"),
+        ({"present": lambda t: t[:2]}, r"uint8 \[2, 1\]; expected uint8 \[3, 1\]"),
+        ({"bias": lambda t: t[:1]}, r"\[1\]; expected floating \[6\]"),
+        ({"x": lambda t: t.double()}, "float64"),
+    ],
+)
+def test_tables_that_come_from_no_map_are_proven(gpu, change, message):
+    kmap = map_of(scene(20, 1), (1, 1, 3))
+    x, kernel, bias = (p.detach() for p in parameters(kmap, 8, 6, torch.float32))
+    t = kmap.row_tiles
+    inputs = {"x": x, "kernel": kernel, "bias": bias}
+    inputs |= {"rows": t.rows, "table": t.table, "present": t.present}
+    changed = {name: make(inputs[name]) for name, make in change.items()}
+    with pytest.raises(ValueError, match=message):
+        torch.ops.lidistill.table_conv(**inputs | changed)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"count": lambda t: t + 40}, "allowed are 0 to 20"),
+        ({"count": lambda t: t[:1]}, r"int32 \[1\]; expected int32 \[3\]"),
+        ({"rows_in": lambda t: t + 20}, "allowed are 0 to 19"),
+        ({"rows_out": lambda t: t[:, :5]}, r"\[3, 5\]; expected int32 \[3, 20\]"),
+        ({"grad": lambda t: t[:3]}, "rows_out run from 0 to 19; allowed are 0 to 2"),
+        ({"x": lambda t: t[:, :0]}, r"x is float32 \[20, 0\]"),
+    ],
+)
+def test_pairs_that_come_from_no_map_are_proven(gpu, change, message):
+    kmap = map_of(scene(20, 1), (1, 1, 3))
+    p = kmap.packed_pairs
+    inputs = {"x": torch.zeros(20, 8), "grad": torch.zeros(20, 6)}
+    inputs |= {"rows_in": p.rows_in, "rows_out": p.rows_out, "count": p.count}
+    changed = {name: make(inputs[name]) for name, make in change.items()}
+    with pytest.raises(ValueError, match=message):
+        torch.ops.lidistill.table_conv_weight_grad(**inputs | changed)
+
+
 def test_odd_views_are_read_right(gpu):
     """Features at an address that is no multiple of 16 bytes, transposed ones, and a kernel of another type."""
     kmap = map_of(scene(60, 1), (1, 1, 3))
