@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import tempfile
@@ -129,8 +130,19 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def write_json(path: str | os.PathLike[str], value: Any, *, indent: int | None = 2) -> None:
-    """Write ``value`` as JSON with sorted keys, atomically."""
-    write_text(path, json.dumps(value, indent=indent, sort_keys=True) + "\n")
+    """Write ``value`` as JSON with sorted keys, atomically; NaN and infinities, which JSON lacks, become null."""
+    text = json.dumps(_finite(value), indent=indent, sort_keys=True, allow_nan=False)
+    write_text(path, text + "\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

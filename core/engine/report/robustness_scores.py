@@ -37,11 +37,12 @@ class TypeScore:
     """One type of corruption; percent.
 
     Attributes:
-        miou: mean over its severities. resilience: that, of the clean mIoU (R, RR). error: CE, None without a baseline.
+        miou: mean over its severities. resilience: that, of the clean mIoU (R, RR); None where that is 0.
+        error: CE, None without a baseline.
     """
 
     miou: float
-    resilience: float
+    resilience: float | None
     error: float | None
 
 
@@ -88,8 +89,10 @@ def summarise(
         reference = ROBO3D_BASELINE.get(kind) if profile == "robo3d" and baseline else None
         error = None if reference is None else 100 * _error(mious) / _error(reference)
         mean = sum(mious) / len(mious)
-        types[kind] = TypeScore(mean, 100 * mean / clean if clean > 0 else math.nan, error)
+        resilience = 100 * mean / clean if clean > 0 else None
+        types[kind] = TypeScore(mean, resilience, error)
     whole = list(types.values()) if len(types) == len(levels) else []
+    resiliences = [score.resilience for score in whole if score.resilience is not None]
     errors = [score.error for score in whole if score.error is not None]
     return Summary(
         profile,
@@ -97,7 +100,7 @@ def summarise(
         dict(scores),
         types,
         mean_miou=_mean([score.miou for score in whole]),
-        mean_resilience=_mean([score.resilience for score in whole]),
+        mean_resilience=_mean(resiliences),
         mean_error=_mean(errors),
     )
 
