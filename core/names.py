@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["BENCHMARKS", "CORRUPTION_PROFILES", "FORMATS"]
+__all__ = ["BENCHMARKS", "CORRUPTION_PROFILES", "FAMILIES", "FORMATS"]
 
 BENCHMARKS: dict[str, str] = {  # dataset.name -> module:class
     "semantickitti": "core.datasets.semantickitti.benchmark:SemanticKITTIBenchmark",
@@ -10,3 +10,9 @@ BENCHMARKS: dict[str, str] = {  # dataset.name -> module:class
 }
 FORMATS: dict[str, str] = BENCHMARKS | {"npy": "core.datasets.benchmark:NumpyFormat"}
 CORRUPTION_PROFILES = ("semantickitti-c", "robo3d")  # of core.data.corruptions
+FAMILIES: dict[str, str] = {  # name after --from -> module:class; imported when asked for
+    "u2mkd": "core.engine.exchange.u2mkd:U2MKDWeights",
+    "2dpass": "core.engine.exchange.twodpass:TwoDPassWeights",
+    "sphereformer": "core.engine.exchange.sphereformer:SphereFormerWeights",
+    "spvnas": "core.engine.exchange.spvnas:SPVNASWeights",
+}

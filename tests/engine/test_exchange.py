@@ -22,8 +22,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from core.config import Config, load_config
+from core.engine.exchange.command import main
 from core.engine.exchange.u2mkd import rename
-from core.engine.exchange.weights import METADATA, export_weights, import_weights, main
+from core.engine.exchange.weights import METADATA, export_weights, import_weights
 from core.engine.run.checkpoint import load_weights, read_checkpoint
 from core.engine.train.teacher import load_teacher
 from core.errors import UserError

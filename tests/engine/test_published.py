@@ -28,9 +28,10 @@ from torch import Tensor
 from core.config import Config
 from core.contracts import Batch
 from core.data import collate
+from core.engine.exchange.command import main
 from core.engine.exchange.families import sparse_kernel
 from core.engine.exchange.sphereformer import kernel_axes
-from core.engine.exchange.weights import import_weights, main
+from core.engine.exchange.weights import import_weights
 from core.engine.run.checkpoint import load_weights, read_checkpoint
 from core.engine.score.segmenter import Segmenter
 from core.errors import UserError

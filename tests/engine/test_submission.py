@@ -16,9 +16,9 @@ from core.config import load_config
 from core.datasets.base import ScanDataset
 from core.datasets.benchmark import benchmark
 from core.datasets.semantickitti import SemanticKITTI
+from core.engine import submission
 from core.engine.run.context import Context
 from core.engine.run.distributed import World
-from core.engine.score import submission
 from core.engine.score.jobs import evaluate_checkpoint
 from core.engine.score.submission import fill_gaps, pack, remap, submit_checkpoint
 from core.engine.score.submission_check import check_submission, open_split, outstanding

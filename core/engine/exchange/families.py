@@ -1,4 +1,4 @@
-"""Families of published weights. A new one is a file here, with a table of names, and a line in ``FAMILIES``."""
+"""Families of published weights. A new one is a file here, with a table of names, and a line in :mod:`core.names`."""
 
 from __future__ import annotations
 
@@ -13,16 +13,11 @@ from torch import Tensor, nn
 
 from core.engine.exchange.foreign import Weights
 from core.errors import UserError
+from core.names import FAMILIES
 from core.registry import load_entry, named_entry
 
 __all__ = ["FAMILIES", "Family", "Table", "Target", "Translated", "chosen_family", "sparse_kernel"]
 
-FAMILIES: dict[str, str] = {  # name after --from -> module:class; imported when asked for
-    "u2mkd": "core.engine.exchange.u2mkd:U2MKDWeights",
-    "2dpass": "core.engine.exchange.twodpass:TwoDPassWeights",
-    "sphereformer": "core.engine.exchange.sphereformer:SphereFormerWeights",
-    "spvnas": "core.engine.exchange.spvnas:SPVNASWeights",
-}
 HEAD = "classifier_vox.0."  # last layer of our sparse U-Nets
 
 

@@ -1,21 +1,9 @@
-"""``python -m core.engine.exchange``: weights as safetensors to hand on, and weights from elsewhere.
-
-``export RUN --out FILE.safetensors`` writes the deployed network alone: of a student neither its teacher nor what only
-training needs. One metadata entry, ``lidistill``, says in JSON what the file is: ``config``, ``classes``,
-``fingerprint`` of the label space, ``source_sha256`` of the checkpoint and ``teacher_sha256``; absolute paths are cut
-down to file names. ``--lidar-only`` takes a student's LiDAR network, where that gives the same predictions.
-
-``import FILE --config YAML --out CHECKPOINT.pt`` writes a checkpoint that evaluate.py and ``teacher_pretrain`` take,
-from such a file or from published weights of U2MKD (``--part teacher|student``), 2DPASS, SphereFormer or spvnas. Whose
-they are is told by their names, or with ``--from``. Files of other projects are read without running anything in them.
-"""
+"""Weights as safetensors to hand on, and checkpoints of weights from elsewhere."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +13,8 @@ from loguru import logger
 from safetensors.torch import save
 from torch import Tensor
 
-from core.config import Config, load_config
+from core.config import Config
 from core.datasets import dataset_class
-from core.engine.exchange.families import FAMILIES
 from core.engine.exchange.foreign import Weights
 from core.engine.exchange.published import check_training_part, read_published
 from core.engine.run.adopted import changes_between
@@ -40,7 +27,7 @@ from core.io import sha256, write_bytes
 from core.labels import LabelSpace
 from core.models import build_model
 
-__all__ = ["export_weights", "import_weights", "main"]
+__all__ = ["export_weights", "import_weights"]
 
 # an absolute path, also as the default of ``${NAME:-path}``; the group holds its last part
 _ABSOLUTE = re.compile(
@@ -233,53 +220,3 @@ def _warn_of_differences(trained: Config, config: Config) -> None:
         logger.warning(
             "the network was trained with other settings: {}", "; ".join(map(str, changes))
         )
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m core.engine.exchange",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    commands = parser.add_subparsers(dest="command", required=True)
-    export = commands.add_parser("export", help="write a network as safetensors")
-    export.add_argument("source", type=Path, metavar="RUN_OR_CHECKPOINT")
-    export.add_argument("--out", type=Path, required=True, metavar="FILE.safetensors")
-    export.add_argument(
-        "--lidar-only", action="store_true", help="a student's LiDAR network, where it stands alone"
-    )
-    bring = commands.add_parser("import", help="write a checkpoint from weights")
-    bring.add_argument(
-        "source",
-        type=Path,
-        metavar="FILE",
-        help=".safetensors, or published weights of another project",
-    )
-    bring.add_argument(
-        "--from",
-        dest="family",
-        choices=tuple(FAMILIES),
-        help="whose weights they are (default: told by their names)",
-    )
-    bring.add_argument(
-        "--config", required=True, metavar="YAML", help="network and data set of the checkpoint"
-    )
-    bring.add_argument("--out", type=Path, required=True, metavar="CHECKPOINT.pt")
-    bring.add_argument("--part", choices=("teacher", "student"), help="of a published stage-2 file")
-    for command in (export, bring):
-        command.add_argument(
-            "--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
-        )
-    args, overrides = parser.parse_known_args(argv)
-    if args.command == "export":
-        if overrides:
-            parser.error(f"unrecognized arguments: {' '.join(overrides)}")
-        metadata = export_weights(args.source, args.out, lidar_only=args.lidar_only)
-        what = f"{metadata['config']['model']['name']} with {len(metadata['classes']) - 1} classes"
-    else:
-        config = load_config(args.config, overrides)
-        state = import_weights(args.source, config, args.out, part=args.part, family=args.family)
-        what = f"{sum(value.numel() for value in state['model'].values()) / 1e6:.2f} M values"
-    sys.stdout.write(f"{args.out}: {what}\n")

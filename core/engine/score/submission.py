@@ -11,7 +11,6 @@ official check asks; a ``description.txt`` in DIR goes into it. nuScenes: ``lida
 
 from __future__ import annotations
 
-import argparse
 import sys
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +24,7 @@ from tqdm.auto import tqdm
 from core.config import Config
 from core.contracts import IGNORE
 from core.datasets.base import ScanDataset
-from core.datasets.benchmark import BENCHMARKS, benchmark
+from core.datasets.benchmark import benchmark
 from core.datasets.official import check_complete
 from core.engine.run.distributed import World, barrier, rank_zero_first, sole_job
 from core.engine.score.opened import Opened
@@ -34,16 +33,22 @@ from core.engine.score.submission_check import (
     ZIP,
     check_submission,
     file_names,
-    open_split,
     outstanding,
 )
 from core.engine.score.voting import PLAIN, Votes
 from core.errors import UserError, counted
 from core.io import atomic_path, write_bytes, write_json
-from core.labels import LabelSpace, label_space
+from core.labels import LabelSpace
 from core.paths import inside
 
-__all__ = ["SubmissionFolder", "fill_gaps", "main", "pack", "remap", "submit_checkpoint"]
+__all__ = [
+    "SubmissionFolder",
+    "fill_gaps",
+    "pack",
+    "remap",
+    "show_faults",
+    "submit_checkpoint",
+]
 
 _EPOCH = (
     1980,
@@ -119,7 +124,7 @@ def _pack_all(folder: SubmissionFolder, scans: ScanDataset, uses_camera: bool) -
             write_json(out / name, content)
     names += [name for name in server.optional if (out / name).is_file()]
     faults = pack(out, names, out / ZIP) or check_submission(out / ZIP, scans)
-    _show_faults(out / ZIP, faults, scans)
+    show_faults(out / ZIP, faults, scans)
 
 
 def _whole(scans: ScanDataset, token: str, classes: np.ndarray) -> np.ndarray:
@@ -231,7 +236,7 @@ def _remapped(path: Path, to: str, labels: LabelSpace) -> np.ndarray:
     return (ids & 0xFFFF0000) | labels.to_raw(classes)
 
 
-def _show_faults(path: Path, faults: Iterator[str] | list[str], scans: ScanDataset) -> None:
+def show_faults(path: Path, faults: Iterator[str] | list[str], scans: ScanDataset) -> None:
     """Print what is wrong; else what a server would still ask for, or that it would take this.
 
     Raises:
@@ -260,38 +265,3 @@ def _readiness(path: Path, scans: ScanDataset) -> str:
         return f"{path} is ready to be submitted"
     done = f"rehearsal complete: {counted(len(scans), 'scan')} of {scans.title} {scans.split}, all checks passed"
     return f"{done}. To submit: {', and '.join(wanted)}"
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """``python -m core.engine.submission check|remap``."""
-    parser = argparse.ArgumentParser(
-        prog="python -m core.engine.submission", description=__doc__.split("\n\n")[0]
-    )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    jobs = parser.add_subparsers(dest="job", required=True)
-    check = jobs.add_parser("check", help="see whether the benchmark would take a folder or a zip")
-    check.add_argument("path", type=Path, help="the folder that was given to --submit, or the zip")
-    check.add_argument("--dataset", required=True, choices=tuple(BENCHMARKS))
-    check.add_argument("--root", required=True, type=Path, help="folder of the data set")
-    check.add_argument("--split", default="test", choices=("train", "val", "test"))
-    check.add_argument("--version", default="v1.0-trainval", help="nuScenes: folder of the tables")
-    check.add_argument("--labels", help="label space (default: the data set's own)")
-    check.add_argument(
-        "--partial", action="store_true", help="a rehearsal: only the scans that are on disk count"
-    )
-    change = jobs.add_parser("remap", help="rewrite .label files in other ids, into another folder")
-    change.add_argument("source", type=Path, metavar="IN")
-    change.add_argument("target", type=Path, metavar="OUT")
-    change.add_argument(
-        "--to", required=True, choices=("raw", "train"), help="raw: for a submission"
-    )
-    change.add_argument(
-        "--label-space", default="semantickitti", help="a built-in one or a YAML file"
-    )
-    args = parser.parse_args(argv)
-    if args.job == "remap":
-        count = remap(args.source, args.target, args.to, label_space(args.label_space))
-        sys.stdout.write(f"{counted(count, 'file')} remapped to {args.to} ids, in {args.target}\n")
-        return
-    scans = open_split(args.dataset, args.root, args.split, args.version, args.labels, args.partial)
-    _show_faults(args.path, check_submission(args.path, scans), scans)
