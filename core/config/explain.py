@@ -38,15 +38,15 @@ def explain(
         The dotted key, and a sentence without its file.
     """
     path = _path(error, subtree)
-    key = ".".join(path)
-    if prefix:
-        key = f"{prefix}.{key}"
+    key = ".".join([prefix, *path]).strip(".")
     if error["type"] == "extra_forbidden":
         known = _known_keys(schema, error["loc"][:-1])
         hint = did_you_mean(path[-1], known, "known keys", cutoff=0.5)
         return key, f"unknown key '{key}'; {hint[0].lower()}{hint[1:]}"
     if error["type"] == "missing":
         return key, f"key '{key}' is missing; set it in the YAML or with --{key} VALUE"
+    if error["type"] == "value_error" and isinstance(error["input"], dict):  # keys that disagree
+        return key, f"section '{key}': {error['msg'].removeprefix('Value error, ')}"
     found = repr(error["input"])
     if len(found) > _SHOWN:
         found = found[:_SHOWN] + "…"

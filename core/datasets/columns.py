@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import numpy as np
 from pydantic import AfterValidator, Field
@@ -20,6 +20,7 @@ from core.paths import check_name
 
 __all__ = ["READ_COLUMNS", "Column", "add_columns", "as_column", "column_file", "read_column"]
 
+T = TypeVar("T")
 READ_COLUMNS = (
     "xyz",
     "lag",
@@ -55,7 +56,7 @@ class Column(Section):
     channels: int = Field(1, ge=1, description="values per point")
 
 
-def check_names(columns: Mapping[str, Column]) -> Mapping[str, Column]:
+def check_names(columns: Mapping[str, T]) -> Mapping[str, T]:
     """The columns, where none has a name that is taken.
 
     Raises:

@@ -10,10 +10,11 @@ from core.sparse.modules import SparseBatchNorm, SparseReLU, cat
 from core.sparse.points import devoxelize, gather_sum, local_pool, voxel_mean
 from core.sparse.stage import SparseStage
 from core.sparse.sync_bn import SyncBatchNorm, convert_sync_batchnorm
-from core.sparse.tensor import MapCache, SparseTensor
+from core.sparse.tensor import MAX_SPAN, MapCache, SparseTensor
 
 __all__ = [
     "BACKENDS",
+    "MAX_SPAN",
     "Conv3d",
     "InvalidInput",
     "KernelMap",

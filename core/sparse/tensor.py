@@ -25,13 +25,14 @@ from core.sparse.checks import (
 )
 from core.sparse.library import library, pointer
 
-__all__ = ["Level", "MapCache", "SparseTensor", "Stride"]
+__all__ = ["MAX_SPAN", "Level", "MapCache", "SparseTensor", "Stride"]
 
 Stride = tuple[int, int, int]
 AXIS_BITS, BATCH_BITS = 18, 9
 # Voxels kept free on each side of an axis, so that no kernel offset overflows its field.
 MARGIN = 4096
 _NOWHERE = -(1 << 62)  # a key that no voxel has, nor with any offset added
+MAX_SPAN = (1 << AXIS_BITS) - 2 * MARGIN  # cells per axis; partitions refuse scans that need more
 
 
 @dataclass
@@ -55,10 +56,10 @@ class Grid:
         # The host waits once. Python's integers do not wrap around, as a difference of 64 bits would.
         (first, *lows), (last, *highs) = torch.stack([low, high]).tolist()
         span = max(most - least for least, most in zip(lows, highs))
-        if span >= (1 << AXIS_BITS) - 2 * MARGIN or last >= 1 << BATCH_BITS or first < 0:
+        if span >= MAX_SPAN or last >= 1 << BATCH_BITS or first < 0:
             raise InvalidInput(
                 f"coordinates span {span} voxels and {last + 1} scans; at most "
-                f"{(1 << AXIS_BITS) - 2 * MARGIN} voxels per axis and {1 << BATCH_BITS} scans can be indexed",
+                f"{MAX_SPAN} voxels per axis and {1 << BATCH_BITS} scans can be indexed",
                 where="sparse tensor",
                 cure="Look for stray points far away (data.point_range), use larger voxels, or a smaller batch",
             )

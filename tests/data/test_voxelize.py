@@ -9,6 +9,7 @@ import torch
 from core.data.mapping import majority_labels
 from core.data.partitions import voxelize
 from core.errors import UserError
+from core.sparse import MAX_SPAN, MapCache
 
 
 def test_golden_half_to_even_and_negative():
@@ -58,13 +59,14 @@ def test_empty_and_single(points, voxels):
 
 
 def test_two_points_a_whole_grid_apart():
-    points = np.array([[0, 0, 0], [2**21 - 3, 2**21 - 3, 2**21 - 3], [0, 0, 1]], np.float32)
+    last = MAX_SPAN - 3
+    points = np.array([[0, 0, 0], [last, last, last], [0, 0, 1]], np.float32)
     coords, _, inverse = voxelize(points, 1.0)
-    assert coords.tolist() == [[0, 0, 0], [2**21 - 3] * 3, [0, 0, 1]]
+    assert coords.tolist() == [[0, 0, 0], [last] * 3, [0, 0, 1]]
     assert inverse.tolist() == [0, 1, 2]
 
 
-@pytest.mark.parametrize("value", [1e9, np.inf, -np.inf, np.nan, 2.0**22])
+@pytest.mark.parametrize("value", [1e9, np.inf, -np.inf, np.nan, 2.0**22, MAX_SPAN, -MAX_SPAN])
 def test_too_far_names_the_axis(value):
     points = np.zeros((3, 3), np.float32)
     points[1, 1] = value
@@ -75,6 +77,38 @@ def test_too_far_names_the_axis(value):
 def test_far_from_the_origin_overflows_int32():
     with pytest.raises(UserError, match="too far"):
         voxelize(np.full((2, 3), 1e9, np.float32), 0.1)
+
+
+def test_far_from_the_origin_float32_is_too_coarse():
+    # Two points a voxel apart are 0, 256, 384 voxels apart in float32 where x = 1e7 m and a voxel 5 mm.
+    with pytest.raises(UserError, match="at most 4194304 voxels from the origin"):
+        voxelize(np.array([[1e7, 0, 0], [1e7 + 1, 0, 0]], np.float32), 0.005)
+    near = np.array([[20000, 0, 0], [20001, 0, 0], [20002, 0, 0]], np.float32)
+    assert voxelize(near, 0.005)[0][:, 0].tolist() == [0, 200, 400]
+
+
+SIZES = (0.05, 0.1, 0.2, 1 / 3, 1.0)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_what_voxels_take_a_sparse_tensor_takes(size):
+    """At the limit, for one scan and for a batch of scans on either side of the origin."""
+    rng = np.random.default_rng(0)
+    for reach in np.linspace(MAX_SPAN - 6, MAX_SPAN + 2, 17) * size:
+        points = np.zeros((3, 3), np.float32)
+        points[0], points[1] = rng.uniform(-reach, 0, 3), 0.3 * size
+        points[1] += points[0] + np.float32(reach)
+        for shift in (0.0, -reach / 2):
+            batch = []
+            try:
+                for sign in (1, -1):
+                    batch.append(voxelize(sign * points + np.float32(shift), size)[0])
+            except UserError:
+                continue
+            rows = [np.insert(coords, 0, i, axis=1) for i, coords in enumerate(batch)]
+            coords = torch.from_numpy(np.concatenate(rows))
+            assert int(coords.min()) >= 0 and int(coords.max()) < MAX_SPAN
+            assert MapCache(coords).grid is not None
 
 
 def test_input_is_left_alone():

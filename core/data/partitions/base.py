@@ -13,14 +13,16 @@ from core.config import Section
 from core.contracts import Grouping, Sensor
 from core.errors import UserError
 
-__all__ = ["PartitionSection", "group"]
+__all__ = ["EXACT", "PartitionSection", "group"]
+
+EXACT = 1 << 22  # cells from the origin; beyond, quotients in float32 are too coarse to be rounded
 
 
 class PartitionSection(Section, ABC):
     """Base of the ``data.partition:`` sections; see :class:`core.contracts.Partition`.
 
     A subclass has a literal field ``name``, ``axes`` and :meth:`index`; the rest has defaults. Coordinates are not
-    negative and below 2^21; ``relative`` ones count from the smallest of the view.
+    negative and below :data:`core.sparse.MAX_SPAN`; ``relative`` ones count from the smallest of the view.
     """
 
     axes: ClassVar[int] = 3
@@ -78,7 +80,7 @@ def group(coords: np.ndarray, inside: np.ndarray | None = None) -> Grouping:
     So ``point`` ascends, and a keyframe's points, which come first, represent their cells before those of sweeps.
 
     Args:
-        coords: i32 [N, D], D = 2 or 3, each 0 to 2^21 - 1.
+        coords: i32 [N, D], D = 2 or 3, each below 2^21.
         inside: bool [N], the point has a cell; None = all have.
 
     Raises:

@@ -8,12 +8,12 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from core.contracts import Sensor
-from core.data.partitions.base import PartitionSection
+from core.data.partitions.base import EXACT, PartitionSection
 from core.errors import UserError
+from core.sparse import MAX_SPAN
 
 __all__ = ["Cylinder"]
 
-_LIMIT = 1 << 21  # cells per axis that fit a key
 Vector = tuple[float, float, float]
 
 
@@ -44,8 +44,8 @@ class Cylinder(PartitionSection):
 
     @model_validator(mode="after")
     def _sensible(self) -> Cylinder:
-        if min(self.bins) < 2 or max(self.bins) >= _LIMIT:
-            raise ValueError(f"bins are 2 to {_LIMIT - 1} per axis")
+        if min(self.bins) < 2 or max(self.bins) > MAX_SPAN:
+            raise ValueError(f"bins are 2 to {MAX_SPAN} per axis")
         if any(low >= high for low, high in zip(self.low, self.high)):
             raise ValueError("each coordinate of low is smaller than that of high")
         if self.cell is not None and min(self.cell) <= 0:
@@ -65,7 +65,7 @@ class Cylinder(PartitionSection):
         """See :meth:`PartitionSection.index`.
 
         Raises:
-            UserError: a grid without bounds would need 2^21 cells or more on an axis.
+            UserError: a grid without bounds would need more than ``MAX_SPAN`` cells on an axis.
         """
         polar = self.coordinates(xyz, sensor)
         if self.cell is not None:
@@ -107,11 +107,12 @@ def _unbounded(polar: np.ndarray, cell: np.ndarray) -> np.ndarray:
         polar: f32 [N, 3] m, degrees, m. cell: [3], of one cell.
     """
     index = np.floor(polar / cell.astype(np.float32))
+    near = np.abs(index) < EXACT  # False for NaN
     if len(index):
         index -= np.array([0, np.floor(-180 / cell[1]), index[:, 2].min()], np.float32)
-    if not (index < _LIMIT).all():  # also NaN
+    if not (near & (index < MAX_SPAN)).all():
         raise UserError(
-            "the points reach too far for cells of this size (at most 2^21 cells per axis)",
+            f"the points reach too far for cells of this size (at most {MAX_SPAN} cells per axis)",
             where="data.partition.cell",
             cure="The scan holds stray points or is damaged; set data.point_range, or larger cells",
         )

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from core.contracts import Sensor
 from core.data.partitions.base import PartitionSection
+from core.sparse import MAX_SPAN
 
 __all__ = ["RangeImage"]
 
@@ -19,8 +20,8 @@ class RangeImage(PartitionSection):
     axes: ClassVar[int] = 2
 
     name: Literal["range_image"] = Field(description="rows of elevation, columns of azimuth")
-    height: int = Field(64, ge=1, lt=1 << 21, description="px, rows")
-    width: int = Field(2048, ge=1, lt=1 << 21, description="px, columns")
+    height: int = Field(64, ge=1, le=MAX_SPAN, description="px, rows")
+    width: int = Field(2048, ge=1, le=MAX_SPAN, description="px, columns")
     elevation: tuple[float, float] | None = Field(
         (-25.0, 3.0),
         description="degrees, of the lower edge and the upper; points beyond go into the border rows; null = as the "

@@ -9,12 +9,11 @@ import numpy as np
 from pydantic import Field
 
 from core.contracts import Grouping, Sensor
-from core.data.partitions.base import PartitionSection
+from core.data.partitions.base import EXACT, PartitionSection
 from core.errors import UserError
+from core.sparse import MAX_SPAN
 
 __all__ = ["Voxels", "voxelize"]
-
-_AXIS_BITS = 21  # three axes fill a 64-bit key
 
 
 class Voxels(PartitionSection):
@@ -51,7 +50,8 @@ def voxelize(points: np.ndarray, voxel_size: float) -> tuple[np.ndarray, np.ndar
         coords i32 [V, 3]; voxel_to_point i64 [V], the first point of each voxel; point_to_voxel i64 [N].
 
     Raises:
-        UserError: a coordinate is not finite, or the scan spans 2^21 voxels or more on an axis.
+        UserError: a coordinate is not finite, or the scan spans about ``MAX_SPAN`` voxels or more on an axis, which is
+            what sparse tensors can index, or lies 2^22 voxels or more from the origin.
     """
     grouping: Grouping = Voxels(size=voxel_size).group(points, Sensor())
     return grouping.coords, grouping.point, grouping.of_point
@@ -63,15 +63,18 @@ def _checked_low(points: np.ndarray, size: float) -> np.ndarray:
         return np.zeros(3)
     low, high = _bounds(np.ascontiguousarray(points, np.float32))
     span = (high - low) / size
-    fits = np.all(span < (1 << _AXIS_BITS) - 2)  # False for NaN too
-    if not fits or max(-low.min(), high.max()) / size >= 2**31 - 1:
-        axis = int(np.argmax(np.where(np.isfinite(span), span, np.inf)))
-        raise UserError(
-            f"the points run from {low[axis]:g} to {high[axis]:g} m along {'xyz'[axis]}, too far for voxels of "
-            f"{size:g} m (at most 2^{_AXIS_BITS} voxels per axis)",
-            cure="The scan holds stray points or is damaged; set data.point_range, or a larger data.voxel_size",
-        )
-    return low
+    far = np.maximum(np.abs(low), np.abs(high)) / size
+    if np.all(span < MAX_SPAN - 2) and np.all(far < EXACT):  # both False for NaN
+        return low
+    limit, lengths = f"at most {MAX_SPAN} voxels per axis", span
+    if np.all(span < MAX_SPAN - 2):
+        limit, lengths = f"at most {EXACT} voxels from the origin", far
+    axis = int(np.argmax(np.where(np.isfinite(lengths), lengths, np.inf)))
+    raise UserError(
+        f"the points run from {low[axis]:g} to {high[axis]:g} m along {'xyz'[axis]}, too far for voxels of "
+        f"{size:g} m ({limit})",
+        cure="The scan holds stray points or is damaged; set data.point_range, or a larger data.voxel_size",
+    )
 
 
 @numba.njit("Tuple((f8[::1], f8[::1]))(f4[:,::1])", cache=True, nogil=True)

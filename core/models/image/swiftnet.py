@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -64,9 +64,12 @@ class ImageConfig(Section):
         "imagenet",
         description='"imagenet" = mean and deviation of ImageNet; "none" = 0..255 (U2MKD\'s released weights)',
     )
-    decoder_channels: int = Field(128, ge=8, description="width of pooling and decoder")
-    spp_grids: tuple[int, ...] = Field(
-        (8, 4, 2), description="rows of the pooled grids; columns follow the image's shape"
+    decoder_channels: int = Field(128, ge=8, le=2048, description="width of pooling and decoder")
+    spp_grids: tuple[Annotated[int, Field(ge=1, le=64)], ...] = Field(
+        (8, 4, 2),
+        min_length=1,
+        max_length=8,
+        description="rows of the pooled grids; columns follow the image's shape",
     )
 
 

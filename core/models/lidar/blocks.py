@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Annotated
 
+from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
 from core.contracts import Batch, Output
@@ -12,6 +14,7 @@ from core.sparse import Conv3d, SparseBatchNorm, SparseReLU, SparseStage, Sparse
 __all__ = [
     "CHANNELS",
     "ConvBlock",
+    "Factor",
     "Fusion",
     "Residual",
     "UpBlock",
@@ -37,6 +40,17 @@ CHANNELS = (
 )  # stem, 4 encoder stages, 4 decoder stages (Choy et al., CVPR 2019)
 
 
+def check_factor(cr: float) -> float:
+    """The factor on all widths, where every layer keeps a channel.
+
+    Raises:
+        ValueError: one would have none.
+    """
+    if int(cr * min(CHANNELS)) < 1:
+        raise ValueError(f"leaves layers without a channel; at least {1 / min(CHANNELS)}")
+    return cr
+
+
 def scaled_channels(cr: float) -> tuple[int, ...]:
     """``int(cr * c)`` for the nine channel counts of the U-Net."""
     return tuple(int(cr * c) for c in CHANNELS)
@@ -45,6 +59,10 @@ def scaled_channels(cr: float) -> tuple[int, ...]:
 def sparse_output(logits: Tensor, stages: Sequence[SparseTensor], encoder: int) -> Output:
     """Output of a network of sparse stages, the first ``encoder`` of them the encoder's."""
     return Output(logits, tuple(SparseStage(stage) for stage in stages), encoder)
+
+
+# ``cr`` of a configuration; widths beyond 8 times the published ones would not fit into memory.
+Factor = Annotated[float, Field(gt=0, le=8), AfterValidator(check_factor)]
 
 
 class ConvBlock(nn.Module):

@@ -10,6 +10,7 @@ from torch import nn
 from core.config import Section
 from core.contracts import Batch, Output
 from core.models.lidar.blocks import (
+    Factor,
     Fusion,
     UpBlock,
     down_stage,
@@ -36,7 +37,7 @@ class MinkUNet(nn.Module):
         """``model:`` section."""
 
         name: Literal["minkunet"] = Field(description="the network")
-        cr: float = Field(1.0, gt=0, le=32, description="factor on every channel count")
+        cr: Factor = Field(1.0, description="factor on every channel count")
         in_channel: int = Field(
             4, ge=1, description="values per point; follows from data.features, so leave it out"
         )

@@ -6,11 +6,12 @@ original U-Net with pre-activation residual blocks and a block on each of its fi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from sptr import WindowIndex, fused_window_attention, spherical, window_index
 from torch import Tensor, nn
 from torch.profiler import record_function
@@ -18,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from core.config import Section
 from core.contracts import Batch, Output
+from core.errors import UserError
 from core.models.lidar.blocks import scaled_channels, sparse_output
 from core.models.lidar.spvcnn import SPVCNN, SPVCNNConfig
 from core.sparse import (
@@ -33,6 +35,7 @@ from core.sparse import (
 __all__ = ["SPVCNNSphereFormer", "SphereFormerBlock", "SphereFormerUNet", "Windows"]
 
 HEAD_DIM = 16
+WIDEST = 2048  # channels
 LEVELS = 24  # bins per window and axis
 LEGACY_SPHERE_QUANT = (
     4 / 3,
@@ -76,9 +79,29 @@ class Windows(Section):
         False, description="recompute the attention blocks in the backward pass to save memory"
     )
 
+    @field_validator("window_size_sphere", "window_size_scale")
+    @classmethod
+    def _positive(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if min(value) <= 0:
+            raise ValueError("sizes of windows and their growth are positive")
+        return value
+
     def block(self, channels: int, stage: int, drop: int) -> SphereFormerBlock:
         """The block of ``stage`` (0 = first); ``drop`` picks its drop-path probability."""
         return SphereFormerBlock(channels, self, stage, self.drop_path_rate * drop / 6)
+
+
+def check_heads(channels: Sequence[int]) -> None:
+    """Refuse widths that are no multiple of a head's.
+
+    Raises:
+        ValueError: one is none.
+    """
+    for width in channels:
+        if width < HEAD_DIM or width % HEAD_DIM:
+            raise ValueError(
+                f"attention needs widths that are multiples of {HEAD_DIM}; they would be {list(channels)}"
+            )
 
 
 class DropPath(nn.Module):
@@ -101,8 +124,7 @@ class Attention(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        if channels % HEAD_DIM:
-            raise ValueError(f"{channels} channels are no multiple of the head width {HEAD_DIM}")
+        check_heads([channels])
         self.heads = channels // HEAD_DIM
         self.cubic = self.heads // 2
         self.qkv = nn.Linear(channels, 3 * channels)
@@ -183,7 +205,21 @@ class SphereFormerBlock(nn.Module):
         self.drop_path = DropPath(drop)
 
     def indices(self, xyz: Tensor, batch: Tensor) -> tuple[WindowIndex, WindowIndex]:
-        """Cubic and radial windows of tokens at ``xyz`` f32 [N, 3] m in scans ``batch`` [N]."""
+        """Cubic and radial windows of tokens at ``xyz`` f32 [N, 3] m in scans ``batch`` [N].
+
+        Raises:
+            UserError: there are more windows than can be counted.
+        """
+        try:
+            return self._indices(xyz, batch)
+        except ValueError as error:  # more windows than can be counted
+            raise UserError(
+                f"the windows are too small for scans that reach {float(xyz.abs().max()):.3g} m ({error})",
+                where="model.window_size, model.window_size_sphere",
+                cure="Use larger windows, or cut stray points off with data.point_range",
+            ) from error
+
+    def _indices(self, xyz: Tensor, batch: Tensor) -> tuple[WindowIndex, WindowIndex]:
         origin = self.windows.window_origin
         cubic = window_index(
             xyz, batch, self.cubic_window, self.cubic_window / LEVELS, levels=LEVELS, origin=origin
@@ -225,6 +261,12 @@ class SPVCNNSphereFormer(SPVCNN):
         """``model:`` section."""
 
         name: Literal["spvcnn_spformer"] = Field(description="the network")
+
+        @field_validator("cr")
+        @classmethod
+        def _whole_heads(cls, value: float) -> float:
+            check_heads(scaled_channels(value)[1:5])
+            return value
 
     def __init__(self, config: Config, num_classes: int) -> None:
         super().__init__(config, num_classes)
@@ -279,9 +321,22 @@ class SphereFormerUNet(nn.Module):
             4, ge=1, description="values per point; follows from data.features, so leave it out"
         )
         layers: tuple[int, ...] = Field(
-            (32, 64, 128, 256, 256), description="channels of the levels"
+            (32, 64, 128, 256, 256),
+            min_length=1,
+            max_length=7,
+            description="channels of the levels, multiples of 16",
         )
-        block_reps: int = Field(2, ge=1, description="residual blocks per level and direction")
+        block_reps: int = Field(
+            2, ge=1, le=16, description="residual blocks per level and direction"
+        )
+
+        @field_validator("layers")
+        @classmethod
+        def _whole_heads(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+            check_heads(value)
+            if max(value) > WIDEST:
+                raise ValueError(f"levels have at most {WIDEST} channels")
+            return value
 
     def __init__(self, config: Config, num_classes: int) -> None:
         super().__init__()

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from core.config import Section
 from core.contracts import Batch, Output
+from core.models.layers import PointBatchNorm
 from core.models.lidar.blocks import (
+    Factor,
     Fusion,
     UpBlock,
     down_stage,
@@ -23,14 +25,14 @@ __all__ = ["SPVCNN", "SPVCNNConfig"]
 
 
 def _point_mlp(cin: int, cout: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(cin, cout), nn.BatchNorm1d(cout), nn.ReLU())
+    return nn.Sequential(nn.Linear(cin, cout), PointBatchNorm(cout), nn.ReLU())
 
 
 class SPVCNNConfig(Section):
     """``model:`` section of SPVCNN and of what builds on it."""
 
     name: str = Field(description="the network")
-    cr: float = Field(1.0, gt=0, le=32, description="factor on every channel count")
+    cr: Factor = Field(1.0, description="factor on every channel count")
     in_channel: int = Field(
         4, ge=1, description="values per point; follows from data.features, so leave it out"
     )

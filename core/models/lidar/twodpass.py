@@ -18,12 +18,15 @@ from torch import Tensor, nn
 from core.config import Section
 from core.contracts import Batch, Output, Stage
 from core.models.layers import PointBatchNorm
-from core.sparse import Conv3d, MapCache, SparseBatchNorm, SparseTensor, gather_sum
+from core.sparse import MAX_SPAN, Conv3d, MapCache, SparseBatchNorm, SparseTensor, gather_sum
 from core.sparse.points import GatherTable
 from core.sparse.tensor import Grid, argsort, floor_to
 
 __all__ = ["PointGrid", "TwoDPass"]
 
+MAX_CELLS = (
+    MAX_SPAN // 2
+)  # on each side of the box's lower corner, so that a batch of any scans can be indexed
 SLOPE = 0.1  # of every leaky rectifier
 HEAD = 128  # hidden width of the classifier
 Vector = tuple[float, float, float]
@@ -212,11 +215,13 @@ class TwoDPass(nn.Module):
         hidden: int = Field(
             64,
             ge=2,
+            le=2048,
             description="width of every layer; published: 64 (SemanticKITTI), 128 and 256 (nuScenes, large)",
         )
         scales: tuple[int, ...] = Field(
             (2, 4, 8, 16),
             min_length=1,
+            max_length=16,
             description="edge of the cells after each block, in units of the finest; published: 2, 4, 8, 16, "
             "large: 16 twice more",
         )
@@ -236,8 +241,8 @@ class TwoDPass(nn.Module):
         @field_validator("scales", "shape")
         @classmethod
         def _positive(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-            if min(value) < 1:
-                raise ValueError("scales and numbers of cells are at least 1")
+            if min(value) < 1 or max(value) > MAX_CELLS:
+                raise ValueError(f"scales and numbers of cells are 1 to {MAX_CELLS}")
             return value
 
         @model_validator(mode="after")
@@ -290,8 +295,12 @@ class TwoDPass(nn.Module):
         return Output(logits, tuple(stages), encoder=len(stages))
 
     def cells(self, points: Tensor, i: int) -> Tensor:
-        """Cell i64 [P, 3] of each point [P, 3] (m) on grid ``i`` of ``(1, *scales)``; negative below ``low``."""
-        return torch.floor(self.counts[i] * (points - self.low) / self.extent).long()
+        """Cell i64 [P, 3] of each point [P, 3] (m) on grid ``i`` of ``(1, *scales)``; negative below ``low``.
+
+        What lies farther away than the grid can index, with a published grid 12 km, falls into its border cells.
+        """
+        cells = torch.floor(self.counts[i] * (points - self.low) / self.extent)
+        return cells.clamp(-MAX_CELLS, MAX_CELLS - 1).long()
 
     def grids(self, batch: Batch) -> list[PointGrid]:
         """The grids of ``(1, *scales)``; equal scales share one."""
