@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -68,7 +69,8 @@ def bare(config: Path, **sections: object) -> Config:
     """A configuration that names the scans, and else what is given."""
     dataset = yaml.safe_load(config.read_text())["dataset"]
     given = Config(source="bare.yaml")
-    given.merge({"dataset": dataset, "eval": {"pictures": 0}, **sections}, "bare.yaml")
+    given.merge({"dataset": dataset, "eval": {"pictures": 0}}, "bare.yaml")
+    given.merge(sections, "bare.yaml")
     return given
 
 
@@ -278,6 +280,52 @@ def test_a_wrong_path_is_answered_with_what_is_there(run) -> None:
     assert f"last.pt (step {step}, {miou:.2f} mIoU)" in str(caught.value)
     with pytest.raises(UserError, match=r"checkpoints has best\.pt"):
         read_network(run / "net.pt", "--checkpoint")
+
+
+# --- scans in other units ------------------------------------------------------------------------------------------
+@pytest.fixture
+def bright(config: Path, tmp_path: Path) -> Path:
+    """The scans with intensities of 8 bits."""
+    folder = tmp_path / "bright"
+    shutil.copytree(config.parent, folder)
+    for path in folder.glob("*.bin"):
+        points = np.fromfile(path, np.float32).reshape(-1, 4) * np.float32([1, 1, 1, 255])
+        points.tofile(path)
+    return folder
+
+
+CURE = "set data.intensity_divisor to 255 (it is 1)"
+
+
+def test_scans_in_another_unit_are_told(config, run, bright, tmp_path, warnings) -> None:
+    there = {"root": str(bright)}
+    for folder, scans in enumerate((f"{bright}", "split:val")):
+        out = tmp_path / str(folder)
+        predict_checkpoint(World(), bare(config, dataset=there), run, scans, out)
+    score(bare(config, dataset=there), run, tmp_path)
+    assert len(warnings) == 3 and all(CURE in text and "(scan 0" in text for text in warnings)
+    right = bare(config, dataset=there, data={"intensity_divisor": 255})
+    score(right, run, tmp_path)
+    assert len(warnings) == 4 and "data.intensity_divisor 1.0 in training" in warnings[3]
+
+
+def test_a_teacher_and_a_beginning_of_other_scans_are_told(
+    config, run, bright, tmp_path, warnings
+) -> None:
+    given = [*SMALL, "--dataset.root", str(bright)]
+    begun = load_config(config, [*given, "--train.init_from", str(run)])
+    context = Context.open(begun, World())
+    build_trainer(context, context.dataset("train"), RunDir(tmp_path / "a"), None)
+    taught = load_config(
+        config, [*given, "--distill.name", "u2mkd", "--teacher_pretrain", str(run)]
+    )
+    context = Context.open(taught, World())
+    train_set = context.dataset("train")
+    teacher = load_teacher(taught, train_set.labels, World().device)
+    build_trainer(context, train_set, RunDir(tmp_path / "b"), teacher)
+    assert [CURE in text for text in warnings] == [True, True]
+    assert "the network to begin with knows other scans" in warnings[0]
+    assert "the teacher knows other scans" in warnings[1]
 
 
 # --- values that are not finite -------------------------------------------------------------------------------------

@@ -169,7 +169,7 @@ def read_hashed(path: str | os.PathLike[str]) -> tuple[dict[str, Any], str]:
         raise UserError(
             f"this checkpoint is damaged: its SHA-256 is not the one in {MANIFEST}",
             where=str(path),
-            cure=_whole_ones(path, expected),
+            cure=_whole_ones(path),
         )
     state = _unpickled(path)
     if expected is None:
@@ -195,12 +195,12 @@ def _expected_hash(path: Path) -> str | None:
     return str(entry["sha256"])
 
 
-def _whole_ones(path: Path, damaged: str | None) -> str:
+def _whole_ones(path: Path) -> str:
     """What to use in place of a damaged checkpoint."""
     whole = []
     for name, entry in CheckpointStore(path.parent).manifest().items():
         file = path.parent / name
-        if entry["sha256"] != damaged and file.is_file() and sha256(file) == entry["sha256"]:
+        if file.is_file() and sha256(file) == entry["sha256"]:
             whole.append(f"{name} (step {entry['step']})")
     if whole:
         return f"Whole and beside it: {', '.join(whole)}; or copy this one again"

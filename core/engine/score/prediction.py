@@ -140,9 +140,9 @@ class PredictionFolder:
         ) in changed:  # before the new stamps: a kill must leave no file under another scan's stamp
             self.path(token).unlink(missing_ok=True)
         if changed:
-            logger.info(
-                "{} scans have changed and are predicted again: {}", len(changed), changed[:3]
-            )
+            verb = "has" if len(changed) == 1 else "have"
+            what = f"{counted(len(changed), 'scan')} {verb} changed"
+            logger.info("{} since the last time and will be predicted again: {}", what, changed[:3])
         now = record | {"scans": {**scans, **stamps}}
         if now != self._known():
             write_json(self._record, now)

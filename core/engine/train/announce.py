@@ -74,7 +74,7 @@ def summarise(
     logger.info("weights   {} ({:.0f} MB)", best, best.stat().st_size / 1e6)
     if result is not None:
         options = f"--checkpoint {run} --out PREDICTIONS --preview"
-        logger.info("next      python evaluate.py predict {}/config.yaml SCANS {}", run, options)
+        logger.info("next      python evaluate.py predict SCANS {}", options)
 
 
 def _classes(result: EvaluationResult) -> str:
