@@ -159,10 +159,10 @@ def test_what_differs(model: dict, given: dict, changes: dict) -> None:
 
 def test_values_keep_the_file_they_come_from() -> None:
     given = Config(source="mine.yaml")
-    given.merge({"model": {"cr": 0.25}}, "mine.yaml")
+    given.merge({"model": {"cr": 1.0}}, "mine.yaml")
     tree = {"model": SPFORMER, "data": {"voxel_size": 0.1, "mix": 1.0}}
     config = adopt(given, trained(tree)).config
-    assert config.tree["model"] == SPFORMER | {"cr": 0.25} and "mix" not in config.tree["data"]
+    assert config.tree["model"] == SPFORMER | {"cr": 1.0} and "mix" not in config.tree["data"]
     assert config.origin("model.cr") == "mine.yaml"
     assert config.origin("model.legacy_quant") == "configuration in net.pt"
 
