@@ -122,11 +122,7 @@ def provide_caches() -> None:
     Containers run under numbers without a home, on checkouts that may not be written to. numba refuses to start there;
     it, torch, timm and matplotlib ask these variables. Must be called before they are imported.
     """
-    try:
-        cache = user_cache()
-    except RuntimeError:  # no HOME, and no account to look it up in
-        cache = Path("/nonexistent")
-    if cache.is_absolute() and _can_write(cache):
+    if _has_cache():
         return
     folder = _temporary_cache()
     os.environ["XDG_CACHE_HOME"] = str(folder)
@@ -135,11 +131,14 @@ def provide_caches() -> None:
     os.environ.setdefault("MPLCONFIGDIR", str(folder / "matplotlib"))
 
 
-def _can_write(folder: Path) -> bool:
-    """Whether a folder can be written to, or made."""
-    while not folder.exists():
-        folder = folder.parent
-    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
+def _has_cache() -> bool:
+    """Whether the user's cache folder can be written to; it is made."""
+    try:
+        folder = user_cache()
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # RuntimeError: no HOME, and no account to look it up in
+        return False
+    return folder.is_absolute() and os.access(folder, os.W_OK | os.X_OK)
 
 
 def _temporary_cache() -> Path:

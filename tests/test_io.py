@@ -152,3 +152,9 @@ def test_json_that_cannot_be_written_leaves_the_old(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         write_json(tmp_path / "a.json", {"bad": object()})
     assert read_json(tmp_path / "a.json") == 1 and names(tmp_path) == ["a.json"]
+
+
+def test_a_name_that_is_no_text_keeps_its_bytes(tmp_path: Path) -> None:
+    name = os.fsdecode(b"w\xe4gen")
+    io.write_text(tmp_path / "list.txt", name)
+    assert (tmp_path / "list.txt").read_bytes() == b"w\xe4gen"

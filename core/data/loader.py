@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from core.contracts import Batch, Pair
 from core.data.sampler import EpochSampler, SampleKey
 from core.data.samples import Samples
+from core.machine import usable_cores
 from core.processes import WorkerPool
 
-__all__ = ["BatchLoader", "build_loader"]
+__all__ = ["BatchLoader", "build_loader", "useful_workers"]
+
+_PER_CORE = 2  # workers that wait for a disk leave a core to another one
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,11 @@ class BatchLoader:
             self._pool.close()
 
 
+def useful_workers(asked: int, scans: int) -> int:
+    """Count the worker processes that can have something to do: of ``asked``, so many scans and the cores there are."""
+    return min(asked, scans, _PER_CORE * usable_cores())
+
+
 def build_loader(
     samples: Samples,
     *,
@@ -94,7 +102,7 @@ def build_loader(
     Args:
         samples: what batches are made of.
         batch_size: scans per process and step.
-        workers: loading processes; 0 loads in this one.
+        workers: loading processes, fewer where not all are useful; 0 loads in this one.
         seed: of the run: the order of the scans.
         shuffle: None = as ``training``.
     """
@@ -109,4 +117,4 @@ def build_loader(
         drop_last=drop_last,
         parts=samples.parts,
     )
-    return BatchLoader(samples, sampler, workers, pin_memory)
+    return BatchLoader(samples, sampler, useful_workers(workers, len(samples)), pin_memory)

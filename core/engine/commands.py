@@ -189,6 +189,7 @@ def read_evaluation(
     """Parse the command line; what no job knows are configuration overrides."""
     given, overrides = _without_overrides(parser, _translated(parser, list(argv)))
     args = parser.parse_args(given)
+    cli.answer_habits(overrides)
     elsewhere = _options_elsewhere(parser, args.command)
     for word in overrides:
         option = word.partition("=")[0]

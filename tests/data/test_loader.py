@@ -12,6 +12,7 @@ from data_fakes import FakeDataset
 from core.contracts import Batch
 from core.data import BatchLoader, PairedSamples, ScanSamples, build_loader
 from core.data.config import AugmentConfig, DataConfig
+from core.data.loader import useful_workers
 from core.data.sampler import SampleKey
 from core.errors import UserError
 
@@ -219,3 +220,14 @@ def test_pairs_report_a_damaged_scan_once():
     assert student.tokens == teacher.tokens == ("scan0", "scan2", "scan2")
     assert student.padded == teacher.padded == (False, True, False)
     assert (len(student.skipped), len(teacher.skipped)) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("asked", "scans", "cores", "useful"),
+    [(0, 9, 2, 0), (64, 3, 2, 3), (64, 999, 2, 4), (2, 9, 1, 2)],
+)
+def test_workers_that_have_nothing_to_do_are_not_started(
+    monkeypatch, asked: int, scans: int, cores: int, useful: int
+) -> None:
+    monkeypatch.setattr("core.data.loader.usable_cores", lambda: cores)
+    assert useful_workers(asked, scans) == useful

@@ -176,6 +176,82 @@ def test_training_goes_on_after_damage(store: CheckpointStore) -> None:
     assert store.newest()[1]["global_step"] == 20
 
 
+# --- lost files -----------------------------------------------------------------------------------------------------
+def whole(step: int) -> dict:
+    """A state as trainings save it, without which nothing is adopted."""
+    return state(step) | {"epoch_num": 1}
+
+
+def lose(path: Path) -> None:
+    path.unlink()
+
+
+def spoil(path: Path) -> None:
+    path.write_text('{"step-1.pt": 3}')
+
+
+@pytest.mark.parametrize("damage", [lose, spoil])
+def test_a_lost_manifest_is_written_anew_from_what_can_be_read(
+    store: CheckpointStore, warnings: list[str], damage
+) -> None:
+    store.save(whole(1), best=["best.pt"])
+    store.save(whole(2))
+    before = store.manifest()
+    damage(store.manifest_path)
+    assert store.started() and store.newest()[1]["global_step"] == 2
+    store.tidy()
+    assert store.manifest() == before
+    assert any("written anew" in line for line in warnings)
+
+
+def test_without_manifest_a_damaged_checkpoint_is_passed_over(store: CheckpointStore) -> None:
+    store.save(whole(1))
+    path = store.save(whole(2))
+    (store.folder / "last.pt").unlink()
+    truncate(path)
+    store.manifest_path.unlink()
+    assert store.newest()[1]["global_step"] == 1
+    store.tidy()
+    assert list(store.manifest()) == ["step-00000001.pt"]
+
+
+def test_a_lost_manifest_and_nothing_to_read_is_no_new_run(store: CheckpointStore) -> None:
+    truncate(store.save(whole(1)))
+    store.manifest_path.unlink()
+    with pytest.raises(UserError, match="damaged or missing"):
+        store.newest()
+    with pytest.raises(UserError, match="none of the 2 checkpoints can be read"):
+        store.tidy()
+
+
+def test_lost_links_come_back_and_old_states_go(store: CheckpointStore) -> None:
+    path = store.save(whole(5), best=["best.pt"])
+    (store.folder / "best.pt").unlink()
+    for name in ("step-00000003.pt", "step-00000009.pt"):
+        (store.folder / name).write_bytes(path.read_bytes())
+    store.tidy()
+    assert (store.folder / "best.pt").samefile(path)
+    names = sorted(path.name for path in store.folder.glob("step-*"))
+    assert names == ["step-00000005.pt", "step-00000009.pt"], "newer ones are nobody's to remove"
+
+
+def test_a_state_file_that_is_gone_is_made_from_its_twin(store: CheckpointStore) -> None:
+    store.save(whole(4)).unlink()
+    assert store.newest()[0].name == "last.pt" and store.newest()[1]["global_step"] == 4
+    store.tidy()
+    assert (store.folder / "step-00000004.pt").is_file()
+
+
+def test_names_of_a_manifest_lead_nowhere_else(store: CheckpointStore, tmp_path: Path) -> None:
+    store.save(whole(4))
+    entry = store.manifest()["last.pt"]
+    victim = tmp_path / "victim.pt"
+    io.write_json(store.manifest_path, {"../victim.pt": entry, "step-/../../victim.pt": entry})
+    victim.write_bytes(b"mine")
+    store.tidy()
+    assert victim.read_bytes() == b"mine"
+
+
 # --- kills ----------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("call", [1, 2, 3, 4])  # step file, last.pt, best, manifest

@@ -8,6 +8,8 @@ import pytest
 
 from core.data.corruptions import PROFILES
 from core.engine.commands import evaluation_parser, read_evaluation
+from core.engine.run.cli import answer_habits, config_parser, read_arguments
+from core.errors import UserError
 from core.names import CORRUPTION_PROFILES
 
 CONFIG = "configs/synthetic/minkunet_demo.yaml"
@@ -120,3 +122,21 @@ def test_nothing_asked_for_is_left_out_in_silence(
 
 def test_offered_profiles_are_those_there_are() -> None:
     assert tuple(PROFILES) == CORRUPTION_PROFILES
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("--resume", "no flag is needed: the same command"),
+        ("--device=cuda", "CUDA_VISIBLE_DEVICES"),
+        ("--train.device", "CUDA_VISIBLE_DEVICES"),
+    ],
+)
+def test_options_of_other_tools_are_answered(option: str, words: str) -> None:
+    parser = config_parser("")
+    with pytest.raises(UserError, match=words):
+        read_arguments(parser, ["none.yaml", option, "cuda"])
+
+
+def test_an_option_s_value_is_no_habit() -> None:
+    answer_habits(["--train.title", "resume", "model.cr=0.5"])

@@ -166,6 +166,37 @@ def test_git_state_without_git(monkeypatch: pytest.MonkeyPatch) -> None:
     assert git_state() == {}
 
 
+# --- lost files -----------------------------------------------------------------------------------------------------
+def test_without_config_yaml_the_checkpoint_s_is_compared(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    run.open(config(), World())
+    run.checkpoints.save({"global_step": 1, "model": {}, "identity": {"config": TREE}})
+    (run.path / "config.yaml").unlink()
+    with pytest.raises(UserError, match=r"model\.cr was 0\.5 and is 1\.0"):
+        run.open(config(model__cr=1.0), World())
+    run.open(config(), World())
+    assert yaml.safe_load((run.path / "config.yaml").read_text()) == TREE
+
+
+def test_without_any_configuration_it_is_not_gone_on_with(started: RunDir) -> None:
+    (started.path / "config.yaml").unlink()
+    with pytest.raises(UserError, match="not the configuration of a run"):
+        started.open(config(), World())
+
+
+def test_a_run_without_manifest_is_still_a_run(started: RunDir) -> None:
+    started.checkpoints.manifest_path.unlink()
+    with pytest.raises(UserError, match="another configuration"):
+        started.open(config(model__cr=1.0), World())
+    started.open(config(), World())
+    assert "last.pt" in started.checkpoints.manifest()
+
+
+def test_more_epochs_are_told_how(started: RunDir) -> None:
+    with pytest.raises(UserError, match=r"--train\.init_from"):
+        started.open(config(num_epochs=9), World())
+
+
 # --- scalars --------------------------------------------------------------------------------------------------------
 def write_lines(run: RunDir, steps: list[int], tail: str = "") -> None:
     run.path.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
-import io
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -19,12 +19,26 @@ __all__ = [
     "OVERRIDES",
     "add_config_options",
     "add_profile_option",
+    "answer_habits",
     "config_parser",
     "read_arguments",
     "run_command",
     "run_distributed",
 ]
 
+_GOES_ON = (
+    "no flag is needed: the same command in the same --run-dir goes on where it stopped",
+    "Leave it out; for other settings from these weights, --train.init_from RUN in another --run-dir",
+)
+_DEVICE = (
+    "there is no such key: a GPU is used when torch sees one, and CUDA_VISIBLE_DEVICES chooses",
+    "Leave it out; `make doctor` says what torch sees here",
+)
+# what people are used to from other tools, and what is the case here
+_HABITS = {
+    **dict.fromkeys(("resume", "auto-resume", "resume-from", "resume_from"), _GOES_ON),
+    **dict.fromkeys(("device", "gpu", "gpus", "gpu-ids", "cuda"), _DEVICE),
+}
 _INTERRUPTED = "interrupted; what was saved stays, start the same command again to go on"
 _EXIT_CTRL_C = 130
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -78,13 +92,27 @@ def read_arguments(
 ) -> tuple[argparse.Namespace, Config]:
     """Parse the command line; what the parser does not know are configuration overrides."""
     args, overrides = parser.parse_known_args(argv)
+    answer_habits(overrides)
     return args, load_config(args.config, overrides)
+
+
+def answer_habits(options: Sequence[str]) -> None:
+    """Answer options that other tools have and this one does not need.
+
+    Raises:
+        UserError: one of ``options``, which are no options of the command, is such a one.
+    """
+    for option in options:
+        name = option.removeprefix("--").partition("=")[0].rpartition(".")[2]
+        if option.startswith("--") and name in _HABITS:
+            what, cure = _HABITS[name]
+            raise UserError(what, where=f"command line, {option}", cure=cure)
 
 
 def run_command(main: Callable[[], None]) -> None:
     """Run ``main`` and leave the process: 0, or one paragraph on stderr and the error's exit code."""
+    _insist_on_utf8()
     STOP.install()
-    _print_any_name()
     try:
         main()
         sys.stdout.flush()
@@ -108,11 +136,12 @@ def _for_a_person(error: Exception) -> UserError | None:
     return None
 
 
-def _print_any_name() -> None:
-    """Let what a terminal's encoding lacks, such as the name of a file, be printed with a backslash."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+def _insist_on_utf8() -> None:
+    """Start anew in UTF-8 mode where the locale is another: names of files could be neither kept nor printed."""
+    if sys.getfilesystemencoding() == "utf-8" or os.environ.get("PYTHONUTF8") == "1":
+        return
+    os.environ["PYTHONUTF8"] = "1"
+    os.execv(sys.executable, sys.orig_argv)
 
 
 def run_distributed(job: Callable[..., object], *args: object) -> None:

@@ -18,6 +18,7 @@ from torch import nn
 
 from core.config import Config
 from core.data import DataConfig, Samples, ScanSamples, build_loader
+from core.data.loader import useful_workers
 from core.datasets import build_dataset
 from core.datasets.base import ScanDataset
 from core.datasets.official import check_complete
@@ -25,6 +26,8 @@ from core.distill import Method
 from core.engine.run.distributed import World, rank_zero_first
 from core.engine.run.experiment import Experiment
 from core.engine.run.memory import keep_freed_memory
+from core.errors import counted
+from core.machine import usable_cores
 from core.models import build_model
 
 if TYPE_CHECKING:
@@ -93,6 +96,8 @@ class Context:
     def loader_of(self, samples: Samples, training: bool, batch_size: int | None = None) -> Any:
         """Batches of these samples, of this rank; as large as the configuration says if not told otherwise."""
         e = self.experiment
+        if training and self.world.rank == 0:
+            _tell_useful(e.workers_per_gpu, len(samples))
         return build_loader(
             samples,
             batch_size=batch_size or (e.batch_size if training else e.eval.batch_size),
@@ -129,6 +134,18 @@ class Context:
     def autocast(self) -> Any:
         """The mixed-precision context."""
         return autocast(self.experiment, self.world.device)
+
+
+def _tell_useful(asked: int, scans: int) -> None:
+    useful = useful_workers(asked, scans)
+    if useful < asked:
+        logger.info(
+            "workers_per_gpu {} -> {}: the split has {} and this machine {}",
+            asked,
+            useful,
+            counted(scans, "scan"),
+            counted(usable_cores(), "core"),
+        )
 
 
 def configure_logging(world: World) -> None:

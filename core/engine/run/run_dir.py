@@ -166,10 +166,13 @@ class RunDir:
         ]
         if differing:
             more = f" and {len(differing) - 4} more" if len(differing) > 4 else ""
+            cure = "Choose another --run-dir, or delete this one to start over"
+            if old.get("num_epochs") != new.get("num_epochs"):
+                cure += f"; for more epochs go on from these weights: --train.init_from {self.path}"
             raise UserError(
                 f"this run folder was started with another configuration: {'; '.join(differing[:4])}{more}",
                 where=str(self.path),
-                cure="Choose another --run-dir, or delete this one to start over",
+                cure=cure,
             )
 
     def _trained_with(self) -> Any:
