@@ -230,7 +230,10 @@ class Trials:
         if not right:
             said = "\n".join(job.text(rank)[-1500:] for rank in range(job.ranks))
             self.wrong.append(f"{what}: codes {codes}\n{said}")
-        return f"codes {' and '.join(map(str, codes))}{'' if right else '  WRONG'}"
+        end = f"codes {' and '.join(map(str, codes))}{'' if right else '  WRONG'}"
+        sys.stdout.write(f"{self.count:4}  {what}: {end}\n")
+        sys.stdout.flush()
+        return end
 
 
 def _send(process: psutil.Process, number: signal.Signals) -> None:

@@ -34,7 +34,9 @@ TREE = Path(__file__).resolve().parents[1]
 
 # (job, artefact) patterns -> the fault that was mended there. Everything else has to be equal.
 NO_BIAS = "the pixels' classifier has no bias, as published; in evaluation it reads the image's own pixels"
-AREAS = "2DPASS reads the pixel on whose area a point falls, mirrored, resized and at the border too"
+AREAS = (
+    "2DPASS reads the pixel on whose area a point falls, mirrored, resized and at the border too"
+)
 EXPECTED = {
     ("labelled-sweeps", "*"): "labels of neighbouring sweeps reach the loss",
     ("pandaset-spvcnn_spformer", "*"): "radial windows and range bins begin at PandaSet's scanner",

@@ -15,8 +15,8 @@ import torch
 from folder_world import write_world
 
 from core.config import load_config
-from core.engine.run.checkpoint import CheckpointStore
 from core.engine.run.distributed import World
+from core.engine.run.store import CheckpointStore
 from core.engine.score.jobs import evaluate_checkpoint
 from core.engine.train.jobs import train_teacher
 from core.errors import UserError

@@ -15,11 +15,10 @@ from torch import nn
 
 from core import io
 from core.decode import read_json
-from core.engine.run import checkpoint
+from core.engine.run import store as module
 from core.engine.run.checkpoint import (
     BEST,
     OLD_BEST,
-    CheckpointStore,
     find_checkpoint,
     load_weights,
     random_state,
@@ -27,6 +26,7 @@ from core.engine.run.checkpoint import (
     restore_random_state,
 )
 from core.engine.run.run_dir import RunDir
+from core.engine.run.store import CheckpointStore
 from core.errors import UserError
 from core.io import sha256
 
@@ -116,7 +116,7 @@ def test_file_system_without_hard_links(
     def refuse(*_: object) -> None:
         raise OSError("no links here")
 
-    monkeypatch.setattr(checkpoint.os, "link", refuse)
+    monkeypatch.setattr(module.os, "link", refuse)
     path = store.save(state(1))
     assert not (store.folder / "last.pt").samefile(path)
     assert sha256(store.folder / "last.pt") == sha256(path)
@@ -289,7 +289,7 @@ def test_kill_before_old_states_are_removed(store, monkeypatch: pytest.MonkeyPat
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "write_json", die)
+        patch.setattr(module, "write_json", die)
         with pytest.raises(Killed):
             store.save(state(3))
     assert store.newest()[1]["global_step"] == 2

@@ -16,7 +16,7 @@ import torch
 from folder_world import write_world
 
 from core.config import load_config
-from core.engine.run import relay
+from core.engine.run import distributed, relay
 from core.engine.run.cli import run_command, run_distributed
 from core.engine.run.distributed import World, barrier
 from core.engine.run.stopping import STOP, StopSignals
@@ -92,6 +92,23 @@ def test_a_signal_ends_all_ranks_with_75(tmp_path: Path, whom: set[int]) -> None
     assert codes == [75, 75]
     text = "stopped by SIGUSR1 while building an index; what was saved stays"
     assert text in said[0] and said[1] == "", "rank 0 speaks for all"
+
+
+def test_a_signal_before_the_ranks_have_met(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rank 0 would wait half an hour for a rank that left without a word."""
+
+    def start() -> tuple[World, torch.distributed.Store | None]:
+        if os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.5)
+        return met()
+
+    met = distributed.start
+    monkeypatch.setattr(distributed, "start", start)
+    codes, said = ends(lambda _: time.sleep(30), tmp_path)
+    assert codes == [75, 75] and "stopped by SIGTERM" in said[0]
 
 
 def test_a_signal_when_nothing_is_left_to_do(tmp_path: Path) -> None:

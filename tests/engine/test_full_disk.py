@@ -15,9 +15,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from core.engine.run.checkpoint import write_torch
 from core.engine.run.cli import run_command
 from core.engine.run.run_dir import RunDir, _LogFile
+from core.engine.run.store import write_torch
 from core.engine.train.callbacks import JSONLines, TensorBoard
 from core.errors import UserError
 from core.io import write_bytes

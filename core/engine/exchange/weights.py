@@ -18,9 +18,10 @@ from core.datasets import dataset_class
 from core.engine.exchange.foreign import Weights
 from core.engine.exchange.published import check_training_part, read_published
 from core.engine.run.adopted import changes_between
-from core.engine.run.checkpoint import load_weights, write_torch
+from core.engine.run.checkpoint import load_weights
 from core.engine.run.experiment import Experiment
 from core.engine.run.exported import METADATA, read_exported, tensors_hash
+from core.engine.run.store import write_torch
 from core.engine.run.trained import read_network
 from core.errors import UserError
 from core.io import sha256, write_bytes

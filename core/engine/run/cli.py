@@ -158,8 +158,8 @@ def run_distributed(job: Callable[..., object], *args: object) -> None:
         STOP.settle()
         return
     relay = Relay(world, store)
-    STOP.leave = relay.stop
     STOP.doing = "at work"
+    STOP.met(relay.stop)
     try:
         job(world, *args)
         STOP.settle()

@@ -48,8 +48,9 @@ class Relay:
         if store is None:
             self.store = None
             return
-        self.store = store.clone()  # of the main thread alone; each thread has its own
-        self._watched = store.clone()
+        # a connection of each thread; the method is documented, and torch's stubs lack it
+        self.store = store.clone()  # type: ignore[attr-defined]
+        self._watched = store.clone()  # type: ignore[attr-defined]
         self.store.set(_name(world.rank), f"{os.getpid()} {_namespace()} {socket.gethostname()}")
         self._names: dict[int, tuple[int, int, str]] = {}
         threading.Thread(target=self._watch, daemon=True).start()

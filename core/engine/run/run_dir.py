@@ -15,8 +15,9 @@ from loguru import logger
 
 from core.config import Config, read_yaml
 from core.decode import read_json_lines
-from core.engine.run.checkpoint import CheckpointStore, find_checkpoint
+from core.engine.run.checkpoint import find_checkpoint
 from core.engine.run.distributed import World
+from core.engine.run.store import CheckpointStore
 from core.errors import UserError
 from core.io import appending, cannot_write, write_json, write_text
 from core.machine import processor_name

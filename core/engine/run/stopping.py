@@ -21,6 +21,8 @@ from core.io import remove_unfinished
 __all__ = ["STOP", "StopSignals", "Stopped", "leave"]
 
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+_SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")  # set by launchers
+_MEETING = 60.0  # s that a process waits for the others, to tell them, before it leaves alone
 
 
 class Stopped(SystemExit):
@@ -60,6 +62,7 @@ class StopSignals:
         self._held = False
         self._settled = False
         self._leaving = threading.Lock()
+        self._met = threading.Event()
 
     def install(self) -> None:
         """Listen from now on; in the main thread. Processes that this one forks do not."""
@@ -70,6 +73,11 @@ class StopSignals:
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         os.register_at_fork(after_in_child=_forget)
         threading.Thread(target=self._watch, args=(reader,), daemon=True).start()
+
+    def met(self, leave: Callable[[str], None]) -> None:
+        """The processes have met: from now on ``leave`` tells the others. One that left before would be waited for."""
+        self.leave = leave
+        self._met.set()
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -94,6 +102,8 @@ class StopSignals:
             for number in os.read(reader, 64):
                 if number in _SIGNALS:
                     self._note(number, None)
+            if self.asked and not self._met.is_set() and _has_peers():
+                self._met.wait(_MEETING)
             if self.asked and not self._held:
                 self._leave_now()
 
@@ -103,6 +113,10 @@ class StopSignals:
                 f"stopped by {self.asked} while {self.doing}; what was saved stays, start the same command again to "
                 "go on"
             )
+
+
+def _has_peers() -> bool:
+    return any(os.environ.get(name, "1") not in ("", "0", "1") for name in _SIZES)
 
 
 def _forget() -> None:

@@ -104,6 +104,7 @@ def train(world: World, config: Config, run_path: Path, *, profile: int | None =
         UserError: anything the configuration gets wrong, a missing or unfit teacher, …
     """
     started = time.perf_counter()
+    STOP.doing = "preparing the training"
     context = Context.open(config, world)
     kind = method_class(config)
     settings = config.parse(kind.Config, "distill")
