@@ -44,6 +44,9 @@ test: setup ## all CPU tests
 sanitize: setup ## the kernels' tests under address and undefined-behaviour sanitizers
 	@OMP_NUM_THREADS=2 $(BIN)/python tests/sanitize.py $(PYTEST)
 
+fuzz: setup ## damage every kind of file that is read, some thousand times; each must be refused or read right
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz
+
 lint: setup ## style, layers and cycles, types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	@$(BIN)/lint-imports --no-cache --no-logo

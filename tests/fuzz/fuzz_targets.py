@@ -1,0 +1,8 @@
+"""All targets; a new reader adds a line to one of these files."""
+
+from __future__ import annotations
+
+import fuzz_data
+import fuzz_runs
+
+TARGETS = (*fuzz_data.TARGETS, *fuzz_runs.TARGETS)
