@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -92,22 +93,54 @@ use_pandaset = partial(
 
 
 # --- folders of scans -------------------------------------------------------------------------------------------------
-def folder_of(save: object, folder: Path) -> None:
+def folder_of(save: Callable[[Path, np.ndarray], None], folder: Path) -> None:
     points = np.random.default_rng(0).uniform(2, 9, (50, 4)).astype(np.float32)
-    save(folder / "a", points)  # type: ignore[operator]
     (folder / "a.label").write_bytes(np.full(50, 40, "<u4").tobytes())
+    save(folder / "a", points)
 
 
 def save_npy(path: Path, points: np.ndarray) -> None:
     np.save(path.with_suffix(".npy"), points)
 
 
+def save_npz(path: Path, points: np.ndarray) -> None:
+    np.savez_compressed(path.with_suffix(".npz"), points=points)
+
+
+def save_pcd(path: Path, points: np.ndarray) -> None:
+    """The same scan in each encoding."""
+    import pypcd4
+
+    cloud = pypcd4.PointCloud.from_xyzi_points(points)
+    for encoding in pypcd4.Encoding:
+        cloud.save(path.with_name(f"{encoding.value}.pcd"), encoding)
+        (path.parent / f"{encoding.value}.label").write_bytes(np.full(50, 40, "<u4").tobytes())
+
+
+def save_las(path: Path, points: np.ndarray) -> None:
+    import laspy
+
+    cloud = laspy.create(point_format=0, file_version="1.2")
+    cloud.header.scales = np.full(3, 0.001)
+    cloud.x, cloud.y, cloud.z = points[:, 0], points[:, 1], points[:, 2]
+    cloud.intensity = (points[:, 3] * 100).astype(np.uint16)
+    cloud.write(path.with_suffix(".las"))
+    cloud.write(path.with_name("b.laz"))
+    shutil.copy(path.with_suffix(".label"), path.with_name("b.label"))
+
+
 def use_folder(pattern: str, root: Path) -> object:
+    count = len(list(root.glob(pattern)))
     keys = {"scans": pattern, "label_files": "{stem}.label", "labels": "semantickitti"}
-    return loaded(root, name="folder", split={"train": [0, 0]}, label_dtype="uint32", **keys)
+    return loaded(
+        root, name="folder", split={"train": [0, count - 1]}, label_dtype="uint32", **keys
+    )
 
 
 npy = partial(folder_of, save_npy)
+npz = partial(folder_of, save_npz)
+pcd = partial(folder_of, save_pcd)
+las = partial(folder_of, save_las)
 
 
 # --- images -----------------------------------------------------------------------------------------------------------
@@ -236,5 +269,9 @@ TARGETS = (
     Target("calibration", SETTINGS, calibration, "*.yaml", use_calibration, YAML),
     Target("config", SETTINGS, configuration, SHIPPED, use_configuration, YAML),
     Target("npy", OTHER, npy, "*.npy", partial(use_folder, "*.npy"), NPY),
+    Target("npz", OTHER, npz, "*.npz", partial(use_folder, "*.npz"), ZIPPED),
+    Target("pcd", OTHER, pcd, "*.pcd", partial(use_folder, "*.pcd"), LINES),
+    Target("las", OTHER, las, "*.las", partial(use_folder, "*.las")),
+    Target("laz", OTHER, las, "*.laz", partial(use_folder, "*.laz")),
     Target("npy.labels", OTHER, npy, "*.label", partial(use_folder, "*.npy")),
 )
