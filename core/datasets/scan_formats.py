@@ -193,12 +193,15 @@ def _read_las(path: Path, fields: int) -> Table:
     if suffix_of(path) == ".laz":
         _package("lazrs", "las", path)
     with decoding(path, "scan"):
+        _check_records(path)
         try:
             with laspy.open(path) as stream:
                 header = stream.header
                 wanted = header.point_count * header.point_format.size
                 if wanted > _UNPACKED:
                     raise ValueError(f"its header asks for {wanted} bytes")
+                if header.are_points_compressed:
+                    _check_chunks(path, header.offset_to_point_data, header.point_count)
                 cloud = stream.read()
         except (laspy.errors.LaspyException, RuntimeError) as error:
             raise ValueError(str(error)) from error
@@ -210,6 +213,52 @@ def _read_las(path: Path, fields: int) -> Table:
             if column.ndim == 1 and name not in ("X", "Y", "Z"):
                 table[name] = column
         return table
+
+
+def _check_records(path: Path) -> None:
+    """Compare a .las file's number of variable-length records with its size; laspy reads as many as the header says.
+
+    Raises:
+        ValueError: they do not fit.
+    """
+    with open(path, "rb") as stream:
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(0)
+        header = stream.read(375)
+    length = int.from_bytes(header[94:96], "little")
+    points = int.from_bytes(header[96:100], "little")
+    records = int.from_bytes(header[100:104], "little")
+    if not length <= points <= size or records * 54 > points - length:
+        raise ValueError(f"its header says {records} records before byte {points} of {size}")
+    if length >= 375:  # version 1.4 may have more behind the points
+        start = int.from_bytes(header[235:243], "little")
+        records = int.from_bytes(header[243:247], "little")
+        if records and start + records * 60 > size:
+            raise ValueError(f"its header says {records} records from byte {start} of {size}")
+
+
+def _check_chunks(path: Path, start: int, points: int) -> None:
+    """Look at the table of a .laz file's chunks, which the decoder believes: it may ask for any memory and time.
+
+    Args:
+        start: of the packed points, bytes; first stands where the table is, -1 = the last eight bytes say it.
+
+    Raises:
+        ValueError: the table is not between the points and the end of the file, or counts more chunks than points.
+    """
+    with open(path, "rb") as stream:
+        size = stream.seek(0, os.SEEK_END)
+        place = -1
+        for where in (start, size - 8):
+            if place == -1 and 0 <= where <= size - 8:
+                stream.seek(where)
+                place = int.from_bytes(stream.read(8), "little", signed=True)
+        if not start + 8 <= place <= size - 8:
+            raise ValueError(f"its table of chunks would lie at byte {place} of {size}")
+        stream.seek(place + 4)  # behind the version
+        chunks = int.from_bytes(stream.read(4), "little")
+    if chunks > max(points, 1):
+        raise ValueError(f"its table counts {chunks} chunks of {points} points")
 
 
 def _package(name: str, extra: str, path: Path) -> types.ModuleType:

@@ -430,3 +430,30 @@ def test_the_extras_pinned_here_are_those_of_the_project():
     text = (Path(__file__).parents[2] / "pyproject.toml").read_text()
     for package in scan_formats.PACKAGES.values():
         assert f'"{package}"' in text
+
+
+@pytest.mark.parametrize(
+    ("kind", "place", "match"),
+    [
+        ("las", 100, "records before byte"),
+        ("laz", 100, "records before byte"),
+        ("laz", 243, "records from byte"),
+        ("laz", "table", "table of chunks would lie"),
+        ("laz", "chunks", "chunks of 50 points"),
+    ],
+)
+def test_counts_that_the_libraries_would_believe(
+    tmp_path: Path, kind: str, place: int | str, match: str
+) -> None:
+    """A hang of minutes, or an aborted process where memory is limited."""
+    path = write(tmp_path / "a", kind)
+    content = bytearray(path.read_bytes())
+    start = int.from_bytes(content[96:100], "little")
+    if place == "table":
+        place = start
+    if place == "chunks":
+        place = int.from_bytes(content[start : start + 8], "little") + 4
+    content[place : place + 4] = (0x5FFFFFFF).to_bytes(4, "little")
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=match):
+        read_table(path, 4)
