@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import re
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from core.config import Config, load_config
@@ -24,6 +27,7 @@ __all__ = [
     "read_arguments",
     "run_command",
     "run_distributed",
+    "with_config",
 ]
 
 _GOES_ON = (
@@ -42,6 +46,7 @@ _HABITS = {
 _INTERRUPTED = "interrupted; what was saved stays, start the same command again to go on"
 _EXIT_CTRL_C = 130
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+_PLACEHOLDER = re.compile(r"(?<= )CONFIG\b")
 OVERRIDES = (
     "Any key of the configuration can be overridden: --model.cr 0.5, or model.cr=0.5.\n"
     "'python -m core.config' lists the keys with their units and defaults."
@@ -127,12 +132,12 @@ def run_command(main: Callable[[], None]) -> None:
         raise SystemExit(_EXIT_CTRL_C) from None
 
 
-def _for_a_person(error: Exception) -> UserError | None:
+def _for_a_person(error: Exception) -> str | None:
     """What a person can mend; None = a defect. A full disk is met by streams, too, that nothing else watches."""
     if isinstance(error, UserError):
-        return error
+        return with_config(str(error), sys.argv[1:])
     if isinstance(error, OSError) and error.errno in _NO_ROOM:
-        return cannot_write(Path(error.filename or "standard output"), error)
+        return str(cannot_write(Path(error.filename or "standard output"), error))
     return None
 
 
@@ -176,3 +181,22 @@ def run_distributed(job: Callable[..., object], *args: object) -> None:
         relay.end(f"\n{text}\n", EXIT_USER_ERROR)
     relay.close()
     dist.destroy_process_group()
+
+
+def with_config(text: str, argv: Sequence[str]) -> str:
+    """An error whose commands can be copied: this command's configuration stands in place of ``CONFIG``.
+
+    What the command line says of ``dataset`` and ``data`` goes along.
+    """
+    config = next((word for word in argv if word.endswith((".yaml", ".yml"))), None)
+    if config is None:
+        return text
+    words = [config]
+    for word, value in pairwise([*argv, ""]):
+        if word.startswith(("--dataset.", "--data.")):
+            words.append(word)
+            if "=" not in word:
+                words.append(value)
+        elif word.startswith(("dataset.", "data.")) and "=" in word:
+            words.append(word)
+    return _PLACEHOLDER.sub(lambda _: shlex.join(words), text)
