@@ -93,6 +93,12 @@ def cut_short(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:-2])
 
 
+def stray_point(folder: Path) -> None:
+    values = points(1)
+    values[5, 0] = 1e5
+    values.tofile(folder / "velodyne/000001.bin")
+
+
 def no_class(folder: Path) -> None:
     for path in (folder / "labels").iterdir():
         np.zeros(COUNT, "<u4").tofile(path)
@@ -117,6 +123,7 @@ FOUND = {
     "image cut short": (broken_image, CAMERAS, "damaged", "000001.png", None, "decode"),
     "name of another width": (misnamed_frames, (), "missing", None, None, "not named NNNNNN.bin"),
     "scan cut short": (cut_short, (), "damaged", "000001.bin", None, "multiple of 16"),
+    "stray point": (stray_point, FINE, "damaged", "000001.bin", None, "voxel"),
     "nothing labelled": (no_class, (), "unlabelled", None, None, "0 of 120 points have a class"),
 }
 
@@ -195,6 +202,50 @@ def test_labels_that_no_key_names(folder: Path) -> None:
     assert code == 2 and fault["kind"] == "unlabelled"
     assert f"3 files *.label lie in {folder}: write dataset: {{label_files:" in fault["text"]
     assert check(job, "--dataset.label_files", "null", "--dataset.use_labels", "false")[0] == 0
+
+
+def test_hidden_files_are_no_scans(folder: Path) -> None:
+    (folder / "._000000.bin").write_bytes(b"\0\5\26\7".ljust(4096))
+    code, report = check(folder.parent / "job.yaml")
+    assert code == 0 and report["scans"] == 3
+
+
+@pytest.mark.parametrize("pattern", ["**/*.bin", "*/*.bin"])
+def test_linked_folders_are_entered(folder: Path, pattern: str) -> None:
+    nested = folder.parent / "nested"
+    nested.mkdir()
+    (nested / "drive").symlink_to(folder)
+    options = (
+        "--dataset.root",
+        str(nested),
+        "--dataset.scans",
+        pattern,
+        "--dataset.use_labels",
+        "false",
+    )
+    code, report = check(folder.parent / "job.yaml", *options)
+    assert code == 0 and report["scans"] == 3
+
+
+def test_dots_in_names(folder: Path) -> None:
+    for frame in range(3):
+        for suffix in ("bin", "label"):
+            (folder / f"{frame:06d}.{suffix}").rename(
+                folder / f"1566279795.{frame}00000000.{suffix}"
+            )
+    code, report = check(folder.parent / "job.yaml")
+    assert code == 0 and report["scans"] == 3
+
+
+def test_another_number_of_columns(folder: Path) -> None:
+    angle = np.linspace(0, 50, 800)  # in the order of a scanner, by which columns are measured
+    way = np.c_[9 * np.cos(angle), 9 * np.sin(angle), angle / 50, angle / 50, angle]
+    for frame, columns in enumerate((4, 5, 4)):  # 16,000 bytes divide by 16, too
+        way[:, :columns].astype("<f4").tofile(folder / f"{frame:06d}.bin")
+        np.full(800 if columns == 4 else 1000, 40, "<u4").tofile(folder / f"{frame:06d}.label")
+    code, report = check(folder.parent / "job.yaml")
+    (fault,) = report["faults"]
+    assert code == 2 and fault["file"].endswith("000001.bin") and "5 float32" in fault["text"]
 
 
 def test_world_coordinates(folder: Path) -> None:

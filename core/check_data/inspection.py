@@ -27,7 +27,7 @@ __all__ = ["Fault", "FaultKind", "SplitReport", "check_scan", "fault_of", "inspe
 
 FaultKind = Literal["unusable", "missing", "incomplete", "damaged", "unlabelled"]
 _LINE = re.compile(r"\bline (\d+)")
-_PATH = re.compile(r"^[^,]+")
+_PATH = re.compile(r"(?!scan )[^,]*/[^,]*")  # "scan 08/000001" names no file
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def fault_of(error: UserError, kind: FaultKind, scan: str | None = None) -> Faul
     file = line = None
     place = error.where or ""
     found = _PATH.match(place)
-    if found is not None and ("/" in found[0] or os.sep in found[0]):
+    if found is not None:
         file = found[0]
     numbered = _LINE.search(place) or _LINE.search(error.what)
     if file is not None and numbered is not None:

@@ -116,7 +116,7 @@ class SemanticKITTI(SequenceDataset):
         self.sequences = (
             config.split.get(self.split)
             or tuple(config.frames.get(self.split, {}))
-            or OFFICIAL_SEQUENCES[split]
+            or self._official_sequences()
         )
         # The test sequences' labels are kept by the benchmark's server.
         self.labelled = config.use_labels and split != "test"
@@ -148,6 +148,15 @@ class SemanticKITTI(SequenceDataset):
             + "dataset.root must contain sequences/00/velodyne, sequences/00/labels and so on "
             "(or dataset/sequences/...); set dataset.root, or pass --dataset.root FOLDER",
         )
+
+    def _official_sequences(self) -> tuple[str, ...]:
+        """Those of the split; of a made-up world the ones that it has."""
+        official = OFFICIAL_SEQUENCES[self.split]
+        if not self.made_up:
+            return official
+        folders = listing(self.root / "sequences")
+        there = tuple(name for name in official if name in folders)
+        return there or official
 
     def _list(self, sequence: str) -> list[int]:
         """Frame numbers of a sequence that are wanted and whole; notes what is missing or left over."""

@@ -28,12 +28,18 @@ _DASH = '<span class="none">–</span>'
 
 
 def picture(
-    points: np.ndarray, truth: np.ndarray, prediction: np.ndarray, labels: LabelSpace, like: int
+    points: np.ndarray,
+    truth: np.ndarray,
+    prediction: np.ndarray,
+    labels: LabelSpace,
+    like: int,
+    note: str = "",
 ) -> bytes:
     """PNG of one scan from above: what the scanner reports, in the colours of the truth, and where the model errs.
 
     Args:
         points: [N, 3] m. truth, prediction: [N] train ids. like: points of the clean scan, which dots are sized for.
+        note: last line, e.g. which world this is.
     """
     palette = _palette(labels)
     wrong = (prediction != truth) & (truth != IGNORE)
@@ -41,7 +47,7 @@ def picture(
         ("points", birds_eye(points, palette[truth], _EXTENT, 400, truth == IGNORE, like)),
         ("errors", birds_eye(points, error_colors(truth, prediction), _EXTENT, 400, wrong, like)),
     ]
-    return encode_png(side_by_side(panels))
+    return encode_png(side_by_side(panels, note=note))
 
 
 def _palette(labels: LabelSpace) -> np.ndarray:
@@ -93,7 +99,8 @@ def _number(value: float | None) -> str:
 
 
 def _headline(summary: Summary) -> str:
-    boxes: list[tuple[float | None, str]] = [(summary.clean, "clean mIoU, %")]
+    partly = ""
+    boxes: list[tuple[float | None, str]] = []
     if summary.profile == "robo3d":
         main, name = summary.mean_resilience, "mRR"
         boxes.append((summary.mean_resilience, "mRR, % of the clean score kept"))
@@ -110,12 +117,15 @@ def _headline(summary: Summary) -> str:
             "RmIoU and mR are means over the six types."
         )
     boxes.append((summary.mean_miou, "RmIoU: mean over types, %"))
+    if main is None:
+        main, name = summary.clean, "clean mIoU"
+        partly = "<p>Not every corruption was scored, so there is no mean over the types.</p>"
+    else:
+        boxes.insert(0, (summary.clean, "clean mIoU, %"))
     tiles = []
     for value, label in boxes:
-        tiles.append(f'<div class="tile"><b>{_number(value)}</b><span>{label}</span></div>')
-    partly = ""
-    if main is None:
-        partly = "<p>Not every corruption was scored, so there is no mean over the types.</p>"
+        if value is not None:
+            tiles.append(f'<div class="tile"><b>{_number(value)}</b><span>{label}</span></div>')
     title = escape(_TITLES[summary.profile])
     big = f'<div class="big">{_number(main)}<small>% {name}</small></div>'
     text = f'<div><p>{title}</p>{partly}<p class="soft">{note}</p></div>'

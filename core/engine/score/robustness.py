@@ -138,7 +138,8 @@ class _FirstScan:
         scan = self.scans.load(0, cameras=False)
         points = scan.xyz[scan.keyframe]
         like = int(self.clean.load(0, cameras=False).keyframe.sum())
-        self.picture = picture(points, truth, seen, self.scans.labels, like)
+        labels, title = self.scans.labels, self.clean.title
+        self.picture = picture(points, truth, seen, labels, like, title)
 
 
 def evaluate_robustness(
