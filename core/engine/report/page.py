@@ -18,6 +18,7 @@ from core.engine.report.charts import confusion_chart, curves
 from core.engine.report.pictures import class_palette, legible
 from core.engine.report.scenes import ScenePicture, legend, scene_blocks, swatch, thousands
 from core.engine.report.style import page, ribbon
+from core.engine.run.adopted import shown_changes
 from core.engine.run.experiment import TrainConfig
 from core.engine.run.run_dir import git_state
 from core.errors import UserError
@@ -366,6 +367,7 @@ def _reproduce(run_dir: Path, result: EvaluationResult, command: str, config_tex
         **_versions(run_dir, config_text),
     }
     facts["Evaluation took"] = f"{result.seconds:.1f} s"
+    facts |= shown_changes(result.extra)
     listed = "".join(
         f"<dt>{escape(key)}</dt><dd>{escape(str(value))}</dd>" for key, value in facts.items()
     )

@@ -22,7 +22,15 @@ from core.engine.run.trained import TrainedNetwork
 from core.errors import UserError
 from core.models import model_section
 
-__all__ = ["Adopted", "Change", "adopt", "changes_between", "settings_of"]
+__all__ = [
+    "CHANGES",
+    "Adopted",
+    "Change",
+    "adopt",
+    "changes_between",
+    "settings_of",
+    "shown_changes",
+]
 
 _LENGTH = ("num_epochs", "batch_size")  # required of every configuration, and without meaning here
 _SCANS = (
@@ -33,6 +41,7 @@ _SCANS = (
 # last parts of keys that play a part in training alone, or follow from others
 _NOT_COMPARED = {"weights", "dropout", "drop_path_rate", "checkpointing", "in_channel"}
 _ABSENT = "not set"
+CHANGES = "other_settings"  # in what scores and predictions remember
 
 
 @dataclass(frozen=True)
@@ -87,6 +96,16 @@ def changes_between(trained: Config, used: Config) -> tuple[Change, ...]:
         UserError: one of the two has a wrong key.
     """
     return _changes(_settings(trained, used), settings_of(used))
+
+
+def shown_changes(extra: Mapping[str, Any]) -> dict[str, str]:
+    """What a score remembers of changes, as a fact of its report; empty where there were none."""
+    described = []
+    for change in extra.get(CHANGES, []):
+        described.append(f"{change['key']} was {change['trained']} and is {change['used']}")
+    if not described:
+        return {}
+    return {"Not as in training": "; ".join(described)}
 
 
 def _without_empty(tree: Mapping[str, Any]) -> dict[str, Any]:

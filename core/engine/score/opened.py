@@ -12,7 +12,7 @@ from torch import nn
 from core.config import Config
 from core.data.sensor_record import first_scans, worst_differences
 from core.datasets.base import ScanDataset
-from core.engine.run.adopted import Change, adopt
+from core.engine.run.adopted import CHANGES, Change, adopt
 from core.engine.run.checkpoint import load_weights
 from core.engine.run.context import Context
 from core.engine.run.distributed import World
@@ -57,7 +57,7 @@ class Opened:
         """What scores and predictions remember of settings that differ; empty where none do."""
         if not self.changes:
             return {}
-        return {"other_settings": [change.to_json() for change in self.changes]}
+        return {CHANGES: [change.to_json() for change in self.changes]}
 
     def network(self, labels: LabelSpace) -> nn.Module:
         """The network with its weights, on this rank's device.

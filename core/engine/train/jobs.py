@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
 from loguru import logger
 from torch import nn
 
@@ -16,7 +15,6 @@ from core.data.labelled import Unlabelled, check_labelled, find_unlabelled, miss
 from core.data.sensor_record import SensorRecord, first_scans
 from core.datasets import dataset_class
 from core.datasets.base import ScanDataset
-from core.decode import kept
 from core.distill import SUPERVISED, Method, Needs, Score, method_class
 from core.engine.run.checkpoint import LAST, read_checkpoint
 from core.engine.run.context import Context
@@ -26,14 +24,13 @@ from core.engine.run.distributed import (
     from_rank_zero,
     join_over_ranks,
     sole_job,
-    sum_over_ranks,
 )
 from core.engine.run.experiment import AmpConfig
 from core.engine.run.run_dir import RunDir
 from core.engine.run.stopping import STOP
 from core.engine.run.trained import TrainedNetwork
-from core.engine.score.jobs import evaluate_checkpoint, print_result, scored_by
 from core.engine.train.announce import announce, summarise
+from core.engine.train.best_score import best_score
 from core.engine.train.callbacks import (
     Checkpoints,
     Evaluation,
@@ -48,11 +45,8 @@ from core.engine.train.teacher import FrozenTeacher, load_teacher
 from core.engine.train.trainer import Trainer
 from core.engine.train.validation import validation
 from core.errors import UserError
-from core.io import sha256, write_json
-from core.metrics import EvaluationResult
+from core.io import write_json
 from core.models import Adapting, adapt
-
-SCORE = "evaluation-val.json"  # in the run folder
 
 __all__ = ["build_trainer", "chosen_score", "train", "train_student", "train_teacher"]
 
@@ -147,7 +141,7 @@ def train(world: World, config: Config, run_path: Path, *, profile: int | None =
         result = None
         if kind.predicts_classes():
             STOP.doing = "scoring the best weights"
-            result = _best_score(context, val_set, best, run_path)
+            result = best_score(context, val_set, best, run_path)
     summarise(trainer, result, best, time.perf_counter() - started)
 
 
@@ -389,35 +383,3 @@ def _fit(
         path = run_dir.path / "skipped.json"
         write_json(path, skipped)
         logger.warning("{} damaged scans were skipped; see {}", len(skipped), path)
-
-
-def _best_score(
-    context: Context, val_set: ScanDataset, best: Path, run_path: Path
-) -> EvaluationResult:
-    """Score the best weights and write the report, unless the folder holds both."""
-    result = None
-    if context.world.rank == 0:
-        result = _scored_before(context, val_set, best, run_path)
-    known = torch.tensor([result is not None], dtype=torch.float64, device=context.world.device)
-    if not sum_over_ranks(known).item():  # one decision: an evaluation is for all ranks
-        return evaluate_checkpoint(context.world, context.config, best, run_path, report=True)
-    if result is None:
-        return EvaluationResult.read(run_path / SCORE)
-    print_result(result, run_path / "report.html", context.experiment.eval.legacy_metric)
-    return result
-
-
-def _scored_before(
-    context: Context, val_set: ScanDataset, best: Path, run_path: Path
-) -> EvaluationResult | None:
-    """The score in the run folder, where it is one of these weights, settings, scans and labels, and has its report."""
-    path = run_path / SCORE
-    if not path.is_file() or not (run_path / "report.html").is_file():
-        return None
-    saved = kept(lambda: EvaluationResult.read(path))
-    if saved is None:
-        return None
-    same = {**saved.extra, **scored_by(context, val_set)} == saved.extra
-    if not same or saved.votes != 1 or saved.checkpoint_sha256 != sha256(best):
-        return None
-    return saved
