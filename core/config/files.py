@@ -18,16 +18,22 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 CONFIGS = "configs"
 DEFAULT = "default.yaml"
 BASE = "base"
+RUN_CONFIG = "config.yaml"  # what a run writes into its folder
 
 
 def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config:
     """Read a configuration file with all it builds on, and apply command-line overrides.
+
+    Args:
+        path: also the folder of a run, which holds one.
 
     Raises:
         UserError: the file or one of its bases is missing, is not YAML, holds a key twice, or comes back to itself; or
             an override has no value.
     """
     path = Path(path)
+    if (path / RUN_CONFIG).is_file():
+        path = path / RUN_CONFIG
     if not path.is_file():
         raise _no_such_file("this configuration file does not exist", str(path), path)
     config = Config(source=_shown(path.resolve()))

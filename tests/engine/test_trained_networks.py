@@ -271,6 +271,10 @@ def test_what_came_in_knows_its_scans(config, exported, tmp_path) -> None:
     assert read_network(tmp_path / "in.pt", "test").sensor == read_network(exported, "test").sensor
 
 
+def test_a_run_folder_is_a_configuration_too(run) -> None:
+    assert load_config(run).tree == load_config(run / "config.yaml").tree
+
+
 def test_a_wrong_path_is_answered_with_what_is_there(run) -> None:
     with pytest.raises(UserError) as caught:
         read_network(run / "checkpoints" / "bset.pt", "--checkpoint")

@@ -134,15 +134,20 @@ def _beneath(trained: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, 
     for key in _LENGTH:
         if key in trained:
             kept[key] = trained[key]
-    kept["model"] = _same_component(trained.get("model", {}), given.get("model") or {})
-    data = {k: v for k, v in trained.get("data", {}).items() if k not in DRAWN}
-    given_data = given.get("data") or {}
-    if any(given_data.get(key) is not None for key in CELLS):  # the two keys name one thing
-        data = {k: v for k, v in data.items() if k not in CELLS}
-    kept["data"] = data
-    dataset, given_dataset = trained.get("dataset", {}), given.get("dataset") or {}
-    if dataset.get("name") == given_dataset.get("name"):
-        kept["dataset"] = {k: v for k, v in dataset.items() if k in _SCANS}
+    model = given.get("model") or {}
+    kept["model"] = _same_component(trained.get("model", {}), model)
+    data = given.get("data") or {}
+    skipped: tuple[str, ...] = DRAWN
+    if any(data.get(key) is not None for key in CELLS):  # the two keys name one thing
+        skipped += CELLS
+    kept["data"] = {}
+    for key, value in trained.get("data", {}).items():
+        if key not in skipped:
+            kept["data"][key] = value
+    theirs = trained.get("dataset", {})
+    ours = given.get("dataset") or {}
+    if theirs.get("name") == ours.get("name"):
+        kept["dataset"] = {key: theirs[key] for key in _SCANS if key in theirs}
     return deepcopy(kept)
 
 
