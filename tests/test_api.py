@@ -10,7 +10,7 @@ import pytest
 from folder_world import write_world
 from loguru import logger
 
-from core.api import Points, Segmenter
+from core.api import Points, Segmenter, Sensor
 from core.config import load_config
 from core.contracts import Scan
 from core.data.sensor_record import SensorRecord
@@ -85,6 +85,37 @@ def test_batch_and_stream_are_scan_by_scan(world: Path, model: Segmenter) -> Non
         for one, other in zip(alone, results):
             assert np.allclose(one.probabilities, other.probabilities, atol=1e-4)
             assert (one.labels == other.labels).mean() > 0.99
+
+
+def test_rows_without_return_are_nothing(world: Path, model: Segmenter) -> None:
+    scan = scan_of(world, 8)
+    organised = np.insert(scan, [3, 3, 90], 0, axis=0)
+    organised[3, :3], organised[4] = np.nan, np.inf
+    result, expected = model.predict(organised), model.predict(scan)
+    there = np.ones(len(organised), bool)
+    there[[3, 4, 92]] = False
+    assert np.array_equal(result.labels[there], expected.labels)
+    assert not result.labels[~there].any() and not result.probabilities[~there].any()
+
+
+def test_coordinates_of_a_map_are_refused(world: Path, model: Segmenter) -> None:
+    with pytest.raises(UserError, match="lies 3,968 km from its sensor"):
+        model.predict(scan_of(world, 8).astype(np.float64) + [388096, 3948996, 40, 0])
+
+
+def test_images_go_with_their_scans(world: Path, model: Segmenter) -> None:
+    scans = [scan_of(world, index) for index in (8, 9)]
+    image = np.zeros((4, 6, 3), np.uint8)
+    matrix = {"a": np.array([[6, 0, 3, 0], [0, 6, 2, 0], [0, 0, 1, 0]], np.float64)}
+    for several in (model.predict_batch, lambda *a, **k: list(model.stream(*a, **k))):
+        with pytest.raises(UserError, match="images of more or fewer scans"):
+            several(scans, images=[{}])
+        with pytest.raises(UserError, match="this network reads no images"):
+            several(scans, images=[{"a": image}] * 2, calibration=matrix)
+        raised = several(scans, sensor=Sensor(origin=(0, 0, 5.0)))
+        expected = [model.predict(scan, sensor=Sensor(origin=(0, 0, 5.0))) for scan in scans]
+        for one, other in zip(raised, expected):
+            assert np.allclose(one.probabilities, other.probabilities, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -307,7 +307,7 @@ class FolderDataset(ScanDataset):
         """Read the columns of points; ids of ``label_bits`` bits hold a class, those above an instance."""
         files = self.files(index)
         table = read_table(files.points, self.config.point_fields)
-        points = make_points(table, self.config, files.points)
+        points = make_points(table, self.config, str(files.points))
         if files.labels is not None:
             points = self._labelled(points, table, files.labels)
         return Scan(
@@ -337,7 +337,7 @@ class FolderDataset(ScanDataset):
         column = self.config.label_column
         if column is None:
             return read_ids(path, self.label_dtype, count, self.config.label_key)
-        return check_ids(column_of(table, "label_column", column, path), count, path)
+        return check_ids(column_of(table, "label_column", column, str(path)), count, path)
 
     def _open_cameras(self, files: ScanFiles) -> tuple[Camera, ...]:
         cameras = []

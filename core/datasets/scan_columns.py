@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
@@ -58,11 +57,11 @@ class ColumnsConfig(Section):
     )
 
 
-def make_points(table: Table, config: ColumnsConfig, path: Path) -> Points:
+def make_points(table: Table, config: ColumnsConfig, where: str) -> Points:
     """Choose and convert the columns of a scan.
 
     Args:
-        table: columns [N] as they lie in ``path``.
+        table: columns [N] as they lie in a file. where: the file, for errors.
 
     Returns:
         xyz f32 [N, 3] m, intensity f32 [N], the further columns of ``point_columns``, and where there are some
@@ -74,16 +73,16 @@ def make_points(table: Table, config: ColumnsConfig, path: Path) -> Points:
     """
     axes = []
     for name in _AXES:
-        axes.append(_mapped(table, name, config.point_columns.get(name, name), path))
+        axes.append(_mapped(table, name, config.point_columns.get(name, name), where))
     xyz = np.stack(axes, 1)
-    lost = _without_return(xyz, config, path)
-    near = _moved(xyz, lost, config, path)
-    columns = {"intensity": _intensity(table, config, path)}
+    lost = _without_return(xyz, config, where)
+    near = _moved(xyz, lost, config, where)
+    columns = {"intensity": _intensity(table, config, where)}
     for name, source in config.point_columns.items():
         if name not in (*_AXES, "intensity") and source is not None:
-            columns[name] = as_column(_mapped(table, name, source, path))
+            columns[name] = as_column(_mapped(table, name, source, where))
     for name, column in columns.items():
-        columns[name] = _finite(column, lost, name, path)
+        columns[name] = _finite(column, lost, name, where)
     return Points(xyz=near, no_return=lost, **columns)
 
 
@@ -108,7 +107,7 @@ def check_near(xyz: np.ndarray, where: str) -> None:
     )
 
 
-def column_of(table: Table, key: str, source: str | int, path: Path) -> np.ndarray:
+def column_of(table: Table, key: str, source: str | int, where: str) -> np.ndarray:
     """One column of a scan file.
 
     Args:
@@ -129,35 +128,35 @@ def column_of(table: Table, key: str, source: str | int, path: Path) -> np.ndarr
                 return table[found]
     raise UserError(
         f"the scan has no column '{source}'; it has {', '.join(names)}",
-        where=str(path),
+        where=where,
         cure=f"Set dataset.{key} to one of them",
     )
 
 
-def _mapped(table: Table, name: str, source: Source, path: Path) -> np.ndarray:
+def _mapped(table: Table, name: str, source: Source, where: str) -> np.ndarray:
     """The column of the file that ``point_columns`` calls ``name``."""
-    return column_of(table, f"point_columns.{name}", name if source is None else source, path)
+    return column_of(table, f"point_columns.{name}", name if source is None else source, where)
 
 
-def _intensity(table: Table, config: ColumnsConfig, path: Path) -> np.ndarray:
+def _intensity(table: Table, config: ColumnsConfig, where: str) -> np.ndarray:
     """F32 [N]."""
     if "intensity" in config.point_columns:
         source = config.point_columns["intensity"]
         if source is None:
             return np.zeros(len(next(iter(table.values()))), np.float32)
-        return _mapped(table, "intensity", source, path).astype(np.float32)
+        return _mapped(table, "intensity", source, where).astype(np.float32)
     by_name = {name.lower(): name for name in table}
     for name in _INTENSITY:
         if name in by_name:
             return table[by_name[name]].astype(np.float32)
     raise UserError(
         f"the scan has no intensity; its columns are {', '.join(table)}",
-        where=str(path),
+        where=where,
         cure="Set dataset.point_columns.intensity to the one that is, or to null: then 0 is read",
     )
 
 
-def _without_return(xyz: np.ndarray, config: ColumnsConfig, path: Path) -> np.ndarray | None:
+def _without_return(xyz: np.ndarray, config: ColumnsConfig, where: str) -> np.ndarray | None:
     """Bool [N] of the points without return that are to be left out, None = none is."""
     finite = np.isfinite(xyz).all(1)
     lost = ~finite
@@ -176,19 +175,19 @@ def _without_return(xyz: np.ndarray, config: ColumnsConfig, path: Path) -> np.nd
         cure = (
             "Copy the file again, or set dataset.no_return: cut if these are points without return"
         )
-    raise UserError(what, where=str(path), cure=cure)
+    raise UserError(what, where=where, cure=cure)
 
 
 def _moved(
-    xyz: np.ndarray, lost: np.ndarray | None, config: ColumnsConfig, path: Path
+    xyz: np.ndarray, lost: np.ndarray | None, config: ColumnsConfig, where: str
 ) -> np.ndarray:
     """F32 [N, 3] m after the offset; 0 where there is no return."""
     there = xyz if lost is None else xyz[~lost]
-    _check_grain(there, path)
+    _check_grain(there, where)
     if config.offset is not None:
         offset = np.array(config.offset) if config.offset != "centre" else np.median(there, 0)
         there = there.astype(np.float64) - offset
-    check_near(there, str(path))
+    check_near(there, where)
     if lost is None:
         return np.ascontiguousarray(there, np.float32)
     moved = np.zeros(xyz.shape, np.float32)
@@ -196,7 +195,7 @@ def _moved(
     return moved
 
 
-def _check_grain(xyz: np.ndarray, path: Path) -> None:
+def _check_grain(xyz: np.ndarray, where: str) -> None:
     """Refuse float32 coordinates that have lost their centimetres before they were written."""
     if xyz.dtype != np.float32:
         return
@@ -205,12 +204,12 @@ def _check_grain(xyz: np.ndarray, path: Path) -> None:
     if step > _COARSE:
         raise UserError(
             f"its coordinates reach {middle / 1000:,.0f} km and are float32, which keeps them to {step:.2g} m only",
-            where=str(path),
+            where=where,
             cure="Write the scan in its sensor's frame, or as float64 (.npy, .pcd, .las) with dataset.offset",
         )
 
 
-def _finite(column: np.ndarray, lost: np.ndarray | None, name: str, path: Path) -> np.ndarray:
+def _finite(column: np.ndarray, lost: np.ndarray | None, name: str, where: str) -> np.ndarray:
     """The column with 0 where there is no return; other values that are no numbers are refused."""
     if lost is not None:
         column = np.where(lost, np.zeros(1, column.dtype), column)
@@ -219,6 +218,6 @@ def _finite(column: np.ndarray, lost: np.ndarray | None, name: str, path: Path) 
     bad = int((~np.isfinite(column)).sum())
     raise UserError(
         f"{bad} of {len(column)} points have NaN or infinite values as {name}",
-        where=str(path),
+        where=where,
         cure="Copy the file again, or name another column in dataset.point_columns",
     )

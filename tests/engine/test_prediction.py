@@ -22,7 +22,12 @@ from core.engine.run.distributed import World
 from core.engine.score import prediction
 from core.engine.score.evaluation import predictions, score_network
 from core.engine.score.opened import Opened
-from core.engine.score.prediction import PredictionFolder, open_source, predict_checkpoint
+from core.engine.score.prediction import (
+    PredictionFolder,
+    default_out,
+    open_source,
+    predict_checkpoint,
+)
 from core.engine.score.segmenter import Segmenter
 from core.errors import UserError
 from core.labels import NUSCENES, SEMANTICKITTI, LabelSpace
@@ -180,6 +185,55 @@ def test_npy_scans_give_the_same_as_bin(world, checkpoint, own, tmp_path) -> Non
     assert all(
         (tmp_path / "a" / n).read_bytes() == (tmp_path / "b" / n).read_bytes() for n in names
     )
+
+
+def test_one_scan_and_where_predictions_go_unless_told(world, checkpoint, own, tmp_path) -> None:
+    predict(world, checkpoint, own / "021.bin", tmp_path / "one")
+    predict(world, checkpoint, own, tmp_path / "all")
+    assert files_in(tmp_path / "one") == ["021.label", "classes.json"]
+    assert (tmp_path / "one/021.label").read_bytes() == (tmp_path / "all/021.label").read_bytes()
+    run = Path("run")
+    for source, name in ((own / "021.bin", "021"), (own, "own"), ("split:val", "val")):
+        assert default_out(run, str(source)) == run / "predictions" / name
+
+
+def test_rows_without_return_are_written_as_ignore(world, checkpoint, own, tmp_path) -> None:
+    scan = np.fromfile(own / "020.bin", "<f4").reshape(-1, 4)
+    cut = tmp_path / "cut"
+    cut.mkdir()
+    organised = np.insert(scan, [0, 7, 7], np.nan, axis=0)
+    organised[8] = 0
+    pypcd4 = pytest.importorskip("pypcd4")
+    cloud = pypcd4.PointCloud.from_points(organised, ("x", "y", "z", "intensity"), [np.float32] * 4)
+    cloud.save(cut / "020.pcd", encoding=pypcd4.Encoding.BINARY_COMPRESSED)
+    predict(world, checkpoint, cut, tmp_path / "out")
+    predict(world, checkpoint, own / "020.bin", tmp_path / "expected")
+    written = np.fromfile(tmp_path / "out/020.label", "<u4")
+    expected = np.fromfile(tmp_path / "expected/020.label", "<u4")
+    assert len(written) == len(organised) and not written[[0, 8, 9]].any()
+    assert np.delete(written, [0, 8, 9]).tolist() == expected.tolist()
+
+
+def test_a_folder_has_the_scanner_of_the_configuration(world, own) -> None:
+    config = load_config(world, ["--dataset.sensor.origin", "[0, 0, 1.5]"])
+    scans = open_source(config, str(own))
+    assert scans.load(0).sensor.origin == (0, 0, 1.5)
+    with pytest.raises(UserError, match=r"--point-fields 5.*Leave --point-fields out"):
+        np.savez(own.parent / "a.npz", xyz=np.zeros((3, 3)))
+        open_source(config, str(own.parent / "a.npz"), 5)
+
+
+def test_hidden_files_are_no_scans(world, own) -> None:
+    (own / "._020.bin").write_bytes(b"\0\5\026\7" + bytes(4092))
+    assert len(open_source(load_config(world), str(own))) == 5
+
+
+def test_a_file_of_another_layout_is_named(world, checkpoint, own, tmp_path) -> None:
+    for path in own.glob("*.bin"):
+        rings(400, 4).tofile(path)
+    rings(400, 5).tofile(own / "022.bin")
+    with pytest.raises(UserError, match=r"022\.bin: .*5 float32 per point would fit"):
+        predict(world, checkpoint, own, tmp_path / "out")
 
 
 @pytest.mark.parametrize("form", FORMATS)

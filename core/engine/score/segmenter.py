@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from core.data import BatchLoader, DataConfig, Recipe, VotePlan, collate
 from core.data.sensor_record import SensorRecord
 from core.datasets import dataset_class
 from core.datasets.calibration import projection_fault, read_calibration
+from core.datasets.scan_columns import ColumnsConfig, make_points
 from core.engine.run.checkpoint import load_weights
 from core.engine.run.context import autocast
 from core.engine.run.experiment import Experiment
@@ -35,6 +37,7 @@ __all__ = ["Prediction", "Segmenter"]
 _COMPARED = 10  # scans; it takes some 50 ms each
 
 Calibration = str | Path | Mapping[str, np.ndarray]
+Images = Mapping[str, np.ndarray]  # u8 [H, W, 3] RGB by camera
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,7 @@ class Segmenter:
         self,
         points: np.ndarray | Points,
         *,
-        images: Mapping[str, np.ndarray] | None = None,
+        images: Images | None = None,
         calibration: Calibration | None = None,
         votes: int = 1,
         sensor: Sensor | None = None,
@@ -138,7 +141,7 @@ class Segmenter:
 
         Args:
             points: [N, 4+]: x, y, z (m, z up, the scanner's frame) and intensity as in training; or a table, for
-                networks that read further columns.
+                networks that read further columns. A row without return (x, y, z NaN, infinite or all 0) gets label 0.
             images: u8 [H, W, 3] RGB by camera, for networks that read them.
             calibration: ``calibration.yaml`` (:mod:`core.datasets.calibration`), or f64 [3, 4] by camera from
                 homogeneous LiDAR points (m) to (u * depth, v * depth, depth) px.
@@ -146,26 +149,53 @@ class Segmenter:
             sensor: where the scanner stands, if not where it stood in training.
 
         Raises:
-            UserError: the points are not finite numbers [N, 4+], or images and calibration do not fit together
+            UserError: the points are no numbers [N, 4+] near the scanner, none has a return, or images and
+                calibration do not fit together
                 or the network.
         """
         scan = self._scan(points, images, calibration, sensor or self.sensor)
         return self._predict([scan], votes)[0]
 
     def predict_batch(
-        self, scans: Sequence[np.ndarray | Points], *, votes: int = 1
+        self,
+        scans: Sequence[np.ndarray | Points],
+        *,
+        images: Sequence[Images] | None = None,
+        calibration: Calibration | None = None,
+        votes: int = 1,
+        sensor: Sensor | None = None,
     ) -> list[Prediction]:
-        """Label several scans in one pass through the network; see :meth:`predict`."""
-        return self._predict(
-            [self._scan(points, None, None, self.sensor) for points in scans], votes
-        )
+        """Label several scans in one pass through the network.
+
+        Args:
+            images: of each scan, all of the same cameras.
+            scans, calibration, votes, sensor: see :meth:`predict`.
+
+        Raises:
+            UserError: see :meth:`predict`; or there are images of more or fewer scans.
+        """
+        given = []
+        for points, seen in _with_images(scans, images):
+            given.append(self._scan(points, seen, calibration, sensor or self.sensor))
+        return self._predict(given, votes)
 
     def stream(
-        self, scans: Iterable[np.ndarray | Points], *, votes: int = 1
+        self,
+        scans: Iterable[np.ndarray | Points],
+        *,
+        images: Iterable[Images] | None = None,
+        calibration: Calibration | None = None,
+        votes: int = 1,
+        sensor: Sensor | None = None,
     ) -> Iterator[Prediction]:
-        """Label scan after scan as they come; only one is in memory."""
-        for points in scans:
-            yield self.predict(points, votes=votes)
+        """Label scan after scan as they come, each with its images; only one is in memory.
+
+        Raises:
+            UserError: see :meth:`predict_batch`.
+        """
+        for points, seen in _with_images(scans, images):
+            given = self._scan(points, seen, calibration, sensor or self.sensor)
+            yield self._predict([given], votes)[0]
 
     def predict_loader(
         self, loader: BatchLoader, predict: Predictor, skipped: dict[str, None]
@@ -194,7 +224,7 @@ class Segmenter:
     def _scan(
         self,
         points: np.ndarray | Points,
-        images: Mapping[str, np.ndarray] | None,
+        images: Images | None,
         calibration: Calibration | None,
         sensor: Sensor,
     ) -> Scan:
@@ -272,7 +302,31 @@ class Segmenter:
         )
 
 
+def _with_images(
+    scans: Iterable[np.ndarray | Points], images: Iterable[Images] | None
+) -> Iterator[tuple[np.ndarray | Points, Images | None]]:
+    """Each scan with its images.
+
+    Raises:
+        UserError: there are more of the one than of the other.
+    """
+    if images is None:
+        for points in scans:
+            yield points, None
+        return
+    missing = object()
+    for points, seen in zip_longest(scans, images, fillvalue=missing):
+        if points is missing or seen is missing:
+            raise UserError(
+                "there are images of more or fewer scans than there are scans",
+                where="Segmenter, images",
+                cure="Give one mapping of images for each scan",
+            )
+        yield points, seen
+
+
 def _table(points: Any) -> Points:
+    """The columns of an array, as those of a scan file: rows without return are marked."""
     values = np.asarray(points)
     numeric = np.issubdtype(values.dtype, np.number)
     if values.ndim != 2 or values.shape[1] < 4 or not numeric or not len(values):
@@ -281,22 +335,11 @@ def _table(points: Any) -> Points:
             where="Segmenter.predict",
             cure="One row per point: x, y, z (m), intensity",
         )
-    values = values[:, :4].astype(np.float32)
-    finite = np.isfinite(values).all(1)
-    if not finite.all():
-        raise UserError(
-            f"{int((~finite).sum())} of {len(values)} points have NaN or infinite values",
-            where="Segmenter.predict",
-            cure="Leave these points out",
-        )
-    return Points(
-        xyz=np.ascontiguousarray(values[:, :3]), intensity=np.ascontiguousarray(values[:, 3])
-    )
+    columns = dict(zip(("x", "y", "z", "intensity"), values.T))
+    return make_points(columns, ColumnsConfig(), "Segmenter.predict")
 
 
-def _cameras(
-    images: Mapping[str, np.ndarray], calibration: Calibration | None
-) -> tuple[Camera, ...]:
+def _cameras(images: Images, calibration: Calibration | None) -> tuple[Camera, ...]:
     """The cameras that have an image, in the calibration's order."""
     if not images and calibration is not None:
         raise UserError(
