@@ -19,7 +19,7 @@ from core.contracts import IGNORE
 from core.data import DataConfig, Recipe
 from core.data.labelled import missing_labels
 from core.datasets import build_dataset
-from core.datasets.base import Multisweeps, ScanDataset
+from core.datasets.base import Multisweeps, ScanDataset, ScanFiles
 from core.datasets.official import shortfall
 from core.errors import UserError
 
@@ -212,7 +212,7 @@ def _compare_sizes(dataset: ScanDataset, index: int, cameras: bool) -> None:
             f"{size} bytes, not a positive multiple of {point or 1} per point",
             where=str(files.points),
         )
-    if files.labels is not None and not point:
+    if files.labels is not None and not (point and _is_raw(files)):
         _size(files.labels)
     elif files.labels is not None:
         wanted = size // point * dataset.label_dtype.itemsize
@@ -228,6 +228,13 @@ def _compare_sizes(dataset: ScanDataset, index: int, cameras: bool) -> None:
     for path in files.images.values():
         if not _size(path):
             raise UserError("the image is empty", where=str(path))
+
+
+def _is_raw(files: ScanFiles) -> bool:
+    """Whether the labels are ids alone, so that their number shows in the file's size."""
+    if files.labels is None or files.labels == files.points:
+        return False
+    return files.labels.suffix.lower() not in (".npy", ".npz")
 
 
 def _size(path: Path) -> int:

@@ -145,8 +145,9 @@ def _has_class(scan: Scan, data: DataConfig) -> bool:
 
 def _raw_ids(dataset: ScanDataset, index: int) -> set[int]:
     """The ids of a scan's label file where it is a plain array; empty where it is not."""
-    path = dataset.files(index).labels
-    if path is None or path.suffix not in (".label", ".bin"):
+    files = dataset.files(index)
+    path = files.labels
+    if path is None or path == files.points or path.suffix not in (".label", ".bin"):
         return set()
     ids = np.fromfile(path, dataset.label_dtype).astype(np.uint32)
     bits = dataset.config.model_dump().get("label_bits", 16)
