@@ -10,6 +10,7 @@ from loguru import logger
 from core.contracts import IGNORE, Scan
 from core.data.config import DataConfig
 from core.datasets.base import ScanDataset
+from core.datasets.find import find_files
 from core.errors import UserError, counted
 
 __all__ = ["Unlabelled", "check_labelled", "find_unlabelled", "missing_labels"]
@@ -125,7 +126,7 @@ def missing_labels(dataset: ScanDataset, consequence: str) -> UserError | None:
 
 def _label_files_cure(dataset: ScanDataset) -> str:
     folder = dataset.files(0).points.parent
-    there = sum(1 for path in folder.glob("*.label") if not path.name.startswith("."))
+    there = len(find_files(folder, "*.label"))
     write = 'dataset: {label_files: "{stem}.label"}'
     if there:
         verb = "lies" if there == 1 else "lie"

@@ -66,8 +66,11 @@ class SensorRecord:
 
     @classmethod
     def of(cls, scan: Scan) -> SensorRecord:
-        """Look at the keyframe's points of a scan."""
+        """Look at the keyframe's points of a scan, those without return left out."""
         points = scan.points.take(scan.keyframe)
+        lost = points.get("no_return")
+        if lost is not None:
+            points = points.take(~lost)
         xyz = scan.sensor.seen(points["xyz"])
         intensity = points.get("intensity")
         if intensity is None or not len(intensity):

@@ -254,6 +254,22 @@ def test_points_without_return_are_cut_and_rows_stay(tmp_path):
     np.testing.assert_array_equal(sample.coords, expected.coords)
 
 
+def test_what_is_measured_and_corrupted_leaves_points_without_return_out(tmp_path):
+    from core.data.corruptions import PROFILES, Scanner
+    from core.data.corruptions.apply import corrupt
+    from core.data.sensor_record import SensorRecord
+
+    there = organised(tmp_path)
+    dataset = folder(tmp_path, label_files="{stem}.label")
+    scan = dataset.load(0)
+    alone = scan.__class__("a", scan.points.take(there))
+    assert SensorRecord.of(scan) == SensorRecord.of(alone)
+    for corruption in PROFILES["robo3d"][::8]:
+        worse = corrupt(scan, corruption, Scanner.of(dataset))
+        assert np.isfinite(worse.xyz).all() and "no_return" in worse.points
+        assert len(make_sample(worse, 0, DataConfig(voxel_size=0.5)).grouping)
+
+
 def test_scans_with_and_without_returns_make_one_batch(tmp_path):
     from core.data import collate
 

@@ -555,3 +555,15 @@ def test_workshop_reads_test_splits_without_labels(kitti, tiny_kitti, tmp_path) 
     submit_checkpoint(World(), config, kitti[1], tmp_path / "out")
     assert (tmp_path / "out/sequences/11/predictions/000001.label").is_file()
     assert Context.open(config, World()).dataset("test").labelled is False
+
+
+def test_remap_enters_links_and_leaves_hidden_files_out(tmp_path) -> None:
+    linked = tmp_path / "elsewhere"
+    linked.mkdir()
+    np.array([10], np.uint32).tofile(linked / "000000.label")
+    (linked / "._000000.label").write_bytes(b"junk!")
+    source = tmp_path / "in"
+    source.mkdir()
+    (source / "08").symlink_to(linked)
+    assert remap(source, tmp_path / "out", "train", SEMANTICKITTI) == 1
+    assert np.fromfile(tmp_path / "out/08/000000.label", np.uint32).tolist() == [1]

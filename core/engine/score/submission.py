@@ -25,6 +25,7 @@ from core.config import Config
 from core.contracts import IGNORE
 from core.datasets.base import ScanDataset
 from core.datasets.benchmark import benchmark
+from core.datasets.find import find_files
 from core.datasets.official import check_complete
 from core.engine.run.distributed import World, barrier, rank_zero_first, sole_job
 from core.engine.score.opened import Opened
@@ -204,7 +205,7 @@ def remap(source: Path, target: Path, to: str, labels: LabelSpace) -> int:
             where=str(target),
             cure="Choose a folder outside IN",
         )
-    paths = sorted(source.rglob("*.label"))
+    paths = find_files(source, "**/*.label")
     if not paths:
         raise UserError("no .label files in this folder", where=str(source))
     for write in (False, True):  # a fault in the last file must not leave half a folder of others
