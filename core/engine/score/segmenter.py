@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -314,15 +313,19 @@ def _with_images(
         for points in scans:
             yield points, None
         return
-    missing = object()
-    for points, seen in zip_longest(scans, images, fillvalue=missing):
-        if points is missing or seen is missing:
-            raise UserError(
-                "there are images of more or fewer scans than there are scans",
-                where="Segmenter, images",
-                cure="Give one mapping of images for each scan",
-            )
+    fault = UserError(
+        "there are images of more or fewer scans than there are scans",
+        where="Segmenter, images",
+        cure="Give one mapping of images for each scan",
+    )
+    given = iter(images)
+    for points in scans:
+        seen = next(given, None)
+        if seen is None:
+            raise fault
         yield points, seen
+    if next(given, None) is not None:
+        raise fault
 
 
 def _table(points: Any) -> Points:
