@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from loguru import logger
 from torch import Tensor, nn
 
-from core.contracts import IGNORE, Camera, Points, Sample, Scan, Sensor
+from core.contracts import IGNORE, Points, Sample, Scan, Sensor
 from core.data import BatchLoader, DataConfig, Recipe, VotePlan, collate
 from core.data.sensor_record import SensorRecord
 from core.datasets import dataset_class
-from core.datasets.calibration import projection_fault, read_calibration
-from core.datasets.scan_columns import ColumnsConfig, make_points
 from core.engine.run.checkpoint import load_weights
 from core.engine.run.context import autocast
 from core.engine.run.experiment import Experiment
 from core.engine.run.forward import infer
 from core.engine.run.trained import read_network
 from core.engine.score.evaluation import Predictor, decided_points, predict_points
+from core.engine.score.inputs import Calibration, Images, cameras_of, table_of, with_images
 from core.engine.score.voting import Votes, point_scores, winners
 from core.errors import UserError
 from core.labels import LabelSpace
@@ -34,9 +32,6 @@ from core.sparse import fold_batch_norm
 __all__ = ["Prediction", "Segmenter"]
 
 _COMPARED = 10  # scans; it takes some 50 ms each
-
-Calibration = str | Path | Mapping[str, np.ndarray]
-Images = Mapping[str, np.ndarray]  # u8 [H, W, 3] RGB by camera
 
 
 @dataclass(frozen=True)
@@ -174,7 +169,7 @@ class Segmenter:
             UserError: see :meth:`predict`; or there are images of more or fewer scans.
         """
         given = []
-        for points, seen in _with_images(scans, images):
+        for points, seen in with_images(scans, images):
             given.append(self._scan(points, seen, calibration, sensor or self.sensor))
         return self._predict(given, votes)
 
@@ -192,7 +187,7 @@ class Segmenter:
         Raises:
             UserError: see :meth:`predict_batch`.
         """
-        for points, seen in _with_images(scans, images):
+        for points, seen in with_images(scans, images):
             given = self._scan(points, seen, calibration, sensor or self.sensor)
             yield self._predict([given], votes)[0]
 
@@ -227,7 +222,7 @@ class Segmenter:
         calibration: Calibration | None,
         sensor: Sensor,
     ) -> Scan:
-        table = points if isinstance(points, Points) else _table(points)
+        table = points if isinstance(points, Points) else table_of(points)
         lacking = [name for name in self.data.features if name not in (*table, "distance")]
         if lacking:
             raise UserError(
@@ -235,7 +230,7 @@ class Segmenter:
                 where="Segmenter.predict",
                 cure="Give a table: core.contracts.Points(xyz=…, intensity=…, …)",
             )
-        cameras = _cameras(images or {}, calibration)
+        cameras = cameras_of(images or {}, calibration)
         if cameras and not self.data.uses_images(training=False):
             raise UserError(
                 "this network reads no images",
@@ -299,104 +294,3 @@ class Segmenter:
             self.labels.colors[labels],
             self.labels.to_raw(labels),
         )
-
-
-def _with_images(
-    scans: Iterable[np.ndarray | Points], images: Iterable[Images] | None
-) -> Iterator[tuple[np.ndarray | Points, Images | None]]:
-    """Each scan with its images.
-
-    Raises:
-        UserError: there are more of the one than of the other.
-    """
-    if images is None:
-        for points in scans:
-            yield points, None
-        return
-    fault = UserError(
-        "there are images of more or fewer scans than there are scans",
-        where="Segmenter, images",
-        cure="Give one mapping of images for each scan",
-    )
-    given = iter(images)
-    for points in scans:
-        seen = next(given, None)
-        if seen is None:
-            raise fault
-        yield points, seen
-    if next(given, None) is not None:
-        raise fault
-
-
-def _table(points: Any) -> Points:
-    """The columns of an array, as those of a scan file: rows without return are marked."""
-    values = np.asarray(points)
-    numeric = np.issubdtype(values.dtype, np.number)
-    if values.ndim != 2 or values.shape[1] < 4 or not numeric or not len(values):
-        raise UserError(
-            f"points are {values.dtype} {list(values.shape)}; expected numbers [N, 4 or more], N > 0",
-            where="Segmenter.predict",
-            cure="One row per point: x, y, z (m), intensity",
-        )
-    columns = dict(zip(("x", "y", "z", "intensity"), values.T))
-    return make_points(columns, ColumnsConfig(), "Segmenter.predict")
-
-
-def _cameras(images: Images, calibration: Calibration | None) -> tuple[Camera, ...]:
-    """The cameras that have an image, in the calibration's order."""
-    if not images and calibration is not None:
-        raise UserError(
-            "there is a calibration and no image",
-            where="Segmenter.predict, calibration",
-            cure="Give images by camera name, or leave the calibration out",
-        )
-    if not images:
-        return ()
-    known: dict[str, tuple[np.ndarray, float]] = {}
-    sizes: dict[str, tuple[int, int]] = {}  # as calibrated
-    if isinstance(calibration, str | Path):
-        for name, camera in read_calibration(Path(calibration)).items():
-            known[name] = (np.array(camera.projection, np.float64), camera.min_depth)
-            sizes[name] = camera.size
-    else:
-        for name, matrix in (calibration or {}).items():
-            known[name] = (np.asarray(matrix, np.float64), 1.0)
-    if unknown := [name for name in images if name not in known]:
-        raise UserError(
-            f"camera {', '.join(unknown)} has an image and no calibration",
-            where="Segmenter.predict, calibration",
-            cure="Give a calibration.yaml or a [3, 4] matrix for every camera",
-        )
-    cameras = []
-    for name, (matrix, min_depth) in known.items():
-        if name not in images:
-            continue
-        image = np.asarray(images[name])
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            raise UserError(
-                f"the image of {name} is {image.dtype} {list(image.shape)}; expected uint8 [H, W, 3]",
-                where="Segmenter.predict, images",
-                cure="Decode it to RGB",
-            )
-        if matrix.shape != (3, 4):
-            raise UserError(
-                f"the calibration of {name} is {list(matrix.shape)}; expected [3, 4]",
-                where="Segmenter.predict, calibration",
-                cure="Intrinsics [3, 3] times the upper rows of the transform LiDAR -> camera",
-            )
-        size = (image.shape[1], image.shape[0])
-        fault = projection_fault(matrix, size)
-        if size != sizes.get(name, size):
-            fault = f"is for {sizes[name][0]} x {sizes[name][1]} px, and its image has {size[0]} x {size[1]}"
-        if fault is not None:
-            raise UserError(
-                f"the calibration of {name} {fault}",
-                where="Segmenter.predict, calibration",
-                cure="Give images in the size that was calibrated, and intrinsics times the transform LiDAR -> camera",
-            )
-        cameras.append(Camera(name, size, matrix, partial(_given, image), min_depth))
-    return tuple(cameras)
-
-
-def _given(image: np.ndarray) -> np.ndarray:
-    return image
