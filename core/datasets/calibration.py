@@ -27,6 +27,7 @@ from core.contracts import Camera
 from core.datasets.images import find_image, image_size, open_image
 from core.errors import UserError
 from core.geometry import camera_fault
+from core.paths import check_name
 
 __all__ = [
     "CALIBRATION",
@@ -73,12 +74,16 @@ def read_calibration(path: Path) -> dict[str, CameraCalibration]:
     """Read the cameras by name, in the file's order.
 
     Raises:
-        UserError: the file is no YAML, or a key is missing, unknown or of another shape.
+        UserError: the file is no YAML, a key is missing, unknown or of another shape, or a camera's name is none of a
+            folder.
     """
     tree = read_yaml(path)
     if not isinstance(tree, dict):
         raise UserError("expected the key 'cameras' with one entry per camera", where=str(path))
-    return Config(tree=tree, source=str(path)).parse(_Calibration).cameras
+    cameras = Config(tree=tree, source=str(path)).parse(_Calibration).cameras
+    for name in cameras:
+        check_name(name, str(path), folders=False)
+    return cameras
 
 
 def projection_fault(projection: np.ndarray, size: tuple[int, int]) -> str | None:

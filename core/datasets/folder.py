@@ -23,11 +23,13 @@ from core.datasets.calibration import (
     open_camera,
     read_calibration,
 )
-from core.datasets.find import check_pattern, contents, find_files
+from core.datasets.files import listing
+from core.datasets.find import check_pattern, contents, find_files, is_hidden
 from core.datasets.label_files import check_ids, read_ids
+from core.datasets.numbered import first_names
 from core.datasets.scan_columns import ColumnsConfig, column_of, make_points
 from core.datasets.scan_formats import Table, has_fixed_rows, read_table, stem_of
-from core.errors import UserError
+from core.errors import UserError, counted
 from core.labels import SEMANTICKITTI
 
 __all__ = ["FolderConfig", "FolderDataset"]
@@ -154,12 +156,24 @@ class FolderDataset(ScanDataset):
                 where=str(self.root),
                 cure=f"dataset.root must contain scans matching '{config.scans}'; pass --dataset.root FOLDER",
             )
-        self.calibration = self._calibrated()
+        self._fault: UserError | None = (
+            None  # of the calibration, which only jobs with cameras read
+        )
+        try:
+            self.calibration = self._calibrated()
+        except UserError as error:
+            if self.config.cameras:
+                raise
+            self.calibration = {}
+            self._fault = error
+            self._gaps.append(Gap(str(error), "cameras"))
         self.cameras = tuple(self.calibration)
-        self._gaps: list[Gap] = []
-        self._scans = self._whole(self._ranged(self._found()))
+        found = self._found()
+        self._scans = self._whole(self._ranged(found))
         if not self._scans:
             raise self._empty()
+        self._note_unread(found)
+        self.warn_of_unread()
         self.point_fields = config.point_fields
         if not all(has_fixed_rows(scan) for scan in self._scans):
             self.point_fields = 0
@@ -197,7 +211,7 @@ class FolderDataset(ScanDataset):
     def _found(self) -> list[Path]:
         scans = find_files(self.root, self.config.scans)
         if not scans:
-            self._gaps = [Gap(f"no file matches dataset.scans '{self.config.scans}'")]
+            self._gaps.append(Gap(f"no file matches dataset.scans '{self.config.scans}'"))
         by_token: dict[str, Path] = {}
         for path in scans:
             other = by_token.setdefault(self._token(path), path)
@@ -255,6 +269,38 @@ class FolderDataset(ScanDataset):
         if lost:
             self._gaps.append(Gap(f"{lost} of {len(scans)} scans have no label file in {folder}"))
         return whole
+
+    def _note_unread(self, scans: list[Path]) -> None:
+        """Note files that lie among scans and labels, look like them, and are not read."""
+        labels: set[Path] = set()
+        if self.config.label_files is not None:
+            labels = {self._label_file(scan) for scan in scans}
+        known = labels.union(scans)
+        for files, kind in ((scans, "a scan"), (labels, "a scan's labels")):
+            suffixes = {path.suffix.lower() for path in files}
+            names = []
+            for folder in sorted({path.parent for path in files}):
+                for name in sorted(listing(folder)):
+                    path = folder / name
+                    if (
+                        path.suffix.lower() in suffixes
+                        and path not in known
+                        and not is_hidden(name)
+                    ):
+                        names.append(str(path.relative_to(self.root)))
+            if names:
+                what = f"{counted(len(names), 'file')} could be {kind} and no name leads there"
+                self._gaps.append(Gap(f"{what} ({first_names(names)})", "nothing", unread=True))
+
+    def check_images(self) -> None:
+        """See that the calibration is sound, and that scans have their images; see :class:`ScanDataset`.
+
+        Raises:
+            UserError: it is not, or one is missing.
+        """
+        if self._fault is not None:
+            raise self._fault
+        super().check_images()
 
     def _label_file(self, scan: Path) -> Path:
         name = str(self.config.label_files)
@@ -340,6 +386,8 @@ class FolderDataset(ScanDataset):
         return check_ids(column_of(table, "label_column", column, str(path)), count, path)
 
     def _open_cameras(self, files: ScanFiles) -> tuple[Camera, ...]:
+        if self._fault is not None:
+            raise self._fault
         cameras = []
         for name, path in files.images.items():
             cameras.append(open_camera(name, self.calibration[name], path))

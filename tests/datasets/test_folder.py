@@ -146,3 +146,35 @@ def test_real_folder():
     assert (
         len(ground) > 5000 and -2.5 < np.median(ground[:, 2]) < -1.4
     )  # the sensor sits 1.84 m above the road
+
+
+def test_a_damaged_calibration_ends_jobs_with_cameras_alone(tmp_path):
+    np.ones((3, 4), np.float32).tofile(tmp_path / "a.bin")
+    (tmp_path / "calibration.yaml").write_text("cameras: [")
+    tree = {"dataset": {"name": "folder", "root": str(tmp_path)}}
+    dataset = build_dataset(Config(tree), "train")
+    assert len(dataset.load(0, cameras=False).points) == 3
+    assert [gap.needed_for for gap in dataset.gaps()] == ["cameras"]
+    for use in (dataset.check_images, lambda: dataset.load(0)):
+        with pytest.raises(UserError, match=r"calibration\.yaml.*not valid YAML"):
+            use()
+    (tmp_path / "calibration.yaml").write_text(
+        "cameras: {'../x': {size: [8, 4], projection: [[8, 0, 4, 0], [0, 8, 2, 0], [0, 0, 1, 0]]}}"
+    )
+    with pytest.raises(UserError, match=r"the name '\.\./x' holds"):
+        build_dataset(Config(tree), "train").check_images()
+
+
+def test_files_that_look_like_scans_and_labels_are_counted(tmp_path):
+    for name in ("a0.bin", "a1.bin", "b0.bin", "._a2.bin"):
+        np.ones((3, 4), np.float32).tofile(tmp_path / name)
+    for name in ("a0.label", "a1.label", "a7.label"):
+        np.zeros(3, np.uint32).tofile(tmp_path / name)
+    (tmp_path / "notes.txt").touch()
+    section = {"name": "folder", "root": str(tmp_path), "scans": "a*.bin"}
+    dataset = build_dataset(Config({"dataset": section | {"label_files": "{stem}.label"}}), "train")
+    assert len(dataset) == 2 and {gap.needed_for for gap in dataset.gaps()} == {"nothing"}
+    assert [gap.text for gap in dataset.gaps()] == [
+        "1 file could be a scan and no name leads there (b0.bin)",
+        "1 file could be a scan's labels and no name leads there (a7.label)",
+    ]

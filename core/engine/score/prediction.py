@@ -360,8 +360,14 @@ def _stamps(scans: ScanDataset, view: DataConfig) -> dict[str, str]:
 
 
 def _view(context: Context, scans: ScanDataset) -> DataConfig:
-    """The ``data:`` section, without images where the scans have none."""
+    """The ``data:`` section, without images where the scans have no cameras.
+
+    Raises:
+        UserError: they have cameras, and an image or the calibration is missing or damaged.
+    """
     data = context.data
+    if data.uses_images(training=False) and data.on_bad_sample != "skip":
+        scans.check_images()
     if data.uses_images(training=False) and not scans.files(0).images:
         if context.world.rank == 0:
             logger.info(
