@@ -333,6 +333,8 @@ def _poses(change):
             "00.pkl.gz: cannot unpack",
         ),
         (_scan(x=np.array([0, 1, np.nan, 3, np.inf, 5])), "2 of 4 points have NaN"),
+        (_scan(x=np.array([0, 1, 1e300, 3, 4, 5])), r"1 of 4 points have NaN .* beyond 1e\+08 m"),
+        (_scan(i=np.full(6, 1e300)), "4 of 4 points have NaN"),
         (_scan(d=np.ones(6, int)), "no points of pandar64"),
         (_scan(d=np.full(6, 2)), r"other numbers of sensors than 0 \(pandar64\) and 1"),
         (_scan(d=np.full(6, np.nan)), "other numbers of sensors"),

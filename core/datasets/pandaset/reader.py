@@ -49,7 +49,7 @@ from core.datasets.pandaset.drive import SOURCE, check_classes, pose_of, read_in
 from core.datasets.pandaset.safe_pickle import read_frame
 from core.datasets.sequences import SequenceDataset, sequence_names
 from core.errors import UserError
-from core.geometry import chain, invert, projection, rigid, transform
+from core.geometry import FARTHEST, chain, invert, projection, rigid, transform
 from core.labels import PANDASET
 
 __all__ = ["CAMERAS", "PandaSet", "PandaSetConfig"]
@@ -292,16 +292,18 @@ class PandaSet(SequenceDataset):
         chosen = [SENSORS.index(name) for name in self.config.sensors]
         rows = np.flatnonzero(np.isin(sensor, chosen))
         world = np.stack([table[name][rows] for name in "xyz"], 1).astype(np.float64)
-        intensity = table["i"][rows].astype(np.float32)
+        with np.errstate(over="ignore"):
+            intensity = table["i"][rows].astype(np.float32)
         if not len(rows):
             raise UserError(
                 f"the scan holds no points of {', '.join(self.config.sensors)}",
                 where=str(path),
                 cure=SOURCE,
             )
-        if bad := int((~np.isfinite(world).all(1) | ~np.isfinite(intensity)).sum()):
+        sound = (np.abs(world) <= FARTHEST).all(1) & np.isfinite(intensity)
+        if not sound.all():
             raise UserError(
-                f"{bad} of {len(rows)} points have NaN or infinite values",
+                f"{int((~sound).sum())} of {len(rows)} points have NaN or infinite values or lie beyond {FARTHEST:g} m",
                 where=str(path),
                 cure=SOURCE,
             )
