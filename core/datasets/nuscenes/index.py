@@ -27,11 +27,11 @@ from core.datasets.nuscenes.tables import (
     Calibration,
     EgoPose,
     Keyframe,
-    LabelFile,
     Scene,
     SensorName,
     SweepFile,
     iterate_table,
+    label_files,
 )
 from core.decode import kept, read_array, read_json
 from core.errors import UserError
@@ -70,10 +70,10 @@ _ARCHIVES = {
 
 
 class _Stored(BaseModel):
-    """``index.json``, which is written last: what each array's file must be, and the optional tables found."""
+    """``index.json``, which is written last: hashes of the arrays' files, and why tables of labels are of no use."""
 
     sha256: dict[str, str]
-    tables: list[str]
+    damaged: dict[str, str]
 
 
 class NuScenesIndex:
@@ -88,7 +88,7 @@ class NuScenesIndex:
         cam_file: bytes [F, 6] in the order of ``CAMERAS``, b"" = none. cam_ego: f64 [F, 6, 7]. cam_calib: i32 [F, 6].
             cam_size: i32 [F, 6, 2] width, height px.
         calib_pose: f64 [C, 7] sensor -> ego. calib_matrix: f64 [C, 3, 3] px.
-        tables: names of the optional tables that were there.
+        damaged: why tables of labels cannot be used, by name; only jobs that need them mind.
     """
 
     scene_name: np.ndarray
@@ -111,7 +111,7 @@ class NuScenesIndex:
     cam_size: np.ndarray
     calib_pose: np.ndarray
     calib_matrix: np.ndarray
-    tables: list[str]
+    damaged: dict[str, str]
 
     def __init__(self, folder: Path, *, verify: bool = False) -> None:
         """Map the arrays of a folder; the pages are shared by every process on the machine.
@@ -124,7 +124,7 @@ class NuScenesIndex:
         """
         self.folder = folder
         stored = read_json(folder / _INDEX, _Stored)
-        self.tables = stored.tables
+        self.damaged = stored.damaged
         for name in _ARRAYS:
             path = folder / f"{name}.npy"
             array = read_array(path, mapped=True)
@@ -137,7 +137,7 @@ class NuScenesIndex:
         return NuScenesIndex, (self.folder,)
 
 
-_ARRAYS = tuple(name for name in NuScenesIndex.__annotations__ if name != "tables")
+_ARRAYS = tuple(name for name in NuScenesIndex.__annotations__ if name != "damaged")
 
 
 def open_index(root: Path, version: str) -> NuScenesIndex:
@@ -225,8 +225,8 @@ def _pose(row: Calibration | EgoPose) -> list[float]:
     return [*row["translation"], *row["rotation"]]
 
 
-def _build(tables: Path) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Read the tables one after the other; returns the arrays of :class:`NuScenesIndex` and the optional tables."""
+def _build(tables: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Read the tables one after the other; returns the arrays of :class:`NuScenesIndex` and what it calls damaged."""
     try:
         arrays: dict[str, np.ndarray] = {}
         channels = _read_calibration(tables, arrays)
@@ -240,12 +240,15 @@ def _build(tables: Path) -> tuple[dict[str, np.ndarray], list[str]]:
         check_counts(told, arrays["key_scene"], sweeps, tables)
         _link_cameras(cameras, keys, samples, arrays)
         _read_ego_poses(tables, arrays)
-        present = [name for name in _OPTIONAL if (tables / f"{name}.json").is_file()]
+        damaged: dict[str, str] = {}
         for name in _OPTIONAL:
-            arrays[f"key_{name}"] = _read_label_files(
-                tables / f"{name}.json", name in present, arrays
-            )
-        return arrays, present
+            try:
+                files = label_files(tables / f"{name}.json")
+            except UserError as error:
+                files, damaged[name] = {}, error.what
+            keys = arrays["lidar_token"][arrays["key_lidar"]]
+            arrays[f"key_{name}"] = np.array([files.get(key, b"") for key in keys.tolist()], "S")
+        return arrays, damaged
     except KeyError as error:
         raise UserError(
             f"the tables do not fit together: {error} is referred to and not there",
@@ -382,21 +385,11 @@ def _read_ego_poses(tables: Path, arrays: dict[str, np.ndarray]) -> None:
         start += size
 
 
-def _read_label_files(path: Path, present: bool, arrays: dict[str, np.ndarray]) -> np.ndarray:
-    """Bytes [F]: label file of each keyframe's LiDAR sweep, b"" where there is none."""
-    files = {}
-    if present:
-        for row in iterate_table(path, LabelFile):
-            files[row["sample_data_token"]] = row["filename"]
-    tokens = arrays["lidar_token"][arrays["key_lidar"]]
-    return np.array([files.get(token.decode(), "").encode() for token in tokens], "S")
-
-
-def _store(folder: Path, arrays: dict[str, np.ndarray], tables: list[str]) -> None:
+def _store(folder: Path, arrays: dict[str, np.ndarray], damaged: dict[str, str]) -> None:
     hashes = {}
     for name in _ARRAYS:
         path = folder / f"{name}.npy"
         with atomic_path(path) as temporary, open(temporary, "wb") as stream:
             np.save(stream, arrays[name], allow_pickle=False)
         hashes[name] = sha256(path)
-    write_json(folder / _INDEX, _Stored(sha256=hashes, tables=tables).model_dump())
+    write_json(folder / _INDEX, _Stored(sha256=hashes, damaged=damaged).model_dump())

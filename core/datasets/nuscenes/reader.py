@@ -29,7 +29,8 @@ from core.datasets.find import is_hidden
 from core.datasets.images import check_principal_point, open_image
 from core.datasets.numbered import first_names
 from core.datasets.nuscenes.benchmark import NuScenesBenchmark
-from core.datasets.nuscenes.index import CAMERAS, NuScenesIndex, open_index
+from core.datasets.nuscenes.chains import walk
+from core.datasets.nuscenes.index import CAMERAS, open_index
 from core.decode import read_arrays
 from core.errors import UserError, counted
 from core.geometry import chain, invert, projection, rigid, transform
@@ -40,6 +41,10 @@ __all__ = ["NuScenes", "NuScenesConfig"]
 _OFFICIAL_COUNTS = {"train": 28130, "val": 6019, "test": 6008}
 _PAGE = "nuScenes download page"
 _LIDARSEG = f"nuScenes-lidarseg-all-v1.0.tar.bz2, {_PAGE}"
+_PANOPTIC = (
+    f"Panoptic files come from nuScenes-panoptic-v1.0-all.tar.gz, {_PAGE}; "
+    "without them set dataset.instances false"
+)
 _MIN_DEPTH = 1.0  # m, as in the devkit
 
 
@@ -98,13 +103,12 @@ class NuScenes(ScanDataset):
             )
         self.index = open_index(self.root, self.version)
         self.labelled = config.use_labels and split != "test"
-        if self.labelled and "lidarseg" not in self.index.tables:
-            raise UserError(
-                "Table lidarseg not found: the labels are not unpacked",
-                where=str(self.root / self.version / "lidarseg.json"),
-                cure=f"They come from {_LIDARSEG}; unpack it over dataset.root. For label-free jobs set "
-                "dataset.use_labels false",
-            )
+        if self.labelled:
+            cure = f"Labels come from {_LIDARSEG}; unpack it over dataset.root. For label-free jobs set "
+            self._need_table("lidarseg", cure + "dataset.use_labels false")
+        panoptic = self.root / self.version / "panoptic.json"
+        if self.labelled and config.instances and panoptic.is_file():
+            self._need_table("panoptic", _PANOPTIC)
         if self.split in config.frames:
             wanted = self._select(config.frames[self.split])
         else:
@@ -123,6 +127,11 @@ class NuScenes(ScanDataset):
         if self.labelled:
             self._note_unread()
         self.warn_of_unread()
+
+    def _need_table(self, name: str, cure: str) -> None:
+        if name in self.index.damaged:
+            where = str(self.root / self.version / f"{name}.json")
+            raise UserError(self.index.damaged[name], where=where, cure=cure)
 
     def _official(self) -> np.ndarray:
         return np.flatnonzero(self.index.scene_split[self.index.key_scene] == self.split.encode())
@@ -157,7 +166,7 @@ class NuScenes(ScanDataset):
             self._note(~there, keys, f"have no label file; they come from {_LIDARSEG}")
             keys = keys[there]
         if self.config.multisweeps.num_sweeps:
-            chains = _walk(index, index.key_lidar[keys], self.config.multisweeps)
+            chains = walk(index, index.key_lidar[keys], self.config.multisweeps)
             used = np.unique(chains[chains >= 0])
             lost = used[~self._on_disk(index.lidar_file[used])]
             there = ~np.isin(chains, lost).any(1)
@@ -301,7 +310,7 @@ class NuScenes(ScanDataset):
     def _sweeps(self, row: int) -> list[int]:
         if not self.config.multisweeps.num_sweeps:
             return []
-        chains = _walk(self.index, np.array([row]), self.config.multisweeps)[0]
+        chains = walk(self.index, np.array([row]), self.config.multisweeps)[0]
         return [int(sweep) for sweep in chains if sweep >= 0]
 
     def _labels(self, files: ScanFiles, count: int) -> np.ndarray | None:
@@ -316,13 +325,9 @@ class NuScenes(ScanDataset):
         if label is None or not self.config.instances or not name:
             return None
         path = self.root / name
-        cure = (
-            f"Panoptic files come from nuScenes-panoptic-v1.0-all.tar.gz, {_PAGE}; "
-            "without them set dataset.instances false"
-        )
-        data = read_arrays(path, "file of instances", only="data", cure=cure).get("data")
+        data = read_arrays(path, "file of instances", only="data", cure=_PANOPTIC).get("data")
         if data is None or data.dtype.kind not in "iu":
-            raise UserError("this file has no integers 'data'", where=str(path), cure=cure)
+            raise UserError("this file has no integers 'data'", where=str(path), cure=_PANOPTIC)
         if data.shape != label.shape:
             raise UserError(
                 f"holds {data.size} ids, but the scan has {len(label)} points", where=str(path)
@@ -334,7 +339,7 @@ class NuScenes(ScanDataset):
             raise UserError(
                 "most of its points have another class here than in the lidarseg file: the two do not belong together",
                 where=str(path),
-                cure=cure,
+                cure=_PANOPTIC,
             )
         return np.where(raw % 1000 > 0, raw, 0)
 
@@ -371,27 +376,3 @@ class NuScenes(ScanDataset):
 
 def _rigid(pose: np.ndarray) -> np.ndarray:
     return rigid(pose[3:], pose[:3])
-
-
-def _walk(index: NuScenesIndex, rows: np.ndarray, sweeps: Multisweeps) -> np.ndarray:
-    """Neighbouring sweeps of each row, i64 [F, S], -1 = none: past from near to far, then future.
-
-    When fewer past sweeps exist, more future ones are taken, so that a scene's first keyframes are as dense.
-    """
-    total = sweeps.num_sweeps if sweeps.only_past else 2 * sweeps.num_sweeps
-    past = _follow(index.lidar_prev, rows, sweeps.num_sweeps)
-    if sweeps.only_past:
-        return past
-    future = _follow(index.lidar_next, rows, total)
-    allowed = total - (past >= 0).sum(1, keepdims=True)
-    future[np.arange(total)[None] >= allowed] = -1
-    return np.concatenate([past, future], 1)
-
-
-def _follow(link: np.ndarray, rows: np.ndarray, steps: int) -> np.ndarray:
-    chains = np.full((len(rows), steps), -1, np.int64)
-    current = rows
-    for step in range(steps):
-        current = np.where(current >= 0, link[current], -1)
-        chains[:, step] = current
-    return chains

@@ -23,11 +23,11 @@ __all__ = [
     "Calibration",
     "EgoPose",
     "Keyframe",
-    "LabelFile",
     "Scene",
     "SensorName",
     "SweepFile",
     "iterate_table",
+    "label_files",
 ]
 
 _CHUNK = 8 << 20  # characters read at a time
@@ -154,6 +154,18 @@ def iterate_table(path: Path, of: type[Row]) -> Iterator[Row]:
             except ValidationError as error:
                 what = f"row {number}: {type_errors(error)}"
                 raise UserError(what, where=str(path), cure=_CURE) from error
+
+
+def label_files(path: Path) -> dict[bytes, bytes]:
+    """Read ``lidarseg.json`` or ``panoptic.json``: file by the token of a sweep.
+
+    Raises:
+        UserError: the table is missing or damaged.
+    """
+    files = {}
+    for row in iterate_table(path, LabelFile):
+        files[row["sample_data_token"].encode()] = row["filename"].encode()
+    return files
 
 
 def _progress(path: Path) -> Any:
