@@ -199,7 +199,8 @@ class Recipe:
     def _picture(self, camera: Camera, scan: Scan) -> Picture:
         """One camera's image in its size for the network, and where the points as recorded lie in it."""
         image = decode_image(camera, self.config.image_size)
-        pixels, visible, areas = project_points(scan.xyz, camera, image.shape[1::-1])
+        height, width = image.shape[:2]
+        pixels, visible, areas = project_points(scan.xyz, camera, (width, height))
         if scan.pasted is not None:  # no image shows them
             pixels[scan.pasted] = 0
             visible[scan.pasted] = False

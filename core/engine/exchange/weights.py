@@ -54,7 +54,7 @@ def export_weights(source: Path, out: Path, *, lidar_only: bool = False) -> dict
         raise UserError(
             "this checkpoint does not say which network it holds",
             where=str(found.path),
-            cure="If it comes from U2MKD's own code, import it first: python -m core.engine.exchange import",
+            cure="If another project published it, import it first: python -m core.engine.exchange import",
         )
     config = Config(tree=_portable(found.tree), source=f"configuration in {found.path}")
     weights = found.weights

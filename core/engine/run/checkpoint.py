@@ -231,7 +231,8 @@ def unpickled(path: Path) -> Any:
         raise UserError(
             f"this checkpoint is damaged, cut short, or not made by this project ({type(error).__name__} on reading)",
             where=str(path),
-            cure="Use another checkpoint of the run, or train again",
+            cure="Use another checkpoint of the run, or train again; what other projects published comes in with: "
+            "python -m core.engine.exchange import",
         ) from error
 
 
