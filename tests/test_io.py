@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -158,3 +159,12 @@ def test_a_name_that_is_no_text_keeps_its_bytes(tmp_path: Path) -> None:
     name = os.fsdecode(b"w\xe4gen")
     io.write_text(tmp_path / "list.txt", name)
     assert (tmp_path / "list.txt").read_bytes() == b"w\xe4gen"
+
+
+def test_json_holds_no_nan(tmp_path):
+    write_json(tmp_path / "a.json", {"a": [float("nan"), 1.5], "b": (float("inf"), {"c": -1})})
+    text = (tmp_path / "a.json").read_text()
+    assert json.loads(text, parse_constant=pytest.fail) == {
+        "a": [None, 1.5],
+        "b": [None, {"c": -1}],
+    }

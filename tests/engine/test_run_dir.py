@@ -110,6 +110,7 @@ def test_long_lists_of_differences_are_cut(started: RunDir) -> None:
         {"train__save_every": 7},
         {"train__max_nonfinite_steps": 1},
         {"amp__enabled": "auto"},
+        {"dataset__partial": True},
     ],
 )
 def test_keys_that_alter_no_result_are_free(started: RunDir, change: dict) -> None:
@@ -117,6 +118,11 @@ def test_keys_that_alter_no_result_are_free(started: RunDir, change: dict) -> No
     saved = flatten(yaml.safe_load((started.path / "config.yaml").read_text()))
     key, value = next(iter(change.items()))
     assert saved[key.replace("__", ".")] == value
+
+
+def test_more_epochs_are_told_their_key(started: RunDir) -> None:
+    with pytest.raises(UserError, match=r"num_epochs was .*--train\.init_from"):
+        started.open(config(num_epochs=99), World())
 
 
 @pytest.mark.parametrize("key", ["dataset__root_mirror", "workers_per_gpu_more"])

@@ -69,7 +69,8 @@ def test_what_needs_no_flag(real: Path, tiny_kitti: Path, tmp_path: Path) -> Non
             assert scans.expected is None and shortfall(scans) is None
     made_up = build_dataset(job(tiny_kitti), "train")
     assert made_up.made_up and made_up.expected is None and made_up.complete
-    assert not made_up.is_official
+    assert not made_up.is_official and made_up.left_out() == []
+    assert made_up.sequences == ("00",)
 
 
 def test_a_split_named_by_hand_that_is_whole_is_official(real: Path, monkeypatch) -> None:

@@ -33,6 +33,7 @@ _FREE_KEYS = (
         "train.title",
         "train.max_nonfinite_steps",
         "dataset.root",
+        "dataset.partial",
     ),
     *("teacher_pretrain", "teacher.cache"),  # the teacher itself is compared by its hash
     "amp.enabled",  # what it means on a machine is compared by the checkpoint's number type
@@ -166,6 +167,9 @@ class RunDir:
             if old.get(key) != new.get(key) and key not in _FREE_KEYS
         ]
         if differing:
+            cure = "Choose another --run-dir, or delete this one to start over"
+            if old.get("num_epochs") != new.get("num_epochs"):
+                cure += f"; to train its weights on: another --run-dir with --train.init_from {self.path}"
             more = f" and {len(differing) - 4} more" if len(differing) > 4 else ""
             cure = "Choose another --run-dir, or delete this one to start over"
             if old.get("num_epochs") != new.get("num_epochs"):
