@@ -13,7 +13,7 @@ from core.distill.u2mkd import U2MKD
 from core.engine.run import experiment as module
 from core.engine.run.cli import config_parser
 from core.engine.run.distributed import World
-from core.engine.run.experiment import Experiment, check_config
+from core.engine.run.experiment import CriterionConfig, Experiment, check_config
 from core.engine.train.jobs import train_student
 from core.errors import UserError
 from core.models.fusion.student import LidarCamera
@@ -145,3 +145,14 @@ def test_examples_in_help_keep_their_lines() -> None:
     assert (
         "What it does.\n\n    python a.py CONFIG\n    python b.py CONFIG\n" in parser.format_help()
     )
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [("class_weight", [1.0, 0.0, 0.0]), ("class_counts", [9, 0, 0]), ("class_counts", [0, -1, 5])],
+)
+def test_class_weights_of_no_class_are_no_loss(key: str, values: list[float]) -> None:
+    criterion = CriterionConfig.model_validate({key: values})
+    with pytest.raises(UserError, match=rf"criterion\.{key}: the .* one class above it"):
+        criterion.check(3)
+    CriterionConfig.model_validate({key: [0, 0, 2]}).check(3)

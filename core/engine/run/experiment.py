@@ -108,10 +108,18 @@ class CriterionConfig(Section):
             )
         for key, kind in (("class_weight", "weights"), ("class_counts", "counts")):
             values = getattr(self, key)
-            if values is not None and len(values) != num_classes:
+            if values is None:
+                continue
+            if len(values) != num_classes:
                 raise UserError(
                     f"{len(values)} {kind} for {num_classes} classes (class 0 = ignore comes first)",
                     where=f"criterion.{key}",
+                )
+            if min(values) < 0 or not any(values[1:]):
+                raise UserError(
+                    f"the {kind} are {values}; expected none below 0, and one class above it",
+                    where=f"criterion.{key}",
+                    cure="'python -m core.check_data CONFIG' counts the points of each class",
                 )
 
 
