@@ -6,6 +6,7 @@ paths and command lines are left out, for they differ from run to run; so are pa
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import zipfile
@@ -41,7 +42,7 @@ IGNORED_FILES = (
 )
 # Keys whose values belong to one run alone; "settings" is a hash of the whole configuration.
 IGNORED_KEYS = re.compile(
-    r"(^|/)(seconds\w*|dataset|made_up|split_scans|\w*time|command|commit|processor|date|"
+    r"(^|/)(seconds\w*|dataset|made_up|split_scans|trained_on|\w*time|command|commit|processor|date|"
     r"checkpoint|\w*sha256|config|settings|path|folder|root|created|source)(/|$)"
 )
 # Parts of a checkpoint that a continued run depends on.
@@ -107,7 +108,7 @@ def compare_files(old: Path, new: Path, name: str) -> Finding:
 
 def _may_grow(path: Path) -> bool:
     """Whether a new version may say more: a score file may, a prediction may not."""
-    return path.suffix in (".json", ".jsonl")
+    return path.suffix in (".json", ".jsonl", ".csv")
 
 
 # --- reading --------------------------------------------------------------------------------------------------------
@@ -118,7 +119,7 @@ def read_values(path: Path) -> Values:
         ".safetensors": _safetensors,
         ".json": _json,
         ".jsonl": _json_lines,
-        ".csv": _lines,
+        ".csv": _table,
         ".npy": _array,
         ".npz": _arrays,
         ".zip": _members,
@@ -156,9 +157,13 @@ def _json_lines(path: Path) -> Values:
     return _without_ignored(values)
 
 
-def _lines(path: Path) -> Values:
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return {f"line {number}": line for number, line in enumerate(lines, 1)}
+def _table(path: Path) -> Values:
+    values: Values = {}
+    with open(path, encoding="utf-8", newline="") as stream:
+        for number, row in enumerate(csv.DictReader(stream), 1):
+            for column, cell in row.items():
+                values[f"row {number}/{column}"] = cell or ""
+    return _without_ignored(values)
 
 
 def _array(path: Path) -> Values:

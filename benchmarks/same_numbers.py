@@ -40,6 +40,7 @@ AREAS = (
 EXPECTED = {
     ("labelled-sweeps", "*"): "labels of neighbouring sweeps reach the loss",
     ("pandaset-spvcnn_spformer", "*"): "radial windows and range bins begin at PandaSet's scanner",
+    ("robustness*", "*.png"): "the picture names the world it shows",
     ("pandaset-*", "evaluation-val.json"): "range bins begin at PandaSet's scanner",
     ("u2mkd-spvcnn*", "*"): NO_BIAS,
     ("u2mkd-minkunet", "*"): NO_BIAS,
