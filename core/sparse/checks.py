@@ -12,7 +12,6 @@ from weakref import ref
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from core.errors import UserError
 
@@ -152,16 +151,18 @@ class Proofs:
     """Which tensors were found to fit each other; keeps none of them alive."""
 
     def __init__(self) -> None:
-        self._known = WeakTensorKeyDictionary()
+        self._known: dict[int, tuple[Any, ...]] = {}
 
     def add(self, key: Tensor, *facts: Tensor | int | str) -> None:
         """Remember that ``key`` fits ``facts``: tensors, told apart by identity, and numbers and names."""
-        self._known[key] = [_weak(fact) for fact in facts]
+        number = id(key)
+        gone = ref(key, lambda _: self._known.pop(number, None))
+        self._known[number] = (gone, *map(_weak, facts))
 
     def has(self, key: Tensor, *facts: Tensor | int | str) -> bool:
         """Tell whether just this was proven."""
-        known = self._known.get(key, [])
-        return len(known) == len(facts) and all(map(_same, known, facts))
+        known = self._known.get(id(key), ())
+        return len(known) == 1 + len(facts) and all(map(_same, known, (key, *facts)))
 
 
 def _weak(fact: Tensor | int | str) -> Any:
