@@ -33,9 +33,9 @@ from core.datasets import build_dataset
 from core.engine.exchange.foreign import read_weights
 from core.engine.exchange.weights import export_weights, import_weights
 from core.engine.report.page import write_report
-from core.engine.run.checkpoint import CheckpointStore
 from core.engine.run.distributed import World
 from core.engine.run.run_dir import RunDir
+from core.engine.run.store import CheckpointStore
 from core.engine.score.submission import remap
 from core.engine.score.submission_check import check_submission, open_split
 from core.engine.train.jobs import train
