@@ -1,7 +1,7 @@
 """``python tests/fuzz``: seeded damage to every kind of file that a person brings; exit code 1 on a finding.
 
 Each input is a right file with one mutation. The code that reads it may refuse it with a UserError, or read it.
-Whatever else comes is a finding: another exception, a crash, or more than 20 s. ``--targets NAME --first NUMBER
+Whatever else comes is a finding: another exception, a crash, or more than 20 s of work. ``--targets NAME --first NUMBER
 --count 1`` runs one input again.
 """
 

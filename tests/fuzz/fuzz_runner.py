@@ -38,7 +38,8 @@ USER, NOTHING, OTHER_DATA, EXCEPTION, CRASH = OUTCOMES = (
     "crash / hang",
 )
 T = TypeVar("T")
-SECONDS = 20.0  # per input; longer is a hang
+SECONDS = 20.0  # of processor time per input; longer is a hang
+PATIENCE = 6  # times as long by the clock: the machine may be busy, an input may sleep
 MEMORY = 3 << 30  # bytes that an input may ask for beyond what the process has
 
 
@@ -228,23 +229,46 @@ def run_target(
         worker = context.Process(target=_work, args=(target, right, seed, numbers, sink))
         worker.start()
         sink.close()
-        numbers = _collect(target, tally, numbers, source, seconds)
+        numbers = _collect(target, tally, numbers, source, Clock(worker.pid or 0, seconds))
         worker.kill()
         worker.join()
     return tally
 
 
+@dataclass(frozen=True)
+class Clock:
+    """How long a process may work on an input, s."""
+
+    process: int
+    seconds: float
+
+    def answers(self, source: Connection) -> bool:
+        """Wait for an answer until the process has used up its time."""
+        start = self._used()
+        for _ in range(PATIENCE):
+            if source.poll(self.seconds):
+                return True
+            if self._used() - start > self.seconds:
+                return False
+        return False
+
+    def _used(self) -> float:
+        """Processor time of the process so far."""
+        words = Path(f"/proc/{self.process}/stat").read_text().rpartition(")")[2].split()
+        return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def _collect(
-    target: Target, tally: Tally, numbers: list[int], source: Connection, seconds: float
+    target: Target, tally: Tally, numbers: list[int], source: Connection, clock: Clock
 ) -> list[int]:
     """Count what a process sends; returns the inputs it left when it died or took too long."""
     while numbers:
         number, file, mutation = numbers[0], "?", "?"
         try:
-            if source.poll(60 + seconds):
+            if clock.answers(source):
                 number, file, mutation = source.recv()
-            outcome, detail = CRASH, f"no answer in {seconds:g} s"
-            if source.poll(seconds):
+            outcome, detail = CRASH, f"no answer in {clock.seconds:g} s"
+            if clock.answers(source):
                 outcome, detail = source.recv()
         except EOFError:
             outcome, detail = CRASH, "the process died"

@@ -20,6 +20,7 @@ from fuzz_mutations import (
     json_line,
     npy_header,
     safetensors_header,
+    yaml_values,
     zipped,
 )
 from fuzz_runner import Target
@@ -144,6 +145,51 @@ def use_cache(root: Path) -> object:
     return output.logits, output.coords
 
 
+# --- values of a configuration ----------------------------------------------------------------------------------------
+VALUES = """
+num_epochs: 1
+batch_size: 1
+amp: {enabled: false, dtype: bf16}
+criterion: {w_ce: 1.0, w_lovasz: 1.0, w_balanced: 0.0}
+optimizer: {name: adamw, lr: 0.003, weight_decay: 0.01, betas: [0.9, 0.999], lr_scale: {}}
+scheduler: {name: cosine_warmup, warmup_steps: 1, power: 0.9}
+train: {seed: 0, accumulate: 1, grad_clip: 10.0, ema: 0.9, save_every: 500, max_nonfinite_steps: 0}
+eval: {every: 1, batch_size: 1, pictures: 0}
+model: {name: spvcnn, cr: 0.1, dropout: 0.3}
+data:
+  voxel_size: 1.0
+  mix: 0.0
+  point_range: [-50, -50, -4, 50, 50, 3]
+  max_voxels: 1000
+  intensity_divisor: 1.0
+  augment: {flip: true, rotate: [-180, 180], scale: [0.9, 1.1], translate_std: [0.1, 0.1, 0.1], dropout: 0.1}
+dataset:
+  name: folder
+  scans: "*.bin"
+  label_files: "{stem}.label"
+  labels: semantickitti
+  point_fields: 4
+  label_dtype: uint32
+  label_bits: 16
+  split: {train: [0, 1], val: [2, 3]}
+  sensor: {origin: [0, 0, 0], beams: 64, elevation: [-0.4, 0.05], intensity_scale: 1.0}
+"""
+
+
+def values(folder: Path) -> None:
+    write_world(folder / "scans", 4)
+    (folder / "job.yaml").write_text(VALUES)
+
+
+def use_values(root: Path) -> object:
+    """Train with it; epochs and workers may be as many as somebody likes."""
+    given = {"num_epochs": 1, "workers_per_gpu": 0, "dataset": {"root": str(root / "scans")}}
+    config = load_config(root / "job.yaml")
+    config.merge(given, "fuzz")
+    train(World(), config, root / "run")
+    return EvaluationResult.read(root / "run" / "evaluation-val.json").confusion
+
+
 # --- submissions -----------------------------------------------------------------------------------------------------
 def submission(folder: Path) -> None:
     kitti(folder / "data")
@@ -213,6 +259,7 @@ TARGETS = (
     Target("run.finished", FOLDER, run, "run/*.json*", use_run),
     Target("teacher.cache", "teacher's cache", run, "cache/*/*", use_cache, BYTES),
     Target("teacher.values", "teacher's cache", run, "cache/*/*.safetensors", use_cache, EXPORTED),
+    Target("values", "values of a configuration", values, "job.yaml", use_values, (yaml_values,)),
     Target("submission", SENT, submission, "submission.zip", use_submission, ARCHIVE),
     Target("remap", SENT, submission, "in/*.label", use_remap),
     Target("instances.points", DATABASE, instances, "db/*.bin", use_instances),

@@ -14,7 +14,7 @@ from fuzz_targets import TARGETS
 from core.decode import read_json
 from core.errors import UserError
 
-SLOW = ("run.config", "run.finished")  # train; the command has them
+SLOW = ("run.config", "run.finished", "values")  # train; the command has them
 COUNT = 4  # inputs per target; the command makes 160
 QUICK = [target for target in TARGETS if target.name not in SLOW]
 
@@ -38,7 +38,7 @@ def one_file(folder: Path) -> None:
 
 def outcomes_of(use: object, count: int = 4) -> dict[str, int]:
     target = Target("x", "x", one_file, "*.json", use, [lambda content, rng: b"[2]"])  # type: ignore[arg-type]
-    return dict(run_target(target, count, seconds=2.0).counts)
+    return dict(run_target(target, count, seconds=0.5).counts)
 
 
 def test_what_is_refused_accepted_or_without_effect_is_told_apart() -> None:
@@ -61,9 +61,15 @@ def test_exceptions_crashes_and_hangs_are_findings() -> None:
             time.sleep(60)
         return 0
 
+    def work(root: Path) -> object:
+        while read_json(root / "a.json") == [2]:
+            pass
+        return 0
+
     assert outcomes_of(wrong) == {EXCEPTION: 4}
     assert outcomes_of(crash, 2) == {CRASH: 2}
     assert outcomes_of(hang, 1) == {CRASH: 1}
+    assert outcomes_of(work, 1) == {CRASH: 1}
 
 
 def test_an_input_is_the_same_again_by_its_number() -> None:
