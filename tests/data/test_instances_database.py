@@ -248,6 +248,37 @@ def test_damaged_database_is_named(tmp_path):
         Database(folder)
 
 
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"classes": None}, r"meta\.json: key 'classes'"),
+        ({"classes": []}, r"meta\.json: key 'classes'"),
+        ({"classes": [{"id": 1}]}, r"key 'classes\.0\.name' is missing"),
+        ({"labels": {"name": "x", "fingerprint": 5}}, r"key 'labels\.fingerprint'"),
+        ({"absent": "car"}, "key 'absent'"),
+    ],
+)
+def test_a_description_of_wrong_types_names_the_key(tmp_path, change, match):
+    folder = toy_database(tmp_path / "db", [(CAR, np.ones((5, 4)))]).folder
+    meta = json.loads((folder / "meta.json").read_text())
+    (folder / "meta.json").write_text(json.dumps(meta | change))
+    with pytest.raises(UserError, match=match):
+        Database(folder)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("offset", 1), ("count", 6), ("count", -5), ("cls", 0), ("offset", -(2**62))],
+)
+def test_an_index_that_leads_elsewhere_is_refused(tmp_path, column, value):
+    folder = toy_database(tmp_path / "db", [(CAR, np.ones((5, 4)))]).folder
+    index = np.load(folder / "index.npy")
+    index[column] = value
+    np.save(folder / "index.npy", index)
+    with pytest.raises(UserError, match="does not belong to this database"):
+        Database(folder)
+
+
 def test_nothing_found_is_an_error(tmp_path):
     rules = {CAR: ThingRule(min_points=1000, ground=("sidewalk",))}
     work = _Cutter(ManyScans(tmp_path / "log"), rules)

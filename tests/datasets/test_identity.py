@@ -195,3 +195,16 @@ def test_moving_objects_are_submitted_in_their_own_ids(tiny_kitti, tmp_path):
     assert list(check_submission(tmp_path, scans)) == []
     faults = list(check_submission(tmp_path, open_split("semantickitti", tiny_kitti, "val", "")))
     assert len(faults) == len(scans) and "id 9 (" in faults[0]
+
+
+@pytest.mark.parametrize("name", list(FORMATS))
+def test_predicted_files_are_read_with_their_bounds(name: str, tmp_path: Path) -> None:
+    labels = LABEL_SPACES["semantickitti" if name == "semantickitti" else "nuscenes"]
+    files = prediction_format(name)
+    classes = np.array([0, 1, labels.num_classes - 1, 3], np.uint8)
+    content = files.encode(classes, labels)
+    np.testing.assert_array_equal(files.decode(content, labels, tmp_path), classes)
+    wrong = [content[:-1] + b"\xff", content[:-1] if name != "nuscenes" else b"\x40", b"\x93NUMPY"]
+    for damaged in wrong:
+        with pytest.raises(UserError):
+            files.decode(damaged, labels, tmp_path)
