@@ -45,6 +45,9 @@ _HABITS = {
 }
 _INTERRUPTED = "interrupted; what was saved stays, start the same command again to go on"
 _EXIT_CTRL_C = 130
+# Paths that a person gave, in whichever key or option: asking whether such a file exists raises.
+_NO_PATH = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENOTDIR)
+_SHOWN = 120  # characters of such a path
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _PLACEHOLDER = re.compile(r"(?<= )CONFIG\b")
 OVERRIDES = (
@@ -138,6 +141,14 @@ def _for_a_person(error: Exception) -> str | None:
         return with_config(str(error), sys.argv[1:])
     if isinstance(error, OSError) and error.errno in _NO_ROOM:
         return str(cannot_write(Path(error.filename or "standard output"), error))
+    if isinstance(error, OSError) and error.errno in _NO_PATH and error.filename:
+        shown = str(error.filename)
+        if len(shown) > _SHOWN:
+            shown = f"{shown[:_SHOWN]}…"
+        cure = "Give another path, or the right to read it"
+        return str(
+            UserError(f"this path cannot be used ({error.strerror})", where=shown, cure=cure)
+        )
     return None
 
 
