@@ -57,6 +57,20 @@ class Config:
             value = value.get(part)
         return value
 
+    def section(self, key: str) -> Mapping[str, Any]:
+        """The mapping at a dotted key, empty where there is nothing.
+
+        Raises:
+            UserError: something else stands there.
+        """
+        value = self.get(key)
+        if value is None:
+            return {}
+        if not isinstance(value, Mapping):
+            what = f"key '{key}' has the value {value!r:.100}; expected 'key: value' lines"
+            raise UserError(what, where=self.origin(key))
+        return value
+
     def merge(self, values: Mapping[str, Any], origin: str, prefix: str = "") -> None:
         """Merge ``values`` over the tree: mappings deep, lists and scalars replaced."""
         target = self.tree

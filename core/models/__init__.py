@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Protocol, runtime_checkable
 
 from torch import nn
@@ -162,13 +162,22 @@ def input_width(config: Config) -> int:
 def column_widths(config: Config) -> dict[str, int]:
     """Values per point of every column that networks may read, those of ``dataset.columns`` included."""
     widths = dict(COLUMN_WIDTHS)
-    dataset = config.tree.get("dataset", {})
-    for name in dataset.get("point_columns") or {}:  # of the scan files themselves
+    config.section("dataset")
+    for name in config.section("dataset.point_columns"):  # of the scan files themselves
         if name not in ("x", "y", "z"):
             widths.setdefault(name, 1)
-    for name, column in (dataset.get("columns") or {}).items():
-        widths[name] = column.get("channels", 1)
+    for name, column in config.section("dataset.columns").items():
+        widths[name] = _channels(column, f"dataset.columns.{name}", config)
     return widths
+
+
+def _channels(column: object, key: str, config: Config) -> int:
+    """Values per point of a column from disk."""
+    found = column.get("channels", 1) if isinstance(column, Mapping) else None
+    if type(found) is not int or found < 1:
+        what = f"key '{key}' has the value {column!r:.100}; expected e.g. {{channels: 1}}"
+        raise UserError(what, where=config.origin(key))
+    return found
 
 
 def _check_partition(kind: NetworkClass, config: Config) -> None:

@@ -27,6 +27,7 @@ from core.engine.run.checkpoint import (
 )
 from core.engine.run.run_dir import RunDir
 from core.engine.run.store import CheckpointStore
+from core.engine.run.trained import read_network
 from core.errors import UserError
 from core.io import sha256
 
@@ -461,3 +462,35 @@ def test_random_state_round_trip_through_a_file(store: CheckpointStore) -> None:
         assert draw() == expected
     finally:
         restore_random_state(outside)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "match"),
+    [
+        ("model", 5, "'model' holds something else than tensors"),
+        ("model", {"a": 1.5}, r"tensors by name \('a'\)"),
+        ("model", {7: torch.zeros(1)}, r"tensors by name \(7\)"),
+        ("training_only", [torch.zeros(1)], "'training_only' holds"),
+        ("identity", [1], "belongs to is damaged"),
+        ("identity", {"config": 5}, "key 'config'"),
+        ("identity", {"classes": "abc"}, "key 'classes'"),
+        ("identity", {"fingerprint": 5}, "key 'fingerprint'"),
+        ("identity", {"teacher": "x"}, "key 'teacher'"),
+    ],
+)
+def test_a_checkpoint_of_wrong_types_names_the_entry(
+    tmp_path: Path, key: str, value: object, match: str
+) -> None:
+    state = {"model": {"a": torch.zeros(1)}, "identity": {"classes": ["ignore"]}, key: value}
+    torch.save(state, tmp_path / "a.pt")
+    with pytest.raises(UserError, match=match) as caught:
+        read_network(tmp_path / "a.pt", "--checkpoint")
+    assert "a.pt" in str(caught.value.where)
+
+
+@pytest.mark.parametrize("key", ["dataset", "data", "model"])
+def test_a_section_of_a_checkpoint_that_is_none_is_named(tmp_path: Path, key: str) -> None:
+    state = {"model": {"a": torch.zeros(1)}, "identity": {"config": {key: 1.5}}}
+    torch.save(state, tmp_path / "a.pt")
+    with pytest.raises(UserError, match=f"key '{key}' has the value 1.5"):
+        _ = read_network(tmp_path / "a.pt", "--checkpoint").config

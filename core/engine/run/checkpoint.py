@@ -191,7 +191,25 @@ def read_hashed(path: str | os.PathLike[str]) -> tuple[dict[str, Any], str]:
             "this file holds no 'model' entry, so it is no checkpoint of this project",
             where=str(path),
         )
+    for key in ("model", "training_only"):
+        _check_tensors(state.get(key) or {}, key, path)
     return state, found
+
+
+def _check_tensors(weights: object, key: str, path: Path) -> None:
+    """Refuse what is not tensors by name."""
+    wrong: list[object] = [weights]
+    if isinstance(weights, dict):
+        wrong = []
+        for name, value in weights.items():
+            if not isinstance(name, str) or not isinstance(value, torch.Tensor):
+                wrong.append(name)
+    if wrong:
+        raise UserError(
+            f"the entry '{key}' holds something else than tensors by name ({wrong[0]!r:.100})",
+            where=str(path),
+            cure="The file is damaged or was altered; use another checkpoint of the run",
+        )
 
 
 def _expected_hash(path: Path) -> str | None:

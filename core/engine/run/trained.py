@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
 from core.config import Config
 from core.data import DataConfig
 from core.data.sensor_record import SensorRecord
+from core.decode import type_errors
 from core.engine.run.checkpoint import EXPORTED, find_checkpoint, read_hashed
 from core.engine.run.exported import read_exported
 from core.errors import UserError
@@ -18,6 +20,20 @@ from core.io import sha256
 from core.labels import LabelSpace
 
 __all__ = ["TrainedNetwork", "read_network"]
+
+
+_SECTIONS = ("dataset", "data", "model")  # which every use of a network reads
+
+
+class _Identity(BaseModel):
+    """What a file says its weights belong to, where it says it."""
+
+    config: dict[str, Any] | None = None
+    classes: list[str] = []
+    fingerprint: str | None = None
+    teacher: dict[str, Any] = {}
+    teacher_sha256: str | None = None
+    trained_on: str | None = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +76,8 @@ class TrainedNetwork:
             )
         config = Config(source=f"configuration in {self.path}")
         config.merge(self.tree, config.source)
+        for key in _SECTIONS:
+            config.section(key)
         return config
 
     @property
@@ -95,6 +113,18 @@ class TrainedNetwork:
         )
 
 
+def _check_identity(identity: object, path: Path) -> None:
+    """Refuse an identity of other types."""
+    try:
+        _Identity.model_validate(identity)
+    except ValidationError as error:
+        raise UserError(
+            f"what this file says its network belongs to is damaged: {type_errors(error)}",
+            where=str(path),
+            cure="Copy it again, or use another one",
+        ) from error
+
+
 def read_network(path: Path, where: str) -> TrainedNetwork:
     """Read a run folder's best checkpoint, a checkpoint, or an exported ``.safetensors``.
 
@@ -109,10 +139,12 @@ def read_network(path: Path, where: str) -> TrainedNetwork:
     if path.suffix == EXPORTED:
         weights, identity = read_exported(path)
         digest = sha256(path)
+        _check_identity(identity, path)
         teacher = identity.get("teacher_sha256")
     else:
         state, digest = read_hashed(path)
         weights, identity = state["model"], state.get("identity") or {}
+        _check_identity(identity, path)
         training_only = state.get("training_only") or {}
         teacher = identity.get("teacher", {}).get("sha256")
     return TrainedNetwork(
