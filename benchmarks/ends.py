@@ -37,7 +37,7 @@ from core.errors import UserError
 REPO = Path(__file__).resolve().parents[1]
 LIMIT = 120.0  # s from the blow to the end, on a busy machine
 CONFIG = """
-num_epochs: 4
+num_epochs: 2
 batch_size: 1
 dataset:
   name: folder

@@ -208,17 +208,15 @@ def _disk() -> Row:
 def _shared_memory() -> Row:
     path = Path("/dev/shm")
     if not path.is_dir():
-        return Row(
-            "/dev/shm", "warn", "not there", "Set workers_per_gpu 0 if the data loader fails"
-        )
+        return Row("/dev/shm", "warn", "not there", "Several GPUs (NCCL) and MPI share memory there")
     size = shutil.disk_usage(path).total
     if size >= 2 * _GIB:
         return Row("/dev/shm", "ok", f"{size / _GIB:.1f} GiB")
     return Row(
         "/dev/shm",
         "warn",
-        f"{size / (1 << 20):.0f} MiB: data loader workers may die with a bus error",
-        "In Docker pass --shm-size=8g (or --ipc=host), or set workers_per_gpu 0",
+        f"{size / (1 << 20):.0f} MiB: little for several GPUs (NCCL) or MPI",
+        "In Docker pass --shm-size=8g (or --ipc=host)",
     )
 
 
