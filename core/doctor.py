@@ -208,7 +208,9 @@ def _disk() -> Row:
 def _shared_memory() -> Row:
     path = Path("/dev/shm")
     if not path.is_dir():
-        return Row("/dev/shm", "warn", "not there", "Several GPUs (NCCL) and MPI share memory there")
+        return Row(
+            "/dev/shm", "warn", "not there", "Several GPUs (NCCL) and MPI share memory there"
+        )
     size = shutil.disk_usage(path).total
     if size >= 2 * _GIB:
         return Row("/dev/shm", "ok", f"{size / _GIB:.1f} GiB")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from core.engine.train.jobs import train_teacher
 from core.engine.train.trainer import Trainer
 from core.errors import UserError
 
+REPO = Path(__file__).resolve().parents[2]
 Job = Callable[[World], None]
 INSTALL = StopSignals.install  # the tests' own processes do without
 
@@ -39,6 +41,7 @@ def one_rank(rank: int, port: int, job: Job, said: Path) -> NoReturn:
     sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
     torch.set_num_threads(1)
     StopSignals.install = INSTALL  # type: ignore[method-assign]
+    vars(STOP).update(vars(StopSignals()))  # as in a process of its own
     code = 0
     try:
         run_command(lambda: run_distributed(job))
@@ -164,6 +167,18 @@ def test_a_dead_rank_is_named(tmp_path: Path, rank: int) -> None:
     text = said[1 - rank]
     assert f"rank {rank}" in text and "has died" in text and "Traceback" not in text
     assert len(text[text.index("error: ") :].strip().splitlines()) == 1
+
+
+def test_signals_are_ignored_while_python_ends(tmp_path: Path) -> None:
+    """A handler would be put back to the default before the process is gone; what is ignored stays so."""
+    code = (
+        "import signal\n"
+        "from core.engine.run.cli import run_command\n"
+        "run_command(lambda: None)\n"
+        "numbers = (signal.SIGTERM, signal.SIGUSR1)\n"
+        "raise SystemExit(any(signal.getsignal(n) != signal.SIG_IGN for n in numbers))\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=REPO, check=False).returncode == 0
 
 
 # --- within a training ----------------------------------------------------------------------------------------------

@@ -133,6 +133,8 @@ def run_command(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         sys.stderr.write(f"\n{_INTERRUPTED}\n")
         raise SystemExit(_EXIT_CTRL_C) from None
+    finally:
+        STOP.settle()
 
 
 def _for_a_person(error: Exception) -> str | None:
@@ -171,7 +173,6 @@ def run_distributed(job: Callable[..., object], *args: object) -> None:
     if store is None:
         STOP.doing = "at work"
         job(world, *args)
-        STOP.settle()
         return
     relay = Relay(world, store)
     STOP.doing = "at work"

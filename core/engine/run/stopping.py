@@ -61,6 +61,7 @@ class StopSignals:
         self.leave: Callable[[str], None] = _leave_alone
         self._held = False
         self._settled = False
+        self._installed = False
         self._leaving = threading.Lock()
         self._met = threading.Event()
 
@@ -73,6 +74,7 @@ class StopSignals:
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         os.register_at_fork(after_in_child=_forget)
         threading.Thread(target=self._watch, args=(reader,), daemon=True).start()
+        self._installed = True
 
     def met(self, leave: Callable[[str], None]) -> None:
         """The processes have met: from now on ``leave`` tells the others. One that left before would be waited for."""
@@ -91,8 +93,11 @@ class StopSignals:
             self._leave_now()
 
     def settle(self) -> None:
-        """Take no notice from now on: the work is done, or its end is decided."""
+        """Take no notice from now on, to the process's last moment: the work is done, or its end is decided."""
         self._settled = self._held = True
+        if self._installed:
+            for number in _SIGNALS:
+                signal.signal(number, signal.SIG_IGN)  # a handler would be gone while Python ends
 
     def _note(self, number: int, _: Any) -> None:
         self.asked = signal.Signals(number).name
