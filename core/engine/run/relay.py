@@ -60,14 +60,14 @@ class Relay:
         self._ending.acquire()  # for good: whoever comes second waits for the end
         try:
             self._announce(text, code)
-        except RuntimeError:  # the store has gone with rank 0
+        except dist.DistError:  # the store has gone with rank 0
             leave(text, code)
 
     def stop(self, text: str) -> NoReturn:
         """End after a signal; one that a launcher sends because another rank has died is told as that."""
         try:
             dead = self._dead_here(self.store)
-        except RuntimeError:
+        except dist.DistError:
             dead = ""
         if dead:
             self.end(_paragraph(dead), EXIT_USER_ERROR)
@@ -81,7 +81,7 @@ class Relay:
         """
         try:
             dead = self._missing()
-        except RuntimeError:
+        except dist.DistError:
             self._gone()
         if dead:
             self.end(_paragraph(dead), EXIT_USER_ERROR)
@@ -123,7 +123,7 @@ class Relay:
                 store.add(_life(self.world.rank), 1)
                 if self.world.rank == 0:
                     self._listen(store, counts, silent)
-            except RuntimeError:
+            except dist.DistError:
                 if self._closed.wait(2 * _POLL):
                     return
                 self._gone()
