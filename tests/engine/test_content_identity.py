@@ -15,11 +15,12 @@ from core.api import Segmenter
 from core.config import Config, load_config
 from core.decode import read_json
 from core.engine.exchange.weights import export_weights
-from core.engine.run.checkpoint import CheckpointStore, read_checkpoint
+from core.engine.run.checkpoint import read_checkpoint
 from core.engine.run.context import Context
 from core.engine.run.distributed import World
 from core.engine.run.exported import read_exported
 from core.engine.run.run_dir import RunDir
+from core.engine.run.store import CheckpointStore
 from core.engine.score.jobs import evaluate_checkpoint
 from core.engine.score.prediction import predict_checkpoint
 from core.engine.score.robustness import evaluate_robustness
