@@ -1,4 +1,9 @@
-"""Processes that work for another one: how they start, how they end, and what is said when one of them dies."""
+"""Processes that work for another one: how they start, how they end, and what is said when one of them dies.
+
+Neither torch's DataLoader nor concurrent.futures serves here. Their workers share queues with locks, which a killed
+worker takes along; they die of a scheduler's SIGTERM while the last step still needs them, or outlive a killed parent;
+and torch's come through /dev/shm, where a full one loses a batch without a word.
+"""
 
 from __future__ import annotations
 

@@ -11,6 +11,8 @@ import mmap
 import os
 import pickle
 import socket
+import sys
+import tempfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,12 +32,21 @@ def send(connection: socket.socket, value: object) -> None:
     Raises:
         OSError: the other side is gone, or there is no memory left for the value.
     """
-    descriptor = os.memfd_create("lidistill")
+    descriptor = _unnamed_file()
     try:
         _write(descriptor, value)
         socket.send_fds(connection, [_MESSAGE], [descriptor])
     finally:
         os.close(descriptor)
+
+
+def _unnamed_file() -> int:
+    """A descriptor of a file in memory; where the system has none (macOS), of a temporary one without a name."""
+    if sys.platform == "linux":
+        return os.memfd_create("lidistill")
+    descriptor, name = tempfile.mkstemp()
+    os.unlink(name)
+    return descriptor
 
 
 def receive(connection: socket.socket) -> Any:

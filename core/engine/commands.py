@@ -361,7 +361,8 @@ def job_of(args: argparse.Namespace, run_path: Path) -> tuple[Callable[..., Any]
 
         return partial(submit_checkpoint, split=args.split, votes=votes), [args.out]
     if args.command == "predict":
-        from core.engine.score.prediction import default_out, predict_checkpoint
+        from core.engine.score.prediction import predict_checkpoint
+        from core.engine.score.source import default_out
 
         job = partial(
             predict_checkpoint,

@@ -22,13 +22,9 @@ from core.engine.run.distributed import World
 from core.engine.score import prediction
 from core.engine.score.evaluation import predictions, score_network
 from core.engine.score.opened import Opened
-from core.engine.score.prediction import (
-    PredictionFolder,
-    default_out,
-    open_source,
-    predict_checkpoint,
-)
+from core.engine.score.prediction import PredictionFolder, predict_checkpoint
 from core.engine.score.segmenter import Segmenter
+from core.engine.score.source import default_out, open_source
 from core.errors import UserError
 from core.labels import NUSCENES, SEMANTICKITTI, LabelSpace
 from core.models import build_model

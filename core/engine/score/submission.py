@@ -29,7 +29,8 @@ from core.datasets.find import find_files
 from core.datasets.official import check_complete
 from core.engine.run.distributed import World, barrier, rank_zero_first, sole_job
 from core.engine.score.opened import Opened
-from core.engine.score.prediction import PredictionFolder, fill_folder, open_source
+from core.engine.score.prediction import PredictionFolder, fill_folder
+from core.engine.score.source import open_source
 from core.engine.score.submission_check import (
     ZIP,
     check_submission,
