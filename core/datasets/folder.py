@@ -7,7 +7,9 @@ Beside the scans, ``calibration.yaml`` (:mod:`core.datasets.calibration`) and ``
 from __future__ import annotations
 
 import os
+from collections.abc import Collection, Iterator
 from functools import cached_property
+from glob import has_magic
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -271,23 +273,20 @@ class FolderDataset(ScanDataset):
         return whole
 
     def _note_unread(self, scans: list[Path]) -> None:
-        """Note files that lie among scans and labels, look like them, and are not read."""
+        """Note files that lie among scans and labels, look like them, and are not read.
+
+        A pattern without wildcards asks for one scan, and means to leave the others out.
+        """
+        if not has_magic(self.config.scans):
+            return
         labels: set[Path] = set()
         if self.config.label_files is not None:
             labels = {self._label_file(scan) for scan in scans}
         known = labels.union(scans)
         for files, kind in ((scans, "a scan"), (labels, "a scan's labels")):
-            suffixes = {path.suffix.lower() for path in files}
-            names = []
-            for folder in sorted({path.parent for path in files}):
-                for name in sorted(listing(folder)):
-                    path = folder / name
-                    if (
-                        path.suffix.lower() in suffixes
-                        and path not in known
-                        and not is_hidden(name)
-                    ):
-                        names.append(str(path.relative_to(self.root)))
+            names = [
+                str(path.relative_to(self.root)) for path in _alike(files) if path not in known
+            ]
             if names:
                 what = f"{counted(len(names), 'file')} could be {kind} and no name leads there"
                 self._gaps.append(Gap(f"{what} ({first_names(names)})", "nothing", unread=True))
@@ -392,3 +391,13 @@ class FolderDataset(ScanDataset):
         for name, path in files.images.items():
             cameras.append(open_camera(name, self.calibration[name], path))
         return tuple(cameras)
+
+
+def _alike(files: Collection[Path]) -> Iterator[Path]:
+    """What lies in the same folders under the same suffixes, without hidden files."""
+    suffixes = {path.suffix.lower() for path in files}
+    for folder in sorted({path.parent for path in files}):
+        for name in sorted(listing(folder)):
+            path = folder / name
+            if path.suffix.lower() in suffixes and not is_hidden(name):
+                yield path

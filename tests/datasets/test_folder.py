@@ -178,3 +178,10 @@ def test_files_that_look_like_scans_and_labels_are_counted(tmp_path):
         "1 file could be a scan and no name leads there (b0.bin)",
         "1 file could be a scan's labels and no name leads there (a7.label)",
     ]
+
+
+def test_who_asks_for_one_scan_leaves_the_others_out_on_purpose(tmp_path: Path) -> None:
+    for name in ("a.bin", "b.bin"):
+        np.ones((3, 4), np.float32).tofile(tmp_path / name)
+    section = {"name": "folder", "root": str(tmp_path), "scans": "a.bin"}
+    assert build_dataset(Config({"dataset": section}), "test").gaps() == []
