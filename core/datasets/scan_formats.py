@@ -195,7 +195,9 @@ def _read_las(path: Path, fields: int) -> Table:
     with decoding(path, "scan"):
         _check_records(path)
         try:
-            with laspy.open(path) as stream:
+            # One thread: the pool of the parallel reader does not survive a fork, and loader workers would wait for it
+            # for ever once this process has read a file.
+            with laspy.open(path, laz_backend=laspy.LazBackend.Lazrs) as stream:
                 header = stream.header
                 wanted = header.point_count * header.point_format.size
                 if wanted > _UNPACKED:

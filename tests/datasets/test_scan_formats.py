@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import multiprocessing
 from pathlib import Path
 
 import numpy as np
@@ -473,3 +474,14 @@ def test_counts_that_the_libraries_would_believe(
     path.write_bytes(content)
     with pytest.raises(UserError, match=match):
         read_table(path, 4)
+
+
+def test_a_worker_reads_what_its_parent_has_read(tmp_path: Path) -> None:
+    """A reader with threads of its own would leave the forked process waiting for them."""
+    path = write(tmp_path / "a", "laz")
+    table = read_table(path, 4)
+    context = multiprocessing.get_context("fork")
+    child = context.Process(target=read_table, args=(path, 4), daemon=True)
+    child.start()
+    child.join(30)
+    assert child.exitcode == 0 and len(table["x"])
