@@ -138,6 +138,9 @@ def _apart(work: Callable[[], T]) -> T:
     worker = context.Process(target=run)
     worker.start()
     sink.close()
+    if not source.poll(SECONDS * PATIENCE):
+        worker.kill()
+        raise RuntimeError(f"no answer in {SECONDS * PATIENCE:g} s of the undamaged input")
     found, failure = source.recv()
     worker.join()
     if failure is not None:
