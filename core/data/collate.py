@@ -65,21 +65,30 @@ def _columns(samples: Sequence[Sample]) -> list[str]:
 
 
 def _join_cells(samples: Sequence[Sample], cells: np.ndarray, points: np.ndarray) -> Cells:
-    of_point = []
-    for sample, first in zip(samples, cells):
-        rows = sample.grouping.of_point
-        of_point.append(np.where(rows < 0, -1, rows + first))
+    groupings = [sample.grouping for sample in samples]
     coords = np.empty((cells[-1], samples[0].coords.shape[1] + 1), np.int32)
     coords[:, 0] = np.repeat(np.arange(len(samples), dtype=np.int32), np.diff(cells))
     coords[:, 1:] = np.concatenate([sample.coords for sample in samples])
     return Cells(
         partition=samples[0].partition,
         coords=torch.from_numpy(coords),
-        of_point=_join(of_point),
-        point=_join([s.grouping.point + first for s, first in zip(samples, points)]),
+        of_point=_shifted([grouping.of_point for grouping in groupings], cells),
+        point=_shifted([grouping.point for grouping in groupings], points),
         labels=_join([sample.labels for sample in samples]),
         offsets=torch.from_numpy(cells),
     )
+
+
+def _shifted(rows: Sequence[np.ndarray], firsts: np.ndarray) -> Tensor:
+    """Row numbers of each sample, i64, as those of the joined array; -1 stays -1."""
+    joined = np.empty(sum(map(len, rows)), np.int64)
+    end = 0
+    for own, first in zip(rows, firsts):
+        begin, end = end, end + len(own)
+        part = joined[begin:end]
+        np.add(own, first, out=part)
+        part[own < 0] = -1
+    return torch.from_numpy(joined)
 
 
 def _join_cameras(samples: Sequence[Sample]) -> BatchCameras | None:
