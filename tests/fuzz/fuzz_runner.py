@@ -39,6 +39,7 @@ USER, NOTHING, OTHER_DATA, EXCEPTION, CRASH = OUTCOMES = (
 )
 T = TypeVar("T")
 SECONDS = 20.0  # of processor time per input; longer is a hang
+MAKING = 1200.0  # s by the clock, for a world and for an undamaged input
 PATIENCE = 6  # times as long by the clock: the machine may be busy, an input may sleep
 MEMORY = 3 << 30  # bytes that an input may ask for beyond what the process has
 
@@ -138,9 +139,9 @@ def _apart(work: Callable[[], T]) -> T:
     worker = context.Process(target=run)
     worker.start()
     sink.close()
-    if not source.poll(SECONDS * PATIENCE):
+    if not source.poll(MAKING):
         worker.kill()
-        raise RuntimeError(f"no answer in {SECONDS * PATIENCE:g} s of the undamaged input")
+        raise RuntimeError(f"a world, or what is in it undamaged, took more than {MAKING:g} s")
     found, failure = source.recv()
     worker.join()
     if failure is not None:
