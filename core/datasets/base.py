@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Literal, cast, get_args
 
 import numpy as np
 from loguru import logger
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, field_validator
 
 from core.config import Section
 from core.contracts import Scan, Sensor
@@ -67,6 +67,13 @@ class SensorConfig(Section):
     intensity_scale: float | None = Field(
         None, gt=0, description="largest intensity in the files, e.g. 1 or 255"
     )
+
+    @field_validator("elevation")
+    @classmethod
+    def _ordered(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and not -90 <= value[0] < value[1] <= 90:
+            raise ValueError("elevation is [lowest, highest], between -90 and 90 degrees")
+        return value
 
     def over(self, sensor: Sensor) -> Sensor:
         """``sensor`` with what is given here in its place."""

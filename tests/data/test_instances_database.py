@@ -279,6 +279,15 @@ def test_an_index_that_leads_elsewhere_is_refused(tmp_path, column, value):
         Database(folder)
 
 
+def test_an_index_of_other_columns_is_refused(tmp_path):
+    folder = toy_database(tmp_path / "db", [(CAR, np.ones((5, 4)))]).folder
+    index = np.load(folder / "index.npy")
+    index.dtype.names = ["tokem" if name == "token" else name for name in index.dtype.names]
+    np.save(folder / "index.npy", index)
+    with pytest.raises(UserError, match="does not belong to this database"):
+        Database(folder)
+
+
 def test_nothing_found_is_an_error(tmp_path):
     rules = {CAR: ThingRule(min_points=1000, ground=("sidewalk",))}
     work = _Cutter(ManyScans(tmp_path / "log"), rules)

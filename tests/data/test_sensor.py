@@ -26,6 +26,7 @@ from core.data.instances.paste import Paster
 from core.data.partitions.cylinder import Cylinder
 from core.data.partitions.range_image import RangeImage
 from core.data.sample import make_sample
+from core.datasets.base import SensorConfig
 from core.datasets.pandaset import PandaSet
 from core.labels import NUSCENES, SEMANTICKITTI
 from core.models.lidar.sphereformer import from_scanner
@@ -151,3 +152,9 @@ def test_pandaset_s_scanner_stands_above_the_road():
     assert sensor.origin == (1.2, 0.0, 1.85)
     scan = replace(make_scan(np.array([sensor.origin, (1.2, 3.0, 1.85)])), sensor=sensor)
     assert batch_of(scan, augment=None).distance.tolist() == [0.0, 3.0]
+
+
+@pytest.mark.parametrize("elevation", [(20.0, -20.0), (-900.0, 20.0), (5.0, 5.0)])
+def test_beams_have_an_order_and_lie_between_nadir_and_zenith(elevation) -> None:
+    with pytest.raises(ValueError, match="lowest, highest"):
+        SensorConfig(elevation=elevation)

@@ -177,7 +177,15 @@ def test_steps_equal_torch(config: dict, make) -> None:
 
 
 @pytest.mark.parametrize(
-    "values", [{"lr": 0}, {"momentum": 1.0}, {"weight_decay": -1}, {"name": "lion"}]
+    "values",
+    [
+        {"lr": 0},
+        {"momentum": 1.0},
+        {"weight_decay": -1},
+        {"name": "lion"},
+        {"betas": (0.9, 7.0)},
+        {"lr_scale": {"stem": -1}},
+    ],
 )
 def test_impossible_values_are_refused(values: dict) -> None:
     with pytest.raises(ValueError, match="validation error"):

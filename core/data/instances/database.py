@@ -142,7 +142,10 @@ class Database:
     def _index_fits(self) -> bool:
         """The index has this version's columns, and its rows lie one after the other in the files of their classes."""
         index = self.index
-        if index.ndim != 1 or index.dtype != index_dtype(index.dtype["token"].itemsize):
+        fields = index.dtype.fields or {}
+        if index.ndim != 1 or "token" not in fields:
+            return False
+        if index.dtype != index_dtype(index.dtype["token"].itemsize):
             return False
         classes = self.meta["classes"]
         if len(index) != sum(entry["instances"] for entry in classes):

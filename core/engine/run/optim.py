@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -18,6 +18,9 @@ from core.errors import UserError
 __all__ = ["OptimizerConfig", "SchedulerConfig", "build_optimizer", "build_scheduler", "lr_factor"]
 
 
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
 class OptimizerConfig(Section):
     """``optimizer:`` section: how weights move."""
 
@@ -26,10 +29,10 @@ class OptimizerConfig(Section):
     weight_decay: float = Field(1e-4, ge=0, description="decay of the weights (adamw: decoupled)")
     momentum: float = Field(0.9, ge=0, lt=1, description="sgd: momentum")
     nesterov: bool = Field(True, description="sgd: Nesterov's form of momentum")
-    betas: tuple[float, float] = Field(
+    betas: tuple[Decay, Decay] = Field(
         (0.9, 0.999), description="adam, adamw: decay of the two running means"
     )
-    lr_scale: dict[str, float] = Field(
+    lr_scale: dict[str, Annotated[float, Field(ge=0)]] = Field(
         default_factory=dict,
         description="part of a parameter's name -> factor on lr, e.g. {transformer_block: 0.1}",
     )
