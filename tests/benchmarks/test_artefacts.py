@@ -1,4 +1,4 @@
-"""The comparison behind ``benchmarks/same_numbers.py``: one bit, one file, one name."""
+"""``benchmarks/artefacts.py``: one bit, one file, one name."""
 
 from __future__ import annotations
 
