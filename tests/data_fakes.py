@@ -65,6 +65,7 @@ class FakeDataset:
     """``count`` random scans, all different; those in ``bad`` are damaged, loading ``deadly`` ends the process."""
 
     sensor = Sensor()
+    budget = None
 
     def __init__(
         self,

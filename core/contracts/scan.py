@@ -139,6 +139,6 @@ class Scan:
         """Bool [N], the column ``pasted``, or None."""
         return self.points.get("pasted")
 
-    def having(self, **columns: np.ndarray) -> Scan:
-        """The same scan with these columns of its points replaced or added."""
+    def having(self, **columns: np.ndarray | None) -> Scan:
+        """The same scan with these columns of its points replaced or added; None takes one away."""
         return replace(self, points=self.points.having(**columns))

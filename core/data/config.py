@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
 
@@ -18,6 +18,7 @@ __all__ = [
     "FlipAxes",
     "ImageAugmentConfig",
     "PasteConfig",
+    "ScanMixConfig",
     "ThingRule",
     "VoteAugmentConfig",
 ]
@@ -204,6 +205,32 @@ class PasteConfig(Section):
         return value
 
 
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class ScanMixConfig(Section):
+    """``data.scan_mix:``, training only: another scan of the split, mixed in before the augmentation."""
+
+    chance: Share = Field(1.0, description="of a scan to be mixed")
+    kinds: tuple[Literal["laser", "polar"], ...] = Field(
+        ("laser", "polar"), min_length=1, description="one is drawn for each scan"
+    )
+    areas: tuple[Annotated[int, Field(ge=2, le=64)], ...] = Field(
+        (3, 4, 5, 6), min_length=1, description="LaserMix: numbers of pitch bands to draw from"
+    )
+    pitch: tuple[float, float] = Field(
+        (-25.0, 3.0), description="degrees, LaserMix: range that is divided into equal bands"
+    )
+    swap: Share = Field(0.5, description="PolarMix: chance of half a turn to be exchanged")
+    paste: Share = Field(1.0, description="PolarMix: chance of the other's things to be pasted")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not -90 <= self.pitch[0] < self.pitch[1] <= 90:
+            raise ValueError("pitch is [low, high] with -90 <= low < high <= 90")
+        return self
+
+
 PartitionChoice = Annotated[SerializeAsAny[PartitionSection], BeforeValidator(read_partition)]
 
 
@@ -234,6 +261,9 @@ class DataConfig(Section):
         le=1,
         description="training only: chance of a scan to take in all instances of another one, drawn at random "
         "(2DPASS); they count as pasted; the reader has to give instance numbers",
+    )
+    scan_mix: ScanMixConfig | None = Field(
+        None, description="training only: LaserMix and PolarMix with another scan; null = none"
     )
     point_range: tuple[Bound, Bound, Bound, Bound, Bound, Bound] | None = Field(
         None,

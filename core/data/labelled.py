@@ -112,7 +112,8 @@ def missing_labels(dataset: ScanDataset, consequence: str) -> UserError | None:
     """
     if any(dataset.files(index).labels is not None for index in range(len(dataset))):
         return None
-    if dataset.load(0, cameras=False).labels is not None:  # a reader may have them elsewhere
+    first = 0 if dataset.budget is None else int(dataset.budget.argmax())
+    if dataset.load(first, cameras=False).labels is not None:  # a reader may have them elsewhere
         return None
     key, cure = "dataset", "Choose a split with labels"
     if "label_files" in type(dataset.config).model_fields:

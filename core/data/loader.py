@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from core.contracts import Batch, Pair
 from core.data.sampler import EpochSampler, SampleKey
 from core.data.samples import Samples
+from core.data.shares import SharedSampler
 from core.machine import usable_cores
 from core.processes import WorkerPool
 
@@ -99,6 +100,8 @@ def build_loader(
 ) -> BatchLoader:
     """Loader of one process.
 
+    In training on a split with unlabelled scans, each batch has its share of them.
+
     Args:
         samples: what batches are made of.
         batch_size: scans per process and step.
@@ -106,6 +109,12 @@ def build_loader(
         seed: of the run: the order of the scans.
         shuffle: None = as ``training``.
     """
+    workers = useful_workers(workers, len(samples))
+    labelled = samples.dataset.budget if training else None
+    if labelled is not None and not labelled.all():
+        share = samples.dataset.config.unlabelled_share
+        shared = SharedSampler(labelled, batch_size, share, rank=rank, world=world, seed=seed)
+        return BatchLoader(samples, shared, workers, pin_memory)
     sampler = EpochSampler(
         len(samples),
         batch_size,
@@ -117,4 +126,4 @@ def build_loader(
         drop_last=drop_last,
         parts=samples.parts,
     )
-    return BatchLoader(samples, sampler, useful_workers(workers, len(samples)), pin_memory)
+    return BatchLoader(samples, sampler, workers, pin_memory)

@@ -25,12 +25,15 @@ class Mixer:
     turn by any angle is again one, so the two parts are oriented independently.
 
     Args:
-        dataset: where the other scans come from. augment: of the sample, None = the instances are not moved either.
+        dataset: where the other scans come from; under a label budget only those with labels give and take.
+        augment: of the sample, None = the instances are not moved either.
         chance: of a scan to be mixed.
     """
 
     def __init__(self, dataset: ScanDataset, augment: AugmentConfig | None, chance: float) -> None:
         self.dataset, self.augment, self.chance = dataset, augment, chance
+        labelled = np.ones(len(dataset), bool) if dataset.budget is None else dataset.budget
+        self._rows = np.flatnonzero(labelled)
 
     def __call__(self, scan: Scan, index: int, rng: np.random.Generator) -> Scan:
         """The scan, number ``index`` of the data set, with the other's instances among its keyframe's points.
@@ -38,12 +41,11 @@ class Mixer:
         Raises:
             UserError: one of the scans is damaged, or has no labels or instance numbers.
         """
-        count = len(self.dataset)
-        if count < 2 or rng.random() >= self.chance:
+        others = self._rows[self._rows != index]
+        without_labels = len(others) == len(self._rows)
+        if without_labels or not len(others) or rng.random() >= self.chance:
             return scan
-        drawn = int(rng.integers(count - 1))
-        if drawn >= index:  # any scan but this one
-            drawn += 1
+        drawn = int(others[rng.integers(len(others))])
         other = self.dataset.load(drawn, cameras=False)
         xyz = other.xyz
         if self.augment is not None and self.augment.flip_choices:

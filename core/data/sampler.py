@@ -10,11 +10,12 @@ from torch.utils.data import Sampler
 
 from core.errors import UserError
 
-__all__ = ["MIX", "PASTE", "VOTE", "EpochSampler", "SampleKey", "sample_rng"]
+__all__ = ["MIX", "ORDER", "PASTE", "SCAN_MIX", "VOTE", "EpochSampler", "SampleKey", "sample_rng"]
 
-_ORDER = 0xFFFFFFFF  # the stream that shuffles an epoch; views of a sample use 0, 1, ...
+ORDER = 0xFFFFFFFF  # the stream that shuffles an epoch; views of a sample use 0, 1, ...
 PASTE = 0xFFFFFFFE  # the stream of what all views of a scan share: pasted objects
 MIX = 0xFFFFFFFD  # the same of another scan's instances
+SCAN_MIX = 0xFFFFFFFB  # the same of parts of another scan
 VOTE = 0xFFFFFFFC  # the stream that draws the views a vote is taken of
 
 
@@ -126,7 +127,7 @@ class EpochSampler(Sampler[list[SampleKey]]):
     def _order(self) -> np.ndarray:
         if not self.shuffle:
             return np.arange(self.num_samples)
-        return np.random.default_rng([self.seed, self.epoch, 0, _ORDER]).permutation(
+        return np.random.default_rng([self.seed, self.epoch, 0, ORDER]).permutation(
             self.num_samples
         )
 

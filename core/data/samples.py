@@ -17,7 +17,8 @@ from core.data.config import DataConfig, PasteConfig
 from core.data.content import scan_digest
 from core.data.mix import Mixer
 from core.data.sample import Recipe
-from core.data.sampler import MIX, PASTE, SampleKey, sample_rng
+from core.data.sampler import MIX, PASTE, SCAN_MIX, SampleKey, sample_rng
+from core.data.scan_mix import ScanMixer
 from core.datasets.base import ScanDataset
 from core.errors import UserError
 
@@ -58,6 +59,7 @@ class Samples(ABC, Dataset, Generic[T]):
         self.skip = data.on_bad_sample == "skip"
         self.paste = _paster(dataset, data.paste) if training else None
         self.mix = _mixer(dataset, data) if training else None
+        self.scan_mix = _scan_mixer(dataset, data) if training else None
 
     def __len__(self) -> int:
         return len(self.dataset) if self.indices is None else len(self.indices)
@@ -95,6 +97,8 @@ class Samples(ABC, Dataset, Generic[T]):
             scan = self.paste(scan, sample_rng(self.seed, epoch, index, PASTE))
         if self.mix is not None:
             scan = self.mix(scan, index, sample_rng(self.seed, epoch, index, MIX))
+        if self.scan_mix is not None:
+            scan = self.scan_mix(scan, index, sample_rng(self.seed, epoch, index, SCAN_MIX))
         return scan
 
     @abstractmethod
@@ -224,14 +228,22 @@ def _paster(
     from core.data.instances.paste import Paster, foreign_scans
 
     paster = Paster(config, dataset.labels)
-    foreign = foreign_scans(paster.database, {dataset.token(i) for i in range(len(dataset))})
+    rows = range(len(dataset)) if dataset.budget is None else np.flatnonzero(dataset.budget)
+    foreign = foreign_scans(paster.database, {dataset.token(int(i)) for i in rows})
     if foreign:
         logger.warning(
-            f"{foreign} scans of the instance database {config.database} are not in this training split; if they are "
-            "validation scans, the score is worth nothing: write a database with this configuration"
+            f"{foreign} scans of the instance database {config.database} are not labelled ones of this training split; "
+            "if they are validation scans, the score is worth nothing: write a database with this configuration"
         )
     return paster
 
 
 def _mixer(dataset: ScanDataset, config: DataConfig) -> Mixer | None:
     return Mixer(dataset, config.augment, config.mix) if config.mix > 0 else None
+
+
+def _scan_mixer(dataset: ScanDataset, config: DataConfig) -> ScanMixer | None:
+    if config.scan_mix is None:
+        return None
+    things = [dataset.labels.classes.index(name) for name in dataset.labels.things]
+    return ScanMixer(dataset, config.scan_mix, things)

@@ -28,9 +28,17 @@ def dataset_class(config: Config) -> type[ScanDataset]:
 def build_dataset(config: Config, split: str) -> ScanDataset:
     """Open one split (``train``, ``val`` or ``test``) of the data set that ``config`` names.
 
+    A training split under a label budget is one of :class:`core.datasets.budgeted.BudgetedScans`.
+
     Raises:
         UserError: a wrong key, a missing folder, or a split without scans.
     """
     check_split(split)
     reader = dataset_class(config)
-    return reader(config.parse(reader.Config, "dataset"), split)
+    section = config.parse(reader.Config, "dataset")
+    dataset = reader(section, split)
+    if split != "train" or section.labelled is None:
+        return dataset
+    from core.datasets.budgeted import with_budget
+
+    return with_budget(dataset, section.labelled, rest=section.unlabelled == "rest")

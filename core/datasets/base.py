@@ -16,6 +16,7 @@ from pydantic import AfterValidator, Field, field_validator
 from core.config import Section
 from core.contracts import Scan, Sensor
 from core.datasets.benchmark import Benchmark
+from core.datasets.budget import LabelBudget
 from core.datasets.columns import Column, add_columns, check_names, column_file
 from core.errors import UserError, counted
 from core.labels import LabelSpace, label_space
@@ -113,6 +114,25 @@ class DatasetConfig(Section):
         default_factory=dict,
         description="further values per point, from a file per scan; data.features may name them",
     )
+    labelled: LabelBudget | None = Field(
+        None, description="training split only: the scans that keep their labels; null = all"
+    )
+    unlabelled: Literal["none", "rest"] = Field(
+        "none",
+        description='training split only: "rest" = scans without labels under dataset.labelled stay, for a '
+        'teacher to speak of; "none" = they leave the split',
+    )
+    pseudo_labels: Path | None = Field(
+        None,
+        description="folder that prepare_pseudo_labels.py wrote: labels of the scans that dataset.unlabelled keeps; "
+        "null = they have none",
+    )
+    pseudo_confidence: float = Field(
+        0.0, ge=0, le=1, description="smallest confidence of a pseudo-label that is used"
+    )
+    unlabelled_share: float = Field(
+        0.5, gt=0, lt=1, description="share of each process's batch that unlabelled scans fill"
+    )
 
 
 @dataclass(frozen=True)
@@ -156,6 +176,7 @@ class ScanDataset(ABC):
         label_dtype: type of one id in a label file.
         sensor: the scanner; of the class: the data set's own.
         columns: of ``dataset.columns``, by name.
+        budget: bool [N], the scans with labels under ``dataset.labelled``; None = all.
     """
 
     Config: ClassVar[type[DatasetConfig]]
@@ -171,6 +192,7 @@ class ScanDataset(ABC):
     label_dtype: np.dtype
     sensor: Sensor = Sensor()
     columns: Mapping[str, Column] = MappingProxyType({})
+    budget: np.ndarray | None = None
     _gaps: list[Gap]  # noted while the split was opened
 
     @classmethod
@@ -212,6 +234,10 @@ class ScanDataset(ABC):
     @abstractmethod
     def token(self, index: int) -> str:
         """Name of scan ``index``, unique in the data set."""
+
+    def scene(self, index: int) -> str:
+        """Name of the scene or sequence that scan ``index`` belongs to: its token without the last part."""
+        return self.token(index).rpartition("/")[0]
 
     @abstractmethod
     def read(self, index: int, *, cameras: bool = True) -> Scan:

@@ -155,6 +155,16 @@ class Method(nn.Module, ABC):
         """Whether the outputs are classes, which can be evaluated and reported: the method's own score is an IoU."""
         return cls.score.kind == "iou"
 
+    def name_classes(self, classes: Sequence[str]) -> None:
+        """Read the settings that name classes, before the first step.
+
+        Args:
+            classes: by train id.
+
+        Raises:
+            UserError: a setting names no class of these.
+        """
+
     @abstractmethod
     def forward(self, batch: Batch, teacher: TeacherOutput | None) -> dict[str, Tensor]:
         """Named, weighted losses of one batch; ``teacher`` is None when :class:`Needs` names no value of it."""

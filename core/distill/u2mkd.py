@@ -7,12 +7,13 @@ of the two are linked by point indices.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from core.config.explain import did_you_mean
 from core.contracts import IGNORE, Batch, Output, Stage
 from core.data import gather_rows
 from core.distill.base import Method, Needs, TeacherOutput, compared_stage
@@ -23,6 +24,9 @@ from core.models.probe import probe
 from core.sparse import SyncBatchNorm
 
 __all__ = ["U2MKD"]
+
+Probability = Annotated[float, Field(ge=0, lt=1)]
+_CONFIDENCE = "key 'distill.confidence'"
 
 
 class U2MKD(Method):
@@ -72,6 +76,11 @@ class U2MKD(Method):
             description="the logit term's mean: over voxels (published), or within each class the teacher "
             "predicts first",
         )
+        confidence: Probability | dict[str, Probability] = Field(
+            0.0,
+            description="smallest probability of the teacher's first class at which its terms count; or by name of "
+            "that class, 0 for those not named",
+        )
         align_detach: bool = Field(True, description="the real image features are a fixed target")
         normalize_features: bool = Field(
             False, description="min-max per voxel before the features are compared"
@@ -96,6 +105,8 @@ class U2MKD(Method):
     ) -> None:
         super().__init__(config, student, teacher, criterion)
         self.config = config
+        self.confidence: Tensor | None  # f32 [classes]
+        self.register_buffer("confidence", None, persistent=False)
         self.adapt_layer: nn.Module | None = None
         if config.w_feat > 0:
             assert teacher is not None, "needs.teacher names its stages"
@@ -103,6 +114,27 @@ class U2MKD(Method):
             self.adapt_layer = nn.Sequential(
                 nn.Linear(width, target), SyncBatchNorm(target), nn.ReLU()
             )
+
+    def name_classes(self, classes: Sequence[str]) -> None:
+        """Give each class its least confidence.
+
+        Raises:
+            UserError: ``distill.confidence`` names no class.
+        """
+        wanted = self.config.confidence
+        if not wanted:
+            return
+        if isinstance(wanted, float):
+            wanted = dict.fromkeys(classes, wanted)
+        self.confidence = torch.zeros(len(classes))
+        for name, least in wanted.items():
+            if name not in classes:
+                raise UserError(
+                    f"'{name}' is no class",
+                    where=_CONFIDENCE,
+                    cure=did_you_mean(name, classes[1:], "Classes are"),
+                )
+            self.confidence[classes.index(name)] = least
 
     def forward(self, batch: Batch, teacher: TeacherOutput | None) -> dict[str, Tensor]:
         """The losses of section 5.2 of the method, by name and already weighted."""
@@ -147,6 +179,9 @@ class U2MKD(Method):
             mask = mask & (batch.labels != IGNORE)
         if config.mask == "right":
             mask = mask & (predicted == batch.labels)
+        if self.confidence is not None:
+            probability = logits.float().softmax(1).amax(1)
+            mask = mask & (probability >= self.confidence[predicted])
         losses = {}
         if config.w_kl > 0:
             classes = predicted if config.kl_mean == "classes" else None

@@ -89,6 +89,7 @@ class RoadDataset:
     """``count`` scans with patches of road all around, sweep points after the keyframe's; all different."""
 
     labels = NUSCENES
+    budget = None
 
     def __init__(self, count: int = 4, cameras: tuple[Camera, ...] = ()) -> None:
         self.count, self.cameras = count, cameras

@@ -21,8 +21,8 @@ TURN = AugmentConfig(flip=False, rotate=(90, 90), scale=None, translate_std=None
 class Scans:
     """Scan ``i`` has 5 points of its own, the last two of an instance, and one point of a sweep."""
 
-    def __init__(self, count: int, bare: bool = False) -> None:
-        self.count, self.bare = count, bare
+    def __init__(self, count: int, bare: bool = False, budget: np.ndarray | None = None) -> None:
+        self.count, self.bare, self.budget = count, bare, budget
 
     def __len__(self) -> int:
         return self.count
@@ -45,6 +45,15 @@ class Scans:
 
 def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
+
+
+def test_under_a_label_budget_only_labelled_scans_give_and_take() -> None:
+    scans = Scans(4, budget=np.array([True, False, True, True]))
+    mixer = Mixer(scans, None, 1.0)
+    drawn = {float(mixer(scans.load(0), 0, rng(seed)).xyz[5, 0]) for seed in range(60)}
+    assert drawn == {23.0, 33.0}
+    unlabelled = scans.load(1)
+    assert mixer(unlabelled, 1, rng()) is unlabelled
 
 
 def test_instances_follow_the_keyframe() -> None:

@@ -218,6 +218,11 @@ class TeacherSection(Section):
         default_factory=dict,
         description="keys that replace those of the teacher's own data section, e.g. {augment: null}",
     )
+    source: Literal["checkpoint", "ema"] = Field(
+        "checkpoint",
+        description='"checkpoint" = a trained network, teacher_pretrain; "ema" = the running average of the student\'s '
+        "own weights (train.ema), on the student's batch (mean teacher)",
+    )
     view: Literal["own", "shared"] = Field(
         "own",
         description='"own" = the teacher sees each scan under its own data section and augmentation; "shared" = it '
@@ -233,6 +238,12 @@ class TeacherSection(Section):
     def _one_source(self) -> TeacherSection:
         if self.view == "shared" and self.cache is not None:
             raise ValueError("view: shared runs the teacher in every step; leave cache out")
+        given = {"model", "data", "view", "cache"} & self.model_fields_set
+        if self.source == "ema" and given:
+            names = ", ".join(sorted(given))
+            raise ValueError(
+                f"source: ema is the student itself on its own batch; leave out {names}"
+            )
         return self
 
 

@@ -15,6 +15,7 @@ from core.data.labelled import Unlabelled, check_labelled, find_unlabelled, miss
 from core.data.sensor_record import SensorRecord, first_scans
 from core.datasets import dataset_class
 from core.datasets.base import ScanDataset
+from core.datasets.budgeted import BudgetedScans
 from core.distill import SUPERVISED, Method, Needs, Score, method_class
 from core.engine.run.checkpoint import LAST, read_checkpoint
 from core.engine.run.context import Context
@@ -45,7 +46,7 @@ from core.engine.train.teacher import FrozenTeacher, load_teacher
 from core.engine.train.trainer import Trainer
 from core.engine.train.validation import validation
 from core.errors import UserError
-from core.io import write_json
+from core.io import write_json, write_text
 from core.models import Adapting, adapt
 
 __all__ = ["build_trainer", "chosen_score", "train", "train_student", "train_teacher"]
@@ -114,7 +115,7 @@ def train(world: World, config: Config, run_path: Path, *, profile: int | None =
     score = chosen_score(context, kind, val_set)
     _check_score(context, settings.needs, score)
     teacher = None
-    if settings.needs.teacher:
+    if settings.needs.teacher and context.experiment.teacher.source == "checkpoint":
         teacher = load_teacher(config, train_set.labels, world.device)
         if teacher.data.uses_images(training=True):
             train_set.check_images()
@@ -125,7 +126,7 @@ def train(world: World, config: Config, run_path: Path, *, profile: int | None =
         profile_training(trainer, profile)
         return
     with sole_job(world, run_path, "--run-dir"):
-        state = _open_run(context, trainer)
+        state = _open_run(context, trainer, train_set)
         announce(context, trainer, train_set, val_set, state)
         if unscored is not None:
             logger.warning("{} Nothing can be scored", unscored.error())
@@ -164,16 +165,17 @@ def build_trainer(
     student = context.model(kind.outputs(settings, labels), pretrained=fresh)
     if not fresh:
         _adapt_to_run(student, run_dir)
-    network = None if teacher is None else teacher.network
+    network = student if teacher is None else teacher.network  # looked at for its widths
     with context.seeded():
         method = kind(settings, student, network, criterion)
+    method.name_classes(labels.classes)
     trainable = context.experiment.train.trainable
     method.freeze(None if trainable == "all" else trainable)
     begun_from = None
     if fresh:
         method.load_pretrained()
         begun_from = context.start_from_other_run(method)
-    source = teacher_source(context, teacher)
+    source = teacher_source(context, teacher, needed=bool(settings.needs.teacher))
     record = _record_of(train_set)
     if teacher is not None:
         _compare_inputs(context, teacher.found, teacher.data, record, "the teacher")
@@ -188,6 +190,8 @@ def build_trainer(
         "sensor": None if record is None else record.to_json(),
         "trained_on": train_set.title,
     }
+    if isinstance(train_set, BudgetedScans):
+        identity["labelled"] = train_set.labelled_digest
     if teacher is not None:
         identity["teacher"] = teacher.identity
     return Trainer(context.experiment, method, source, loader, context.world, run_dir, identity)
@@ -296,11 +300,11 @@ def _compare_inputs(
         logger.warning("{} knows other scans: {}", who, difference.text)
 
 
-def _open_run(context: Context, trainer: Trainer) -> dict[str, Any] | None:
+def _open_run(context: Context, trainer: Trainer, train_set: ScanDataset) -> dict[str, Any] | None:
     """Open the run folder; the newest whole checkpoint there, or None.
 
     Raises:
-        UserError: the folder belongs to another configuration, label space, teacher or number type.
+        UserError: the folder belongs to another configuration, label space, teacher, number type or label budget.
     """
     run_dir = trainer.run_dir
     run_dir.open(context.config, context.world)
@@ -314,7 +318,20 @@ def _open_run(context: Context, trainer: Trainer) -> dict[str, Any] | None:
         _check_same_labels(state["identity"], trainer.identity, run_dir.path)
         _check_same_teacher(state["identity"], trainer.identity, run_dir.path)
         _check_same_numbers(state["identity"], trainer.identity, run_dir.path)
+        _check_same_budget(state["identity"], trainer.identity, run_dir.path)
+    if isinstance(train_set, BudgetedScans) and context.world.rank == 0:
+        write_text(run_dir.path / "labelled.txt", "\n".join(train_set.labelled_tokens) + "\n")
     return state
+
+
+def _check_same_budget(old: dict[str, Any], new: dict[str, Any], run_path: Path) -> None:
+    """Refuse other labelled scans; the configuration knows but the name of a list."""
+    if old.get("labelled") != new.get("labelled"):
+        raise UserError(
+            "this run was started with other labelled scans",
+            where=f"{run_path}, key 'dataset.labelled'",
+            cure="Name the scans of labelled.txt there again, or choose another --run-dir",
+        )
 
 
 def _check_same_labels(old: dict[str, Any], new: dict[str, Any], run_path: Path) -> None:

@@ -1,23 +1,33 @@
-"""Where a teacher's part of a step comes from: nowhere, its own view, the student's view, or the disk."""
+"""Where a teacher's part of a step comes from: nowhere, its own view, the student's view, the disk, or the student."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from typing import Any
 
+import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from core.contracts import Batch, Pair
 from core.data import DataConfig, PairedSamples, ScanSamples
 from core.data.config import CELLS, DRAWN
 from core.datasets.base import ScanDataset
-from core.distill import TeacherOutput
+from core.distill import Method, TeacherOutput
 from core.engine.run.context import Context
 from core.engine.train.teacher import FrozenTeacher, sweeps_of
 from core.engine.train.teacher_cache import TeacherCache
 from core.errors import UserError
 
-__all__ = ["NoTeacher", "OwnView", "SharedView", "Stored", "TeacherSource", "teacher_source"]
+__all__ = [
+    "NoTeacher",
+    "OwnView",
+    "SelfTeacher",
+    "SharedView",
+    "Stored",
+    "TeacherSource",
+    "teacher_source",
+]
 
 _DRAWN = {*DRAWN, "eval_images"}
 _IMAGES = {"images", "image_size", "planes"}
@@ -31,9 +41,12 @@ class TeacherSource(ABC):
 
     Attributes:
         network: the teacher's, where one runs in every step.
+        average: the running average of what is trained, which the trainer names before the first step; None = there is
+            none.
     """
 
     network: nn.Module | None = None
+    average: AveragedModel | None = None
 
     def __init__(self, context: Context) -> None:
         self.context = context
@@ -96,6 +109,35 @@ class SharedView(TeacherSource):
         return batch, self.teacher.output_on(batch)
 
 
+class SelfTeacher(TeacherSource):
+    """The running average of the student's own weights, on the student's very batch.
+
+    A mean teacher (Tarvainen and Valpola, NeurIPS 2017): what it knows beyond the labels comes from averaging alone.
+
+    Raises:
+        UserError: no average is kept.
+    """
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        if context.experiment.train.ema is None:
+            raise UserError(
+                "no running average is kept that could teach",
+                where="key 'teacher.source'",
+                cure="Set train.ema, e.g. 0.99, or teacher.source: checkpoint",
+            )
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch | Pair) -> tuple[Batch, TeacherOutput]:
+        """The batch, and the averaged student's output on it, row by row."""
+        assert isinstance(batch, Batch)
+        assert self.average is not None, "train.ema is set"
+        method = self.average.module
+        assert isinstance(method, Method)
+        network = method.deployed.eval()
+        return batch, TeacherOutput.shared(batch, network(batch))
+
+
 class Stored(TeacherSource):
     """The teacher has looked at every scan once, and its outputs are read from disk.
 
@@ -106,10 +148,11 @@ class Stored(TeacherSource):
     def __init__(self, context: Context, teacher: FrozenTeacher, cache: TeacherCache) -> None:
         super().__init__(context)
         self.cache = cache
-        if context.data.paste is not None or context.data.mix > 0:
+        data = context.data
+        if data.paste is not None or data.mix > 0 or data.scan_mix is not None:
             raise UserError(
-                "pasted objects are new in every epoch, so a teacher's output for them cannot be kept",
-                where="teacher.cache and data.paste or data.mix",
+                "what is pasted or mixed in is new in every epoch, so a teacher's output for it cannot be kept",
+                where="teacher.cache and data.paste, data.mix or data.scan_mix",
                 cure="Leave one of the two out",
             )
 
@@ -128,9 +171,17 @@ class Stored(TeacherSource):
         return batch, self.cache.read(batch)
 
 
-def teacher_source(context: Context, teacher: FrozenTeacher | None) -> TeacherSource:
-    """The source that ``teacher.view`` and ``teacher.cache`` ask for."""
+def teacher_source(
+    context: Context, teacher: FrozenTeacher | None, *, needed: bool = False
+) -> TeacherSource:
+    """The source that the ``teacher`` section asks for.
+
+    Args:
+        needed: the method learns from a teacher; where none is given, that is the student itself.
+    """
     section = context.experiment.teacher
+    if teacher is None and needed:
+        return SelfTeacher(context)
     if teacher is None:
         return NoTeacher(context)
     if section.view == "shared":

@@ -110,6 +110,7 @@ class Trainer(TorchpackTrainer):
         scaling = experiment.amp.number_type(self.device.type) == "fp16"
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaling)
         self.average = averaged_model(experiment.train, self.method)
+        source.average = self.average
         self.guard = NonFiniteGuard(run_dir.path, world, experiment.train.max_nonfinite_steps)
         self.stop_agreed = False
         self.skipped_samples: dict[str, None] = {}  # messages in order of first appearance
