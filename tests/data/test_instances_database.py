@@ -24,6 +24,7 @@ from core.data.instances.build import _Cutter, build_database, extract, training
 from core.data.instances.database import Database, class_file
 from core.data.instances.sheet import facing, sampled, write_sheet
 from core.data.instances.writer import write_database
+from core.datasets import build_dataset
 from core.errors import UserError
 from core.labels import NUSCENES
 
@@ -78,6 +79,16 @@ def test_extract_needs_instance_numbers():
 @pytest.fixture(scope="module")
 def built(root, tmp_path_factory) -> Database:
     return build_database(config_of(root), tmp_path_factory.mktemp("built") / "db")
+
+
+def test_a_label_budget_holds_for_the_database(root, built, tmp_path):
+    """Under unlabelled: rest, too: objects of scans without labels are nobody's to paste."""
+    config = config_of(root, labelled={"fraction": 0.5}, unlabelled="rest")
+    dataset = build_dataset(config, "train")
+    few = build_database(config, tmp_path / "few")
+    tokens = {token.decode() for token in few.index["token"]}
+    assert tokens and tokens <= set(dataset.labelled_tokens)
+    assert len(few.index) < len(built.index)
 
 
 def test_world_s_instances_are_all_there(root, built):

@@ -51,7 +51,7 @@ def build_database(config: Config, out: Path | None = None, workers: int = 1) ->
     tokens = [dataset.token(i) for i in range(len(dataset))]
     identity = {
         "source": "scans",
-        "dataset": type(dataset).title,
+        "dataset": dataset_class(config).title,
         "scans": len(dataset),
         "tokens": hashlib.sha256("\n".join(tokens).encode()).hexdigest(),
         CONTENT: split_stamp(dataset, images=False),
@@ -73,6 +73,7 @@ def training_scans(config: Config) -> ScanDataset:
         "use_labels": True,
         "instances": True,
         "multisweeps": {"num_sweeps": 0},
+        "unlabelled": "none",
     }
     known = {key: value for key, value in wanted.items() if key in keys}
     config.merge(known, "prepare_inst_database.py", "dataset")

@@ -22,6 +22,7 @@ from core.data.content import file_stamp
 from core.data.instances.build import anchors, default_folder, rules_of, smallest, training_scans
 from core.data.instances.database import Database, index_dtype
 from core.data.instances.writer import CONTENT, Part, write_database
+from core.datasets import dataset_class
 from core.datasets.base import ScanDataset
 from core.datasets.files import read_points
 from core.errors import UserError
@@ -62,7 +63,7 @@ def convert_database(
     identity = {
         "source": "converted",
         "old_index": hashlib.sha256(old.read_bytes()).hexdigest(),
-        "dataset": type(dataset).title,
+        "dataset": dataset_class(config).title,
         "records": len(records),
         CONTENT: _stamp_of(records),
         "labels": dataset.labels.fingerprint,
