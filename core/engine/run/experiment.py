@@ -17,7 +17,7 @@ from core.datasets import DATASETS
 from core.datasets.base import DatasetConfig
 from core.distill import METHODS
 from core.engine.run.optim import OptimizerConfig, SchedulerConfig
-from core.errors import UserError
+from core.errors import UserError, counted
 from core.losses import CrossEntropyLovasz, balanced_weights
 from core.machine import native_bf16
 from core.models import MODELS, model_section
@@ -134,6 +134,12 @@ class TrainConfig(Section):
         description='"seeded" = seeds alone; "strict" = slower kernels on GPUs that repeat bit for bit; '
         '"off" = let cuDNN choose the fastest',
     )
+    steps: int | None = Field(
+        None,
+        ge=1,
+        description="optimiser steps of the whole training, in place of num_epochs: trainings on more and fewer scans "
+        "are then of one length; the last epoch ends with them; null = num_epochs whole epochs",
+    )
     accumulate: int = Field(1, ge=1, description="batches per optimiser step")
     grad_clip: float | None = Field(
         None, gt=0, description="largest L2 norm of the gradient; null = any"
@@ -179,6 +185,22 @@ class TrainConfig(Section):
         if self.ema is not None and self.swa_start is not None:
             raise ValueError("ema and swa_start are two averages of the weights; choose one")
         return self
+
+    def check_average(self, epochs: int) -> None:
+        """Refuse an average that would never begin.
+
+        Args:
+            epochs: of the whole training.
+
+        Raises:
+            UserError: ``swa_start`` lies beyond them.
+        """
+        if self.swa_start is not None and self.swa_start > epochs:
+            raise UserError(
+                f"train.swa_start is {self.swa_start}, but there are {counted(epochs, 'epoch')}",
+                where="key 'train.swa_start'",
+                cure="Begin earlier, or train longer",
+            )
 
 
 class EvalConfig(Section):
@@ -254,7 +276,9 @@ class Experiment(Section):
     gives the section of that component.
     """
 
-    num_epochs: int = Field(ge=1, description="passes over the training split")
+    num_epochs: int = Field(
+        ge=1, description="passes over the training split; train.steps goes before"
+    )
     batch_size: int = Field(ge=1, description="scans per process")
     workers_per_gpu: int = Field(2, ge=0, description="data-loading processes per training process")
     amp: AmpConfig = Field(AmpConfig(), description="mixed precision")
@@ -278,10 +302,8 @@ class Experiment(Section):
 
     @model_validator(mode="after")
     def _average_begins(self) -> Experiment:
-        if self.train.swa_start is not None and self.train.swa_start > self.num_epochs:
-            raise ValueError(
-                f"train.swa_start is {self.train.swa_start}, but there are {self.num_epochs} epochs"
-            )
+        if self.train.steps is None:  # else the number of epochs depends on that of the scans
+            self.train.check_average(self.num_epochs)
         return self
 
     @classmethod

@@ -38,6 +38,7 @@ _FREE_KEYS = (
     *("teacher_pretrain", "teacher.cache"),  # the teacher itself is compared by its hash
     "amp.enabled",  # what it means on a machine is compared by the checkpoint's number type
 )
+_LENGTH = ("num_epochs", "train.steps")
 
 
 def default_run_dir(config: Config, config_path: str) -> Path:
@@ -167,12 +168,9 @@ class RunDir:
             if old.get(key) != new.get(key) and key not in _FREE_KEYS
         ]
         if differing:
-            cure = "Choose another --run-dir, or delete this one to start over"
-            if old.get("num_epochs") != new.get("num_epochs"):
-                cure += f"; to train its weights on: another --run-dir with --train.init_from {self.path}"
             more = f" and {len(differing) - 4} more" if len(differing) > 4 else ""
             cure = "Choose another --run-dir, or delete this one to start over"
-            if old.get("num_epochs") != new.get("num_epochs"):
+            if any(old.get(key) != new.get(key) for key in _LENGTH):
                 cure += f"; for more epochs go on from these weights: --train.init_from {self.path}"
             raise UserError(
                 f"this run folder was started with another configuration: {'; '.join(differing[:4])}{more}",

@@ -74,7 +74,7 @@ class Checkpoints(Callback):
 
     def _trigger_step(self) -> None:
         trainer = self.trainer
-        if trainer.local_step == trainer.steps_per_epoch:
+        if trainer.at_epoch_end:
             return  # the epoch's end saves
         if trainer.stop_agreed or trainer.global_step % self.every == 0:
             trainer.save()

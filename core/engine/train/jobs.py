@@ -394,7 +394,7 @@ def _fit(
         HeapTrimming(),
     ]
     with STOP.held():
-        trainer.train(trainer.steps, num_epochs=experiment.num_epochs, callbacks=callbacks)
+        trainer.train(trainer.steps, num_epochs=trainer.epochs, callbacks=callbacks)
     skipped = join_over_ranks(trainer.skipped_samples)
     if skipped and context.world.rank == 0:
         path = run_dir.path / "skipped.json"

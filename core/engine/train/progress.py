@@ -102,11 +102,10 @@ class Progress(Callback):
         ending = datetime.now() + timedelta(seconds=left)
         self.bar.clear()
         logger.info(
-            "{}  {:.3g} s per step, {} x {} steps: about {} and the evaluations, until {:%H:%M}",
+            "{}  {:.3g} s per step, {} steps: about {} and the evaluations, until {:%H:%M}",
             self.title,
             per_step,
-            trainer.num_epochs,
-            trainer.steps_per_epoch,
+            trainer.last_step,
             duration(left),
             ending,
         )
@@ -114,7 +113,7 @@ class Progress(Callback):
     def _maybe_line(self) -> None:
         now = time.perf_counter()
         trainer = self.trainer
-        if now - self.shown < _EVERY or trainer.local_step == trainer.steps_per_epoch:
+        if now - self.shown < _EVERY or trainer.at_epoch_end:
             return
         self.shown = now
         place = f"epoch {trainer.epoch_num}/{trainer.num_epochs}"
@@ -137,8 +136,7 @@ class Progress(Callback):
         trainer = self.trainer
         if self.pace is None:
             return None
-        total = trainer.num_epochs * trainer.steps_per_epoch
-        return self.pace.left(trainer.global_step, total)
+        return self.pace.left(trainer.global_step, trainer.last_step)
 
 
 class EpochLog(SummaryWriter):
@@ -176,8 +174,7 @@ class EpochLog(SummaryWriter):
         if self.value is not None:
             parts.append(self._scored(self.value))
         parts.append(duration(time.perf_counter() - self.start))
-        total = trainer.num_epochs * trainer.steps_per_epoch
-        left = self.pace.left(trainer.global_step, total)
+        left = self.pace.left(trainer.global_step, trainer.last_step)
         if left is not None and trainer.epoch_num < trainer.num_epochs:
             parts.append(f"left {duration(left)}")
         logger.info("  ".join(parts))

@@ -7,6 +7,7 @@ which turns a batch into named losses, and the source of the teacher's part; sup
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import time
 from collections.abc import Iterator
@@ -37,12 +38,18 @@ __all__ = ["StepLoader", "Trainer"]
 
 
 class StepLoader:
-    """Groups a loader's batches into optimiser steps and can start in the middle of an epoch."""
+    """Groups a loader's batches into optimiser steps and can start in the middle of an epoch.
 
-    def __init__(self, loader: Any, accumulate: int) -> None:
-        self.loader, self.accumulate = loader, accumulate
+    Args:
+        accumulate: batches per step. total: steps of the whole training, which may end within an epoch; None = every
+            epoch is whole.
+    """
+
+    def __init__(self, loader: Any, accumulate: int, total: int | None = None) -> None:
+        self.loader, self.accumulate, self.total = loader, accumulate, total
         loader.set_epoch(1, 0)
         self.steps = -(-len(loader) // accumulate)
+        self._left = self.steps
 
     def __len__(self) -> int:
         """Optimiser steps of a whole epoch."""
@@ -51,8 +58,15 @@ class StepLoader:
     def set_epoch(self, epoch: int, start_step: int = 0) -> None:
         """Begin the next iteration at optimiser step ``start_step`` of ``epoch`` (counted from 1)."""
         self.loader.set_epoch(epoch, start_step * self.accumulate)
+        self._left = self.steps - start_step
+        if self.total is not None:
+            done = (epoch - 1) * self.steps + start_step
+            self._left = min(self._left, self.total - done)
 
     def __iter__(self) -> Iterator[list[Batch | Pair]]:
+        return itertools.islice(self._groups(), self._left)
+
+    def _groups(self) -> Iterator[list[Batch | Pair]]:
         group: list[Batch | Pair] = []
         for batch in self.loader:
             group.append(batch)
@@ -77,6 +91,7 @@ class Trainer(TorchpackTrainer):
 
     Attributes:
         network: the method as it is called, under DistributedDataParallel with several processes.
+        total_steps: optimiser steps of the whole training. epochs: that they begin.
         stop_agreed: a signal asked a rank to stop, and all ranks know. What one of them alone knows decides nothing:
             the others would wait for it in the next exchange.
     """
@@ -97,8 +112,11 @@ class Trainer(TorchpackTrainer):
         self.device = world.device
         self.run_dir = run_dir
         self.identity = identity
-        self.steps = StepLoader(loader, experiment.train.accumulate)
-        self.total_steps = len(self.steps) * experiment.num_epochs
+        train = experiment.train
+        self.steps = StepLoader(loader, train.accumulate, train.steps)
+        self.total_steps = train.steps or len(self.steps) * experiment.num_epochs
+        self.epochs = -(-self.total_steps // len(self.steps))
+        train.check_average(self.epochs)
         if world.size > 1 and experiment.train.sync_bn:
             convert_sync_batchnorm(method)  # in place
         self.method = method.to(self.device)
@@ -130,6 +148,16 @@ class Trainer(TorchpackTrainer):
     def scored_network(self) -> nn.Module:
         """The network that evaluation looks at, without what exists in training only."""
         return self.scored_method.deployed
+
+    @property
+    def last_step(self) -> int:
+        """Optimiser steps when the loop ends; a profile makes fewer than a training."""
+        return min(self.total_steps, self.num_epochs * self.steps_per_epoch)
+
+    @property
+    def at_epoch_end(self) -> bool:
+        """The step just made is the last of its epoch, or of all."""
+        return self.local_step == self.steps_per_epoch or self.global_step == self.last_step
 
     # --- torchpack's hooks ----------------------------------------------------------------------------------------
     def _before_epoch(self) -> None:
@@ -270,7 +298,7 @@ class Trainer(TorchpackTrainer):
         self.guard.count = state["nonfinite_steps"]
         if state["world_size"] == self.world.size:
             restore_random_state(state["random"][self.world.rank])
-        if self.local_step < self.steps_per_epoch:
+        if not self.at_epoch_end:
             # in the middle of an epoch: torchpack's loop adds one again
             self._start_step = self.local_step
             self.epoch_num -= 1
