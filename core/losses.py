@@ -20,6 +20,7 @@ from core.contracts import IGNORE
 
 __all__ = [
     "CrossEntropyLovasz",
+    "Scope",
     "balanced_weights",
     "class_mean",
     "cross_entropy",

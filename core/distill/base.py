@@ -169,6 +169,11 @@ class Method(nn.Module, ABC):
     def forward(self, batch: Batch, teacher: TeacherOutput | None) -> dict[str, Tensor]:
         """Named, weighted losses of one batch; ``teacher`` is None when :class:`Needs` names no value of it."""
 
+    def teach(self, batch: Batch) -> Output:
+        """What an average of this method says of a batch as a teacher (``teacher.source: ema``)."""
+        output: Output = self.deployed(batch)
+        return output
+
     def load_pretrained(self) -> None:
         """Read files of pretrained weights for what learns beside the network; a run calls it before its first step.
 

@@ -8,6 +8,7 @@ fused one. Image network, fusion and auxiliary classifiers exist in training onl
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -15,10 +16,11 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from core.contracts import Batch, Output, Stage
-from core.data import majority_labels
+from core.data import gather_rows, majority_labels
 from core.distill.base import Method, Needs, TeacherOutput
+from core.distill.soft_targets import SoftTargets
 from core.errors import UserError
-from core.losses import CrossEntropyLovasz, kl_divergence
+from core.losses import CrossEntropyLovasz
 from core.models.image.resnet_fcn import STRIDES, FCNConfig, PixelReader, ResNetFCN
 from core.models.probe import probe
 from core.sparse import gather_sum
@@ -35,7 +37,7 @@ class MSFSKD(Method):
     Args:
         config: see :class:`MSFSKD.Config`.
         student: ``twodpass``, or any network whose encoder stages have growing strides.
-        teacher: none; the fused features teach.
+        teacher: that of ``w_teacher``, which is not looked at; the fused features teach without one.
         criterion: the segmentation loss of the student's logits. Auxiliary ones share its class weights, and weigh both
             terms 1.
 
@@ -43,7 +45,7 @@ class MSFSKD(Method):
         UserError: the student has no stage to distil into, or its widths do not suit ``learner_residual``.
     """
 
-    class Config(Method.Config):
+    class Config(SoftTargets.Config):
         """``distill:`` section; defaults are those of the published models."""
 
         name: Literal["2dpass"] = Field(description="the method")
@@ -69,10 +71,27 @@ class MSFSKD(Method):
         w_kl: float = Field(
             0.05, ge=0, description="weight of the distillation, shared among the scales"
         )
+        w_kl_output: float = Field(
+            0.0,
+            ge=0,
+            description="weight of the joint prediction (of all scales' fused features together) as a target of the "
+            "student's output; published: 0",
+        )
+        w_teacher: float = Field(
+            0.0,
+            ge=0,
+            description="weight of another teacher's logits as targets of the student's output: teacher_pretrain, or "
+            "with teacher.source: ema this method's own average; published: 0",
+        )
+        teacher_head: Literal["scales", "joint"] = Field(
+            "scales",
+            description="what each scale of the student follows: the prediction from its own fused features "
+            "(published), or the joint one",
+        )
         kl_reduction: Literal["mean", "batchmean"] = Field(
             "mean",
-            description='"mean" over points and classes (as published: the usual value divided by the number '
-            'of classes), or "batchmean" over points',
+            description='of the distillation from images: "mean" over points and classes (as published: the usual '
+            'value divided by the number of classes), or "batchmean" over points',
         )
         detach: bool = Field(
             True,
@@ -89,8 +108,9 @@ class MSFSKD(Method):
 
         @property
         def needs(self) -> Needs:
-            """Images, where they teach."""
-            return Needs(images=self.mode == "full")
+            """Images and another teacher, where they teach."""
+            taught = self.w_teacher > 0
+            return Needs(images=self.mode == "full", teacher=("logits",) if taught else ())
 
         @model_validator(mode="after")
         def _has_learner(self) -> MSFSKD.Config:
@@ -107,6 +127,7 @@ class MSFSKD(Method):
     ) -> None:
         super().__init__(config, student, teacher, criterion)
         self.config = config
+        self.soft = SoftTargets(config, criterion.scope)
         if config.mode == "baseline":
             return
         weight = criterion.class_weight
@@ -138,13 +159,24 @@ class MSFSKD(Method):
         if self.config.mode == "full":
             self.image.load_pretrained()
 
+    def name_classes(self, classes: Sequence[str]) -> None:
+        """Give each class the confidence from which a teacher is asked.
+
+        Raises:
+            UserError: ``distill.confidence`` names no class.
+        """
+        self.soft.name_classes(classes)
+
     def forward(self, batch: Batch, teacher: TeacherOutput | None = None) -> dict[str, Tensor]:
-        """The losses by name and already weighted: the student's own (``ce``, ``lovasz``); summed over the scales those
-        of the auxiliary heads (``scale_*``), the fused features (``fused_*``) and the distillation (``kl``); those of
-        all scales' fused features together (``joint_*``).
+        """The losses by name and already weighted: the student's own (``ce``, ``lovasz``), and that of its distance
+        from another teacher (``teacher_kl``); summed over the scales those of the auxiliary heads (``scale_*``), the
+        fused features (``fused_*``) and the distillation (``kl``); those of all scales' fused features together
+        (``joint_*``) and of the output's distance from them (``output_kl``).
         """
         output = self.student(batch)
         losses = self.criterion(output.logits, batch.labels)
+        if teacher is not None:
+            losses["teacher_kl"] = self._teacher_loss(output, batch, teacher)
         if self.config.mode == "baseline":
             return losses
         scales = _encoder_stages(output)
@@ -158,7 +190,24 @@ class MSFSKD(Method):
             _add(losses, "scale", self.auxiliary(predicted, labels), self.config.w_scale)
         if self.config.mode == "aux_heads":
             return losses
-        return losses | self._image_losses(batch, scales, logits)
+        return losses | self._image_losses(batch, output, logits)
+
+    def teach(self, batch: Batch) -> Output:
+        """The joint prediction where a camera looks (of several cameras the first), the student's elsewhere."""
+        output: Output = self.student(batch)
+        if self.config.mode != "full":
+            return output
+        read, fused = self._fused(batch, _encoder_stages(output))
+        joint = self.classifier(torch.cat(fused, 1)).to(output.logits.dtype)
+        first = torch.ones_like(read.point, dtype=torch.bool)
+        first[1:] = read.point[1:] != read.point[:-1]
+        return replace(output, logits=output.logits.index_copy(0, read.point[first], joint[first]))
+
+    def _teacher_loss(self, output: Output, batch: Batch, teacher: TeacherOutput) -> Tensor:
+        rows = teacher.rows_for(batch)
+        target = gather_rows(teacher.logits, rows)
+        asked = self.soft.asked(target, batch.labels, rows >= 0)
+        return self.config.w_teacher * self.soft.divergence(output.logits, target, asked)
 
     def _enhanced(self, i: int, features: Tensor) -> Tensor:
         if not self.config.learner_residual:
@@ -168,10 +217,8 @@ class MSFSKD(Method):
         learned: Tensor = fusion.learner(features)
         return features + learned
 
-    def _image_losses(
-        self, batch: Batch, scales: Sequence[Stage], logits: list[Tensor]
-    ) -> dict[str, Tensor]:
-        """Of everything that looks at the images; at the points in sight, which may be none."""
+    def _fused(self, batch: Batch, scales: Sequence[Stage]) -> tuple[PixelReader, list[Tensor]]:
+        """The points in sight, which may be none, and for each scale [P, hidden] of them."""
         if batch.images is None or batch.areas is None:
             raise UserError(
                 "this method learns from images, and the batch has none",
@@ -180,29 +227,42 @@ class MSFSKD(Method):
             )
         read = PixelReader(batch.areas, batch.coords[:, 0])
         maps = self.image(batch.images.flatten(0, 1))
-        labels = batch.labels.index_select(0, read.point)
-        losses: dict[str, Tensor] = {}
         fused = []
-        for i, (scale, own, fusion) in enumerate(zip(scales, logits, self.fusions)):
-            assert isinstance(fusion, Fusion)
+        for stage, scale, fusion in zip(self.image_stages, scales, self.fusions):
             rows = scale.rows.index_select(0, read.point)
-            joint = fusion(
-                read(maps[self.image_stages[i]], self.image_stages[i]), _take(scale.feats, rows)
-            )
-            fused.append(joint)
-            target = fusion.head(joint)
-            _add(losses, "fused", self.auxiliary(target, labels), self.config.w_seg2d / len(scales))
-            _add(
-                losses,
-                "",
-                {"kl": self._distillation(_take(own, rows), target)},
-                self.config.w_kl / len(scales),
-            )
-        _add(losses, "joint", self.auxiliary(self.classifier(torch.cat(fused, 1)), labels))
+            fused.append(fusion(read(maps[stage], stage), _take(scale.feats, rows)))
+        return read, fused
+
+    def _image_losses(
+        self, batch: Batch, output: Output, logits: list[Tensor]
+    ) -> dict[str, Tensor]:
+        """Of everything that looks at the images.
+
+        Args:
+            logits: of the student's scales, by their cells.
+        """
+        config, scales = self.config, _encoder_stages(output)
+        read, fused = self._fused(batch, scales)
+        labels = batch.labels.index_select(0, read.point)
+        joint = self.classifier(torch.cat(fused, 1))
+        losses: dict[str, Tensor] = {}
+        for scale, own, fusion, features in zip(scales, logits, self.fusions, fused):
+            assert isinstance(fusion, Fusion)
+            predicted = fusion.head(features)
+            _add(losses, "fused", self.auxiliary(predicted, labels), config.w_seg2d / len(scales))
+            own = _take(own, scale.rows.index_select(0, read.point))
+            target = joint if config.teacher_head == "joint" else predicted
+            kl = self._distillation(own, target, labels)
+            _add(losses, "", {"kl": kl}, config.w_kl / len(scales))
+        _add(losses, "joint", self.auxiliary(joint, labels))
+        if config.w_kl_output > 0:
+            kl = self._distillation(_take(output.logits, read.point), joint, labels)
+            losses["output_kl"] = config.w_kl_output * kl
         return losses
 
-    def _distillation(self, own: Tensor, target: Tensor) -> Tensor:
-        value = kl_divergence(own, target, scope=self.criterion.scope, detach=self.config.detach)
+    def _distillation(self, own: Tensor, target: Tensor, labels: Tensor) -> Tensor:
+        asked = self.soft.asked(target, labels)
+        value = self.soft.divergence(own, target, asked, detach=self.config.detach)
         return value / own.shape[1] if self.config.kl_reduction == "mean" else value
 
 

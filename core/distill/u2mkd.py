@@ -7,26 +7,23 @@ of the two are linked by point indices.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from core.config.explain import did_you_mean
 from core.contracts import IGNORE, Batch, Output, Stage
 from core.data import gather_rows
 from core.distill.base import Method, Needs, TeacherOutput, compared_stage
+from core.distill.soft_targets import SoftTargets
 from core.errors import UserError
-from core.losses import CrossEntropyLovasz, feature_mse, kl_divergence
+from core.losses import CrossEntropyLovasz, feature_mse
 from core.models.fusion.output import FusedOutput
 from core.models.probe import probe
 from core.sparse import SyncBatchNorm
 
 __all__ = ["U2MKD"]
-
-Probability = Annotated[float, Field(ge=0, lt=1)]
-_CONFIDENCE = "key 'distill.confidence'"
 
 
 class U2MKD(Method):
@@ -43,7 +40,7 @@ class U2MKD(Method):
         UserError: the features are to be compared and one of the networks has no stage of stride 16.
     """
 
-    class Config(Method.Config):
+    class Config(SoftTargets.Config):
         """``distill:`` section; defaults are those of the published model A."""
 
         name: Literal["u2mkd"] = Field(description="the method")
@@ -64,22 +61,6 @@ class U2MKD(Method):
             1.0,
             ge=0,
             description="weight of the image branch's segmentation at visible points",
-        )
-        temperature: float = Field(1.0, gt=0, description="of the softmax in the logit term")
-        mask: Literal["all", "labelled", "right"] = Field(
-            "all",
-            description='voxels of the teacher\'s terms: "labelled" = without "ignore"; "right" = where the '
-            "teacher's class is the label's",
-        )
-        kl_mean: Literal["voxels", "classes"] = Field(
-            "voxels",
-            description="the logit term's mean: over voxels (published), or within each class the teacher "
-            "predicts first",
-        )
-        confidence: Probability | dict[str, Probability] = Field(
-            0.0,
-            description="smallest probability of the teacher's first class at which its terms count; or by name of "
-            "that class, 0 for those not named",
         )
         align_detach: bool = Field(True, description="the real image features are a fixed target")
         normalize_features: bool = Field(
@@ -105,8 +86,7 @@ class U2MKD(Method):
     ) -> None:
         super().__init__(config, student, teacher, criterion)
         self.config = config
-        self.confidence: Tensor | None  # f32 [classes]
-        self.register_buffer("confidence", None, persistent=False)
+        self.soft = SoftTargets(config, criterion.scope)
         self.adapt_layer: nn.Module | None = None
         if config.w_feat > 0:
             assert teacher is not None, "needs.teacher names its stages"
@@ -116,25 +96,12 @@ class U2MKD(Method):
             )
 
     def name_classes(self, classes: Sequence[str]) -> None:
-        """Give each class its least confidence.
+        """Give each class the confidence from which the teacher is asked.
 
         Raises:
             UserError: ``distill.confidence`` names no class.
         """
-        wanted = self.config.confidence
-        if not wanted:
-            return
-        if isinstance(wanted, float):
-            wanted = dict.fromkeys(classes, wanted)
-        self.confidence = torch.zeros(len(classes))
-        for name, least in wanted.items():
-            if name not in classes:
-                raise UserError(
-                    f"'{name}' is no class",
-                    where=_CONFIDENCE,
-                    cure=did_you_mean(name, classes[1:], "Classes are"),
-                )
-            self.confidence[classes.index(name)] = least
+        self.soft.name_classes(classes)
 
     def forward(self, batch: Batch, teacher: TeacherOutput | None) -> dict[str, Tensor]:
         """The losses of section 5.2 of the method, by name and already weighted."""
@@ -170,37 +137,19 @@ class U2MKD(Method):
     def _teacher_losses(
         self, output: Output, batch: Batch, teacher: TeacherOutput
     ) -> dict[str, Tensor]:
-        config, scope = self.config, self.criterion.scope
         rows = teacher.rows_for(batch)
-        mask = rows >= 0
         logits = gather_rows(teacher.logits, rows)
-        predicted = logits.argmax(1)
-        if config.mask != "all":
-            mask = mask & (batch.labels != IGNORE)
-        if config.mask == "right":
-            mask = mask & (predicted == batch.labels)
-        if self.confidence is not None:
-            probability = logits.float().softmax(1).amax(1)
-            mask = mask & (probability >= self.confidence[predicted])
+        mask = self.soft.asked(logits, batch.labels, rows >= 0)
         losses = {}
-        if config.w_kl > 0:
-            classes = predicted if config.kl_mean == "classes" else None
-            losses["kl"] = config.w_kl * kl_divergence(
-                output.logits,
-                logits,
-                mask,
-                temperature=config.temperature,
-                classes=classes,
-                scope=scope,
-            )
+        if self.config.w_kl > 0:
+            losses["kl"] = self.config.w_kl * self.soft.divergence(output.logits, logits, mask)
         if self.adapt_layer is not None:
             target = gather_rows(_stage(teacher.stages, "teacher").at_cells(), rows)
             features = self.adapt_layer(_student_features(output, batch))
-            if config.normalize_features:
+            if self.config.normalize_features:
                 features, target = _min_max(features), _min_max(target)
-            losses["feat"] = config.w_feat * feature_mse(
-                features, target.detach(), mask, scope=scope
-            )
+            distance = feature_mse(features, target.detach(), mask, scope=self.criterion.scope)
+            losses["feat"] = self.config.w_feat * distance
         return losses
 
 

@@ -110,7 +110,7 @@ class SharedView(TeacherSource):
 
 
 class SelfTeacher(TeacherSource):
-    """The running average of the student's own weights, on the student's very batch.
+    """The running average of what is trained, on the student's very batch.
 
     A mean teacher (Tarvainen and Valpola, NeurIPS 2017): what it knows beyond the labels comes from averaging alone.
 
@@ -134,8 +134,8 @@ class SelfTeacher(TeacherSource):
         assert self.average is not None, "train.ema is set"
         method = self.average.module
         assert isinstance(method, Method)
-        network = method.deployed.eval()
-        return batch, TeacherOutput.shared(batch, network(batch))
+        method.eval()
+        return batch, TeacherOutput.shared(batch, method.teach(batch))
 
 
 class Stored(TeacherSource):
