@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 _FOLDER = Path(__file__).parent / "labelspaces"
-_KEYS = ("classes", "map", "default", "colors", "submit", "vehicles", "things", "format")
+_KEYS = ("classes", "map", "default", "colors", "submit", "vehicles", "things", "movable", "format")
 _MAX_RAW = 65535  # raw ids are at most 16 bits wide in all formats
 # Names that mean a vehicle where a label space does not say which of its classes are.
 _VEHICLES = (
@@ -74,6 +74,7 @@ class LabelSpace:
         train_to_raw: id written into a submission, by train id.
         vehicles: names of the classes that are vehicles, as corruptions tell them.
         things: by class name, for the paste augmentation.
+        movable: names of the classes whose objects may be elsewhere a moment later; the others stand.
         format: kind of file that these ids are written in, see :mod:`core.datasets.benchmark`.
     """
 
@@ -84,6 +85,7 @@ class LabelSpace:
     train_to_raw: tuple[int, ...] = field(repr=False)
     vehicles: tuple[str, ...] = field(default=(), repr=False, compare=False)
     things: Mapping[str, Thing] = field(default_factory=dict, repr=False, compare=False)
+    movable: tuple[str, ...] = field(default=(), repr=False, compare=False)
     format: str = field(default="npy", repr=False, compare=False)
     default: int | None = field(default=None, repr=False)
     file: Path | None = field(default=None, repr=False, compare=False)
@@ -163,10 +165,10 @@ class LabelSpace:
         """Read a label space.
 
         The file holds ``classes`` (list; the first entry is "ignore") and ``map`` (id on disk -> train id); if wanted
-        ``default`` (train id of all other ids; without it they are an error),
-        ``colors`` (one [R, G, B] per class), ``submit`` (the id a submission holds, per class; by default the smallest
-        id of the class), ``vehicles`` (class names), ``things`` (class name -> ``min_points``, ``ground``) and
-        ``format`` (of predicted files: semantickitti, nuscenes or npy).
+        ``default`` (train id of all other ids; without it they are an error), ``colors`` (one [R, G, B] per class),
+        ``submit`` (the id a submission holds, per class; by default the smallest id of the class), ``vehicles`` (class
+        names), ``things`` (class name -> ``min_points``, ``ground``), ``movable`` (class names; by default the things)
+        and ``format`` (of predicted files: semantickitti, nuscenes or npy).
 
         Raises:
             UserError: the file is missing, or a key is missing, unknown or inconsistent.
@@ -181,14 +183,17 @@ class LabelSpace:
         content = _checked_keys(read_yaml(path), path)
         classes = _checked_classes(content["classes"], path)
         mapping = _checked_map(content["map"], len(classes), path)
+        things = _checked_things(content.get("things"), classes, path)
+        vehicles = [name for name in classes if name in _VEHICLES]
         return cls(
             name=path.stem,
             classes=classes,
             colors=_checked_colors(content.get("colors"), len(classes), path),
             raw_to_train=mapping,
             train_to_raw=_checked_submit(content.get("submit"), mapping, len(classes), path),
-            vehicles=_checked_vehicles(content.get("vehicles"), classes, path),
-            things=_checked_things(content.get("things"), classes, path),
+            vehicles=_checked_names(content, "vehicles", vehicles, classes, path),
+            things=things,
+            movable=_checked_names(content, "movable", list(things), classes, path),
             format=_checked_format(content.get("format", "npy"), path),
             default=_checked_default(content.get("default"), len(classes), path),
             file=None if path.parent == _FOLDER else path,
@@ -276,13 +281,16 @@ def _checked_submit(
     return tuple(submit)
 
 
-def _checked_vehicles(vehicles: Any, classes: Sequence[str], path: Path) -> tuple[str, ...]:
-    if vehicles is None:
-        return tuple(name for name in classes if name in _VEHICLES)
-    if not isinstance(vehicles, list):
-        raise UserError("'vehicles' must list names of classes", where=str(path))
-    _check_names(vehicles, "vehicles", classes, path)
-    return tuple(vehicles)
+def _checked_names(
+    content: Mapping[str, Any], key: str, default: Sequence[str], classes: Sequence[str], path: Path
+) -> tuple[str, ...]:
+    names = content.get(key)
+    if names is None:
+        return tuple(default)
+    if not isinstance(names, list):
+        raise UserError(f"'{key}' must list names of classes", where=str(path))
+    _check_names(names, key, classes, path)
+    return tuple(names)
 
 
 def _checked_things(things: Any, classes: Sequence[str], path: Path) -> dict[str, Thing]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,41 @@ from core.io import atomic_path
 from core.labels import LabelSpace
 from core.paths import inside
 
-__all__ = ["PSEUDO", "PseudoLabels", "pseudo_file", "read_pseudo", "write_pseudo"]
+__all__ = [
+    "PSEUDO",
+    "SOURCES",
+    "GivenLabels",
+    "PseudoLabels",
+    "pseudo_file",
+    "read_pseudo",
+    "scan_content",
+    "write_pseudo",
+]
 
 PSEUDO = "pseudo_labels.json"
+SOURCES = ("poses", "teacher")  # GivenLabels.source counts from 1
 _AGAIN = "Write the folder again with prepare_pseudo_labels.py"
+_TYPES = {"label": np.uint8, "confidence": np.float16, "source": np.uint8}
+
+
+@dataclass(frozen=True)
+class GivenLabels:
+    """Labels of the keyframe points of a scan.
+
+    Attributes:
+        label: u8 [N] train ids, 0 = unknown. confidence: f32 [N] in 0..1, kept as f16.
+        source: u8 [N], who gave it: 1 + position in ``SOURCES``, 0 where nobody did.
+    """
+
+    label: np.ndarray
+    confidence: np.ndarray
+    source: np.ndarray
+
+    @classmethod
+    def by(cls, source: str, label: np.ndarray, confidence: np.ndarray) -> GivenLabels:
+        """Labels that all come from one of ``SOURCES``."""
+        number = 1 + SOURCES.index(source)
+        return cls(label, confidence, np.where(label == IGNORE, 0, number).astype(np.uint8))
 
 
 @dataclass(frozen=True)
@@ -27,10 +59,12 @@ class PseudoLabels:
 
     Attributes:
         folder: of the files. least: smallest confidence of a label that is used.
+        digest: SHA-256 (hex) of what the labels were made from and how many there are.
     """
 
     folder: Path
     least: float
+    digest: str
 
     @classmethod
     def open(cls, folder: Path, least: float, labels: LabelSpace, labelled: str) -> PseudoLabels:
@@ -42,17 +76,24 @@ class PseudoLabels:
         Raises:
             UserError: it is none, is unfinished, or was made with other classes or from other labelled scans.
         """
-        about = read_json(folder / PSEUDO, dict[str, Any], cure=_AGAIN)
-        wanted = {"fingerprint": labels.fingerprint, "labelled": labelled}
-        meanings = {"fingerprint": "classes", "labelled": "labelled scans (dataset.labelled)"}
-        for key, value in wanted.items():
-            if about.get(key) != value:
-                raise UserError(
-                    f"these labels were made with other {meanings[key]} than this training has",
-                    where=f"{folder / PSEUDO}, key 'dataset.pseudo_labels'",
-                    cure=_AGAIN,
-                )
-        return cls(folder, least)
+        path = folder / PSEUDO
+        about = read_json(path, dict[str, Any], cure=_AGAIN)
+        where = f"{path}, key 'dataset.pseudo_labels'"
+        if about.get("fingerprint") != labels.fingerprint:
+            listed = ", ".join(map(str, about.get("classes", ["not listed"])))
+            raise UserError(
+                f"these labels were made with other classes ({listed}) than this training has "
+                f"({', '.join(labels.classes)})",
+                where=where,
+                cure=_AGAIN,
+            )
+        if about.get("labelled") != labelled:
+            raise UserError(
+                "these labels were made with other labelled scans (dataset.labelled) than this training has",
+                where=where,
+                cure=_AGAIN,
+            )
+        return cls(folder, least, hashlib.sha256(path.read_bytes()).hexdigest())
 
     def of(self, scan: Scan) -> Scan:
         """The scan with its labels from the folder; its sweeps have none.
@@ -60,11 +101,10 @@ class PseudoLabels:
         Raises:
             UserError: the scan's file is missing, damaged or of another scan.
         """
-        own = scan.keyframe
-        label, confidence = read_pseudo(self.folder, scan.token, int(own.sum()))
-        label = np.where(confidence >= self.least, label, np.uint8(IGNORE))
+        given = read_pseudo(self.folder, scan)
+        label = np.where(given.confidence >= self.least, given.label, np.uint8(IGNORE))
         whole = np.zeros(len(scan.points), np.uint8)
-        whole[own] = label
+        whole[scan.keyframe] = label
         return scan.having(label=whole)
 
 
@@ -77,38 +117,54 @@ def pseudo_file(folder: Path, token: str) -> Path:
     return inside(folder, f"{token}.npz")
 
 
-def write_pseudo(folder: Path, token: str, label: np.ndarray, confidence: np.ndarray) -> None:
-    """Write the file of one scan, atomically.
+def scan_content(scan: Scan) -> np.ndarray:
+    """SHA-256, u8 [32], of what a scan's labels belong to: its keyframe's points in their order, and its pose.
 
-    Args:
-        label: u8 [N] train ids, 0 = unknown. confidence: f32 [N] in 0..1, kept as f16.
+    Labels, sweeps and ``dataset.columns`` play no part. Poses count to the micrometre: products of matrices differ in
+    their last bits from machine to machine.
     """
-    path = pseudo_file(folder, token)
+    own = scan.keyframe
+    digest = hashlib.sha256(np.ascontiguousarray(scan.xyz[own]).tobytes())
+    digest.update(np.ascontiguousarray(scan.intensity[own]).tobytes())
+    digest.update((np.round(scan.pose, 6) + 0.0).tobytes())  # + 0.0: no negative zeros
+    return np.frombuffer(digest.digest(), np.uint8)
+
+
+def write_pseudo(folder: Path, scan: Scan, given: GivenLabels) -> None:
+    """Write the file of one scan, atomically."""
+    path = pseudo_file(folder, scan.token)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary, open(temporary, "wb") as stream:
-        np.savez_compressed(stream, label=label, confidence=confidence.astype(np.float16))
+        np.savez_compressed(
+            stream,
+            label=given.label,
+            confidence=given.confidence.astype(np.float16),
+            source=given.source,
+            scan=scan_content(scan),
+        )
 
 
-def read_pseudo(folder: Path, token: str, points: int) -> tuple[np.ndarray, np.ndarray]:
-    """Read the file of one scan: label u8 [N] and confidence f32 [N].
-
-    Args:
-        points: of the scan's keyframe.
+def read_pseudo(folder: Path, scan: Scan) -> GivenLabels:
+    """Read the labels of one scan.
 
     Raises:
-        UserError: the file is missing, damaged, or has another number of rows.
+        UserError: the file is missing or damaged, or was made for other points or another pose under this name.
     """
-    path = pseudo_file(folder, token)
+    path = pseudo_file(folder, scan.token)
     arrays = read_arrays(path, "file of pseudo-labels", cure=_AGAIN)
-    label, confidence = arrays.get("label"), arrays.get("confidence")
-    if label is None or confidence is None or label.dtype != np.uint8:
+    points = int(scan.keyframe.sum())
+    for name, kind in _TYPES.items():
+        array = arrays.get(name)
+        if array is None or array.dtype != kind or array.shape != (points,):
+            raise UserError(
+                f"expected an array '{name}' of {points} {np.dtype(kind)} values, one per point of the scan",
+                where=str(path),
+                cure=_AGAIN,
+            )
+    if not np.array_equal(arrays.get("scan", ()), scan_content(scan)):
         raise UserError(
-            "expected arrays 'label' u8 and 'confidence' f16", where=str(path), cure=_AGAIN
-        )
-    if label.shape != (points,) or confidence.shape != (points,):
-        raise UserError(
-            f"holds {list(label.shape)} labels and {list(confidence.shape)} confidences for a scan of {points} points",
+            "these labels were made for other points or another pose of a scan of this name",
             where=str(path),
-            cure=_AGAIN,
+            cure="Delete the file and start prepare_pseudo_labels.py again, which then labels the scan anew",
         )
-    return label, confidence.astype(np.float32)
+    return GivenLabels(arrays["label"], arrays["confidence"].astype(np.float32), arrays["source"])

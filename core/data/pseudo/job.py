@@ -1,4 +1,4 @@
-"""The job of ``prepare_pseudo_labels.py``."""
+"""What ``prepare_pseudo_labels.py`` labels, and who carries labels by poses."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import numpy as np
 
 from core.config import Config
 from core.data.pseudo.poses import CarrySettings, PoseCarrier
-from core.data.pseudo.write import PseudoReport, write_pseudo_labels
+from core.data.pseudo.report import PseudoReport
+from core.data.pseudo.write import write_pseudo_labels
 from core.datasets import build_dataset
 from core.datasets.budgeted import BudgetedScans
 from core.errors import UserError
 
-__all__ = ["budgeted_scans", "label_by_poses"]
+__all__ = ["budgeted_scans", "carrier_of", "label_by_poses"]
 
 
 def label_by_poses(
@@ -31,25 +32,44 @@ def label_by_poses(
     Raises:
         UserError: there is no budget, a scan is damaged or has no pose, or ``out`` holds other labels.
     """
+    dataset = budgeted_scans(config)
+    carrier, made_from = carrier_of(dataset, options)
+    return write_pseudo_labels(dataset, out, {"poses": made_from}, carrier=carrier, workers=workers)
+
+
+def carrier_of(
+    dataset: BudgetedScans, options: Mapping[str, Any]
+) -> tuple[PoseCarrier, dict[str, Any]]:
+    """What carries the labels of a split, and all that its labels depend on, as JSON.
+
+    Args:
+        options: keys of :class:`CarrySettings`.
+
+    Raises:
+        UserError: an option is wrong, or see :class:`PoseCarrier`.
+    """
     given = Config(tree={"poses": dict(options)}, source="command line")
     settings = given.parse(CarrySettings, "poses")
-    dataset = budgeted_scans(config)
     labelled = np.flatnonzero(dataset.budget).tolist()
     scenes = [dataset.scene(index) for index in range(len(dataset))]
     carrier = PoseCarrier(dataset, labelled, scenes, settings)
-    made_from = {"source": "poses", **settings.model_dump()}
-    return write_pseudo_labels(dataset, carrier, out, made_from, workers)
+    carried = None if carrier.classes is None else sorted(carrier.classes)
+    made_from = {"classes": carried, "carried_from": carrier.digest, **settings.model_dump()}
+    return carrier, made_from
 
 
-def budgeted_scans(config: Config) -> BudgetedScans:
-    """The training split of a configuration with all its scans, as its budget labels them, without sweeps.
+def budgeted_scans(config: Config, *, sweeps: bool = False) -> BudgetedScans:
+    """The training split of a configuration with all its scans, as its budget labels them.
+
+    Args:
+        sweeps: scans have the sweeps that the configuration asks for.
 
     Raises:
         UserError: the configuration has no budget.
     """
     config = deepcopy(config)
     wanted: dict[str, Any] = {"unlabelled": "rest", "pseudo_labels": None}
-    if "multisweeps" in config.tree["dataset"]:
+    if not sweeps and "multisweeps" in config.tree["dataset"]:
         wanted["multisweeps"] = {"num_sweeps": 0}
     config.merge(wanted, "prepare_pseudo_labels.py", "dataset")
     dataset = build_dataset(config, "train")

@@ -6,6 +6,7 @@ radius; the nearer, the heavier. What may move is not carried: where such a clas
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -17,8 +18,10 @@ from scipy.spatial import cKDTree
 from core.config import Section
 from core.contracts import IGNORE, Scan
 from core.datasets.base import ScanDataset
+from core.datasets.pseudo import GivenLabels, scan_content
 from core.errors import UserError
 from core.geometry import chain, invert, transform
+from core.labels import LabelSpace
 
 __all__ = ["CarrySettings", "PoseCarrier", "carried", "standing_classes"]
 
@@ -54,8 +57,12 @@ class PoseCarrier:
         scenes: of every scan of the split, the name of its scene; labels never leave a scene.
         settings: see :class:`CarrySettings`.
 
+    Attributes:
+        classes: train ids that are carried; None = all.
+        digest: SHA-256 (hex) of the labelled scans: points, poses and labels.
+
     Raises:
-        UserError: a labelled scan has no pose.
+        UserError: a labelled scan has no pose, or nothing says which classes may move.
     """
 
     def __init__(
@@ -66,14 +73,17 @@ class PoseCarrier:
         settings: CarrySettings,
     ) -> None:
         self.dataset, self.scenes, self.settings = dataset, scenes, settings
-        self.classes = standing_classes(dataset) if not settings.movable else None
+        self.classes = None if settings.movable else standing_classes(dataset.labels)
         self._places: dict[str, dict[int, np.ndarray]] = {}
+        digest = hashlib.sha256()
         for index in labelled:
-            pose = _pose(dataset.load(index, cameras=False))
-            self._places.setdefault(scenes[index], {})[index] = pose[:3, 3]
+            scan = dataset.load(index, cameras=False)
+            self._places.setdefault(scenes[index], {})[index] = _pose(scan)[:3, 3]
+            digest.update(scan_content(scan).tobytes() + _labels(scan).tobytes())
+        self.digest = digest.hexdigest()
         self._ready: OrderedDict[int, _Source] = OrderedDict()
 
-    def __call__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, index: int) -> GivenLabels:
         """Carry labels to scan ``index``; see :func:`carried`.
 
         A labelled scan is not asked about itself.
@@ -82,11 +92,14 @@ class PoseCarrier:
             UserError: a scan is damaged or has no pose.
         """
         scan = self.dataset.load(index, cameras=False)
-        pose = _pose(scan)
-        sources = [self._source(k) for k in self._nearest(index, pose[:3, 3])]
         xyz = scan.xyz[scan.keyframe]
-        votes = [_ask(source, xyz, pose, self.settings.radius) for source in sources]
-        return carried(votes, len(xyz), self.dataset.labels.num_classes, self.classes)
+        votes = []
+        if self.scenes[index] in self._places:  # else the pose plays no part
+            pose = _pose(scan)
+            for near in self._nearest(index, pose[:3, 3]):
+                votes.append(_ask(self._source(near), xyz, pose, self.settings.radius))
+        label, confidence = carried(votes, len(xyz), self.dataset.labels.num_classes, self.classes)
+        return GivenLabels.by("poses", label, confidence)
 
     def _nearest(self, index: int, place: np.ndarray) -> list[int]:
         """Labelled scans of the same scene by distance, at most ``settings.scans``, none beyond ``settings.reach``."""
@@ -104,31 +117,30 @@ class PoseCarrier:
             self._ready.move_to_end(index)
             return self._ready[index]
         scan = self.dataset.load(index, cameras=False)
-        if scan.labels is None:
-            raise UserError(f"scan {scan.token} is to be labelled and has no labels")
-        known = scan.keyframe & (scan.labels != IGNORE)
-        source = _Source(cKDTree(scan.xyz[known]), scan.labels[known], _pose(scan))
+        labels = _labels(scan)
+        known = scan.keyframe & (labels != IGNORE)
+        source = _Source(cKDTree(scan.xyz[known]), labels[known], _pose(scan))
         self._ready[index] = source
         if len(self._ready) > 2 * self.settings.scans:
             self._ready.popitem(last=False)
         return source
 
 
-def standing_classes(dataset: ScanDataset) -> frozenset[int]:
-    """Train ids of the classes that never move: all that are no things.
+def standing_classes(labels: LabelSpace) -> frozenset[int]:
+    """Train ids of the classes that stand: all that are not movable.
 
     Raises:
-        UserError: the label space does not say which classes are things.
+        UserError: the label space does not say which classes may move.
     """
-    labels = dataset.labels
-    if not labels.things:
+    if not labels.movable:
         raise UserError(
             f"nothing says which classes of the label space '{labels.name}' may move",
-            cure="Give its file 'things', or carry all classes",
+            where=None if labels.file is None else str(labels.file),
+            cure="List them there under 'movable:', or carry all classes (--movable)",
         )
     standing = set()
     for train_id, name in enumerate(labels.classes):
-        if train_id != IGNORE and name not in labels.things:
+        if train_id != IGNORE and name not in labels.movable:
             standing.add(train_id)
     return frozenset(standing)
 
@@ -172,6 +184,12 @@ def _ask(
     distance, neighbour = source.tree.query(moved, distance_upper_bound=radius)
     rows = np.flatnonzero(np.isfinite(distance))
     return rows, source.labels[neighbour[rows]], 1 - distance[rows] / radius
+
+
+def _labels(scan: Scan) -> np.ndarray:
+    if scan.labels is None:
+        raise UserError(f"scan {scan.token} is to be labelled and has no labels")
+    return scan.labels
 
 
 def _pose(scan: Scan) -> np.ndarray:

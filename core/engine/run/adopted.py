@@ -24,6 +24,7 @@ from core.models import model_section
 
 __all__ = [
     "CHANGES",
+    "SCANS",
     "Adopted",
     "Change",
     "adopt",
@@ -33,7 +34,7 @@ __all__ = [
 ]
 
 _LENGTH = ("num_epochs", "batch_size")  # required of every configuration, and without meaning here
-_SCANS = (
+SCANS = (
     "multisweeps",
     "columns",
     "sensor",
@@ -147,7 +148,7 @@ def _beneath(trained: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, 
     theirs = trained.get("dataset", {})
     ours = given.get("dataset") or {}
     if theirs.get("name") == ours.get("name"):
-        kept["dataset"] = {key: theirs[key] for key in _SCANS if key in theirs}
+        kept["dataset"] = {key: theirs[key] for key in SCANS if key in theirs}
     return deepcopy(kept)
 
 
@@ -186,13 +187,13 @@ def _settings(config: Config, scans: Config) -> dict[str, Any]:
 
 def _scan_settings(config: Config, scans: Config) -> dict[str, Any]:
     section = dict(scans.tree["dataset"])
-    for key in _SCANS:
+    for key in SCANS:
         section.pop(key, None)
         if key in config.tree["dataset"]:
             section[key] = config.tree["dataset"][key]
     reader = dataset_class(scans)
     parsed = Config({"dataset": section}, scans.origins, config.source)
-    dumped = parsed.parse(reader.Config, "dataset").model_dump(mode="json", include={*_SCANS})
+    dumped = parsed.parse(reader.Config, "dataset").model_dump(mode="json", include={*SCANS})
     sweeps = dumped.get("multisweeps")
     if sweeps is not None and sweeps["num_sweeps"] == 0:  # what else it says has no effect
         dumped["multisweeps"] = {"num_sweeps": 0}

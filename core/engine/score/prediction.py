@@ -46,7 +46,7 @@ from core.io import write_bytes, write_json
 from core.labels import LabelSpace
 from core.paths import inside
 
-__all__ = ["PredictionFolder", "fill_folder", "predict_checkpoint"]
+__all__ = ["PredictionFolder", "fill_folder", "predict_checkpoint", "view_of"]
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ def fill_folder(
     """
     context = opened.context
     world = context.world
-    view = _view(context, scans)
+    view = view_of(context, scans)
     network = opened.network(scans.labels)
     segmenter = Segmenter(network, scans.labels, view, context.experiment, world.device)
     stamps = _stamps(scans, view)
@@ -252,7 +252,7 @@ def _stamps(scans: ScanDataset, view: DataConfig) -> dict[str, str]:
     return stamps
 
 
-def _view(context: Context, scans: ScanDataset) -> DataConfig:
+def view_of(context: Context, scans: ScanDataset) -> DataConfig:
     """The ``data:`` section, without images where the scans have no cameras.
 
     Raises:

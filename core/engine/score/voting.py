@@ -30,7 +30,15 @@ from core.sparse import fold_batch_norm
 if TYPE_CHECKING:
     from core.engine.run.context import Context
 
-__all__ = ["PLAIN", "Votes", "loader_and_predictor", "point_scores", "voted_predictions", "winners"]
+__all__ = [
+    "PLAIN",
+    "Votes",
+    "loader_and_predictor",
+    "point_scores",
+    "voted_predictions",
+    "voted_scores",
+    "winners",
+]
 
 
 @dataclass(frozen=True)
@@ -115,7 +123,6 @@ def loader_and_predictor(
     )
 
 
-@torch.no_grad()
 def voted_predictions(
     network: nn.Module,
     loader: Any,
@@ -127,9 +134,32 @@ def voted_predictions(
 ) -> Iterator[tuple[Batch, Tensor]]:
     """Like :func:`predictions`, one scan at a time: its first view, and what all views say.
 
+    Args, errors: see :func:`voted_scores`.
+    """
+    for first, total, decided in voted_scores(
+        network, loader, device, autocast, title, votes=votes
+    ):
+        yield first, winners(total, decided)
+
+
+@torch.no_grad()
+def voted_scores(
+    network: nn.Module,
+    loader: Any,
+    device: torch.device,
+    autocast: Callable[[], Any],
+    title: str,
+    *,
+    votes: Votes,
+) -> Iterator[tuple[Batch, Tensor, Tensor]]:
+    """Yield of each scan its first view, the scores of its points summed over all views, and which points count.
+
     Args:
         loader: batches of views, those of a scan in a row (:class:`core.data.VoteSamples`). Sums are made in the order
             of the views, however they are cut into batches.
+
+    Yields:
+        the view; f32 [N, C - 1] without "ignore"; bool [N], see :func:`decided_points`.
 
     Raises:
         UserError: some views of a scan could not be made.
@@ -153,7 +183,7 @@ def voted_predictions(
         if decided is None:  # points of no cell are the same in all views
             decided = decided_points(output, batch)[: len(total)]
         if seen == votes.count:
-            yield first, winners(total, decided)
+            yield first, total, decided
             first, decided = None, None
 
 

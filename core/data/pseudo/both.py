@@ -1,0 +1,24 @@
+"""Labels of two sources made into one: poses know what stands, a network knows the rest."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from core.contracts import IGNORE
+from core.datasets.pseudo import GivenLabels
+
+__all__ = ["joined"]
+
+
+def joined(carried: GivenLabels, predicted: GivenLabels) -> GivenLabels:
+    """Take the carried label of a point, and where it has none the predicted one.
+
+    Args:
+        carried: by poses, movable classes left out. predicted: by a network; both of the same points.
+    """
+    first = carried.label != IGNORE
+    return GivenLabels(
+        np.where(first, carried.label, predicted.label),
+        np.where(first, carried.confidence, predicted.confidence),
+        np.where(first, carried.source, predicted.source),
+    )
