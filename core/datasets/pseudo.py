@@ -59,7 +59,7 @@ class PseudoLabels:
 
     Attributes:
         folder: of the files. least: smallest confidence of a label that is used.
-        digest: SHA-256 (hex) of what the labels were made from and how many there are.
+        digest: SHA-256 (hex) of all labels and confidences.
     """
 
     folder: Path
@@ -93,7 +93,7 @@ class PseudoLabels:
                 where=where,
                 cure=_AGAIN,
             )
-        return cls(folder, least, hashlib.sha256(path.read_bytes()).hexdigest())
+        return cls(folder, least, str(about.get("content")))
 
     def of(self, scan: Scan) -> Scan:
         """The scan with its labels from the folder; its sweeps have none.

@@ -2,6 +2,9 @@
 
 Each of the nearest labelled scans votes for the class of its own point nearest to a point, if that lies within a
 radius; the nearer, the heavier. What may move is not carried: where such a class wins, the point stays unlabelled.
+
+A tree answers each labelled scan. On real 64-beam scans the nearest point by a hash of 27 cells takes three times as
+long, and the majority of the one cell, a tenth of the time, covers a tenth fewer points with more errors.
 """
 
 from __future__ import annotations

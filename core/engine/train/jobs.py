@@ -192,6 +192,8 @@ def build_trainer(
     }
     if isinstance(train_set, BudgetedScans):
         identity["labelled"] = train_set.labelled_digest
+        if train_set.pseudo is not None:
+            identity["pseudo_labels"] = train_set.pseudo.digest
     if teacher is not None:
         identity["teacher"] = teacher.identity
     return Trainer(context.experiment, method, source, loader, context.world, run_dir, identity)
@@ -325,12 +327,18 @@ def _open_run(context: Context, trainer: Trainer, train_set: ScanDataset) -> dic
 
 
 def _check_same_budget(old: dict[str, Any], new: dict[str, Any], run_path: Path) -> None:
-    """Refuse other labelled scans; the configuration knows but the name of a list."""
+    """Refuse other labelled scans or pseudo-labels; the configuration knows but the names of a list and a folder."""
     if old.get("labelled") != new.get("labelled"):
         raise UserError(
             "this run was started with other labelled scans",
             where=f"{run_path}, key 'dataset.labelled'",
             cure="Name the scans of labelled.txt there again, or choose another --run-dir",
+        )
+    if old.get("pseudo_labels") != new.get("pseudo_labels"):
+        raise UserError(
+            "this run was started with other pseudo-labels",
+            where=f"{run_path}, key 'dataset.pseudo_labels'",
+            cure="Give the folder its labels back, or choose another --run-dir",
         )
 
 
