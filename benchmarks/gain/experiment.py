@@ -1,0 +1,165 @@
+"""An experiment as data: which arms are trained, on which labels, by which teacher, and what they are compared with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from core.config import Config, Section, load_config
+from core.config.explain import did_you_mean
+from core.datasets.budget import LabelBudget
+from core.errors import UserError
+
+__all__ = ["CONTROL", "EXPERIMENTS", "ROOT", "Arm", "Experiment", "budget_name", "read_experiment"]
+
+ROOT = Path(__file__).resolve().parents[2]
+EXPERIMENTS = ROOT / "benchmarks" / "experiments"
+CONTROL = "control"  # the best of the arms that are controls
+Overrides = dict[str, Any]  # dotted key of a configuration -> its value
+
+
+class Arm(Section):
+    """One way to train the student."""
+
+    config: Path = Field(description="YAML of the training, from the project's root")
+    set: Overrides = Field(default_factory=dict, description="keys of it that are others here")
+    control: bool = Field(False, description="it competes to be the control")
+    unlabelled: bool = Field(False, description="it sees the unlabelled scans, too")
+    teacher: Literal["none", "live", "cached"] = Field(
+        "none", description="the trained teacher: in every step, or what it once said of each scan"
+    )
+    pseudo: Literal["none", "poses", "teacher", "both"] = Field(
+        "none", description="labels that prepare_pseudo_labels.py gives the unlabelled scans"
+    )
+    parts: tuple[float, ...] | None = Field(
+        None,
+        description="shares of the steps, each a run; null = all, and control_parts if a control",
+    )
+    scored: Overrides = Field(default_factory=dict, description="keys that evaluate.py is told")
+
+
+class Teacher(Section):
+    """How the teacher of each label budget is trained."""
+
+    config: Path = Field(description="YAML of the training")
+    set: Overrides = Field(default_factory=dict, description="keys of it that are others here")
+    steps: int = Field(ge=1, description="optimiser steps")
+    seed: int | None = Field(None, ge=0, description="one teacher for all; null = that of the arms")
+
+
+class Experiment(Section):
+    """A table of arms that are trained alike, for each label budget and seed."""
+
+    title: str = Field(description="what is measured, one line")
+    world: Path | None = Field(None, description="dataset.root of every job; null = as in the YAML")
+    made_by: str | None = Field(None, description="command that writes the world")
+    set: Overrides = Field(default_factory=dict, description="keys of all arms")
+    unlabelled: Overrides = Field(
+        default_factory=dict, description="keys that give an arm its unlabelled scans"
+    )
+    steps: int = Field(ge=1, description="optimiser steps of each arm, train.steps")
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="train.seed of the runs")
+    budgets: tuple[LabelBudget | None, ...] = Field(
+        (None,), min_length=1, description="dataset.labelled; null = all labels"
+    )
+    draw: Literal["seed", "once"] = Field(
+        "seed", description='labelled scans are drawn anew for each "seed" of the runs, or "once"'
+    )
+    teacher: Teacher | None = Field(None, description="null = no arm has one")
+    arms: dict[str, Arm] = Field(min_length=1, description="by name")
+    shown: tuple[str, ...] = Field(
+        (), description="arms that are run if not told otherwise; () = all"
+    )
+    more_arms: Path | None = Field(None, description="folder of YAML files that are arms by name")
+    control_parts: tuple[float, ...] = Field((0.25, 0.5, 1.0), description="steps of the controls")
+    against: tuple[str, ...] = Field(
+        (CONTROL,), description="arms that the others are compared with; control = the best of them"
+    )
+    views: dict[str, Overrides] = Field(
+        {"all": {}}, description="how networks are scored: keys of evaluate.py; the first counts"
+    )
+    thresholds: tuple[float, ...] = Field(
+        (0.0, 0.5, 0.7, 0.9), description="confidences at which the teacher's answers are judged"
+    )
+    one_network: bool = Field(False, description="all arms deploy the same network: check it")
+
+    def arm(self, name: str) -> Arm:
+        """The arm of that name.
+
+        Raises:
+            UserError: there is none.
+        """
+        if name in self.arms:
+            return self.arms[name]
+        folder = self.more_arms
+        if folder is not None and (ROOT / folder / f"{name}.yaml").is_file():
+            return Arm(config=folder / f"{name}.yaml", teacher="cached" if self.teacher else "none")
+        more = "" if folder is None else f", or the files of {folder}"
+        cure = did_you_mean(name, list(self.arms), "Arms are") + more
+        raise UserError(f"there is no arm '{name}'", where="--arms", cure=cure)
+
+    def parts(self, arm: Arm) -> tuple[float, ...]:
+        """Shares of the steps that the arm is trained for."""
+        if arm.parts is not None:
+            return arm.parts
+        return self.control_parts if arm.control else (1.0,)
+
+
+def read_experiment(name: str) -> Experiment:
+    """Read an experiment by its name in ``benchmarks/experiments``, or by its file.
+
+    Raises:
+        UserError: there is no such file, or something in it is wrong.
+    """
+    path = EXPERIMENTS / f"{name}.yaml"
+    if name.endswith(".yaml"):
+        path = Path(name)
+    if not path.is_file():
+        known = [file.stem for file in sorted(EXPERIMENTS.glob("*.yaml"))]
+        raise UserError(
+            f"there is no experiment '{name}'",
+            where=str(path),
+            cure=did_you_mean(name, known, "Experiments are"),
+        )
+    config = load_config(path)
+    experiment = config.parse(Experiment)
+    _check(experiment, config)
+    return experiment
+
+
+def _check(experiment: Experiment, config: Config) -> None:
+    """Refuse references to nothing."""
+    for name in (*experiment.against, *experiment.shown):
+        if name != CONTROL and name not in experiment.arms:
+            raise UserError(
+                f"there is no arm '{name}'",
+                where=f"{config.source}, 'against' or 'shown'",
+            )
+    controls = [name for name, arm in experiment.arms.items() if arm.control]
+    if CONTROL in experiment.against and not controls:
+        raise UserError(
+            "no arm is a control",
+            where=f"{config.origin('arms')}, key 'arms'",
+            cure="Set control: true of one, or name other arms in 'against'",
+        )
+    for name, arm in experiment.arms.items():
+        if experiment.teacher is None and (
+            arm.teacher != "none" or arm.pseudo in ("teacher", "both")
+        ):
+            raise UserError(
+                f"arm '{name}' has a teacher, and the experiment none",
+                where=f"{config.origin('arms')}, key 'teacher'",
+                cure="Say how it is trained: teacher: {config: …, steps: …}",
+            )
+
+
+def budget_name(budget: LabelBudget | None) -> str:
+    """What a table calls it, e.g. "10 %"."""
+    if budget is None:
+        return "100 %"
+    if budget.fraction is None:
+        assert budget.file is not None, "a budget has a list or a fraction"
+        return budget.file.stem
+    return f"{100 * budget.fraction:g} %"

@@ -1,0 +1,240 @@
+"""What the finished runs of an experiment say: scores, the control of each budget, gains over it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from benchmarks.gain.experiment import CONTROL
+from benchmarks.gain.intervals import Interval, best_mean, interval, paired
+from benchmarks.gain.plan import OWN_SCORE, QUALITY, ArmRun, Plan
+from core.decode import read_json
+from core.metrics import EvaluationResult
+
+__all__ = ["Gain", "Line", "Score", "Summary"]
+
+
+@dataclass(frozen=True)
+class Score:
+    """What one network reached under one view.
+
+    Attributes:
+        miou, in_view, out_of_view: percent; None where there are no such points. iou: percent by class.
+        commit: of the code that trained it.
+    """
+
+    arm: str
+    part: float
+    budget: str
+    seed: int
+    view: str
+    miou: float
+    in_view: float | None
+    out_of_view: float | None
+    iou: dict[str, float | None]
+    commit: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Line:
+    """An arm of one length: what the rows of tables are about."""
+
+    arm: str
+    part: float
+    control: bool
+
+    @property
+    def name(self) -> str:
+        """What a table calls it."""
+        return self.arm if self.part == 1 else f"{self.arm}, {self.part:g} of the steps"
+
+
+@dataclass(frozen=True)
+class Gain:
+    """A line less another, paired by seed, mIoU."""
+
+    line: Line
+    over: str
+    budget: str
+    view: str
+    difference: Interval
+
+
+class Summary:
+    """The scores there are so far.
+
+    Args:
+        plan: whose finished jobs are read.
+
+    Attributes:
+        scores: all. lines: arms and lengths in the order of the experiment. budgets, views: their names.
+        teachers: by budget, what the teachers score, by seed. quality: by budget and seed, of ``pseudo_quality.py``.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.experiment = plan.experiment
+        self.scores = [score for run in plan.runs for score in _scores_of(run)]
+        lines = {Line(run.arm, run.part, run.control): None for run in plan.runs}
+        self.lines = list(lines)
+        self.budgets = list(dict.fromkeys(run.budget for run in plan.runs))
+        self.views = list(plan.experiment.views)
+        self.teachers: dict[str, dict[int, float]] = {}
+        self.quality: dict[str, dict[int, dict[str, Any]]] = {}
+        for teacher in plan.teachers:
+            score = teacher.training.folder / OWN_SCORE
+            if teacher.training.done and score.is_file():
+                of_budget = self.teachers.setdefault(teacher.budget, {})
+                of_budget[teacher.seed] = 100 * EvaluationResult.read(score).miou
+            judged = teacher.quality
+            if judged is not None and judged.done:
+                found = read_json(judged.folder / QUALITY, dict[str, Any])
+                self.quality.setdefault(teacher.budget, {})[teacher.seed] = found
+
+    def values(self, line: Line, budget: str, view: str) -> dict[int, float]:
+        """mIoU by seed."""
+        wanted = (line.arm, line.part, budget, view)
+        found = {}
+        for score in self.scores:
+            if (score.arm, score.part, score.budget, score.view) == wanted:
+                found[score.seed] = score.miou
+        return found
+
+    def parts(self, line: Line, budget: str, view: str, part: str) -> dict[int, float]:
+        """``in_view`` or ``out_of_view`` by seed, of those that have it."""
+        wanted = (line.arm, line.part, budget, view)
+        found = {}
+        for score in self.scores:
+            value = getattr(score, part)
+            if value is not None and (score.arm, score.part, score.budget, score.view) == wanted:
+                found[score.seed] = value
+        return found
+
+    def control(self, budget: str) -> Line | None:
+        """The control of the greatest mean over seeds, by the first view; None = none is finished.
+
+        The choice is made on the scores that are compared, which favours the control.
+        """
+        lines = [line for line in self.lines if line.control]
+        best = best_mean([self.values(line, budget, self.views[0]) for line in lines])
+        return None if best is None else lines[best]
+
+    def reference(self, name: str, budget: str) -> Line | None:
+        """The line that ``against`` means."""
+        if name == CONTROL:
+            return self.control(budget)
+        return next((line for line in self.lines if (line.arm, line.part) == (name, 1)), None)
+
+    def gain(self, line: Line, over: str, budget: str, view: str) -> Gain | None:
+        """A line less what it is compared with; None = there is nothing to compare."""
+        other = self.reference(over, budget)
+        if other is None or other == line:
+            return None
+        difference = paired(self.values(line, budget, view), self.values(other, budget, view))
+        return None if difference is None else Gain(line, over, budget, view, difference)
+
+    def gains(self) -> Iterator[Gain]:
+        """Of all lines that are no controls, over all that they are compared with."""
+        for budget in self.budgets:
+            for view in self.views:
+                for line in self.lines:
+                    if line.control:
+                        continue
+                    for over in self.experiment.against:
+                        gain = self.gain(line, over, budget, view)
+                        if gain is not None:
+                            yield gain
+
+    def class_gains(self, line: Line, budget: str) -> dict[str, Interval]:
+        """Difference of each class's IoU to the control's, by the first view."""
+        control = self.control(budget)
+        if control is None or control == line:
+            return {}
+        ours, theirs = self._classes(line, budget), self._classes(control, budget)
+        gains = {}
+        for name, values in ours.items():
+            difference = paired(values, theirs.get(name, {}))
+            if difference is not None:
+                gains[name] = difference
+        return gains
+
+    def _classes(self, line: Line, budget: str) -> dict[str, dict[int, float]]:
+        """IoU by class and seed."""
+        found: dict[str, dict[int, float]] = {}
+        wanted = (line.arm, line.part, budget, self.views[0])
+        for score in self.scores:
+            if (score.arm, score.part, score.budget, score.view) == wanted:
+                for name, value in score.iou.items():
+                    if value is not None:
+                        found.setdefault(name, {})[score.seed] = value
+        return found
+
+    @property
+    def commits(self) -> list[str]:
+        """Of the code that trained what is compared."""
+        return sorted({score.commit for score in self.scores if score.commit})
+
+    def to_json(self) -> dict[str, Any]:
+        """Every score, and what is made of them."""
+        controls = {}
+        for budget in self.budgets:
+            line = self.control(budget)
+            controls[budget] = None if line is None else line.name
+        gains = []
+        for gain in self.gains():
+            value = {"arm": gain.line.name, "over": gain.over, "budget": gain.budget}
+            gains.append(value | {"view": gain.view} | asdict(gain.difference))
+        return {
+            "title": self.experiment.title,
+            "steps": self.experiment.steps,
+            "controls": controls,
+            "teachers": self.teachers,
+            "pseudo_labels": self.quality,
+            "gains": gains,
+            "commits": self.commits,
+            "scores": [asdict(score) for score in self.scores],
+        }
+
+
+def _scores_of(run: ArmRun) -> Iterator[Score]:
+    """Of the views that are scored already."""
+    for view, (job, name) in run.scores.items():
+        if not job.done:
+            continue
+        result = EvaluationResult.read(job.folder / name)
+        views = {part: 100 * confusion.miou() for part, confusion in result.by_view.items()}
+        yield Score(
+            run.arm,
+            run.part,
+            run.budget,
+            run.seed,
+            view,
+            100 * result.miou,
+            views.get("in view"),
+            views.get("out of view"),
+            {name: None if iou is None else 100 * iou for name, iou in result.iou.items()},
+            run.training.record.get("commit", ""),
+            run.training.record.get("seconds", 0.0),
+        )
+
+
+def teacher_interval(summary: Summary, budget: str) -> Interval | None:
+    """What the teachers of a budget score themselves."""
+    values = summary.teachers.get(budget)
+    return interval(values) if values else None
+
+
+def quality_rows(summary: Summary, budget: str) -> list[tuple[float, dict[str, Interval]]]:
+    """By threshold: coverage, accuracy and mIoU of the teacher's answers on unlabelled scans, percent."""
+    by_seed = summary.quality.get(budget, {})
+    rows = []
+    for place, threshold in enumerate(summary.experiment.thresholds):
+        columns: dict[str, dict[int, float]] = {}
+        for seed, found in by_seed.items():
+            for key, value in found["thresholds"][place].items():
+                if key != "threshold" and value is not None:
+                    columns.setdefault(key, {})[seed] = 100 * value
+        if columns:
+            rows.append((threshold, {key: interval(values) for key, values in columns.items()}))
+    return rows
