@@ -155,7 +155,7 @@ def make_batch(args: argparse.Namespace) -> Batch:
         features=scans[0].features,
         cells=Cells(scans[0].cells.partition, torch.cat(coords), rows, rows, labels, offsets),
         origins=torch.zeros(args.batch, 3),
-        cameras=BatchCameras(images, pixels, offset.abs() < 0.6, areas),
+        cameras=BatchCameras(torch.arange(args.batch), images, pixels, offset.abs() < 0.6, areas),
     )
 
 

@@ -127,5 +127,5 @@ def with_cameras_in_order(batch: Batch, order: Tensor) -> Batch:
     """The same batch with its cameras in another order."""
     cameras = batch.cameras
     rows = (cameras.pixels[order], cameras.visible[order], cameras.areas[order])
-    shuffled = BatchCameras(cameras.images[:, order], *rows)
+    shuffled = BatchCameras(cameras.rows, cameras.images[:, order], *rows)
     return replace(batch, cameras=shuffled)

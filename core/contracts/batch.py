@@ -18,11 +18,15 @@ __all__ = ["Batch", "BatchCameras", "Pair"]
 class BatchCameras:
     """The images of a batch and where its points lie in them; see :class:`SampleCameras`.
 
+    Samples without images take up none: I of the B samples have some, and no camera sees a point of the others.
+
     Attributes:
-        images: f32 [B, K, 3, H, W]. pixels: f32 [K, SN, 2]. visible: bool [K, SN]. areas: i16 [K, SN, 2].
-        planes: i64 [B, K, H, W] by name.
+        rows: i64 [B], row of ``images`` of each sample, -1 = it has none.
+        images: f32 [I, K, 3, H, W]. pixels: f32 [K, SN, 2]. visible: bool [K, SN]. areas: i16 [K, SN, 2].
+        planes: i64 [I, K, H, W] by name.
     """
 
+    rows: Tensor
     images: Tensor
     pixels: Tensor
     visible: Tensor
@@ -31,9 +35,31 @@ class BatchCameras:
 
     def apply(self, change: Change) -> BatchCameras:
         """The same cameras with every tensor changed."""
-        planes = {name: change(plane) for name, plane in self.planes.items()}
-        images, pixels = change(self.images), change(self.pixels)
-        return BatchCameras(images, pixels, change(self.visible), change(self.areas), planes)
+        return BatchCameras(
+            rows=change(self.rows),
+            images=change(self.images),
+            pixels=change(self.pixels),
+            visible=change(self.visible),
+            areas=change(self.areas),
+            planes={name: change(plane) for name, plane in self.planes.items()},
+        )
+
+    def take(self, scans: Sequence[int], points: Tensor) -> BatchCameras:
+        """The cameras of some of the samples.
+
+        Args:
+            scans: positions in the batch. points: i64, rows of their points.
+        """
+        rows = self.rows[list(scans)]
+        kept = rows[rows >= 0]
+        return BatchCameras(
+            rows=_renumbered(rows, kept, len(self.images)),
+            images=self.images.index_select(0, kept),
+            pixels=self.pixels.index_select(1, points),
+            visible=self.visible.index_select(1, points),
+            areas=self.areas.index_select(1, points),
+            planes={name: plane.index_select(0, kept) for name, plane in self.planes.items()},
+        )
 
 
 @dataclass(frozen=True)
@@ -103,16 +129,6 @@ class Batch:
             self.cells.labels.index_select(0, cells),
             _offsets_of(self.cells.offsets, scans),
         )
-        cameras = self.cameras
-        if cameras is not None:
-            at = torch.tensor(list(scans), device=points.device)
-            cameras = BatchCameras(
-                cameras.images.index_select(0, at),
-                cameras.pixels.index_select(1, points),
-                cameras.visible.index_select(1, points),
-                cameras.areas.index_select(1, points),
-                {name: plane.index_select(0, at) for name, plane in cameras.planes.items()},
-            )
         return Batch(
             tokens=tuple(self.tokens[i] for i in scans),
             indices=tuple(self.indices[i] for i in scans),
@@ -122,7 +138,7 @@ class Batch:
             features=self.features,
             cells=taken,
             origins=self.origins[list(scans)],
-            cameras=cameras,
+            cameras=None if self.cameras is None else self.cameras.take(scans, points),
             skipped=self.skipped,
             contents=tuple(self.contents[i] for i in scans if self.contents),
         )
@@ -184,8 +200,15 @@ class Batch:
 
     @property
     def images(self) -> Tensor | None:
-        """F32 [B, K, 3, H, W] in 0..1, or None."""
+        """F32 [I, K, 3, H, W] in 0..1 of the samples that have images, or None."""
         return None if self.cameras is None else self.cameras.images
+
+    @cached_property
+    def image_rows(self) -> Tensor | None:
+        """I64 [SV], row of ``images`` of each cell's sample (-1 = it has none), or None."""
+        if self.cameras is None:
+            return None
+        return self.cameras.rows.index_select(0, self.coords[:, 0].long())
 
     @cached_property
     def pixels(self) -> Tensor | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,6 +16,8 @@ __all__ = ["Sample", "SampleCameras"]
 @dataclass(frozen=True)
 class SampleCameras:
     """The images of one sample and where its points lie in them.
+
+    A scan without images has K = 0.
 
     Attributes:
         images: f32 [K, 3, H, W] in 0..1.
@@ -31,6 +33,20 @@ class SampleCameras:
     visible: np.ndarray
     areas: np.ndarray
     planes: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    @classmethod
+    def none(cls, points: int, planes: Iterable[str] = ()) -> SampleCameras:
+        """Of a scan of so many points that has no image, in a view that has some where it can."""
+        return cls(
+            images=np.zeros((0, 3, 1, 1), np.float32),
+            pixels=np.zeros((0, points, 2), np.float32),
+            visible=np.zeros((0, points), bool),
+            areas=np.zeros((0, points, 2), np.int16),
+            planes={name: np.zeros((0, 1, 1), np.int64) for name in planes},
+        )
+
+    def __len__(self) -> int:
+        return len(self.images)
 
 
 @dataclass(frozen=True)

@@ -96,6 +96,8 @@ class Scan:
         sensor: the scanner.
         cameras: the keyframe's cameras, images not yet decoded.
         pose: f64 [4, 4] LiDAR -> world.
+        images_optional: a view with images does without them where the scan has no camera, as sweeps and folders of
+            scans that nobody labelled may; of any other scan their absence is an error.
     """
 
     token: str
@@ -103,6 +105,7 @@ class Scan:
     sensor: Sensor = Sensor()
     cameras: tuple[Camera, ...] = ()
     pose: np.ndarray = field(default_factory=lambda: np.full((4, 4), np.nan))
+    images_optional: bool = False
 
     @property
     def keyframe(self) -> np.ndarray:

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from core.contracts import Batch, BatchCameras, Cells, Sample
+from core.contracts import Batch, BatchCameras, Cells, Sample, SampleCameras
+from core.data.image_augment import NO_AREA
 from core.errors import UserError
 
 __all__ = ["collate"]
+
+_NO_IMAGE = (
+    1,
+    3,
+    32,
+    32,
+)  # [K, 3, H, W] where no sample has an image: of nothing, but a shape that networks take
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
     """Join samples; rows of cells and points are shifted to those of the joined arrays, -1 stays -1.
 
     Raises:
-        UserError: some samples have images and others none, or their number or size differs; or a column of
-            ``dataset.columns`` is missing in some.
+        UserError: the images of samples that have some differ in number or size; or a column of ``dataset.columns`` is
+            missing in some.
     """
     cells = _offsets([len(sample.grouping) for sample in samples])
     points = _offsets([len(sample.points) for sample in samples])
@@ -92,24 +101,56 @@ def _shifted(rows: Sequence[np.ndarray], firsts: np.ndarray) -> Tensor:
 
 
 def _join_cameras(samples: Sequence[Sample]) -> BatchCameras | None:
-    _check_images(samples)
-    cameras = [sample.cameras for sample in samples if sample.cameras is not None]
-    if not cameras:
+    """The images of the samples that have some; no camera sees a point of the others."""
+    views = [sample.cameras for sample in samples if sample.cameras is not None]
+    if not views:
         return None
-    planes = {}
-    for name in cameras[0].planes:
-        planes[name] = _stack([camera.planes[name] for camera in cameras])
+    _check_images(samples)
+    with_images = np.array([len(view) > 0 for view in views])
+    having = [view for view in views if len(view)]
+    cameras, *size = having[0].images.shape if having else _NO_IMAGE
+    seeing = [view if len(view) else _blind(view, cameras) for view in views]
+    images, planes = _images_of(having, (cameras, *size), views[0].planes)
     return BatchCameras(
-        images=_stack([camera.images for camera in cameras]),
-        pixels=_join([camera.pixels for camera in cameras], axis=1),
-        visible=_join([camera.visible for camera in cameras], axis=1),
-        areas=_join([camera.areas for camera in cameras], axis=1),
+        rows=torch.from_numpy(np.where(with_images, np.cumsum(with_images) - 1, -1)),
+        images=images,
+        pixels=_join([view.pixels for view in seeing], axis=1),
+        visible=_join([view.visible for view in seeing], axis=1),
+        areas=_join([view.areas for view in seeing], axis=1),
         planes=planes,
     )
 
 
+def _images_of(
+    having: Sequence[SampleCameras], shape: tuple[int, ...], names: Iterable[str]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Images and planes of the samples that have some; without any, tensors of no row that networks take all the same.
+
+    Args:
+        shape: [K, 3, H, W] of a sample's images. names: of the planes.
+    """
+    if having:
+        images = _stack([view.images for view in having])
+        return images, {name: _stack([view.planes[name] for view in having]) for name in names}
+    cameras, _, *size = shape
+    planes = {name: torch.zeros((0, cameras, *size), dtype=torch.int64) for name in names}
+    return torch.zeros((0, *shape)), planes
+
+
+def _blind(view: SampleCameras, cameras: int) -> SampleCameras:
+    """A view without images as one whose ``cameras`` see none of its points."""
+    points = view.visible.shape[1]
+    return replace(
+        view,
+        pixels=np.zeros((cameras, points, 2), np.float32),
+        visible=np.zeros((cameras, points), bool),
+        areas=np.full((cameras, points, 2), NO_AREA, np.int16),
+    )
+
+
 def _check_images(samples: Sequence[Sample]) -> None:
-    shapes = {None if sample.images is None else sample.images.shape for sample in samples}
+    shapes = {None if s.images is None else s.images.shape for s in samples}
+    shapes = {shape for shape in shapes if shape is None or shape[0] > 0}
     if len(shapes) > 1:
         found = []
         for sample in samples:

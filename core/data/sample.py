@@ -170,6 +170,8 @@ class Recipe:
     def _cameras(self, scan: Scan, rng: np.random.Generator | None) -> SampleCameras:
         """The images and where the points lie in them; drawn and augmented where ``rng`` is given."""
         config, cameras = self.config, scan.cameras
+        if not cameras and scan.images_optional:
+            return SampleCameras.none(len(scan.points), config.planes)
         if not cameras:
             raise UserError(
                 f"scan {scan.token} has no camera image, but data.images is on",

@@ -93,6 +93,8 @@ class Samples(ABC, Dataset, Generic[T]):
     def _load(self, epoch: int, index: int) -> Scan:
         """The scan with its pasted objects and instances: what all its views have in common."""
         scan = self.dataset.load(index, cameras=self.cameras)
+        if self._unlabelled(index):
+            scan = replace(scan, images_optional=True)
         if self.paste is not None:
             scan = self.paste(scan, sample_rng(self.seed, epoch, index, PASTE))
         if self.mix is not None:
@@ -100,6 +102,11 @@ class Samples(ABC, Dataset, Generic[T]):
         if self.scan_mix is not None:
             scan = self.scan_mix(scan, index, sample_rng(self.seed, epoch, index, SCAN_MIX))
         return scan
+
+    def _unlabelled(self, index: int) -> bool:
+        """A training scan that a label budget left without labels."""
+        budget = self.dataset.budget
+        return budget is not None and not budget[index]
 
     @abstractmethod
     def _make(self, scan: Scan, key: SampleKey) -> T: ...

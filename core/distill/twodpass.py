@@ -219,13 +219,13 @@ class MSFSKD(Method):
 
     def _fused(self, batch: Batch, scales: Sequence[Stage]) -> tuple[PixelReader, list[Tensor]]:
         """The points in sight, which may be none, and for each scale [P, hidden] of them."""
-        if batch.images is None or batch.areas is None:
+        if batch.images is None or batch.areas is None or batch.image_rows is None:
             raise UserError(
                 "this method learns from images, and the batch has none",
                 where="data.images",
                 cure="Set data.images: true, or distill.mode: aux_heads or baseline",
             )
-        read = PixelReader(batch.areas, batch.coords[:, 0])
+        read = PixelReader(batch.areas, batch.image_rows)
         maps = self.image(batch.images.flatten(0, 1))
         fused = []
         for stage, scale, fusion in zip(self.image_stages, scales, self.fusions):

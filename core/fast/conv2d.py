@@ -290,7 +290,7 @@ def _pixels(x: Tensor) -> Tensor:
 def _as_map(pixels: Tensor, like: Tensor) -> Tensor:
     """[N * H * W, C] -> [N, C, H, W], as many and as large as ``like``."""
     count, _, height, width = like.shape
-    return pixels.view(count, height, width, -1).permute(0, 3, 1, 2)
+    return pixels.view(count, height, width, pixels.shape[1]).permute(0, 3, 1, 2)
 
 
 def _matrix(kernel: Tensor) -> Tensor:

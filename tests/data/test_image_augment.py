@@ -206,6 +206,8 @@ def test_samples_keep_pixels_and_points_together() -> None:
 
 def test_evaluation_without_images() -> None:
     class One:
+        budget = None
+
         def __len__(self) -> int:
             return 1
 

@@ -90,7 +90,7 @@ def test_pixels_before_the_enlargement_are_those_after(size: tuple[int, int]) ->
 
 def test_pixels_of_a_batch_and_their_gradient() -> None:
     batch = camera_batch(0, 1)
-    read = PixelReader(batch.areas, batch.coords[:, 0])
+    read = PixelReader(batch.areas, batch.image_rows)
     links = PixelLinks.of(batch, "last")  # the same pairs, in the same order
     assert torch.equal(read.point, links.point) and torch.equal(read.image, links.image)
     features = torch.randn(6, 4, 12, 20, requires_grad=True)
@@ -98,7 +98,7 @@ def test_pixels_of_a_batch_and_their_gradient() -> None:
     assert len(values) == int(batch.visible.sum())  # every camera that sees a point gives a row
     values.sum().backward()
     assert float(features.grad.sum()) == 4 * len(values)
-    nowhere = PixelReader(torch.full_like(batch.areas, -1), batch.coords[:, 0])(features, 0)
+    nowhere = PixelReader(torch.full_like(batch.areas, -1), batch.image_rows)(features, 0)
     assert nowhere.shape == (0, 4)
     nowhere.sum().backward()
 

@@ -39,14 +39,14 @@ def draw_points(
         scales: cells per pixel edge, 1 first.
 
     Returns:
-        [B * K, C, H, W], channels last in memory.
+        [I * K, C, H, W], channels last in memory.
     """
     sizes = grid_sizes(size, scales)
     lengths = [links.images * rows * columns for rows, columns in sizes]
     grids = gather_sum(p, links.cells(sizes)).split(lengths)
     maps = []
     for cells, (rows, columns) in zip(grids, sizes):
-        drawn = cells.view(links.images, rows, columns, -1)
+        drawn = cells.view(links.images, rows, columns, p.shape[1])
         maps.append(drawn.permute(0, 3, 1, 2))
     total = maps[0]
     for coarse in maps[1:]:

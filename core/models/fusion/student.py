@@ -109,9 +109,9 @@ class Exchange:
     Attributes:
         uses_images: the batch has images, and something reads them; else there are neither ``links`` nor ``image``.
         links: points and pixels.
-        image: [B * K, C, H, W], what the next image stage is fed.
+        image: [I * K, C, H, W], what the next image stage is fed.
         image_size: (rows, columns) of the batch's images.
-        skips: [B * K, ic, H, W] of the image stages so far.
+        skips: [I * K, ic, H, W] of the image stages so far.
         points: see :class:`FusedOutput`, like the other attributes.
     """
 
@@ -127,11 +127,15 @@ class Exchange:
         self.skips: list[Tensor] = []
         self.image_features: list[Tensor] = []
         self.learned_features: list[Tensor] = []
-        if batch.images is None or batch.visible is None or batch.images.shape[1] == 0:
+        if batch.images is None or batch.visible is None:
             self.in_view = torch.zeros_like(batch.coords[:, 0], dtype=torch.bool)
             return
         self.in_view = batch.visible.any(0)
-        self.uses_images = self.decodes or model.config.c2l
+        # In training no image is an image network's batch of none: all weights get a gradient, and processes that have
+        # images exchange the same statistics with those that have not.
+        self.uses_images = (self.decodes or model.config.c2l) and (
+            model.training or len(batch.images) > 0
+        )
         if self.uses_images:
             self.links = PixelLinks.of(batch, model.config.overlap)
             images = batch.images.flatten(0, 1)
@@ -151,7 +155,7 @@ class Exchange:
         return voxel_mean(x, fused), fused
 
     def image_stage(self, stage: int, points: Tensor) -> Tensor:
-        """Skip [B * K, ic, H, W] of the next image stage, fused with the points."""
+        """Skip [I * K, ic, H, W] of the next image stage, fused with the points."""
         model = self.model
         self.image, skip = model.pix_branch.stage(stage, self.image)
         if model.config.l2c:
@@ -162,11 +166,11 @@ class Exchange:
         return skip
 
     def draw(self, points: Tensor, size: tuple[int, int], scales: tuple[int, ...]) -> Tensor:
-        """Points [SV, C] in the images, [B * K, C, *size]."""
+        """Points [SV, C] in the images, [I * K, C, *size]."""
         return draw_points(points, self.links, size, scales)
 
     def read(self, features: Tensor) -> Tensor:
-        """Images' features [B * K, C, H, W] at the points, [SV, C]."""
+        """Images' features [I * K, C, H, W] at the points, [SV, C]."""
         return sample_image(features, self.links)
 
     def _image_features(self, stage: int, points: Tensor, skip: Tensor | None) -> Tensor:

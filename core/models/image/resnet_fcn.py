@@ -101,20 +101,20 @@ class PixelReader:
 
     Args:
         areas: i16 [K, SV, 2], see :class:`core.contracts.SampleCameras`.
-        scan: integer [SV], the sample of each point.
+        rows: i64 [SV], the row of images of each point's sample; -1 where it has none, and then no camera sees it.
 
     Attributes:
         point: i64 [P], of each row.
     """
 
-    def __init__(self, areas: Tensor, scan: Tensor) -> None:
+    def __init__(self, areas: Tensor, rows: Tensor) -> None:
         cameras = len(areas)
         self.point, camera = (areas[..., 0] >= 0).T.nonzero(as_tuple=True)
-        self.image = scan.long().index_select(0, self.point) * cameras + camera
+        self.image = rows.index_select(0, self.point) * cameras + camera
         self.column, self.row = areas[camera, self.point].long().unbind(1)
 
     def __call__(self, features: Tensor, stage: int) -> Tensor:
-        """Map ``stage`` [N, C, h, w] of images b * K + k (camera k of sample b) -> [P, C]."""
+        """Map ``stage`` [N, C, h, w] of images i * K + k (camera k of row i) -> [P, C]."""
         stride = MAP_STRIDES[stage]
         height, width = features.shape[2:]
         row, column = (

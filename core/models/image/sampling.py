@@ -36,7 +36,9 @@ class Around:
 
 @dataclass
 class PixelLinks:
-    """The (point, image) pairs of a batch, sorted by point, then camera. Image ``b * K + k`` is camera k of scan b.
+    """The (point, image) pairs of a batch, sorted by point, then camera.
+
+    Image ``i * K + k`` is camera k of row i of the batch's images.
 
     A point is a cell of the batch, seen where the point that represents it is.
 
@@ -46,7 +48,7 @@ class PixelLinks:
         uv: f32 [P, 2] in [-1, 1], outermost pixel centres.
         weight: f32 [P], share of the pair in what its point reads; 1 per point in total.
         ptr: i64 [SV + 1], pairs of each point.
-        images: B * K.
+        images: I * K, of the I scans that have some.
         in_sight: bool [SV], some camera sees the point.
         rows: i64 [R], the points in sight.
         used: i64 [U], the pairs that weigh something.
@@ -70,6 +72,7 @@ class PixelLinks:
         assert batch.images is not None
         assert batch.visible is not None
         assert batch.pixels is not None
+        assert batch.image_rows is not None
         scans, cameras = batch.images.shape[:2]
         visible = batch.visible.T
         point, camera = visible.nonzero(as_tuple=True)
@@ -85,12 +88,12 @@ class PixelLinks:
         else:
             used = every
             weight = 1.0 / counts.index_select(0, point)
-        scan = batch.coords[:, 0].long().index_select(0, point)
+        row = batch.image_rows.index_select(0, point)
         pixels = batch.pixels.flatten(0, 1)
         uv = pixels.index_select(0, camera * len(counts) + point)
         return cls(
             point=point,
-            image=scan * cameras + camera,
+            image=row * cameras + camera,
             uv=uv.float(),
             weight=weight,
             ptr=ptr,
@@ -108,18 +111,18 @@ class PixelLinks:
         return self._table(("cells", *sizes), lambda: self._cells(sizes))
 
     def corners(self, size: MapSize) -> GatherTable:
-        """Pixels of [B * K, H, W] -> bilinear value at each point, 0 for a point out of sight."""
+        """Pixels of [I * K, H, W] -> bilinear value at each point, 0 for a point out of sight."""
         return self._table(("corners", size), lambda: self._corners(size))
 
     def taps(self, size: MapSize, kernel: int) -> GatherTable:
-        """Pixels of [B * K, H, W] -> bilinear value around each point in sight, shifted by each tap of a kernel.
+        """Pixels of [I * K, H, W] -> bilinear value around each point in sight, shifted by each tap of a kernel.
 
         Rows are ordered by point in sight, tap row, tap column; beyond the image lie zeros.
         """
         return self._table(("taps", size, kernel), lambda: self._taps(size, kernel))
 
     def around(self, image: MapSize, size: MapSize) -> Around:
-        """Of images of (rows, columns) ``image`` and a map [B * K, H, W] of ``size`` whose corners are the images'."""
+        """Of images of (rows, columns) ``image`` and a map [I * K, H, W] of ``size`` whose corners are the images'."""
         number = self.image.index_select(0, self.used)
         x, y = _pixel(self.uv.index_select(0, self.used), image)
         columns, column_weight = _tap_axis(x, image[1], 1)
@@ -249,6 +252,6 @@ def map_size(features: Tensor) -> MapSize:
 
 
 def sample_image(features: Tensor, links: PixelLinks) -> Tensor:
-    """Bilinear features at the points: [B * K, C, H, W] -> [SV, C], 0 where no camera looks."""
+    """Bilinear features at the points: [I * K, C, H, W] -> [SV, C], 0 where no camera looks."""
     pixels = features.permute(0, 2, 3, 1).reshape(-1, features.shape[1])
     return gather_sum(pixels, links.corners(map_size(features)))
