@@ -2,6 +2,7 @@
 
 python prepare_synthetic.py data/synthetic
 python prepare_synthetic.py data/synthetic-kitti --format semantickitti --keyframes 30
+python prepare_synthetic.py data/synthetic/towns --scenes 30 --val-scenes 6 --image-scale 0
 """
 
 from __future__ import annotations
@@ -33,7 +34,10 @@ def main() -> int:
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--image-scale", type=float, default=0.25, help="of the real cameras' resolution (0.25)"
+        "--image-scale",
+        type=float,
+        default=0.25,
+        help="of the real cameras' resolution (0.25); 0 writes no images",
     )
     parser.add_argument(
         "--lidar-scale", type=float, default=1.0, help="of the real scanner's density (1)"

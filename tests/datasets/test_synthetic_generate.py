@@ -72,7 +72,7 @@ def test_foreign_data_are_left_alone(tmp_path):
     ("change", "word"),
     [
         ({"format": "waymo"}, "waymo"),
-        ({"image_scale": 0.0}, "image_scale"),
+        ({"image_scale": -0.1}, "image_scale"),
         ({"lidar_scale": 2.0}, "lidar_scale"),
         ({"scenes": 0}, "scenes"),
         ({"keyframes": 0}, "keyframes"),

@@ -10,7 +10,7 @@ from PIL import Image
 
 from core.datasets.synthetic.classes import KITTI_MOVING, KITTI_STATIC, SPECS
 from core.datasets.synthetic.render import expose, render
-from core.datasets.synthetic.scene import Scene, rigid
+from core.datasets.synthetic.scene import Scene, Snapshot, rigid
 from core.datasets.synthetic.sensors import (
     HDL64,
     KITTI_CAMERA,
@@ -65,7 +65,7 @@ def labels_of(cls: np.ndarray, thing: np.ndarray, scene: Scene) -> np.ndarray:
 def write_scan(
     root: Path, spec: WorldSpec, index: int, name: str, scene: Scene, frame: int
 ) -> None:
-    """Write velodyne, labels and image_2 of scan ``frame`` of sequence ``index``."""
+    """Write velodyne, labels and, if there are images, image_2 of scan ``frame`` of sequence ``index``."""
     folder = root / "sequences" / name
     snapshot = scene.snapshot(frame * PERIOD, body=False)
     rng = np.random.default_rng([spec.seed, index, frame, 0])
@@ -74,6 +74,11 @@ def write_scan(
     write_bytes(folder / "velodyne" / f"{frame:06d}.bin", cloud.tobytes())
     labels = labels_of(sweep.cls, sweep.thing, scene)
     write_bytes(folder / "labels" / f"{frame:06d}.label", labels.tobytes())
+    if spec.image_scale:
+        _write_image(folder / "image_2" / f"{frame:06d}.png", spec, index, snapshot, frame)
+
+
+def _write_image(path: Path, spec: WorldSpec, index: int, snapshot: Snapshot, frame: int) -> None:
     mount, matrix, size = image_camera(spec.image_scale)
     pose = snapshot.ego @ KITTI_LIDAR @ mount
     radiance, _, _ = render(snapshot, pose, matrix, size)
@@ -81,14 +86,15 @@ def write_scan(
     image = expose(radiance, rng)
     stream = io.BytesIO()
     Image.fromarray(image).save(stream, "PNG", compress_level=4)
-    write_bytes(folder / "image_2" / f"{frame:06d}.png", stream.getvalue())
+    write_bytes(path, stream.getvalue())
 
 
 def write_sequence(root: Path, spec: WorldSpec, name: str, scene: Scene) -> None:
     """Write calib.txt, poses.txt (left camera, relative to the first scan) and times.txt of a sequence."""
     folder = root / "sequences" / name
     to_camera = np.linalg.inv(KITTI_CAMERA)
-    lines = [f"P{k}: {_numbers(_projection(k, spec.image_scale))}" for k in range(4)]
+    scale = spec.image_scale or 1.0
+    lines = [f"P{k}: {_numbers(_projection(k, scale))}" for k in range(4)]
     lines.append(f"Tr: {_numbers(to_camera[:3])}")
     write_text(folder / "calib.txt", "\n".join(lines) + "\n")
     times = [k * PERIOD for k in range(spec.keyframes)]

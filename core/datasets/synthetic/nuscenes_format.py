@@ -102,8 +102,27 @@ def write_keyframe(
     sweep = _write_sweep(root, spec, index, name, snapshot, frame, 0, rows)
     _write_labels(root, spec, name, frame, sweep, instance_numbers(scene))
     rows["sample_annotation"] = _annotate(spec, name, scene, snapshot, frame, sweep)
+    if spec.image_scale:
+        _write_images(root, spec, index, name, scene, frame, rows)
+    if frame + 1 < spec.keyframes:
+        for part in range(1, spec.sweeps_per_keyframe + 1):
+            at = time + part * PERIOD / (spec.sweeps_per_keyframe + 1)
+            _write_sweep(root, spec, index, name, scene.snapshot(at), frame, part, rows)
+    return rows
+
+
+def _write_images(
+    root: Path,
+    spec: WorldSpec,
+    index: int,
+    name: str,
+    scene: Scene,
+    frame: int,
+    rows: dict[str, Any],
+) -> None:
+    """Render and write the images of a keyframe, and add their rows."""
     for number, camera in enumerate(NUSCENES_CAMERAS):
-        at = time - camera.lag
+        at = frame * PERIOD - camera.lag
         stamp = _stamp(index, at)
         now = scene.snapshot(at, body=False)
         size = camera.size(spec.image_scale)
@@ -113,11 +132,6 @@ def write_keyframe(
         path = f"samples/{camera.name}/{_log(name)}__{camera.name}__{stamp}.jpg"
         _write_image(root / path, expose(radiance, rng))
         _record(rows, spec, name, camera.name, frame, 0, stamp, now.ego, path, size)
-    if frame + 1 < spec.keyframes:
-        for part in range(1, spec.sweeps_per_keyframe + 1):
-            at = time + part * PERIOD / (spec.sweeps_per_keyframe + 1)
-            _write_sweep(root, spec, index, name, scene.snapshot(at), frame, part, rows)
-    return rows
 
 
 def _write_image(path: Path, image: np.ndarray) -> None:

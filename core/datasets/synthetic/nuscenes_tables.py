@@ -106,7 +106,7 @@ def _scene(
         }
     )
     tables["calibrated_sensor"].append(_calibrated(spec, name, "LIDAR_TOP", LIDAR_MOUNT, []))
-    for camera in NUSCENES_CAMERAS:
+    for camera in NUSCENES_CAMERAS if spec.image_scale else ():
         matrix = camera.matrix(spec.image_scale).tolist()
         row = _calibrated(spec, name, camera.name, camera.mount, matrix)
         tables["calibrated_sensor"].append(row)

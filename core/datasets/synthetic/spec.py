@@ -30,7 +30,7 @@ class WorldSpec:
         val_scenes: how many of them carry names of the validation split (SemanticKITTI has one: 08).
         keyframes: per scene, 2 Hz (nuScenes); scans per sequence, 10 Hz (SemanticKITTI).
         sweeps_per_keyframe: unlabelled sweeps between two keyframes (nuScenes).
-        image_scale: of the cameras' full resolution, in (0, 1].
+        image_scale: of the cameras' full resolution, in (0, 1]; 0 = no images, which are most of the work.
         lidar_scale: of the scanners' horizontal resolution, in (0, 1].
         workers: processes.
 
@@ -60,7 +60,7 @@ class WorldSpec:
             ("val_scenes", 0, 150),
             ("keyframes", 1, 1000),
             ("sweeps_per_keyframe", 0, 9),
-            ("image_scale", 0.01, 1.0),
+            ("image_scale", 0.0 if self.image_scale == 0 else 0.01, 1.0),
             ("lidar_scale", 0.01, 1.0),
             ("workers", 1, 256),
         ):
