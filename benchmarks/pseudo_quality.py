@@ -28,7 +28,7 @@ from core.config import Config
 from core.contracts import IGNORE, Scan
 from core.data.sample import keyframe_scan
 from core.datasets import build_dataset
-from core.datasets.budgeted import BudgetedScans
+from core.datasets.training import TrainingScans
 from core.engine.run.cli import read_arguments, run_command
 from core.metrics import Confusion
 
@@ -36,7 +36,7 @@ from core.metrics import Confusion
 def unlabelled_scans(config: Config) -> Iterator[tuple[Scan, np.ndarray | None]]:
     """Scans outside the label budget with the labels that they hide, u8 [N] of the keyframe's points; None = none."""
     dataset = build_dataset(config, "train")
-    if not isinstance(dataset, BudgetedScans):
+    if not isinstance(dataset, TrainingScans):
         return
     for index in np.flatnonzero(~dataset.budget).tolist():
         scan = dataset.with_labels(index)

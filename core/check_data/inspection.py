@@ -205,7 +205,7 @@ def check_scan(
 
 def _compare_sizes(dataset: ScanDataset, index: int, cameras: bool) -> None:
     files = dataset.files(index)
-    point = 4 * dataset.point_fields
+    point = 4 * dataset.member(index)[0].point_fields
     size = _size(files.points)
     if not size or (point and size % point):
         raise UserError(

@@ -13,7 +13,7 @@ from core.datasets.base import ScanDataset
 from core.datasets.find import find_files
 from core.errors import UserError, counted
 
-__all__ = ["Unlabelled", "check_labelled", "find_unlabelled", "missing_labels"]
+__all__ = ["Unlabelled", "absent_classes", "check_labelled", "find_unlabelled", "missing_labels"]
 
 _SHOWN = 8  # raw ids in a message
 _TOLD = 200  # scans without a label before the search is mentioned
@@ -73,7 +73,7 @@ def find_unlabelled(dataset: ScanDataset, data: DataConfig) -> Unlabelled | None
     """
     found = Unlabelled(dataset)
     failure: UserError | None = None
-    for index in np.random.default_rng(0).permutation(len(dataset)).tolist():
+    for index in _shuffled(dataset):
         try:
             scan = dataset.load(index, cameras=False)
         except UserError as error:
@@ -91,6 +91,38 @@ def find_unlabelled(dataset: ScanDataset, data: DataConfig) -> Unlabelled | None
     if failure is not None and data.on_bad_sample == "raise":
         raise failure
     return None
+
+
+def _shuffled(dataset: ScanDataset) -> list[int]:
+    """Positions of the scans that may have labels."""
+    order = np.random.default_rng(0).permutation(len(dataset))
+    return (order if dataset.budget is None else order[dataset.budget[order]]).tolist()
+
+
+def absent_classes(dataset: ScanDataset) -> list[str]:
+    """Classes of which no labelled scan has a point; the search ends when all were seen.
+
+    Scans that cannot be read tell nothing.
+    """
+    seen = {IGNORE}
+    for index in _shuffled(dataset):
+        try:
+            seen |= _classes_of(dataset, index)
+        except (UserError, OSError):  # damaged: the training has its own way with it
+            continue
+        if len(seen) == dataset.labels.num_classes:
+            return []
+    return [name for k, name in enumerate(dataset.labels.classes) if k not in seen]
+
+
+def _classes_of(dataset: ScanDataset, index: int) -> set[int]:
+    """Train ids that occur in a scan's labels; from the file of labels alone where that is a plain array."""
+    raw = _raw_ids(dataset, index)
+    if raw:
+        where = str(dataset.files(index).labels)
+        return set(dataset.labels.to_train(np.array(sorted(raw)), where).tolist())
+    labels = dataset.load(index, cameras=False).labels
+    return set() if labels is None else set(np.unique(labels).tolist())
 
 
 def check_labelled(dataset: ScanDataset, data: DataConfig) -> None:

@@ -93,9 +93,10 @@ class Samples(ABC, Dataset, Generic[T]):
     def _load(self, epoch: int, index: int) -> Scan:
         """The scan with its pasted objects and instances: what all its views have in common."""
         scan = self.dataset.load(index, cameras=self.cameras)
-        if self._unlabelled(index):
+        unlabelled = self._unlabelled(index)
+        if unlabelled:
             scan = replace(scan, images_optional=True)
-        if self.paste is not None:
+        if self.paste is not None and not unlabelled:
             scan = self.paste(scan, sample_rng(self.seed, epoch, index, PASTE))
         if self.mix is not None:
             scan = self.mix(scan, index, sample_rng(self.seed, epoch, index, MIX))

@@ -218,14 +218,20 @@ class SensorRecord:
         return Difference("points", size, text)
 
 
-def first_scans(dataset: ScanDataset, count: int = _LOOKED_AT) -> list[tuple[str, SensorRecord]]:
+def first_scans(
+    dataset: ScanDataset, rows: np.ndarray | None = None
+) -> list[tuple[str, SensorRecord]]:
     """Look at a few scans, the first one and others evenly spread; (token, record) of those that can be read.
 
     A damaged scan is passed over here: the job that follows has its own way with it.
+
+    Args:
+        rows: i64, positions of the scans to choose from; None = all.
     """
     found = []
-    chosen = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).astype(int)
-    for index in dict.fromkeys(chosen.tolist()):
+    rows = np.arange(len(dataset)) if rows is None else rows
+    chosen = np.linspace(0, len(rows) - 1, min(_LOOKED_AT, len(rows))).astype(int)
+    for index in dict.fromkeys(rows[chosen].tolist()):
         try:
             scan = dataset.load(index, cameras=False)
         except UserError:

@@ -41,7 +41,7 @@ class SharedSampler(EpochSampler):
             if size == 0:
                 raise UserError(
                     f"a batch of {batch_size} scans with a share of {share:g} unlabelled ones has no {name} scan",
-                    where="key 'dataset.unlabelled.share'",
+                    where="key 'dataset.unlabelled_share'",
                     cure="Take a larger batch_size, or another share",
                 )
             if not len(rows):

@@ -28,17 +28,21 @@ def dataset_class(config: Config) -> type[ScanDataset]:
 def build_dataset(config: Config, split: str) -> ScanDataset:
     """Open one split (``train``, ``val`` or ``test``) of the data set that ``config`` names.
 
-    A training split under a label budget is one of :class:`core.datasets.budgeted.BudgetedScans`.
+    A training split with a label budget or unlabelled scans is :class:`core.datasets.training.TrainingScans`.
 
     Raises:
         UserError: a wrong key, a missing folder, or a split without scans.
     """
     check_split(split)
-    reader = dataset_class(config)
-    section = config.parse(reader.Config, "dataset")
-    dataset = reader(section, split)
-    if split != "train" or section.labelled is None:
-        return dataset
-    from core.datasets.budgeted import with_budget
+    section = config.parse(dataset_class(config).Config, "dataset")
+    if split != "train" or (section.labelled is None and not section.unlabelled):
+        return _open(config, split)
+    from core.datasets.unlabelled import training_scans
 
-    return with_budget(dataset, section.labelled, rest=section.unlabelled == "rest")
+    return training_scans(config, section, _open)
+
+
+def _open(config: Config, split: str) -> ScanDataset:
+    """All scans of a split."""
+    reader = dataset_class(config)
+    return reader(config.parse(reader.Config, "dataset"), split)

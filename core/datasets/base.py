@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, ClassVar, Literal, cast, get_args
+from typing import ClassVar, Literal, cast
 
 import numpy as np
 from loguru import logger
-from pydantic import AfterValidator, Field, field_validator
 
-from core.config import Section
 from core.contracts import Scan, Sensor
 from core.datasets.benchmark import Benchmark
-from core.datasets.budget import LabelBudget
-from core.datasets.columns import Column, add_columns, check_names, column_file
+from core.datasets.columns import Column, add_columns, column_file
+from core.datasets.sections import (
+    SPLITS,
+    DatasetConfig,
+    Multisweeps,
+    SensorConfig,
+    SplitName,
+)
 from core.errors import UserError, counted
 from core.labels import LabelSpace, label_space
 
@@ -36,103 +40,9 @@ __all__ = [
     "near_sensor",
 ]
 
-SplitName = Literal["train", "val", "test"]
-SPLITS: tuple[str, ...] = get_args(SplitName)
 # Every job; those with cameras; those with sweeps; none: something lies there that nobody reads.
 Need = Literal["lidar", "cameras", "sweeps", "nothing"]
 MANIFEST = "synthetic.json"  # in the root of a synthetic world, whatever its format
-
-
-class Multisweeps(Section):
-    """Neighbouring sweeps appended to a keyframe."""
-
-    num_sweeps: int = Field(
-        0,
-        ge=0,
-        le=1000,
-        description="sweeps before the keyframe, and as many after it unless only_past",
-    )
-    only_past: bool = Field(True, description="take none after the keyframe")
-
-
-class SensorConfig(Section):
-    """``dataset.sensor:``, what is known of the scanner; null = the data set's own value."""
-
-    origin: tuple[float, float, float] | None = Field(
-        None, description="m, x, y, z of the scanner in the scans' frame"
-    )
-    beams: int | None = Field(None, ge=1, description="lasers of the scanner")
-    elevation: tuple[float, float] | None = Field(
-        None, description="degrees, [lowest, highest] beam above the horizon"
-    )
-    intensity_scale: float | None = Field(
-        None, gt=0, description="largest intensity in the files, e.g. 1 or 255"
-    )
-
-    @field_validator("elevation")
-    @classmethod
-    def _ordered(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
-        if value is not None and not -90 <= value[0] < value[1] <= 90:
-            raise ValueError("elevation is [lowest, highest], between -90 and 90 degrees")
-        return value
-
-    def over(self, sensor: Sensor) -> Sensor:
-        """``sensor`` with what is given here in its place."""
-        given = self.model_dump(exclude_none=True)
-        if self.elevation is not None:
-            low, high = np.radians(self.elevation).tolist()
-            given["elevation"] = (low, high)
-        return replace(sensor, **given)
-
-
-class DatasetConfig(Section):
-    """The ``dataset:`` section, as far as all data sets share it."""
-
-    name: str = Field(description="the reader")
-    root: Path = Field(description="folder of the data")
-    labels: str | None = Field(
-        None,
-        description="label space: semantickitti, semantickitti_multiscan, semantickitti_mos, nuscenes, pandaset, or "
-        "a YAML file with classes and map; null = the data set's own",
-    )
-    use_labels: bool = Field(
-        True,
-        description="read ground truth where the split has it; false for label-free pretraining",
-    )
-    cameras: tuple[str, ...] | None = Field(
-        None,
-        description="cameras to give with each scan, in this order; null = all of the data set, [] = none",
-    )
-    sensor: SensorConfig = Field(
-        SensorConfig(), description="the scanner, where it differs from the data set's own"
-    )
-    partial: bool = Field(
-        False,
-        description="work on what is there of an official split; false: an incomplete one is an error",
-    )
-    columns: Annotated[dict[str, Column], AfterValidator(check_names)] = Field(
-        default_factory=dict,
-        description="further values per point, from a file per scan; data.features may name them",
-    )
-    labelled: LabelBudget | None = Field(
-        None, description="training split only: the scans that keep their labels; null = all"
-    )
-    unlabelled: Literal["none", "rest"] = Field(
-        "none",
-        description='training split only: "rest" = scans without labels under dataset.labelled stay, for a '
-        'teacher to speak of; "none" = they leave the split',
-    )
-    pseudo_labels: Path | None = Field(
-        None,
-        description="folder that prepare_pseudo_labels.py wrote: labels of the scans that dataset.unlabelled keeps; "
-        "null = they have none",
-    )
-    pseudo_confidence: float = Field(
-        0.0, ge=0, le=1, description="smallest confidence of a pseudo-label that is used"
-    )
-    unlabelled_share: float = Field(
-        0.5, gt=0, lt=1, description="share of each process's batch that unlabelled scans fill"
-    )
 
 
 @dataclass(frozen=True)
@@ -223,6 +133,14 @@ class ScanDataset(ABC):
         if self.made_up:
             self.title = f"synthetic world ({self.title} format)"
 
+    def take_after(self, other: ScanDataset) -> None:
+        """Take over what ``other`` says of itself, for a data set that is made from its scans."""
+        self.config, self.root, self.split = other.config, other.root, other.split
+        self.labels, self.sensor, self.columns = other.labels, other.sensor, other.columns
+        self.point_fields, self.label_dtype = other.point_fields, other.label_dtype
+        self.title, self.made_up, self.image_source = other.title, other.made_up, other.image_source
+        self._gaps = []
+
     @staticmethod
     def _find_root(root: Path) -> Path:
         """The folder that holds the data, where ``dataset.root`` may also be one above it."""
@@ -301,6 +219,23 @@ class ScanDataset(ABC):
         """:meth:`gaps` as lines for a person."""
         return [gap.text for gap in self.gaps()]
 
+    def member(self, index: int) -> tuple[ScanDataset, int]:
+        """The reader that scan ``index`` comes from and its position there, where several were put together."""
+        return self, index
+
+    def between(self) -> ScanDataset:
+        """The sweeps between the scans of the split as scans of their own, without labels.
+
+        Raises:
+            UserError: there are none.
+        """
+        raise UserError(
+            f"{self.title} has no sweeps between its scans: each frame is a scan of the split",
+            where="key 'dataset.unlabelled'",
+            cure="Leave labels out of some frames: --dataset.labelled '{fraction: 0.1, by: frame}' "
+            "--dataset.unlabelled rest",
+        )
+
     def drive(self, index: int) -> str:
         """Name of what scan ``index`` was recorded in: a sequence, a scene, a folder."""
         return self.token(index).rpartition("/")[0]
@@ -316,9 +251,22 @@ class ScanDataset(ABC):
             ends.setdefault(self.drive(index), [index])[1:] = [index]
         for indices in ends.values():
             for index in dict.fromkeys(indices):
-                for camera, path in self.files(index).images.items():
-                    if not path.is_file():
-                        raise self.no_image(camera, path)
+                self._check_images_of(index)
+
+    def _check_images_of(self, index: int) -> None:
+        images = self.files(index).images
+        if not images:
+            cure = self.image_source
+            if self.made_up:
+                cure = "Write the world with images: prepare_synthetic.py --image-scale 0.25"
+            raise UserError(
+                f"scan {self.token(index)} has no camera",
+                where=str(self.root),
+                cure=f"{cure}; for jobs without images set data.images false",
+            )
+        for camera, path in images.items():
+            if not path.is_file():
+                raise self.no_image(camera, path)
 
     def no_image(self, camera: str, path: Path) -> UserError:
         """The error of an image that is missing."""
@@ -340,9 +288,14 @@ class ScanDataset(ABC):
         return None
 
     @property
+    def listed(self) -> int:
+        """Number of scans of the split that are there."""
+        return len(self)
+
+    @property
     def complete(self) -> bool:
         """Whether every scan of an official split is there; a split of the user's own always is."""
-        return self.expected in (None, len(self))
+        return self.expected in (None, self.listed)
 
     def absent(self) -> str:
         """Which parts of an incomplete official split are not there, in a few words."""

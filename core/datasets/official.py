@@ -16,7 +16,7 @@ def shortfall(scans: ScanDataset) -> str | None:
     """What a split lacks of the official one, in one line; None where it is whole, made up or the user's own."""
     if scans.complete or scans.expected is None:
         return None
-    text = f"{scans.split} has {len(scans):,} of the official {scans.expected:,} scans"
+    text = f"{scans.split} has {scans.listed:,} of the official {scans.expected:,} scans"
     absent = scans.absent()
     if absent:
         text += f" ({absent})"

@@ -49,3 +49,20 @@ def test_an_epoch_goes_on_where_it_stopped_and_the_next_differs() -> None:
 def test_a_batch_that_cannot_hold_both(batch: int, share: float, message: str) -> None:
     with pytest.raises(UserError, match=message):
         SharedSampler(LABELLED, batch, share + (0.1 if batch == 1 else 0))
+
+
+def test_two_processes_are_one_with_a_doubled_batch() -> None:
+    """Step by step, also where an epoch goes on in its middle."""
+    whole = SharedSampler(LABELLED, 8, 0.25, seed=3)
+    parts = [SharedSampler(LABELLED, 4, 0.25, rank=rank, world=2, seed=3) for rank in range(2)]
+    for sampler in (whole, *parts):
+        sampler.set_epoch(2, 1)
+    one, first, second = (indices(sampler) for sampler in (whole, *parts))
+    assert len(one) == len(first) == len(second) > 1
+    for step, batch in enumerate(one):
+        assert sorted(batch) == sorted(first[step] + second[step])
+
+
+def test_a_batch_that_is_too_small_names_the_key() -> None:
+    with pytest.raises(UserError, match=r"dataset\.unlabelled_share"):
+        SharedSampler(LABELLED, 1, 0.5)

@@ -66,7 +66,7 @@ def build_database(config: Config, out: Path | None = None, workers: int = 1) ->
 
 
 def training_scans(config: Config) -> ScanDataset:
-    """Open the training split with labels and instances, without sweeps."""
+    """Open the scans of the training split that have labels, with instances, without sweeps."""
     config = deepcopy(config)
     keys = dataset_class(config).Config.model_fields
     wanted: dict[str, Any] = {

@@ -14,7 +14,7 @@ from core.data.pseudo.poses import CarrySettings, PoseCarrier
 from core.data.pseudo.report import PseudoReport
 from core.data.pseudo.write import write_pseudo_labels
 from core.datasets import build_dataset
-from core.datasets.budgeted import BudgetedScans
+from core.datasets.training import TrainingScans
 from core.errors import UserError
 
 __all__ = ["budgeted_scans", "carrier_of", "label_by_poses"]
@@ -38,7 +38,7 @@ def label_by_poses(
 
 
 def carrier_of(
-    dataset: BudgetedScans, options: Mapping[str, Any]
+    dataset: TrainingScans, options: Mapping[str, Any]
 ) -> tuple[PoseCarrier, dict[str, Any]]:
     """What carries the labels of a split, and all that its labels depend on, as JSON.
 
@@ -58,7 +58,7 @@ def carrier_of(
     return carrier, made_from
 
 
-def budgeted_scans(config: Config, *, sweeps: bool = False) -> BudgetedScans:
+def budgeted_scans(config: Config, *, sweeps: bool = False) -> TrainingScans:
     """The training split of a configuration with all its scans, as its budget labels them.
 
     Args:
@@ -68,12 +68,14 @@ def budgeted_scans(config: Config, *, sweeps: bool = False) -> BudgetedScans:
         UserError: the configuration has no budget.
     """
     config = deepcopy(config)
-    wanted: dict[str, Any] = {"unlabelled": "rest", "pseudo_labels": None}
+    wanted: dict[str, Any] = {"pseudo_labels": None}
+    if config.get("dataset.unlabelled") in (None, "none", []):
+        wanted["unlabelled"] = "rest"
     if not sweeps and "multisweeps" in config.tree["dataset"]:
         wanted["multisweeps"] = {"num_sweeps": 0}
     config.merge(wanted, "prepare_pseudo_labels.py", "dataset")
     dataset = build_dataset(config, "train")
-    if not isinstance(dataset, BudgetedScans):
+    if not isinstance(dataset, TrainingScans) or dataset.budget.all():
         raise UserError(
             "every scan has its labels, so there are none to be labelled",
             where=config.origin("dataset.labelled"),

@@ -16,8 +16,8 @@ from tqdm import tqdm
 from core.data.pseudo.both import joined
 from core.data.pseudo.report import PseudoReport, confusion_of, no_confusion
 from core.data.sample import keyframe_scan
-from core.datasets.budgeted import BudgetedScans
 from core.datasets.pseudo import PSEUDO, GivenLabels, pseudo_file, read_pseudo, write_pseudo
+from core.datasets.training import TrainingScans
 from core.decode import read_json
 from core.errors import UserError
 from core.io import write_json
@@ -33,7 +33,7 @@ Result = tuple[np.ndarray, str]  # see :func:`confusion_of`; SHA-256 (hex) of th
 
 
 def write_pseudo_labels(
-    dataset: BudgetedScans,
+    dataset: TrainingScans,
     out: Path,
     made_from: Mapping[str, Any],
     *,
@@ -102,7 +102,7 @@ def _begin(out: Path, identity: dict[str, Any]) -> None:
 
 
 def _tasks(
-    dataset: BudgetedScans, out: Path, scans: Sequence[int], teacher: Teacher | None
+    dataset: TrainingScans, out: Path, scans: Sequence[int], teacher: Teacher | None
 ) -> Iterator[Task]:
     """The scans, each with the teacher's labels where it has no file yet."""
     missing = []
@@ -131,7 +131,7 @@ def _results(work: _Writer, tasks: Iterator[Task], workers: int) -> Iterator[Ite
 class _Writer:
     """Labels one scan, in any process."""
 
-    dataset: BudgetedScans
+    dataset: TrainingScans
     carrier: Carrier | None
     out: Path
 

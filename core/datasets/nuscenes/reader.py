@@ -6,6 +6,7 @@ removal of the vehicle's own returns from extra sweeps, and the official split b
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -13,7 +14,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from core.contracts import IGNORE, Camera, Points, Scan, Sensor
+from core.contracts import Camera, Points, Scan, Sensor
 from core.datasets.base import (
     DatasetConfig,
     Gap,
@@ -29,9 +30,10 @@ from core.datasets.find import is_hidden
 from core.datasets.images import check_principal_point, open_image
 from core.datasets.numbered import first_names
 from core.datasets.nuscenes.benchmark import NuScenesBenchmark
+from core.datasets.nuscenes.between import SweepScans, sweeps_between
 from core.datasets.nuscenes.chains import walk
 from core.datasets.nuscenes.index import CAMERAS, open_index
-from core.decode import read_arrays
+from core.datasets.nuscenes.panoptic import PANOPTIC, read_instances
 from core.errors import UserError, counted
 from core.geometry import chain, invert, projection, rigid, transform
 from core.labels import NUSCENES
@@ -41,10 +43,6 @@ __all__ = ["NuScenes", "NuScenesConfig"]
 _OFFICIAL_COUNTS = {"train": 28130, "val": 6019, "test": 6008}
 _PAGE = "nuScenes download page"
 _LIDARSEG = f"nuScenes-lidarseg-all-v1.0.tar.bz2, {_PAGE}"
-_PANOPTIC = (
-    f"Panoptic files come from nuScenes-panoptic-v1.0-all.tar.gz, {_PAGE}; "
-    "without them set dataset.instances false"
-)
 _MIN_DEPTH = 1.0  # m, as in the devkit
 
 
@@ -108,7 +106,7 @@ class NuScenes(ScanDataset):
             self._need_table("lidarseg", cure + "dataset.use_labels false")
         panoptic = self.root / self.version / "panoptic.json"
         if self.labelled and config.instances and panoptic.is_file():
-            self._need_table("panoptic", _PANOPTIC)
+            self._need_table("panoptic", PANOPTIC)
         if self.split in config.frames:
             wanted = self._select(config.frames[self.split])
         else:
@@ -165,18 +163,41 @@ class NuScenes(ScanDataset):
             there = self._on_disk(index.key_lidarseg[keys])
             self._note(~there, keys, f"have no label file; they come from {_LIDARSEG}")
             keys = keys[there]
-        if self.config.multisweeps.num_sweeps:
-            chains = walk(index, index.key_lidar[keys], self.config.multisweeps)
-            used = np.unique(chains[chains >= 0])
-            lost = used[~self._on_disk(index.lidar_file[used])]
-            there = ~np.isin(chains, lost).any(1)
-            self._note(
-                ~there,
-                keys,
-                f"miss a sweep; sweeps come from the file blobs of {self.version}, {_PAGE}",
+        there = self._joins_whole(index.key_lidar[keys])
+        self._note(~there, keys, f"miss a sweep; {self._sweeps_come}")
+        return keys[there]
+
+    def _joins_whole(self, rows: np.ndarray) -> np.ndarray:
+        """Bool [N]: all sweeps that ``multisweeps`` joins to the scan of a row of the index are on disk."""
+        if not self.config.multisweeps.num_sweeps:
+            return np.ones(len(rows), bool)
+        chains = walk(self.index, rows, self.config.multisweeps)
+        used = np.unique(chains[chains >= 0])
+        lost = used[~self._on_disk(self.index.lidar_file[used])]
+        return ~np.isin(chains, lost).any(1)
+
+    def between(self) -> SweepScans:
+        """The sweeps between the split's keyframes that are on disk, with all that ``multisweeps`` joins to them.
+
+        Raises:
+            UserError: there are none.
+        """
+        rows, scenes = sweeps_between(self.index, self._keys)
+        there = self._on_disk(self.index.lidar_file[rows])
+        there[there] = self._joins_whole(rows[there])
+        lost = f"{int((~there).sum())} of {len(rows)} sweeps between keyframes are not there"
+        if not there.any():
+            raise UserError(
+                f"the {self.split} split has no sweep between its keyframes: {lost}",
+                where=f"{self.root}, key 'dataset.unlabelled'",
+                cure=f"{self._sweeps_come}; or take 'sweeps' out of dataset.unlabelled",
             )
-            keys = keys[there]
-        return keys
+        gaps = [] if there.all() else [Gap(f"{lost}; {self._sweeps_come}", "sweeps")]
+        return SweepScans(self, self.index, rows[there], scenes[there], self._scan_of, gaps)
+
+    @property
+    def _sweeps_come(self) -> str:
+        return f"sweeps come from the file blobs of {self.version}, {_PAGE}"
 
     def _note(
         self, absent: np.ndarray, keys: np.ndarray, what: str, needed_for: Need = "lidar"
@@ -239,7 +260,10 @@ class NuScenes(ScanDataset):
 
     def gaps(self) -> list[Gap]:
         """What was noted while the split was opened, and how many keyframes miss an image."""
-        there = self._on_disk(self.index.cam_file[self._keys]).all(1)
+        files = self.index.cam_file[self._keys]
+        if not (files != b"").any():
+            return [*self._gaps, Gap(f"the tables of {self.version} list no image", "cameras")]
+        there = self._on_disk(files).all(1)
         if there.all():
             return list(self._gaps)
         count = int((~there).sum())
@@ -267,11 +291,12 @@ class NuScenes(ScanDataset):
         if self.labelled:
             labels = self.root / self.index.key_lidarseg[key].decode()
         images = {}
-        for name in self.cameras:
-            file = self.index.cam_file[key, CAMERAS.index(name)].decode()
-            images[name] = self.root / file
-        scan = self.index.lidar_file[self.index.key_lidar[key]].decode()
-        return ScanFiles(points=self.root / scan, labels=labels, images=images)
+        listed = self.index.cam_file[key]
+        if (listed != b"").any():
+            for name in self.cameras:
+                images[name] = self.root / listed[CAMERAS.index(name)].decode()
+        points = self._scan_file(self.index.key_lidar[key])
+        return ScanFiles(points=points, labels=labels, images=images)
 
     def read(self, index: int, *, cameras: bool = True) -> Scan:
         """Read the keyframe and the sweeps that ``multisweeps`` asks for."""
@@ -279,20 +304,32 @@ class NuScenes(ScanDataset):
         row = self.index.key_lidar[key]
         files = self.files(index)
         own = self._points(files.points)
-        count = len(own)
-        label = self._labels(files, count)
+        label = self._labels(files, len(own))
         own = own.having(label=label, instance=self._instances(key, label))
+        scan = self._joined(row, own)
+        if not cameras:
+            return scan
+        return replace(scan, cameras=self._cameras(key, files, scan.pose))
+
+    def _scan_of(self, row: int) -> Scan:
+        """The scan of a row of the index, keyframe or sweep, without labels and cameras."""
+        return self._joined(row, self._points(self._scan_file(row)))
+
+    def _joined(self, row: int, own: Points) -> Scan:
+        """The scan of a row of the index, the sweeps that ``multisweeps`` asks for after its own points."""
         parts = [own]
         world_from_lidar = self._world_from_lidar(row)
         for sweep in self._sweeps(row):
             parts.append(self._sweep(row, sweep, invert(world_from_lidar), len(parts)))
         return Scan(
-            token=self.token(index),
+            token=self.index.lidar_token[row].decode(),
             points=Points.join(*parts),
             sensor=self.sensor,
-            cameras=self._cameras(key, files, world_from_lidar) if cameras else (),
             pose=world_from_lidar,
         )
+
+    def _scan_file(self, row: int) -> Path:
+        return self.root / self.index.lidar_file[row].decode()
 
     def _points(self, path: Path) -> Points:
         values = read_points(path, self.point_fields)
@@ -301,7 +338,7 @@ class NuScenes(ScanDataset):
 
     def _sweep(self, row: int, sweep: int, lidar_from_world: np.ndarray, number: int) -> Points:
         """Points of the sweep in row ``sweep`` in the frame of row ``row``, without the vehicle's own returns."""
-        points = self._points(self.root / self.index.lidar_file[sweep].decode())
+        points = self._points(self._scan_file(sweep))
         points = points.take(~near_sensor(points["xyz"]))
         moved = chain(lidar_from_world, self._world_from_lidar(sweep))
         lag = (self.index.lidar_time[row] - self.index.lidar_time[sweep]) * 1e-6
@@ -324,24 +361,7 @@ class NuScenes(ScanDataset):
         name = self.index.key_panoptic[key].decode()
         if label is None or not self.config.instances or not name:
             return None
-        path = self.root / name
-        data = read_arrays(path, "file of instances", only="data", cure=_PANOPTIC).get("data")
-        if data is None or data.dtype.kind not in "iu":
-            raise UserError("this file has no integers 'data'", where=str(path), cure=_PANOPTIC)
-        if data.shape != label.shape:
-            raise UserError(
-                f"holds {data.size} ids, but the scan has {len(label)} points", where=str(path)
-            )
-        raw = data.astype(np.int32)
-        classes = self.labels.to_train(raw // 1000, path)
-        told = classes != IGNORE
-        if 2 * np.count_nonzero(classes[told] != label[told]) > np.count_nonzero(told):
-            raise UserError(
-                "most of its points have another class here than in the lidarseg file: the two do not belong together",
-                where=str(path),
-                cure=_PANOPTIC,
-            )
-        return np.where(raw % 1000 > 0, raw, 0)
+        return read_instances(self.root / name, label, self.labels)
 
     def _world_from_lidar(self, row: int) -> np.ndarray:
         ego_from_lidar = _rigid(self.index.calib_pose[self.index.lidar_calib[row]])

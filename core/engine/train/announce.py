@@ -9,6 +9,7 @@ from loguru import logger
 from torch import nn
 
 from core.datasets.base import ScanDataset
+from core.datasets.training import TrainingScans
 from core.engine.run.context import Context
 from core.engine.train.progress import duration
 from core.engine.train.trainer import Trainer
@@ -41,10 +42,13 @@ def announce(
     logger.info("LiDistill   {}, {}   {}", model.get("name"), size, _machine(context))
     count = 0 if val_set is None else len(val_set)
     labels = train_set.labels
+    held = str(len(train_set))
+    if isinstance(train_set, TrainingScans):
+        held = train_set.counts()
     logger.info(
         "data   {}   {} train, {}   {} classes",
         train_set.title,
-        len(train_set),
+        held,
         counted(count, "val scan"),
         labels.num_classes - 1,
     )

@@ -12,10 +12,9 @@ from torch import nn
 from core.config import Config
 from core.data import DataConfig
 from core.data.labelled import Unlabelled, check_labelled, find_unlabelled, missing_labels
-from core.data.sensor_record import SensorRecord, first_scans
+from core.data.sensor_record import SensorRecord
 from core.datasets import dataset_class
 from core.datasets.base import ScanDataset
-from core.datasets.budgeted import BudgetedScans
 from core.distill import SUPERVISED, Method, Needs, Score, method_class
 from core.engine.run.checkpoint import LAST, read_checkpoint
 from core.engine.run.context import Context
@@ -42,11 +41,18 @@ from core.engine.train.callbacks import (
 )
 from core.engine.train.progress import EpochLog, Progress
 from core.engine.train.sources import teacher_source
+from core.engine.train.split import (
+    check_same_scans,
+    record_of,
+    scans_identity,
+    tell_of_scans,
+    write_labelled,
+)
 from core.engine.train.teacher import FrozenTeacher, load_teacher
 from core.engine.train.trainer import Trainer
 from core.engine.train.validation import validation
 from core.errors import UserError
-from core.io import write_json, write_text
+from core.io import write_json
 from core.models import Adapting, adapt
 
 __all__ = ["build_trainer", "chosen_score", "train", "train_student", "train_teacher"]
@@ -176,7 +182,9 @@ def build_trainer(
         method.load_pretrained()
         begun_from = context.start_from_other_run(method)
     source = teacher_source(context, teacher, needed=bool(settings.needs.teacher))
-    record = _record_of(train_set)
+    record = record_of(train_set)
+    if context.world.rank == 0:
+        tell_of_scans(train_set, record, context.data.intensity_divisor)
     if teacher is not None:
         _compare_inputs(context, teacher.found, teacher.data, record, "the teacher")
     if begun_from is not None:
@@ -190,10 +198,7 @@ def build_trainer(
         "sensor": None if record is None else record.to_json(),
         "trained_on": train_set.title,
     }
-    if isinstance(train_set, BudgetedScans):
-        identity["labelled"] = train_set.labelled_digest
-        if train_set.pseudo is not None:
-            identity["pseudo_labels"] = train_set.pseudo.digest
+    identity |= scans_identity(train_set)
     if teacher is not None:
         identity["teacher"] = teacher.identity
     return Trainer(context.experiment, method, source, loader, context.world, run_dir, identity)
@@ -281,12 +286,6 @@ def _check_score(context: Context, needs: Needs, score: Score) -> None:
         )
 
 
-def _record_of(train_set: ScanDataset) -> SensorRecord | None:
-    """What the scans of the split look like; None where those that are looked at are damaged and may be skipped."""
-    records = [record for _, record in first_scans(train_set)]
-    return SensorRecord.joined(records) if records else None
-
-
 def _compare_inputs(
     context: Context, found: TrainedNetwork, data: DataConfig, record: SensorRecord | None, who: str
 ) -> None:
@@ -306,7 +305,7 @@ def _open_run(context: Context, trainer: Trainer, train_set: ScanDataset) -> dic
     """Open the run folder; the newest whole checkpoint there, or None.
 
     Raises:
-        UserError: the folder belongs to another configuration, label space, teacher, number type or label budget.
+        UserError: the folder belongs to another configuration, label space, teacher, number type, or other scans.
     """
     run_dir = trainer.run_dir
     run_dir.open(context.config, context.world)
@@ -320,26 +319,10 @@ def _open_run(context: Context, trainer: Trainer, train_set: ScanDataset) -> dic
         _check_same_labels(state["identity"], trainer.identity, run_dir.path)
         _check_same_teacher(state["identity"], trainer.identity, run_dir.path)
         _check_same_numbers(state["identity"], trainer.identity, run_dir.path)
-        _check_same_budget(state["identity"], trainer.identity, run_dir.path)
-    if isinstance(train_set, BudgetedScans) and context.world.rank == 0:
-        write_text(run_dir.path / "labelled.txt", "\n".join(train_set.labelled_tokens) + "\n")
+        check_same_scans(state["identity"], trainer.identity, run_dir.path)
+    if context.world.rank == 0:
+        write_labelled(train_set, run_dir.path)
     return state
-
-
-def _check_same_budget(old: dict[str, Any], new: dict[str, Any], run_path: Path) -> None:
-    """Refuse other labelled scans or pseudo-labels; the configuration knows but the names of a list and a folder."""
-    if old.get("labelled") != new.get("labelled"):
-        raise UserError(
-            "this run was started with other labelled scans",
-            where=f"{run_path}, key 'dataset.labelled'",
-            cure="Name the scans of labelled.txt there again, or choose another --run-dir",
-        )
-    if old.get("pseudo_labels") != new.get("pseudo_labels"):
-        raise UserError(
-            "this run was started with other pseudo-labels",
-            where=f"{run_path}, key 'dataset.pseudo_labels'",
-            cure="Give the folder its labels back, or choose another --run-dir",
-        )
 
 
 def _check_same_labels(old: dict[str, Any], new: dict[str, Any], run_path: Path) -> None:
