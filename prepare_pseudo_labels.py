@@ -1,6 +1,7 @@
 """Label the scans that dataset.labelled leaves without labels, for dataset.pseudo_labels.
 
-python prepare_pseudo_labels.py configs/semantickitti/minkunet.yaml --source poses --out data/pseudo \\
+python prepare_pseudo_labels.py configs/semantickitti/every_tenth.yaml
+python prepare_pseudo_labels.py configs/semantickitti/minkunet.yaml --source both --checkpoint RUN --out labels \\
     --dataset.labelled '{fraction: 0.1, by: frame}'
 
 poses: classes that do not move are carried from labelled scans to the others through poses. teacher: a trained network
@@ -14,6 +15,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from core.config import Config
 from core.engine.run.cli import read_arguments, run_command
 from core.errors import UserError
 from core.machine import usable_cores
@@ -33,7 +35,9 @@ def main() -> None:
     )
     parser.add_argument("config", help="YAML file of a job, or configs/<dataset>/default.yaml")
     parser.add_argument("--source", choices=tuple(_OTHERS), default="poses", help="who labels")
-    parser.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder to write")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder to write (dataset.pseudo_labels of CONFIG)"
+    )
     parser.add_argument("--workers", type=int, help="processes (one per processor)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     poses = parser.add_argument_group("poses")
@@ -48,6 +52,7 @@ def main() -> None:
     teacher.add_argument("--votes", type=int, help="passes over each scan that decide together (1)")
     args, config = read_arguments(parser)
     _check(args)
+    out = _out(args, config)
     workers = usable_cores(most=16) if args.workers is None else max(args.workers, 1)
     options = {key: getattr(args, key) for key in _POSES if getattr(args, key) is not None}
     from core.engine.run.experiment import check_config
@@ -56,7 +61,7 @@ def main() -> None:
     if args.source == "poses":
         from core.data.pseudo.job import label_by_poses
 
-        report = label_by_poses(config, args.out, options, workers)
+        report = label_by_poses(config, out, options, workers)
     else:
         from core.engine.run.distributed import World
         from core.engine.score.pseudo_labels import label_by_network
@@ -64,13 +69,27 @@ def main() -> None:
         report = label_by_network(
             World(),
             config,
-            args.out,
+            out,
             args.checkpoint,
             votes=1 if args.votes is None else args.votes,
             poses=options if args.source == "both" else None,
             workers=workers,
         )
-    sys.stdout.write(f"{report.text()}\nin {args.out}\n")
+    sys.stdout.write(f"{report.text()}\nin {out}\n")
+
+
+def _out(args: argparse.Namespace, config: Config) -> Path:
+    """The folder to write: ``--out``, or where a training of this configuration looks for it."""
+    if args.out is not None:
+        return Path(args.out)
+    folder = config.get("dataset.pseudo_labels")
+    if folder is None:
+        raise UserError(
+            "nothing says where the labels go",
+            where="command line, --out",
+            cure="Give --out FOLDER, or set dataset.pseudo_labels",
+        )
+    return Path(str(folder))
 
 
 def _check(args: argparse.Namespace) -> None:

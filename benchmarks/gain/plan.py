@@ -153,7 +153,8 @@ class Plan:
         settings |= arm.set | self.extra
         uses: list[Made] = []
         if arm.pseudo != "none":
-            uses.append(Made("dataset.pseudo_labels", self._pseudo(arm, settings, teacher)))
+            labels = self._pseudo(arm, settings, teacher)
+            uses.append(Made("dataset.pseudo_labels", labels, "labels"))
         if arm.teacher != "none":
             assert teacher is not None, "checked when the experiment was read"
             uses.append(Made("teacher_pretrain", teacher.training))

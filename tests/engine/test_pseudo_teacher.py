@@ -177,7 +177,9 @@ def test_sweeps_are_those_of_its_training(tiny_kitti: Path, tmp_path: Path) -> N
     dataset = {"name": "semantickitti", "root": str(tiny_kitti), "labelled": {"fraction": 0.5}}
     student = dataset | {"unlabelled": "rest", "multisweeps": {"num_sweeps": 0}}
     config = Config(tree={"dataset": student}, source="test")
-    sweeps = {"multisweeps": {"num_sweeps": 1, "only_past": False}}
+    sweeps = {"multisweeps": {"num_sweeps": 1, "only_past": False, "labelled": True}}
+    with pytest.raises(UserError, match=r"multisweeps\.labelled shows the labels of scans"):
+        build_dataset(Config(tree={"dataset": dataset | sweeps}, source="test"), "train")
     for reader, expected in (("semantickitti", 1), ("folder", 0)):
         theirs = {"name": reader, "root": "elsewhere", "use_labels": False} | sweeps
         path = checkpoint_of({"dataset": theirs}, SEMANTICKITTI, listed.with_suffix(f".{reader}"))
@@ -194,6 +196,7 @@ def test_sweeps_are_those_of_its_training(tiny_kitti: Path, tmp_path: Path) -> N
         (["--source", "poses", "--votes", "3"], "--votes has no effect on --source poses"),
         (["--source", "teacher", "--radius", "1"], "--radius has no effect on --source teacher"),
         (["--source", "both"], "--source both asks a trained network, and none is named"),
+        ([], "nothing says where the labels go"),
     ],
 )
 def test_options_of_no_effect(
@@ -201,7 +204,7 @@ def test_options_of_no_effect(
 ) -> None:
     path = tmp_path / "config.yaml"
     path.write_text("dataset: {name: toy}")
-    argv = ["prepare_pseudo_labels.py", str(path), "--out", str(tmp_path / "out"), *words]
+    argv = ["prepare_pseudo_labels.py", str(path), *words]
     monkeypatch.setattr(sys, "argv", argv)
     with pytest.raises(UserError, match=match):
         prepare_pseudo_labels.main()

@@ -81,7 +81,7 @@ class PoseCarrier:
         digest = hashlib.sha256()
         for index in labelled:
             scan = dataset.load(index, cameras=False)
-            self._places.setdefault(scenes[index], {})[index] = _pose(scan)[:3, 3]
+            self._places.setdefault(scenes[index], {})[index] = self._pose(scan)[:3, 3]
             digest.update(scan_content(scan).tobytes() + _labels(scan).tobytes())
         self.digest = digest.hexdigest()
         self._ready: OrderedDict[int, _Source] = OrderedDict()
@@ -98,11 +98,20 @@ class PoseCarrier:
         xyz = scan.xyz[scan.keyframe]
         votes = []
         if self.scenes[index] in self._places:  # else the pose plays no part
-            pose = _pose(scan)
+            pose = self._pose(scan)
             for near in self._nearest(index, pose[:3, 3]):
                 votes.append(_ask(self._source(near), xyz, pose, self.settings.radius))
         label, confidence = carried(votes, len(xyz), self.dataset.labels.num_classes, self.classes)
         return GivenLabels.by("poses", label, confidence)
+
+    def _pose(self, scan: Scan) -> np.ndarray:
+        if not np.isfinite(scan.pose).all():
+            raise UserError(
+                f"scan {scan.token} has no pose, and labels are carried by poses",
+                where=str(self.dataset.root),
+                cure="SemanticKITTI keeps them in poses.txt, a folder in the table that dataset.poses names",
+            )
+        return scan.pose
 
     def _nearest(self, index: int, place: np.ndarray) -> list[int]:
         """Labelled scans of the same scene by distance, at most ``settings.scans``, none beyond ``settings.reach``."""
@@ -122,7 +131,7 @@ class PoseCarrier:
         scan = self.dataset.load(index, cameras=False)
         labels = _labels(scan)
         known = scan.keyframe & (labels != IGNORE)
-        source = _Source(cKDTree(scan.xyz[known]), labels[known], _pose(scan))
+        source = _Source(cKDTree(scan.xyz[known]), labels[known], self._pose(scan))
         self._ready[index] = source
         if len(self._ready) > 2 * self.settings.scans:
             self._ready.popitem(last=False)
@@ -193,12 +202,3 @@ def _labels(scan: Scan) -> np.ndarray:
     if scan.labels is None:
         raise UserError(f"scan {scan.token} is to be labelled and has no labels")
     return scan.labels
-
-
-def _pose(scan: Scan) -> np.ndarray:
-    if not np.isfinite(scan.pose).all():
-        raise UserError(
-            f"scan {scan.token} has no pose, and labels are carried by poses",
-            cure="SemanticKITTI keeps them in poses.txt; a folder needs a table of poses",
-        )
-    return scan.pose

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
 import numpy as np
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from core.contracts import Camera, Points, Scan, Sensor
 from core.datasets.base import (
@@ -84,6 +84,15 @@ class SemanticKITTIConfig(DatasetConfig):
         description="neighbouring scans (10 Hz: 1 = 0.1 s) through the poses; they come from the same "
         "split's frames only",
     )
+
+    @model_validator(mode="after")
+    def _no_label_beside_the_budget(self) -> Self:
+        sweeps = self.multisweeps
+        if self.labelled is not None and sweeps.labelled and sweeps.num_sweeps:
+            raise ValueError(
+                "multisweeps.labelled shows the labels of scans that dataset.labelled leaves without; leave one out"
+            )
+        return self
 
 
 class SemanticKITTI(SequenceDataset):

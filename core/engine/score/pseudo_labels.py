@@ -138,7 +138,8 @@ def _own_view(found: TrainedNetwork, config: Config) -> Config:
         for key in SCANS:
             section.pop(key, None)
             if key in theirs:
-                section[key] = theirs[key]
+                section[key] = deepcopy(theirs[key])
+        (section.get("multisweeps") or {}).pop("labelled", None)  # no prediction needs them
     data = own.tree.setdefault("data", {})
     data["on_bad_sample"] = "raise"  # a scan in another's place would get its labels
     own.tree["dataset"] = section
