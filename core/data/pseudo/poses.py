@@ -109,7 +109,7 @@ class PoseCarrier:
             raise UserError(
                 f"scan {scan.token} has no pose, and labels are carried by poses",
                 where=str(self.dataset.root),
-                cure="SemanticKITTI keeps them in poses.txt, a folder in the table that dataset.poses names",
+                cure="SemanticKITTI keeps them in poses.txt; a folder of scans has none: --source teacher",
             )
         return scan.pose
 
