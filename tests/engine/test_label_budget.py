@@ -16,6 +16,7 @@ from core.config import Config, load_config
 from core.contracts import Scan
 from core.datasets import DATASETS, build_dataset
 from core.engine.run.distributed import World
+from core.engine.run.experiment import Experiment
 from core.engine.train.jobs import train, train_teacher
 from core.errors import UserError
 
@@ -145,6 +146,10 @@ def test_a_self_teacher_needs_an_average(tmp_path: Path) -> None:
         train(World(), self_taught(tmp_path, "--train.ema", "null"), tmp_path / "run")
     with pytest.raises(UserError, match="leave out cache"):
         train(World(), self_taught(tmp_path, "--teacher.cache", "c"), tmp_path / "run")
+    recipe = self_taught(tmp_path, "--teacher.cache", "null", "--teacher.view", "own")
+    assert (
+        Experiment.from_config(recipe).teacher.cache is None
+    )  # what says nothing is no contradiction
 
 
 def test_confidence_names_classes(tmp_path: Path) -> None:

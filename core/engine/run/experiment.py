@@ -260,7 +260,7 @@ class TeacherSection(Section):
     def _one_source(self) -> TeacherSection:
         if self.view == "shared" and self.cache is not None:
             raise ValueError("view: shared runs the teacher in every step; leave cache out")
-        given = {"model", "data", "view", "cache"} & self.model_fields_set
+        given = self.model_dump(exclude_defaults=True, exclude={"source"})
         if self.source == "ema" and given:
             names = ", ".join(sorted(given))
             raise ValueError(
