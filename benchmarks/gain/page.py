@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.gain.experiment import CONTROL
 from benchmarks.gain.intervals import Interval, interval
-from benchmarks.gain.summary import Line, Summary, quality_rows, teacher_interval
+from benchmarks.gain.summary import Line, Summary, answers, teacher_interval
 from core.engine.report.style import page
 from core.io import write_bytes, write_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["write_page"]
+__all__ = ["draw_curves", "write_page"]
 
-_COLORS = ("#0b7a75", "#c2571a", "#5b5bd6", "#a8328f", "#6f7d1c", "#3878b8", "#8a5a2b", "#555f6e")
-_SIZE = (8.2, 4.6)  # inches
-_DODGE = 0.012  # of the width, between the points of neighbouring arms
+TEACHER = "the teacher itself"
+_Curve = dict[str, Interval]  # by budget
+
+_COLORS = ("#c2571a", "#5b5bd6", "#a8328f", "#6f7d1c", "#3878b8", "#0b7a75", "#b8860b")
+_GREY = {CONTROL: "#14181f", TEACHER: "#8d96a3"}  # what the arms are compared with
+_SIZE = (11.5, 4.4)  # inches
+_LOOK: dict[str, Any] = {"marker": "o", "ms": 4, "capsize": 3}
+_DODGE = 0.03  # between the points of neighbouring arms, as a factor
 
 
 def write_page(summary: Summary, folder: Path) -> Path:
@@ -49,27 +54,88 @@ def write_page(summary: Summary, folder: Path) -> Path:
 
 
 def draw_curves(summary: Summary) -> bytes:
-    """PNG of mIoU over the share of labels, a line with intervals per arm; of the controls the chosen one alone."""
+    """PNG of scores and of gains over what arms are compared with: by the share of labels, of one share by arm."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=_SIZE, dpi=140, layout="constrained")
+    figure = Figure(figsize=_SIZE, dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    places = {budget: _share(budget, place) for place, budget in enumerate(summary.budgets)}
-    curves = list(_curves(summary))
-    for number, (name, values) in enumerate(curves):
-        shift = 1 + _DODGE * (number - (len(curves) - 1) / 2)
-        style = "--" if name in ("the teacher itself", CONTROL) else "-"
-        x = [places[budget] * shift for budget in values]
-        y = [value.mean for value in values.values()]
-        halves = [value.half or 0.0 for value in values.values()]
-        color = _COLORS[number % len(_COLORS)]
-        axes.errorbar(x, y, halves, label=name, color=color, ls=style, marker="o", ms=4, capsize=3)
-    _label(axes, places)
+    left, right = figure.subplots(1, 2)
+    scores, gains = _scores(summary), _gains(summary)
+    colors = _colors(scores)
+    over = _spoken(summary.experiment.against[0])
+    draw = _draw_arms if len(summary.budgets) == 1 else _draw_shares
+    draw(left, scores, colors, summary.budgets, "mIoU on held-out scenes, %")
+    draw(right, gains, colors, summary.budgets, f"mIoU less {over}, paired by seed")
+    if summary.budgets[1:]:
+        right.axhline(0, color=_GREY[CONTROL], lw=1)
+        figure.legend(*left.get_legend_handles_labels(), frameon=False, loc="outside right upper")
+    else:
+        right.axvline(0, color=_GREY[CONTROL], lw=1)
     stream = io.BytesIO()
     figure.savefig(stream, format="png")
     return stream.getvalue()
+
+
+def _draw_shares(
+    axes: Axes,
+    curves: dict[str, _Curve],
+    colors: Mapping[str, str],
+    budgets: Sequence[str],
+    label: str,
+) -> None:
+    """A line per arm over the logarithm of the share."""
+    places = {budget: _share(budget, place) for place, budget in enumerate(budgets)}
+    for number, (name, curve) in enumerate(curves.items()):
+        shift = 1 + _DODGE * (number - (len(curves) - 1) / 2)
+        x = [places[budget] * shift for budget in curve]
+        y = [value.mean for value in curve.values()]
+        look = "--" if name in _GREY else "-"
+        axes.errorbar(
+            x, y, _halves(curve), label=_spoken(name), color=colors[name], ls=look, **_LOOK
+        )
+    axes.set_xscale("log")
+    axes.set_xticks(list(places.values()), list(places))
+    axes.minorticks_off()
+    axes.set_xlabel("training scans with labels")
+    axes.set_ylabel(label)
+    axes.grid(True, axis="y", color="#e3e6eb")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_arms(
+    axes: Axes,
+    curves: dict[str, _Curve],
+    colors: Mapping[str, str],
+    budgets: Sequence[str],
+    label: str,
+) -> None:
+    """A point per arm, one below the other."""
+    names = list(curves)
+    for place, name in enumerate(names):
+        curve = curves[name]
+        means = [value.mean for value in curve.values()]
+        halves = _halves(curve)
+        axes.errorbar(means, [place], xerr=halves, color=colors[name], ls="", **_LOOK)
+    axes.set_yticks(range(len(names)), [_spoken(name) for name in names])
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xlabel(label)
+    axes.grid(True, axis="x", color="#e3e6eb")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _halves(curve: _Curve) -> list[float]:
+    return [value.half or 0.0 for value in curve.values()]
+
+
+def _colors(names: Iterable[str]) -> dict[str, str]:
+    """By name: one for each arm, dark and grey for what arms are measured by."""
+    arms = [name for name in names if name not in _GREY]
+    return _GREY | {name: _COLORS[place % len(_COLORS)] for place, name in enumerate(arms)}
+
+
+def _spoken(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _share(budget: str, place: int) -> float:
@@ -78,39 +144,43 @@ def _share(budget: str, place: int) -> float:
     return float(number) if number != budget else float(place + 1)
 
 
-def _label(axes: Axes, places: dict[str, float]) -> None:
-    axes.set_xscale("log")
-    axes.set_xticks(list(places.values()), list(places))
-    axes.minorticks_off()
-    low, high = min(places.values()), max(places.values())
-    axes.set_xlim(low / 1.25, high * 1.25)
-    axes.set_xlabel("training scans with labels")
-    axes.set_ylabel("mIoU on held-out scenes, %")
-    axes.grid(True, axis="y", color="#e3e6eb")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9)
+def _arms(summary: Summary) -> list[Line]:
+    return [line for line in summary.lines if not line.control and line.part == 1]
 
 
-def _curves(summary: Summary) -> Iterator[tuple[str, dict[str, Interval]]]:
-    """Name and values by budget of each line."""
-    view = summary.views[0]
-    chosen = {}
+def _scores(summary: Summary) -> dict[str, _Curve]:
+    """Of the chosen controls, each arm, and the teachers."""
+    curves: dict[str, _Curve] = {CONTROL: {}}
     for budget in summary.budgets:
         control = summary.control(budget)
         if control is not None:
-            chosen[budget] = interval(summary.values(control, budget, view))
-    if chosen:
-        yield CONTROL, chosen
-    for line in summary.lines:
-        if not line.control and line.part == 1:
-            values = {budget: summary.values(line, budget, view) for budget in summary.budgets}
-            found = {budget: interval(of_seed) for budget, of_seed in values.items() if of_seed}
+            found = summary.values(control, budget, summary.views[0])
+            curves[CONTROL][budget] = interval(found)
+    for line in _arms(summary):
+        curve = curves.setdefault(line.name, {})
+        for budget in summary.budgets:
+            found = summary.values(line, budget, summary.views[0])
             if found:
-                yield line.name, found
-    teachers = {budget: teacher_interval(summary, budget) for budget in summary.budgets}
-    own = {budget: value for budget, value in teachers.items() if value is not None}
-    if own:
-        yield "the teacher itself", own
+                curve[budget] = interval(found)
+    curves[TEACHER] = {}
+    for budget in summary.budgets:
+        own = teacher_interval(summary, budget)
+        if own is not None:
+            curves[TEACHER][budget] = own
+    return {name: curve for name, curve in curves.items() if curve}
+
+
+def _gains(summary: Summary) -> dict[str, _Curve]:
+    """Of each arm over the first that it is compared with."""
+    over = summary.experiment.against[0]
+    curves: dict[str, _Curve] = {}
+    for line in _arms(summary):
+        curve = curves.setdefault(line.name, {})
+        for budget in summary.budgets:
+            gain = summary.gain(line, over, budget, summary.views[0])
+            if gain is not None:
+                curve[budget] = gain.difference
+    return curves
 
 
 def _budget(summary: Summary, budget: str) -> str:
@@ -142,14 +212,12 @@ def _teacher(summary: Summary, budget: str) -> str:
     text = "" if own is None else f"<h3>Teacher</h3><p>{own.text} % mIoU itself.</p>"
     rows = []
     names = ("coverage", "accuracy", "miou")
-    for threshold, columns in quality_rows(summary, budget):
+    for title, columns in answers(summary, budget):
         cells = [columns[name].text if name in columns else "–" for name in names]
-        rows.append([f"{threshold:g}", *cells])
+        rows.append([title, *cells])
     if rows:
-        text += (
-            "<p class=soft>Its answers on the unlabelled scans against their hidden labels, %.</p>"
-        )
-        text += _table(["Confidence", "Coverage", "Right", "mIoU"], rows)
+        text += "<p class=soft>Unlabelled scans, against their hidden labels, %.</p>"
+        text += _table(["Answers", "Coverage", "Right", "mIoU"], rows)
     return text
 
 

@@ -15,6 +15,7 @@ __all__ = ["ArmRun", "Plan", "TeacherRun"]
 SCORE = "score.json"  # in the folder of a job that scores
 OWN_SCORE = "evaluation-val.json"  # in a run folder, of its last weights
 QUALITY = "quality.json"
+LABELS = "labels"
 # All runs: the last weights count, so that no arm chooses an epoch on the scans that score it.
 _ALIKE: Overrides = {"eval.select": "none", "eval.pictures": 0, "amp.enabled": False}
 
@@ -25,6 +26,7 @@ class ArmRun:
 
     Attributes:
         part: share of the steps. scores: by view, the job whose result it is and the file in its folder.
+        pseudo: made its labels of unlabelled scans; None = it has none.
     """
 
     arm: str
@@ -34,6 +36,7 @@ class ArmRun:
     seed: int
     training: Job
     scores: Mapping[str, tuple[Job, str]]
+    pseudo: Job | None = None
 
 
 @dataclass(frozen=True)
@@ -152,9 +155,10 @@ class Plan:
             settings |= self.experiment.unlabelled
         settings |= arm.set | self.extra
         uses: list[Made] = []
-        if arm.pseudo != "none":
-            labels = self._pseudo(arm, settings, teacher)
-            uses.append(Made("dataset.pseudo_labels", labels, "labels"))
+        pseudo = None
+        if arm.pseudo != "none" and budget is not None:
+            pseudo = self._pseudo(arm, settings, teacher)
+            uses.append(Made("dataset.pseudo_labels", pseudo, LABELS))
         if arm.teacher != "none":
             assert teacher is not None, "checked when the experiment was read"
             uses.append(Made("teacher_pretrain", teacher.training))
@@ -166,7 +170,8 @@ class Plan:
             view: self._score(title, view, arm, keys, settings, training)
             for view, keys in self.experiment.views.items()
         }
-        return ArmRun(name, arm.control, part, budget_name(budget), seed, training, scores)
+        of = budget_name(budget)
+        return ArmRun(name, arm.control, part, of, seed, training, scores, pseudo)
 
     def _pseudo(self, arm: Arm, settings: Overrides, teacher: TeacherRun | None) -> Job:
         of_data = {key: value for key, value in settings.items() if key.startswith("dataset.")}
@@ -179,7 +184,7 @@ class Plan:
             self.folder,
             "prepare_pseudo_labels.py",
             arm.config,
-            options=("--source", arm.pseudo, "--out", "{folder}/labels"),
+            options=("--source", arm.pseudo, "--out", f"{{folder}}/{LABELS}"),
             settings=tuple(of_data.items()),
             uses=uses,
         )

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from benchmarks.gain.experiment import CONTROL
 from benchmarks.gain.intervals import Interval, best_mean, interval, paired
-from benchmarks.gain.plan import OWN_SCORE, QUALITY, ArmRun, Plan
+from benchmarks.gain.plan import LABELS, OWN_SCORE, QUALITY, ArmRun, Plan
+from core.datasets.pseudo import PSEUDO
 from core.decode import read_json
 from core.metrics import EvaluationResult
 
-__all__ = ["Gain", "Line", "Score", "Summary"]
+__all__ = ["Gain", "Line", "Score", "Summary", "answers", "teacher_interval"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class Summary:
     Attributes:
         scores: all. lines: arms and lengths in the order of the experiment. budgets, views: their names.
         teachers: by budget, what the teachers score, by seed. quality: by budget and seed, of ``pseudo_quality.py``.
+        pseudo: by arm, budget and seed, the report of ``prepare_pseudo_labels.py``.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -82,6 +84,9 @@ class Summary:
         self.views = list(plan.experiment.views)
         self.teachers: dict[str, dict[int, float]] = {}
         self.quality: dict[str, dict[int, dict[str, Any]]] = {}
+        self.pseudo: dict[str, dict[str, dict[int, dict[str, Any]]]] = {}
+        for run in plan.runs:
+            self._read_pseudo(run)
         for teacher in plan.teachers:
             score = teacher.training.folder / OWN_SCORE
             if teacher.training.done and score.is_file():
@@ -170,6 +175,13 @@ class Summary:
                         found.setdefault(name, {})[score.seed] = value
         return found
 
+    def _read_pseudo(self, run: ArmRun) -> None:
+        """Take in how right the labels are that an arm's unlabelled scans were given."""
+        if run.pseudo is not None and run.pseudo.done:
+            made = read_json(run.pseudo.folder / LABELS / PSEUDO, dict[str, Any])
+            of_arm = self.pseudo.setdefault(run.arm, {})
+            of_arm.setdefault(run.budget, {})[run.seed] = made["report"]
+
     @property
     def commits(self) -> list[str]:
         """Of the code that trained what is compared."""
@@ -190,7 +202,8 @@ class Summary:
             "steps": self.experiment.steps,
             "controls": controls,
             "teachers": self.teachers,
-            "pseudo_labels": self.quality,
+            "answers": self.quality,
+            "pseudo_labels": self.pseudo,
             "gains": gains,
             "commits": self.commits,
             "scores": [asdict(score) for score in self.scores],
@@ -225,16 +238,23 @@ def teacher_interval(summary: Summary, budget: str) -> Interval | None:
     return interval(values) if values else None
 
 
-def quality_rows(summary: Summary, budget: str) -> list[tuple[float, dict[str, Interval]]]:
-    """By threshold: coverage, accuracy and mIoU of the teacher's answers on unlabelled scans, percent."""
-    by_seed = summary.quality.get(budget, {})
+def answers(summary: Summary, budget: str) -> list[tuple[str, dict[str, Interval]]]:
+    """Coverage, accuracy and mIoU (percent) of what unlabelled scans are told, by who tells it and how sure he is."""
     rows = []
+    by_seed = summary.quality.get(budget, {})
     for place, threshold in enumerate(summary.experiment.thresholds):
-        columns: dict[str, dict[int, float]] = {}
-        for seed, found in by_seed.items():
-            for key, value in found["thresholds"][place].items():
-                if key != "threshold" and value is not None:
-                    columns.setdefault(key, {})[seed] = 100 * value
-        if columns:
-            rows.append((threshold, {key: interval(values) for key, values in columns.items()}))
-    return rows
+        found = {seed: judged["thresholds"][place] for seed, judged in by_seed.items()}
+        rows.append((f"the teacher, confidence {threshold:g}", _percentages(found)))
+    for arm, budgets in summary.pseudo.items():
+        rows.append((f"pseudo-labels of {arm}", _percentages(budgets.get(budget, {}))))
+    return [row for row in rows if row[1]]
+
+
+def _percentages(by_seed: Mapping[int, Mapping[str, Any]]) -> dict[str, Interval]:
+    """The shares over the seeds, by name, as far as they are known."""
+    columns: dict[str, dict[int, float]] = {}
+    for seed, found in by_seed.items():
+        for name in ("coverage", "accuracy", "miou"):
+            if found[name] is not None:
+                columns.setdefault(name, {})[seed] = 100 * found[name]
+    return {name: interval(values) for name, values in columns.items()}

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.gain.intervals import Interval, interval
-from benchmarks.gain.summary import Line, Summary, quality_rows, teacher_interval
+from benchmarks.gain.summary import Line, Summary, answers, teacher_interval
 from benchmarks.results import Record, ResultTable, Spread, Value, add_record
 from core.engine.run.provenance import provenance
 from core.io import write_json
@@ -38,19 +38,20 @@ def print_summary(summary: Summary, console: Console) -> None:
 
 
 def _scores(summary: Summary, budget: str) -> Table:
+    by_view = any(score.in_view is not None for score in summary.scores)
+    parts = ("in_view", "out_of_view") if by_view else ()
     over = [f"less {name}" for name in summary.experiment.against]
-    table = Table("arm", "scored", "seeds", "mIoU, %", "in view", "out of view", *over)
+    table = Table("training", "scored", "seeds", "mIoU, %", *map(_spoken, parts), *over)
     table.title = f"{budget} of the labels, mean ± half of its 95 % interval"
     for line in summary.lines:
         for view in summary.views:
             values = summary.values(line, budget, view)
             if not values:
                 continue
-            parts = (summary.parts(line, budget, view, part) for part in ("in_view", "out_of_view"))
-            cells = [_text(part) for part in (values, *parts)]
-            table.add_row(
-                line.name, view, str(len(values)), *cells, *_gains(summary, line, budget, view)
-            )
+            of_parts = [summary.parts(line, budget, view, part) for part in parts]
+            cells = [_text(found) for found in (values, *of_parts)]
+            cells += _gains(summary, line, budget, view)
+            table.add_row(line.name, view, str(len(values)), *cells)
     return table
 
 
@@ -58,6 +59,10 @@ def _gains(summary: Summary, line: Line, budget: str, view: str) -> Iterator[str
     for over in summary.experiment.against:
         gain = summary.gain(line, over, budget, view)
         yield "–" if gain is None else gain.difference.signed
+
+
+def _spoken(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _text(values: dict[int, float]) -> str:
@@ -68,9 +73,9 @@ def _about_teachers(summary: Summary, budget: str) -> Iterator[str]:
     own = teacher_interval(summary, budget)
     if own is not None:
         yield f"the teacher itself at {budget}: {own.text} mIoU on the validation scans"
-    for threshold, columns in quality_rows(summary, budget):
+    for title, columns in answers(summary, budget):
         parts = [f"{name} {value.text} %" for name, value in columns.items()]
-        yield f"its answers on unlabelled scans, confidence {threshold:g}: {', '.join(parts)}"
+        yield f"unlabelled scans, {title}: {', '.join(parts)}"
 
 
 def write_records(summary: Summary, path: Path) -> None:
@@ -146,9 +151,9 @@ def _teacher_records(summary: Summary, seeds: list[int], made: dict[str, str]) -
     rows: dict[str, dict[str, Value]] = {}
     for budget in summary.budgets:
         column = _column(summary, budget, summary.views[0])
-        for threshold, columns in quality_rows(summary, budget):
+        for title, columns in answers(summary, budget):
             for name, value in columns.items():
-                row = f"its answers on unlabelled scans at confidence {threshold:g}: {name} (%)"
+                row = f"unlabelled scans, {title}: {name} (%)"
                 rows.setdefault(row, {})[column] = _spread(value)
     for row, values in rows.items():
         yield Record(row=row, values=values, seeds=seeds, **made)

@@ -12,10 +12,11 @@ from benchmarks import pseudo_quality
 from benchmarks.gain.experiment import read_experiment
 from benchmarks.gain.page import write_page
 from benchmarks.gain.plan import OWN_SCORE, QUALITY, Plan
-from benchmarks.gain.summary import Line, Summary, quality_rows
+from benchmarks.gain.summary import Line, Summary, answers
 from benchmarks.gain.tables import print_summary, write_records
 from benchmarks.results import read_table
 from core.contracts import Points, Scan
+from core.datasets.pseudo import PSEUDO
 from core.engine.score.segmenter import Prediction
 from core.io import write_json
 from core.metrics import EvaluationResult
@@ -35,6 +36,7 @@ arms:
   balanced: {config: configs/synthetic/student_lidar.yaml, control: true, set: {criterion.w_balanced: 1}}
   ema: {config: configs/synthetic/few_labels.yaml, set: {teacher.source: ema, train.ema: 0.9}}
   live: {config: configs/synthetic/few_labels.yaml, unlabelled: true, teacher: live}
+  poses: {config: configs/synthetic/student_lidar.yaml, unlabelled: true, pseudo: poses}
 """
 RIGHT = {  # points of class "a" that are right, of 100, by arm, part and seed
     ("labels", 0.5): (60, 10),
@@ -43,6 +45,7 @@ RIGHT = {  # points of class "a" that are right, of 100, by arm, part and seed
     ("balanced", 1.0): (36, 42),
     ("ema", 1.0): (50, 54),
     ("live", 1.0): (70, 80),
+    ("poses", 1.0): (40, 40),
 }
 
 
@@ -70,6 +73,10 @@ def plan(tmp_path: Path) -> Plan:
     for run in plan.runs:
         finish(run.training.folder, result(RIGHT[run.arm, run.part][run.seed]))
         run.training.finish(1.0)
+        if run.pseudo is not None:
+            report = {"coverage": 0.6, "accuracy": 0.9, "miou": 0.5}
+            write_json(run.pseudo.folder / "labels" / PSEUDO, {"report": report})
+            run.pseudo.finish(1.0)
     for teacher in plan.teachers:
         finish(teacher.training.folder, result(90))
         teacher.training.finish(1.0)
@@ -89,7 +96,8 @@ def test_the_control_is_the_best_mean_and_gains_are_paired(plan: Plan) -> None:
     control = summary.control("50 %")
     assert control == Line("balanced", 0.5, True)
     gains = {(gain.line.arm, gain.over): gain.difference for gain in summary.gains()}
-    assert gains.keys() == {("ema", "control"), ("live", "control"), ("live", "ema")}
+    arms = {("ema", "control"), ("live", "control"), ("live", "ema")}
+    assert gains.keys() == arms | {("poses", "control"), ("poses", "ema")}
     expected = {0: miou(70) - miou(38), 1: miou(80) - miou(44)}
     assert gains["live", "control"].values == pytest.approx(expected)
     assert gains["live", "ema"].values == pytest.approx(
@@ -98,8 +106,9 @@ def test_the_control_is_the_best_mean_and_gains_are_paired(plan: Plan) -> None:
     by_class = summary.class_gains(Line("live", 1.0, False), "50 %")
     assert by_class["a"].values == pytest.approx({0: 32.0, 1: 36.0})
     assert summary.teachers["50 %"] == pytest.approx({0: miou(90), 1: miou(90)})
-    ((threshold, columns),) = quality_rows(summary, "50 %")
-    assert threshold == 0.5 and columns.keys() == {"coverage", "accuracy"}
+    (_, columns), (_, given) = answers(summary, "50 %")
+    assert given["coverage"].mean == 60.0
+    assert columns.keys() == {"coverage", "accuracy"}
     assert columns["accuracy"].mean == 87.5
 
 
@@ -123,15 +132,13 @@ def test_tables_say_what_the_scores_are(plan: Plan, tmp_path: Path) -> None:
     write_records(summary, path)
     write_records(summary, path)  # rows are replaced
     rows = {record.row: record.values for record in read_table(path).records}
-    assert len(rows) == 6 + 1 + 2
+    assert len(rows) == 7 + 1 + 2 + 3
     assert "balanced, 0.5 of the steps (control at 50 %)" in rows
     live = rows["live"]
     assert live["50 % of labels"] == [round(miou(70), 1), round(miou(80), 1)]
     mean = np.mean([miou(70) - miou(38), miou(80) - miou(44)])
     assert live["50 % of labels, less control"].mean == pytest.approx(mean, abs=0.05)
-    right = rows["its answers on unlabelled scans at confidence 0.5: accuracy (%)"][
-        "50 % of labels"
-    ]
+    right = rows["unlabelled scans, the teacher, confidence 0.5: accuracy (%)"]["50 % of labels"]
     assert (right.mean, right.spread) == (87.5, 0.0)
 
 
