@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import benchmarks.distillation_gain as script
+from benchmarks.gain import running
 from benchmarks.gain.experiment import EXPERIMENTS, read_experiment
 from benchmarks.gain.plan import ArmRun, Plan
 from benchmarks.gain.running import run_jobs
@@ -151,6 +154,29 @@ def test_a_stopped_benchmark_goes_on(tmp_path: Path, at_once: int) -> None:
     run_jobs(fake_jobs(tmp_path), at_once)
     assert calls(tmp_path) == ["teacher", "student", "student"]
     assert fake_jobs(tmp_path)[1].record["line"].startswith("python ")
+
+
+def test_a_signal_stops_the_command_that_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is left running, and nothing is done that was not finished."""
+    teacher, student = fake_jobs(tmp_path)
+    Path(teacher.script).write_text("import time; print('begun', flush=True); time.sleep(60)")
+    monkeypatch.setattr(running, "_TICK", 0.01)
+    monkeypatch.setattr(running.STOP, "asked", "")
+    log = teacher.folder / "output.log"
+
+    def ask() -> None:
+        while not (log.is_file() and log.read_text()):
+            time.sleep(0.01)
+        running.STOP.asked = "SIGTERM"
+
+    threading.Thread(target=ask).start()
+    began = time.perf_counter()
+    with pytest.raises(SystemExit) as stopped:
+        run_jobs([teacher, student], 1)
+    assert stopped.value.code == 75 and time.perf_counter() - began < 30
+    assert not teacher.done and not student.folder.exists()
 
 
 def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
