@@ -13,6 +13,7 @@ from pathlib import Path
 
 from benchmarks.gain.experiment import ROOT
 from benchmarks.gain.steps import Job
+from core.engine.run.provenance import provenance
 from core.engine.run.stopping import STOP, Stopped
 from core.engine.train.progress import duration
 from core.errors import UserError
@@ -78,14 +79,14 @@ class _Runner:
         self._begun += 1
         place = f"{self._begun} of {self.count}"
         _tell(f"{place}  {job.name}")
-        began = time.perf_counter()
+        began, made = time.perf_counter(), provenance()
         try:
             self._command(job)
         except BaseException:
             self.ended.set()
             raise
         seconds = time.perf_counter() - began
-        job.finish(seconds)
+        job.finish(seconds, made)
         _tell(f"{place}  {job.name}: {duration(seconds)}")
 
     def _command(self, job: Job) -> None:

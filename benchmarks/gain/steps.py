@@ -17,7 +17,6 @@ from benchmarks.gain.experiment import ROOT
 from core.config import Config, load_config
 from core.datasets.base import MANIFEST
 from core.decode import read_json
-from core.engine.run.provenance import provenance
 from core.errors import UserError
 from core.io import sha256, write_json
 
@@ -122,10 +121,14 @@ class Job:
             )
         return True
 
-    def finish(self, seconds: float) -> None:
-        """Write down that the result is whole."""
-        made = provenance() | {"line": self.line, "seconds": seconds, "identity": self.identity}
-        write_json(self.folder / _DONE, made)
+    def finish(self, seconds: float, made: Mapping[str, str]) -> None:
+        """Write down that the result is whole.
+
+        Args:
+            made: :func:`core.engine.run.provenance.provenance` at its begin, since the code may change meanwhile.
+        """
+        known = {"line": self.line, "seconds": seconds, "identity": self.identity}
+        write_json(self.folder / _DONE, dict(made) | known)
 
     @property
     def record(self) -> dict[str, Any]:

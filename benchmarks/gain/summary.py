@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks.gain.experiment import CONTROL
 from benchmarks.gain.intervals import Interval, best_mean, interval, paired
 from benchmarks.gain.plan import LABELS, OWN_SCORE, QUALITY, ArmRun, Plan
+from benchmarks.results import HASH
 from core.datasets.pseudo import PSEUDO
 from core.decode import read_json
 from core.metrics import EvaluationResult
@@ -184,8 +185,9 @@ class Summary:
 
     @property
     def commits(self) -> list[str]:
-        """Of the code that trained what is compared."""
-        return sorted({score.commit for score in self.scores if score.commit})
+        """Of the code that trained what is compared, short."""
+        found = {HASH.sub(r"\1", score.commit) for score in self.scores if score.commit}
+        return sorted(found)
 
     def to_json(self) -> dict[str, Any]:
         """Every score, and what is made of them."""

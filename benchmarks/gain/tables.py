@@ -10,7 +10,15 @@ from rich.table import Table
 
 from benchmarks.gain.intervals import Interval, interval
 from benchmarks.gain.summary import Line, Summary, answers, teacher_interval
-from benchmarks.results import Record, ResultTable, Spread, Value, add_record
+from benchmarks.results import (
+    ABSOLUTE,
+    NOT_RECORDED,
+    Record,
+    ResultTable,
+    Spread,
+    Value,
+    add_record,
+)
 from core.engine.run.provenance import provenance
 from core.io import write_json
 
@@ -114,7 +122,8 @@ def _column(summary: Summary, budget: str, view: str) -> str:
 
 def _records(summary: Summary) -> Iterator[Record]:
     seeds = sorted({score.seed for score in summary.scores})
-    made = provenance() | {"commit": ", ".join(summary.commits)}
+    made = provenance() | {"commit": ", ".join(summary.commits) or NOT_RECORDED}
+    made["command"] = ABSOLUTE.sub(r"\1", made["command"])
     note = f"{summary.experiment.steps} steps; commit of the trainings"
     for line in summary.lines:
         values: dict[str, Value] = {}

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 import benchmarks.distillation_gain as script
 from benchmarks.gain import running
@@ -16,6 +17,12 @@ from benchmarks.gain.experiment import EXPERIMENTS, read_experiment
 from benchmarks.gain.plan import ArmRun, Plan
 from benchmarks.gain.running import run_jobs
 from benchmarks.gain.steps import Job, Made
+from core.config import load_config
+from core.datasets import DATASETS
+from core.engine.run.context import Context
+from core.engine.run.distributed import World
+from core.engine.run.run_dir import RunDir
+from core.engine.train.jobs import build_trainer
 from core.errors import UserError
 from core.io import write_json
 
@@ -31,6 +38,14 @@ arms:
   labels: {config: configs/synthetic/student_lidar.yaml, control: true}
   live: {config: configs/synthetic/few_labels.yaml, unlabelled: true, teacher: live}
   cached: {config: configs/synthetic/few_labels.yaml, unlabelled: true, teacher: cached}
+"""
+TOY = """
+num_epochs: 1
+batch_size: 2
+workers_per_gpu: 0
+dataset: {name: toy, scans: 6, labelled: {fraction: 0.34}}
+data: {voxel_size: 0.5}
+model: {name: minkunet, cr: 0.1}
 """
 SCRIPT = """
 import pathlib, sys
@@ -75,6 +90,30 @@ def test_arms_are_paired_by_seed(experiment_file: Path) -> None:
     assert drawn[0] == {"fraction": 0.5, "by": "keyframe", "seed": 0, "file": None}
     assert drawn[3] == {"fraction": 0.5, "by": "keyframe", "seed": 3, "file": None}
     assert settings(plan.runs[-1])["dataset.labelled"] is None
+
+
+def test_arms_of_a_seed_begin_with_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Supervised training, and a student with unlabelled scans that its own average teaches."""
+    monkeypatch.setitem(DATASETS, "toy", "toys:ToyReader")
+    path = tmp_path / "toy.yaml"
+    path.write_text(TOY)
+    unlabelled = ["--dataset.unlabelled", "rest", "--teacher.source", "ema", "--train.ema", "0.9"]
+    student = ["--distill", "{name: u2mkd, w_feat: 0, w_align: 0, w_pixel: 0}", *unlabelled]
+    first, second, third = (
+        initial_weights(path, tmp_path, *words)
+        for words in ([], student, [*student, "--train.seed", "1"])
+    )
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert any(not torch.equal(first[key], third[key]) for key in first)
+
+
+def initial_weights(path: Path, folder: Path, *overrides: str) -> dict[str, torch.Tensor]:
+    """Of the network to be deployed, before its first step."""
+    context = Context.open(load_config(path, list(overrides)), World())
+    train_set = context.dataset("train", training=True)
+    return build_trainer(context, train_set, RunDir(folder / "run"), None).method.deployed_state()
 
 
 def test_jobs_come_after_what_they_need(experiment_file: Path) -> None:

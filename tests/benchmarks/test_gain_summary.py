@@ -72,18 +72,18 @@ def plan(tmp_path: Path) -> Plan:
     plan = Plan(experiment, list(experiment.arms), tmp_path)
     for run in plan.runs:
         finish(run.training.folder, result(RIGHT[run.arm, run.part][run.seed]))
-        run.training.finish(1.0)
+        run.training.finish(1.0, {"commit": 8 * "abcde"})
         if run.pseudo is not None:
             report = {"coverage": 0.6, "accuracy": 0.9, "miou": 0.5}
             write_json(run.pseudo.folder / "labels" / PSEUDO, {"report": report})
-            run.pseudo.finish(1.0)
+            run.pseudo.finish(1.0, {"commit": 8 * "abcde"})
     for teacher in plan.teachers:
         finish(teacher.training.folder, result(90))
-        teacher.training.finish(1.0)
+        teacher.training.finish(1.0, {"commit": 8 * "abcde"})
         assert teacher.quality is not None
         row = {"threshold": 0.5, "coverage": 0.75, "accuracy": 0.875, "miou": None}
         write_json(teacher.quality.folder / QUALITY, {"thresholds": [row]})
-        teacher.quality.finish(1.0)
+        teacher.quality.finish(1.0, {"commit": 8 * "abcde"})
     return plan
 
 
