@@ -72,7 +72,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", help="of the runs (the experiment's)")
     parser.add_argument("--steps", type=int, help="of each arm (the experiment's)")
     parser.add_argument("--fractions", type=float, nargs="+", help="shares of labels (all)")
-    parser.add_argument("--world", type=Path, help="dataset.root of every job")
+    parser.add_argument("--world", type=Path, help="folder of scans for every job")
     parser.add_argument("--teacher", type=Path, help="trained teacher, in place of one per budget")
     parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "gain", help="of all runs")
     parser.add_argument("--jobs", type=int, default=1, help="commands at a time (1)")
@@ -112,7 +112,7 @@ def chosen_experiment(args: argparse.Namespace) -> Experiment:
     if args.steps:
         changed["steps"] = args.steps
     if args.world:
-        changed["world"] = args.world.resolve()
+        changed["world"] = experiment.world | _world(args.world.resolve())
     if args.fractions:
         known = {1.0 if b is None else b.fraction: b for b in experiment.budgets}
         missing = [share for share in args.fractions if share not in known]
@@ -123,6 +123,13 @@ def chosen_experiment(args: argparse.Namespace) -> Experiment:
             )
         changed["budgets"] = tuple(known[share] for share in args.fractions)
     return experiment.model_copy(update=changed)
+
+
+def _world(folder: Path) -> dict[str, str]:
+    """Keys of ``dataset`` that name a world; one in nuScenes' format says its version by its only folder of tables."""
+    versions = [found.name for found in folder.glob("v1.0-*")]
+    named = {"root": str(folder)}
+    return named | {"version": versions[0]} if len(versions) == 1 else named
 
 
 def plan_of(args: argparse.Namespace, experiment: Experiment) -> Plan:
@@ -145,12 +152,12 @@ def check_world(experiment: Experiment) -> None:
     Raises:
         UserError: with the command that writes it.
     """
-    world = experiment.world
+    world = experiment.world.get("root")
     if world is not None and not (ROOT / world).is_dir():
         made = experiment.made_by
         raise UserError(
             "the world of this experiment is not there",
-            where=str(world),
+            where=world,
             cure=None if made is None else f"Write it: python {made}",
         )
 

@@ -53,7 +53,10 @@ class Experiment(Section):
     """A table of arms that are trained alike, for each label budget and seed."""
 
     title: str = Field(description="what is measured, one line")
-    world: Path | None = Field(None, description="dataset.root of every job; null = as in the YAML")
+    world: Overrides = Field(
+        default_factory=dict,
+        description="keys of dataset in every job, e.g. root; {} = as in the YAML",
+    )
     made_by: str | None = Field(None, description="command that writes the world")
     set: Overrides = Field(default_factory=dict, description="keys of all arms")
     unlabelled: Overrides = Field(

@@ -102,8 +102,8 @@ class Plan:
         """Keys of all trainings of one budget and seed."""
         experiment = self.experiment
         shared: Overrides = {"dataset.labelled": None}
-        if experiment.world is not None:
-            shared["dataset.root"] = str(experiment.world)
+        for key, value in experiment.world.items():
+            shared[f"dataset.{key}"] = value
         if budget is not None:
             wanted = budget.model_dump(mode="json")
             if experiment.draw == "seed" and budget.by in ("keyframe", "scene"):
