@@ -69,7 +69,7 @@ class Samples(ABC, Dataset, Generic[T]):
         tries = min(_MAX_BAD_IN_A_ROW, len(self.dataset)) if self.skip else 1
         skipped: list[str] = []
         for step in range(tries):
-            index = (wanted + step) % len(self.dataset)
+            index = self._in_place_of(wanted, step)
             try:
                 made = self._make(self._load(key.epoch, index), replace(key, index=index))
             except UserError as error:
@@ -84,6 +84,14 @@ class Samples(ABC, Dataset, Generic[T]):
             f"{len(skipped)} scans in a row are damaged; the first: {skipped[0]}",
             cure="Run 'python -m core.check_data CONFIG' to see what is wrong with the data set",
         )
+
+    def _in_place_of(self, wanted: int, step: int) -> int:
+        """The scan so many places after ``wanted``; one with labels is followed by one with labels, and so on."""
+        budget = self.dataset.budget
+        if budget is None or step == 0:
+            return (wanted + step) % len(self.dataset)
+        rows = np.flatnonzero(budget == budget[wanted])
+        return int(rows[(np.searchsorted(rows, wanted) + step) % len(rows)])
 
     def token(self, key: SampleKey) -> str:
         """The name of the scan that is asked for."""

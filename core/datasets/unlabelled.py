@@ -129,6 +129,8 @@ def _config_of_scenes(config: Config) -> Config:
     given = changed.section(_SCENES)
     if given.get("name", changed.get("dataset.name")) != changed.get("dataset.name"):
         changed.tree["dataset"] = {}
+    for key in given:
+        changed.tree["dataset"].pop(key, None)
     changed.merge(given, f"{config.origin(_SCENES)}, key '{_SCENES}'", "dataset")
     alone: dict[str, object] = {"use_labels": False, "labelled": None, "unlabelled": []}
     changed.merge(alone, _SCENES, "dataset")

@@ -61,7 +61,7 @@ def write_corrupted(
         "profile": corruptions[0].profile,
         "seed": seed,
         "keep_labels": keep_labels,
-        "dataset": type(dataset).title,
+        "dataset": type(dataset.member(0)[0]).title,
         "scans": len(dataset),
         "tokens": hashlib.sha256(tokens.encode()).hexdigest(),
     }
