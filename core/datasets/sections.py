@@ -123,8 +123,8 @@ class DatasetConfig(Section):
     )
     unlabelled_scenes: dict[str, Any] | None = Field(
         None,
-        description="further scans, whose labels are not read: keys in place of this section's, e.g. {root: data/more}; "
-        "with another 'name' all keys of that reader",
+        description="further scans, whose labels are not read: keys in place of this section's, "
+        "e.g. {root: data/more}; with another 'name' all keys of that reader",
     )
     unlabelled_split: SplitName = Field(
         "train", description="split of unlabelled_scenes that is taken"

@@ -105,13 +105,14 @@ def _scenes(
     trained = [path for part in parts for path in _point_files(part)]
     twice = _alike(points, trained)
     validated = _alike(points, _point_files(validation))
-    if twice.any() or validated.any():
+    left_out = int((twice | validated).sum())
+    if left_out:
         logger.warning(
             "{}: {} are left out: {} are in the training already, {} are validation scans",
             _SCENES,
-            counted(int((twice | validated).sum()), "scan"),
-            int(twice.sum()),
-            int(validated.sum()),
+            counted(left_out, "scan"),
+            twice.sum(),
+            validated.sum(),
         )
     rows = np.flatnonzero(~twice & ~validated)
     if not len(rows):
@@ -126,8 +127,8 @@ def _scenes(
 def _config_of_scenes(config: Config) -> Config:
     """The configuration whose ``dataset`` section names the scenes; another reader shares no key with this one."""
     changed = deepcopy(config)
-    given = changed.section(_SCENES)
-    if given.get("name", changed.get("dataset.name")) != changed.get("dataset.name"):
+    given, ours = changed.section(_SCENES), changed.tree["dataset"]
+    if given.get("name", ours["name"]) != ours["name"]:
         changed.tree["dataset"] = {}
     for key in given:
         changed.tree["dataset"].pop(key, None)
