@@ -180,7 +180,7 @@ def _gains(summary: Summary) -> dict[str, _Curve]:
             gain = summary.gain(line, over, budget, summary.views[0])
             if gain is not None:
                 curve[budget] = gain.difference
-    return curves
+    return {name: curve for name, curve in curves.items() if curve}
 
 
 def _budget(summary: Summary, budget: str) -> str:
