@@ -33,6 +33,7 @@ class Arm(Section):
     pseudo: Literal["none", "poses", "teacher", "both"] = Field(
         "none", description="labels that prepare_pseudo_labels.py gives the unlabelled scans"
     )
+    votes: int = Field(1, ge=1, description="passes of the teacher that decide each pseudo-label")
     parts: tuple[float, ...] | None = Field(
         None,
         description="shares of the steps, each a run; null = all, and control_parts if a control",

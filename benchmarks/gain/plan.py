@@ -175,16 +175,18 @@ class Plan:
 
     def _pseudo(self, arm: Arm, settings: Overrides, teacher: TeacherRun | None) -> Job:
         of_data = {key: value for key, value in settings.items() if key.startswith("dataset.")}
+        options: tuple[str, ...] = ("--source", arm.pseudo, "--out", f"{{folder}}/{LABELS}")
         uses: tuple[Made, ...] = ()
         if arm.pseudo != "poses":
             assert teacher is not None, "checked when the experiment was read"
+            options += ("--votes", str(arm.votes))
             uses = (Made("checkpoint", teacher.training),)
         return Job(
             f"pseudo-{arm.pseudo}",
             self.folder,
             "prepare_pseudo_labels.py",
             arm.config,
-            options=("--source", arm.pseudo, "--out", f"{{folder}}/{LABELS}"),
+            options=options,
             settings=tuple(of_data.items()),
             uses=uses,
         )
