@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,19 +59,27 @@ class PseudoLabels:
     """A folder that ``prepare_pseudo_labels.py`` wrote, as a training reads it.
 
     Attributes:
-        folder: of the files. least: smallest confidence of a label that is used.
+        folder: of the files.
+        least: f32 [1 + S], by source (0 = none), smallest confidence of a label that is used.
         digest: SHA-256 (hex) of all labels and confidences.
     """
 
     folder: Path
-    least: float
+    least: np.ndarray
     digest: str
 
     @classmethod
-    def open(cls, folder: Path, least: float, labels: LabelSpace, labelled: str) -> PseudoLabels:
+    def open(
+        cls,
+        folder: Path,
+        least: float | Mapping[str, float],
+        labels: LabelSpace,
+        labelled: str,
+    ) -> PseudoLabels:
         """Open the folder for a split.
 
         Args:
+            least: smallest confidence of a label that is used, or that of each of ``SOURCES``, 0 for those not named.
             labels: the training's label space. labelled: digest of the tokens of its labelled scans.
 
         Raises:
@@ -93,7 +102,10 @@ class PseudoLabels:
                 where=where,
                 cure=_AGAIN,
             )
-        return cls(folder, least, str(about.get("content")))
+        by_source = np.zeros(1 + len(SOURCES), np.float32)
+        for number, source in enumerate(SOURCES, 1):
+            by_source[number] = least.get(source, 0) if isinstance(least, Mapping) else least
+        return cls(folder, by_source, str(about.get("content")))
 
     def of(self, scan: Scan) -> Scan:
         """The scan with its labels from the folder; its sweeps have none.
@@ -102,7 +114,8 @@ class PseudoLabels:
             UserError: the scan's file is missing, damaged or of another scan.
         """
         given = read_pseudo(self.folder, scan)
-        label = np.where(given.confidence >= self.least, given.label, np.uint8(IGNORE))
+        sure = given.confidence >= self.least[given.source]
+        label = np.where(sure, given.label, np.uint8(IGNORE))
         whole = np.zeros(len(scan.points), np.uint8)
         whole[scan.keyframe] = label
         return scan.having(label=whole)

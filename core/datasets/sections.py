@@ -28,6 +28,7 @@ SplitName = Literal["train", "val", "test"]
 SPLITS: tuple[str, ...] = get_args(SplitName)
 UnlabelledKind = Literal["rest", "sweeps", "scenes"]
 UNLABELLED: tuple[UnlabelledKind, ...] = get_args(UnlabelledKind)
+Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 def _kinds(value: object) -> object:
@@ -134,8 +135,10 @@ class DatasetConfig(Section):
         description="folder that prepare_pseudo_labels.py wrote: labels of the scans that dataset.unlabelled adds; "
         "null = they have none",
     )
-    pseudo_confidence: float = Field(
-        0.0, ge=0, le=1, description="smallest confidence of a pseudo-label that is used"
+    pseudo_confidence: Probability | dict[Literal["poses", "teacher"], Probability] = Field(
+        0.0,
+        description="smallest confidence of a pseudo-label that is used; or by who gave it, 0 for those not named: "
+        "poses (1 = a labelled point at the very place, 0 = at the radius), teacher (probability)",
     )
     unlabelled_share: float = Field(
         0.5, gt=0, lt=1, description="share of each process's batch that unlabelled scans fill"

@@ -116,6 +116,14 @@ def test_poses_come_first_and_the_network_fills_in(
         for name in ("label", "confidence"):
             parts = (getattr(source[index], name) for source in (poses, teacher))
             assert np.array_equal(getattr(labels, name), np.where(carried, *parts))
+    strict = with_labels_of(config, tmp_path / "both")
+    least = float(np.median(np.concatenate([labels.confidence for labels in teacher.values()])))
+    strict.merge({"pseudo_confidence": {"teacher": least}}, "test", "dataset")
+    dataset = build_dataset(strict, "train")
+    for index, labels in both.items():
+        used = (labels.source == 1) | (labels.confidence >= least)
+        assert 0 < used.sum() < len(used)
+        assert np.array_equal(dataset.load(index).labels, np.where(used, labels.label, 0))
     shares = [source["share"] for source in report.sources().values()]
     assert len(shares) == 2 and sum(shares) == pytest.approx(1)
 
