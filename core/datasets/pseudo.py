@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -22,6 +22,7 @@ __all__ = [
     "SOURCES",
     "GivenLabels",
     "PseudoLabels",
+    "Source",
     "pseudo_file",
     "read_pseudo",
     "scan_content",
@@ -29,7 +30,8 @@ __all__ = [
 ]
 
 PSEUDO = "pseudo_labels.json"
-SOURCES = ("poses", "teacher")  # GivenLabels.source counts from 1
+Source = Literal["poses", "teacher"]
+SOURCES: tuple[Source, ...] = get_args(Source)  # GivenLabels.source counts from 1
 _AGAIN = "Write the folder again with prepare_pseudo_labels.py"
 _TYPES = {"label": np.uint8, "confidence": np.float16, "source": np.uint8}
 
@@ -48,7 +50,7 @@ class GivenLabels:
     source: np.ndarray
 
     @classmethod
-    def by(cls, source: str, label: np.ndarray, confidence: np.ndarray) -> GivenLabels:
+    def by(cls, source: Source, label: np.ndarray, confidence: np.ndarray) -> GivenLabels:
         """Labels that all come from one of ``SOURCES``."""
         number = 1 + SOURCES.index(source)
         return cls(label, confidence, np.where(label == IGNORE, 0, number).astype(np.uint8))
@@ -72,7 +74,7 @@ class PseudoLabels:
     def open(
         cls,
         folder: Path,
-        least: float | Mapping[str, float],
+        least: float | Mapping[Source, float],
         labels: LabelSpace,
         labelled: str,
     ) -> PseudoLabels:

@@ -13,6 +13,7 @@ from core.config import Section
 from core.contracts import Sensor
 from core.datasets.budget import LabelBudget
 from core.datasets.columns import Column, check_names
+from core.datasets.pseudo import Source
 
 __all__ = [
     "SPLITS",
@@ -135,7 +136,7 @@ class DatasetConfig(Section):
         description="folder that prepare_pseudo_labels.py wrote: labels of the scans that dataset.unlabelled adds; "
         "null = they have none",
     )
-    pseudo_confidence: Probability | dict[Literal["poses", "teacher"], Probability] = Field(
+    pseudo_confidence: Probability | dict[Source, Probability] = Field(
         0.0,
         description="smallest confidence of a pseudo-label that is used; or by who gave it, 0 for those not named: "
         "poses (1 = a labelled point at the very place, 0 = at the radius), teacher (probability)",
