@@ -99,7 +99,7 @@ class PseudoReport:
 
     def sources(self) -> dict[str, dict[str, float | None]]:
         """Of each source that gave a label: its share of all points, its accuracy, its mIoU over its own labels."""
-        found = {}
+        found: dict[str, dict[str, float | None]] = {}
         for name, counts in zip(SOURCES, self.confusion[1:]):
             if counts.any():
                 own = counts[1:, 1:]
