@@ -63,6 +63,15 @@ def test_two_processes_are_one_with_a_doubled_batch() -> None:
         assert sorted(batch) == sorted(first[step] + second[step])
 
 
+def test_accumulated_batches_are_one_doubled_batch() -> None:
+    """Two batches of an optimiser step hold the scans of one batch of twice the size."""
+    whole = indices(SharedSampler(LABELLED, 8, 0.5, seed=3))
+    halves = indices(SharedSampler(LABELLED, 4, 0.5, seed=3))
+    assert len(whole) > 1
+    for step, batch in enumerate(whole[: len(halves) // 2]):
+        assert sorted(batch) == sorted(halves[2 * step] + halves[2 * step + 1])
+
+
 def test_a_batch_that_is_too_small_names_the_key() -> None:
     with pytest.raises(UserError, match=r"dataset\.unlabelled_share"):
         SharedSampler(LABELLED, 1, 0.5)

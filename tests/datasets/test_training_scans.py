@@ -160,6 +160,22 @@ def test_missing_sweeps_are_told(world: Path, tmp_path: Path) -> None:
         opened(NUSCENES, root, unlabelled="sweeps")
 
 
+def test_no_label_of_a_neighbour_is_opened(tiny_kitti: Path, tmp_path: Path) -> None:
+    """A labelled scan of SemanticKITTI with an unlabelled neighbour, whose label file is damaged."""
+    root = Path(shutil.copytree(tiny_kitti, tmp_path / "root"))
+    budget = {"fraction": 0.5, "by": "frame"}
+    keys = {"labelled": budget, "unlabelled": "rest"}
+    both = {"num_sweeps": 1, "only_past": False}
+    dataset = opened({"name": "semantickitti"}, root, **keys, multisweeps=both)
+    assert dataset.budget.tolist() == [True, False]
+    (root / "sequences" / "00" / "labels" / "000001.label").write_bytes(b"damaged")
+    first, second = dataset.load(0), dataset.load(1)
+    assert first.labels is not None and second.labels is None
+    assert (first.labels[first.points["sweep"] == 1] == 0).all() and (
+        first.points["sweep"] == 1
+    ).any()
+
+
 def test_where_every_frame_is_a_scan(tiny_kitti: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no sweeps between.*by: frame.*unlabelled rest"):
         opened({"name": "semantickitti"}, tiny_kitti, unlabelled="sweeps")

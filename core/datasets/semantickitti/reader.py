@@ -276,20 +276,17 @@ class SemanticKITTI(SequenceDataset):
 
     def _sweep(self, sequence: str, frame: int, other: int, number: int) -> Points:
         """Points of the scan ``other`` in the frame of scan ``frame``, without the vehicle's own returns."""
-        sweep = self._points(sequence, other)
+        sweep = self._points(sequence, other, labelled=self.config.multisweeps.labelled)
         sweep = sweep.take(~near_sensor(sweep["xyz"]))
         moved, lag = self._relative(sequence, frame, other)
         xyz = transform(moved, sweep["xyz"])
-        sweep = sweep.having(xyz=xyz).as_sweep(number, lag)
-        if self.config.multisweeps.labelled:
-            return sweep
-        return sweep.having(label=None, instance=None)
+        return sweep.having(xyz=xyz).as_sweep(number, lag)
 
-    def _points(self, sequence: str, frame: int) -> Points:
+    def _points(self, sequence: str, frame: int, *, labelled: bool = True) -> Points:
         files = self._files(sequence, frame)
         values = read_points(files.points, self.point_fields)
         label = instance = None
-        if files.labels is not None:
+        if labelled and files.labels is not None:
             raw = read_labels(files.labels, self.label_dtype, len(values))
             label = self.labels.to_train(raw & 0xFFFF, files.labels)
             instance = (raw >> 16).astype(np.int32)
