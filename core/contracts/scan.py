@@ -91,8 +91,8 @@ class Scan:
             appended sweep; ``intensity`` f32 [N] in the data set's own scale; where known ``label`` u8 [N] train
             ids (0 for sweep points without one), ``instance`` i32 [N] (0 = none), ``pasted`` bool [N] (points
             put in from other scans: no image shows them, they count as the keyframe's and follow its own),
-            ``no_return`` bool [N] (rows of the file that are no points: they fall into no cell), and whatever
-            ``dataset.columns`` adds.
+            ``no_return`` bool [N] (rows of the file that are no points: they fall into no cell), ``beam`` i16 [N] (the
+            laser, counted from 1; 0 = unknown), and whatever ``dataset.columns`` adds.
         sensor: the scanner.
         cameras: the keyframe's cameras, images not yet decoded.
         pose: f64 [4, 4] LiDAR -> world.

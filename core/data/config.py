@@ -14,6 +14,7 @@ __all__ = [
     "CELLS",
     "DRAWN",
     "AugmentConfig",
+    "BeamsConfig",
     "DataConfig",
     "FlipAxes",
     "ImageAugmentConfig",
@@ -29,7 +30,7 @@ Bound = Annotated[float, Field(allow_inf_nan=True)]  # .inf = no bound
 
 CELLS = ("partition", "voxel_size")  # two keys of ``data:`` that say what DataConfig.cells is
 DRAWN = (  # keys that say how a training draws samples and what it does with them, not what a network reads
-    *("augment", "paste", "mix", "max_voxels", "label_vote"),
+    *("augment", "paste", "mix", "scan_mix", "max_voxels", "label_vote"),
     *("image_augment", "train_cameras", "on_bad_sample"),
 )
 
@@ -231,6 +232,21 @@ class ScanMixConfig(Section):
         return self
 
 
+class BeamsConfig(Section):
+    """``data.beams:``, a scanner with fewer lasers: points of the others are in no cell and in no score."""
+
+    every: int = Field(ge=2, description="one of so many neighbouring beams is kept")
+    first: int = Field(
+        0, ge=0, description="the first one that is, counted from 0 as the data set does (its ring)"
+    )
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Self:
+        if self.first >= self.every:
+            raise ValueError(f"first is one of 0 to {self.every - 1}, of every {self.every} beams")
+        return self
+
+
 PartitionChoice = Annotated[SerializeAsAny[PartitionSection], BeforeValidator(read_partition)]
 
 
@@ -264,6 +280,11 @@ class DataConfig(Section):
     )
     scan_mix: ScanMixConfig | None = Field(
         None, description="training only: LaserMix and PolarMix with another scan; null = none"
+    )
+    beams: BeamsConfig | None = Field(
+        None,
+        description="the view of a scanner with fewer lasers: {every: 4} keeps every fourth; the laser of a point is "
+        "that of the file (nuScenes, a column ring), else estimated; null = all",
     )
     point_range: tuple[Bound, Bound, Bound, Bound, Bound, Bound] | None = Field(
         None,
@@ -347,6 +368,8 @@ class DataConfig(Section):
     def view(self) -> dict[str, Any]:
         """What a network reads of a scan, as plain values by key, each way to say it in the same words."""
         view = self.model_dump(mode="json", exclude={*DRAWN, *CELLS})
+        if self.beams is None:
+            del view["beams"]  # what was kept before there was this key says nothing of it
         cells = self.cells
         if isinstance(cells, Voxels):
             return {"voxel_size": cells.size} | view

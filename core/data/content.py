@@ -21,7 +21,7 @@ from core.io import sha256
 __all__ = ["file_stamp", "scan_digest", "scan_stamp", "split_stamp"]
 
 _BLOCK = 4096  # bytes
-_NOT_SEEN = ("label", "instance", "pasted")  # columns that no network reads
+_NOT_SEEN = ("label", "instance", "pasted", "beam")  # columns that no network reads
 
 
 def file_stamp(path: Path) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 
 from core.contracts import Points, Scan
 from core.data.augment import flip, rotate
+from core.data.beams import with_beams
 from core.data.config import AugmentConfig
 from core.datasets.base import ScanDataset
 from core.errors import UserError
@@ -28,10 +29,18 @@ class Mixer:
         dataset: where the other scans come from; under a label budget only those with labels give and take.
         augment: of the sample, None = the instances are not moved either.
         chance: of a scan to be mixed.
+        beams: a view asks which laser each point comes from.
     """
 
-    def __init__(self, dataset: ScanDataset, augment: AugmentConfig | None, chance: float) -> None:
+    def __init__(
+        self,
+        dataset: ScanDataset,
+        augment: AugmentConfig | None,
+        chance: float,
+        beams: bool = False,
+    ) -> None:
         self.dataset, self.augment, self.chance = dataset, augment, chance
+        self.beams = beams
         labelled = np.ones(len(dataset), bool) if dataset.budget is None else dataset.budget
         self._rows = np.flatnonzero(labelled)
 
@@ -47,6 +56,8 @@ class Mixer:
             return scan
         drawn = int(others[rng.integers(len(others))])
         other = self.dataset.load(drawn, cameras=False)
+        if self.beams:
+            other = with_beams(other)
         xyz = other.xyz
         if self.augment is not None and self.augment.flip_choices:
             xyz = flip(xyz, rng, self.augment.flip_choices)

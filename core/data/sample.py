@@ -20,6 +20,7 @@ from core.contracts import (
     Sensor,
 )
 from core.data.augment import UNCHANGED, Change, draw_change, draw_kept, move
+from core.data.beams import thin
 from core.data.config import AugmentConfig, DataConfig
 from core.data.image_augment import NO_AREA, Picture, augment_aligned
 from core.data.mapping import majority_labels
@@ -79,13 +80,14 @@ class Recipe:
             change: of the points, where none is drawn.
 
         Raises:
-            UserError: no point is left after ``point_range``, the scan is too large for the cells, an image is damaged
-                or the scan has no camera.
+            UserError: no point is left after ``beams`` or ``point_range``, the scan is too large for the cells, an
+                image is damaged or the scan has no camera.
         """
         if self.training and rng is None:
             raise ValueError("training samples need a random generator")
         if not self.config.sweeps:
             scan = keyframe_scan(scan)
+        scan = thin(scan, self.config.beams)
         kept = self._kept(scan, rng)
         if self.augment is not None and rng is not None:
             change = draw_change(rng, self.augment)

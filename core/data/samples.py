@@ -12,6 +12,7 @@ from loguru import logger
 from torch.utils.data import Dataset
 
 from core.contracts import Batch, Pair, Sample, Scan
+from core.data.beams import with_beams
 from core.data.collate import collate
 from core.data.config import DataConfig, PasteConfig
 from core.data.content import scan_digest
@@ -37,6 +38,7 @@ class Samples(ABC, Dataset, Generic[T]):
         dataset: the scans of a split; pickled to workers that are not forked.
         data: of the student, where there are several views: its policy on damaged scans, paste and mix hold for all.
         cameras: images are wanted.
+        beams: a view asks which laser each point comes from.
         seed: of the run, the same on all processes.
         training: augment, paste and mix.
         indices: positions of the scans that are wanted, in this order; None = all.
@@ -50,16 +52,17 @@ class Samples(ABC, Dataset, Generic[T]):
         data: DataConfig,
         *,
         cameras: bool,
+        beams: bool = False,
         seed: int = 0,
         training: bool = False,
         indices: Sequence[int] | None = None,
     ) -> None:
         self.dataset, self.seed, self.training = dataset, seed, training
-        self.cameras, self.indices = cameras, indices
+        self.cameras, self.beams, self.indices = cameras, beams, indices
         self.skip = data.on_bad_sample == "skip"
         self.paste = _paster(dataset, data.paste) if training else None
-        self.mix = _mixer(dataset, data) if training else None
-        self.scan_mix = _scan_mixer(dataset, data) if training else None
+        self.mix = _mixer(dataset, data, beams) if training else None
+        self.scan_mix = _scan_mixer(dataset, data, beams) if training else None
 
     def __len__(self) -> int:
         return len(self.dataset) if self.indices is None else len(self.indices)
@@ -104,6 +107,8 @@ class Samples(ABC, Dataset, Generic[T]):
         unlabelled = self._unlabelled(index)
         if unlabelled:
             scan = replace(scan, images_optional=True)
+        if self.beams:  # before anything is mixed in: an estimate goes by the order of the points
+            scan = with_beams(scan)
         if self.paste is not None and not unlabelled:
             scan = self.paste(scan, sample_rng(self.seed, epoch, index, PASTE))
         if self.mix is not None:
@@ -153,7 +158,13 @@ class ScanSamples(Samples[Sample]):
     ) -> None:
         cameras = config.uses_images(training) or digests == "images"
         super().__init__(
-            dataset, config, cameras=cameras, seed=seed, training=training, indices=indices
+            dataset,
+            config,
+            cameras=cameras,
+            beams=config.beams is not None,
+            seed=seed,
+            training=training,
+            indices=indices,
         )
         self.config, self.stream, self.digests = config, stream, digests
         self.recipe = Recipe.of(config, training)
@@ -213,7 +224,10 @@ class PairedSamples(Samples[Together]):
         training: bool = False,
     ) -> None:
         cameras = student.uses_images(training) or teacher.uses_images(training)
-        super().__init__(dataset, student, cameras=cameras, seed=seed, training=training)
+        beams = student.beams is not None or teacher.beams is not None
+        super().__init__(
+            dataset, student, cameras=cameras, beams=beams, seed=seed, training=training
+        )
         self.student, self.teacher = student, teacher
         self.recipes = (Recipe.of(student, training), Recipe.of(teacher, training))
 
@@ -254,12 +268,12 @@ def _paster(
     return paster
 
 
-def _mixer(dataset: ScanDataset, config: DataConfig) -> Mixer | None:
-    return Mixer(dataset, config.augment, config.mix) if config.mix > 0 else None
+def _mixer(dataset: ScanDataset, config: DataConfig, beams: bool) -> Mixer | None:
+    return Mixer(dataset, config.augment, config.mix, beams) if config.mix > 0 else None
 
 
-def _scan_mixer(dataset: ScanDataset, config: DataConfig) -> ScanMixer | None:
+def _scan_mixer(dataset: ScanDataset, config: DataConfig, beams: bool) -> ScanMixer | None:
     if config.scan_mix is None:
         return None
     things = [dataset.labels.classes.index(name) for name in dataset.labels.things]
-    return ScanMixer(dataset, config.scan_mix, things)
+    return ScanMixer(dataset, config.scan_mix, things, beams)

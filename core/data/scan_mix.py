@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from core.contracts import Points, Scan
+from core.data.beams import with_beams
 from core.data.config import ScanMixConfig
 from core.datasets.base import ScanDataset
 
@@ -28,12 +29,17 @@ class ScanMixer:
     Args:
         dataset: where the other scans come from. config: see :class:`ScanMixConfig`.
         things: train ids whose points PolarMix pastes.
+        beams: a view asks which laser each point comes from.
     """
 
     def __init__(
-        self, dataset: ScanDataset, config: ScanMixConfig, things: Collection[int]
+        self,
+        dataset: ScanDataset,
+        config: ScanMixConfig,
+        things: Collection[int],
+        beams: bool = False,
     ) -> None:
-        self.dataset, self.config = dataset, config
+        self.dataset, self.config, self.beams = dataset, config, beams
         self.things = frozenset(things)
 
     def __call__(self, scan: Scan, index: int, rng: np.random.Generator) -> Scan:
@@ -49,6 +55,8 @@ class ScanMixer:
         if drawn >= index:  # any scan but this one
             drawn += 1
         other = self.dataset.load(drawn, cameras=False)
+        if self.beams:
+            other = with_beams(other)
         if config.kinds[int(rng.integers(len(config.kinds)))] == "laser":
             areas = config.areas[int(rng.integers(len(config.areas)))]
             return laser_mix(scan, other, areas, config.pitch)

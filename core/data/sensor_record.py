@@ -10,6 +10,9 @@ from statistics import median
 import numpy as np
 
 from core.contracts import Scan
+from core.data.beams import thin
+from core.data.config import BeamsConfig
+from core.data.sample import keyframe_scan
 from core.datasets.base import ScanDataset
 from core.errors import UserError
 
@@ -65,9 +68,9 @@ class SensorRecord:
     points: float | None = None
 
     @classmethod
-    def of(cls, scan: Scan) -> SensorRecord:
-        """Look at the keyframe's points of a scan, those without return left out."""
-        points = scan.points.take(scan.keyframe)
+    def of(cls, scan: Scan, beams: BeamsConfig | None = None) -> SensorRecord:
+        """Look at the keyframe's points of a scan that have a return, and of these at some ``beams`` (None = all)."""
+        points = thin(keyframe_scan(scan), beams).points
         lost = points.get("no_return")
         if lost is not None:
             points = points.take(~lost)
@@ -219,7 +222,7 @@ class SensorRecord:
 
 
 def first_scans(
-    dataset: ScanDataset, rows: np.ndarray | None = None
+    dataset: ScanDataset, rows: np.ndarray | None = None, beams: BeamsConfig | None = None
 ) -> list[tuple[str, SensorRecord]]:
     """Look at a few scans, the first one and others evenly spread; (token, record) of those that can be read.
 
@@ -227,6 +230,7 @@ def first_scans(
 
     Args:
         rows: i64, positions of the scans to choose from; None = all.
+        beams: those of a scanner with fewer lasers, None = all.
     """
     found = []
     rows = np.arange(len(dataset)) if rows is None else rows
@@ -236,7 +240,7 @@ def first_scans(
             scan = dataset.load(index, cameras=False)
         except UserError:
             continue
-        found.append((dataset.token(index), SensorRecord.of(scan)))
+        found.append((dataset.token(index), SensorRecord.of(scan, beams)))
     return found
 
 

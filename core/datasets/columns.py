@@ -30,6 +30,7 @@ READ_COLUMNS = (
     "instance",
     "pasted",
     "no_return",
+    "beam",
 )  # that readers make themselves
 _LARGEST = np.iinfo(np.int64).max
 _TAKEN = (*READ_COLUMNS, "distance")  # which samples make

@@ -37,10 +37,10 @@ def read_points(path: Path, fields: int, *, used: int = 4) -> np.ndarray:
 
     Args:
         path: little-endian float32, ``fields`` values per point.
-        used: leading values kept: x, y, z (m), intensity.
+        used: leading values kept: x, y, z (m), intensity, and what follows them.
 
     Returns:
-        f32 [N, used], N > 0, all finite.
+        f32 [N, used], N > 0, the first four finite.
 
     Raises:
         UserError: the file is missing, cut short, empty, or holds NaN or infinite values.
@@ -60,7 +60,7 @@ def read_points(path: Path, fields: int, *, used: int = 4) -> np.ndarray:
     if not values.size:
         raise UserError("the scan holds no points", where=str(path), cure="Unpack the file again")
     points = np.ascontiguousarray(values.reshape(-1, fields)[:, :used], np.float32)
-    finite = np.isfinite(points)
+    finite = np.isfinite(points[:, :4])
     if not finite.all():
         bad = int((~finite.all(1)).sum())
         raise UserError(

@@ -12,7 +12,7 @@ from corruption_scenes import ALL, CAR, COLUMNS, RINGS, SENSOR, named, part, str
 
 from core.contracts import Points, Scan
 from core.data.corruptions import PROFILES, Scanner, chosen, corrupt
-from core.data.corruptions.beams import rings
+from core.datasets.rings import rings
 from core.errors import UserError
 
 REAL = Path(os.environ.get("LIDISTILL_REALDATA", "realdata"))

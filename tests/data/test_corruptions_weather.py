@@ -9,7 +9,6 @@ import pytest
 from corruption_scenes import ROAD, named, street, sweep_of
 
 from core.data.corruptions.base import Sweep
-from core.data.corruptions.beams import rings
 from core.data.corruptions.fog import fog, fog_table, visibility
 from core.data.corruptions.ground import find_ground, transmittance, wet_ground
 from core.data.corruptions.snow import (
@@ -24,6 +23,7 @@ from core.data.corruptions.snow import (
     snow,
     snow_occupancy,
 )
+from core.datasets.rings import rings
 
 
 def line(distances: np.ndarray, intensity: float = 100.0) -> Sweep:

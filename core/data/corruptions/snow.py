@@ -15,8 +15,8 @@ import numba
 import numpy as np
 
 from core.data.corruptions.base import NEAREST, Returns, Sweep
-from core.data.corruptions.beams import rings
 from core.data.corruptions.ground import find_ground
+from core.datasets.rings import rings
 
 __all__ = ["Flakes", "draw_flakes", "rain_rate", "snow", "snow_occupancy"]
 

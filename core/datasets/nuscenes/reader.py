@@ -332,9 +332,10 @@ class NuScenes(ScanDataset):
         return self.root / self.index.lidar_file[row].decode()
 
     def _points(self, path: Path) -> Points:
-        values = read_points(path, self.point_fields)
+        values = read_points(path, self.point_fields, used=5)
         xyz = np.ascontiguousarray(values[:, :3])
-        return Points(xyz=xyz, intensity=np.ascontiguousarray(values[:, 3]))
+        intensity = np.ascontiguousarray(values[:, 3])
+        return Points(xyz=xyz, intensity=intensity, beam=_beam(values[:, 4]))
 
     def _sweep(self, row: int, sweep: int, lidar_from_world: np.ndarray, number: int) -> Points:
         """Points of the sweep in row ``sweep`` in the frame of row ``row``, without the vehicle's own returns."""
@@ -396,3 +397,9 @@ class NuScenes(ScanDataset):
 
 def _rigid(pose: np.ndarray) -> np.ndarray:
     return rigid(pose[3:], pose[:3])
+
+
+def _beam(ring: np.ndarray) -> np.ndarray | None:
+    """I16 [N], the laser of each point from 1; None where the file does not tell."""
+    told = (np.rint(ring) == ring).all() and ring.min() >= 0 and 0 < ring.max() < 1024
+    return ring.astype(np.int16) + np.int16(1) if told else None

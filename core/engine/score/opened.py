@@ -77,7 +77,7 @@ class Opened:
             return
         for sentence in worst_differences(
             trained,
-            first_scans(scans),
+            first_scans(scans, beams=self.context.data.beams),
             self.found.intensity_divisor,
             self.context.data.intensity_divisor,
         ):

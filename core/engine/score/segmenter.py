@@ -247,7 +247,7 @@ class Segmenter:
             return
         self._compared += 1
         divisor = self.data.intensity_divisor
-        record = SensorRecord.of(scan)
+        record = SensorRecord.of(scan, self.data.beams)
         for difference in self.trained_on.differences(record, divisor, divisor):
             if difference.kind not in self._warned:
                 self._warned.add(difference.kind)

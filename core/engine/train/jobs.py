@@ -182,11 +182,12 @@ def build_trainer(
         method.load_pretrained()
         begun_from = context.start_from_other_run(method)
     source = teacher_source(context, teacher, needed=bool(settings.needs.teacher))
-    record = record_of(train_set)
+    record = record_of(train_set, context.data)
     if context.world.rank == 0:
-        tell_of_scans(train_set, record, context.data.intensity_divisor)
+        tell_of_scans(train_set, record, context.data)
     if teacher is not None:
-        _compare_inputs(context, teacher.found, teacher.data, record, "the teacher")
+        shown = record_of(train_set, teacher.data)
+        _compare_inputs(context, teacher.found, teacher.data, shown, "the teacher")
     if begun_from is not None:
         _compare_inputs(context, begun_from, context.data, record, "the network to begin with")
     loader = context.loader_of(source.samples(train_set, training=True), training=True)

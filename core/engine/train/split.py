@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from loguru import logger
 
+from core.data import DataConfig
 from core.data.labelled import absent_classes
 from core.data.sensor_record import SensorRecord, first_scans, worst_differences
 from core.datasets.base import ScanDataset
@@ -18,18 +19,18 @@ from core.io import write_text
 __all__ = ["check_same_scans", "record_of", "scans_identity", "tell_of_scans", "write_labelled"]
 
 
-def record_of(train_set: ScanDataset) -> SensorRecord | None:
-    """What the scans with labels look like; None where those that are looked at are damaged and may be skipped."""
+def record_of(train_set: ScanDataset, data: DataConfig) -> SensorRecord | None:
+    """What the scans with labels look like in a view; None where those looked at are damaged and may be skipped."""
     rows = None if train_set.budget is None else np.flatnonzero(train_set.budget)
-    records = [record for _, record in first_scans(train_set, rows)]
+    records = [record for _, record in first_scans(train_set, rows, data.beams)]
     return SensorRecord.joined(records) if records else None
 
 
-def tell_of_scans(train_set: ScanDataset, record: SensorRecord | None, divisor: float) -> None:
+def tell_of_scans(train_set: ScanDataset, record: SensorRecord | None, data: DataConfig) -> None:
     """Warn of classes that no labelled scan has, and of scenes that another scanner has seen.
 
     Args:
-        record: see :func:`record_of`. divisor: ``data.intensity_divisor``.
+        record: of :func:`record_of` in the view ``data``.
     """
     if not isinstance(train_set, TrainingScans):
         return
@@ -42,7 +43,8 @@ def tell_of_scans(train_set: ScanDataset, record: SensorRecord | None, divisor: 
     scenes = train_set.rows_of("scenes")
     if record is None or not len(scenes):
         return
-    looked_at = first_scans(train_set, scenes)
+    looked_at = first_scans(train_set, scenes, data.beams)
+    divisor = data.intensity_divisor
     for sentence in worst_differences(record, looked_at, divisor, divisor):
         logger.warning("dataset.unlabelled_scenes: {}", sentence)
 
