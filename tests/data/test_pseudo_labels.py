@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -22,6 +23,7 @@ from core.datasets.pseudo import GivenLabels, pseudo_file
 from core.errors import UserError
 from core.labels import LABEL_SPACES, NUSCENES, LabelSpace
 
+REAL = Path(os.environ.get("LIDISTILL_REALDATA", "realdata")) / "semantickitti"
 LABELS = replace(TOY_LABELS, name="street", movable=("wall",))
 
 
@@ -252,3 +254,19 @@ def test_what_moves_is_said_by_the_label_spaces() -> None:
     assert "traffic_cone" in {NUSCENES.classes[k] for k in standing_classes(NUSCENES)}
     with pytest.raises(UserError, match="nothing says which classes"):
         standing_classes(TOY_LABELS)
+
+
+@pytest.mark.realdata
+@pytest.mark.skipif(not REAL.is_dir(), reason="no real scans; set LIDISTILL_REALDATA")
+def test_real_frames_as_measured_elsewhere(tmp_path: Path) -> None:
+    """Frames 0-8 from the labels of frame 4, all classes: 93.8 % covered, 98.2 % right, 71.0 mIoU of all points."""
+    names = tmp_path / "names"
+    names.write_text("00/000004")
+    section = {"name": "semantickitti", "root": str(REAL), "labelled": {"file": str(names)}}
+    section |= {"unlabelled": "rest", "frames": {"train": {"00": [0, 8]}}}
+    config = Config(tree={"dataset": section}, source="test")
+    report = label_by_poses(config, tmp_path / "out", {"movable": True})
+    assert report.scans == 8
+    assert report.coverage_of_known == pytest.approx(0.938, abs=2e-3)
+    assert report.accuracy == pytest.approx(0.982, abs=1e-3)
+    assert report.miou(missing=True) == pytest.approx(0.710, abs=1e-3)

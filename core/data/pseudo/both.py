@@ -1,4 +1,9 @@
-"""Labels of two sources made into one: poses know what stands, a network knows the rest."""
+"""Labels of two sources made into one: poses know what stands, a network knows the rest.
+
+Measured on real frames (SemanticKITTI 00/0-8, labels of frame 4), where both speak and disagree: poses were right at 93
+to 96 % of the points, networks of 22 and 33 mIoU, trained on that frame alone, at 2 to 5 %. No rule that believes the
+network there, because it is sure, because poses are not, or because it sees something movable, gave better labels.
+"""
 
 from __future__ import annotations
 
