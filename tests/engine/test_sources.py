@@ -113,6 +113,24 @@ def test_augmentation_is_the_students(config, teacher, tmp_path) -> None:
     assert len(next(iter(trainer.steps.loader)).coords) <= 2 * 500
 
 
+@pytest.mark.parametrize("view", ["shared", "own"])
+def test_a_live_teacher_sees_the_mixed_scan(config, teacher, view, tmp_path) -> None:
+    """In evaluation mode and without a gradient, whatever is mixed into the student's view."""
+    mixed = ("--data.scan_mix", "{kinds: [laser]}", "--teacher.view", view)
+    trainer = trainer_of(student(config, teacher, *mixed), tmp_path)
+    trainer.network.train()
+    loaded = next(iter(trainer.steps.loader))
+    batch, output = trainer.source(loaded)
+    network = trainer.source.network
+    assert not network.training and not output.logits.requires_grad
+    seen = batch if view == "shared" else loaded.teacher
+    assert torch.equal(output.logits, network(seen).logits)
+    plain = trainer_of(student(config, teacher, "--teacher.view", view), tmp_path / "plain")
+    first, _ = plain.source(next(iter(plain.steps.loader)))
+    assert first.tokens == batch.tokens and len(first.point_labels) != len(batch.point_labels)
+    assert (output.rows_for(batch) >= 0).all()
+
+
 def test_a_shared_view_is_not_kept(config, teacher) -> None:
     both = student(config, teacher, "--teacher.view", "shared", "--teacher.cache", "folder")
     with pytest.raises(UserError, match="leave cache out"):

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -135,7 +136,14 @@ class SelfTeacher(TeacherSource):
         method = self.average.module
         assert isinstance(method, Method)
         method.eval()
+        self._share_statistics(method)
         return batch, TeacherOutput.shared(batch, method.teach(batch))
+
+    def _share_statistics(self, method: Method) -> None:
+        """Take the first process's batch statistics where each has its own: a checkpoint holds those alone."""
+        if self.context.world.size > 1 and not self.context.experiment.train.sync_bn:
+            for buffer in method.buffers():
+                dist.broadcast(buffer, 0)
 
 
 class Stored(TeacherSource):
