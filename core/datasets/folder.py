@@ -299,7 +299,8 @@ class FolderDataset(ScanDataset):
         """
         if self._fault is not None:
             raise self._fault
-        super().check_images()
+        if self.calibration:  # without one there are no cameras, and prediction does without images
+            super().check_images()
 
     def _label_file(self, scan: Path) -> Path:
         name = str(self.config.label_files)
