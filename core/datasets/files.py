@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from core.decode import read_bytes
 from core.errors import UserError
 
-__all__ = ["listing", "meant_above", "read_labels", "read_points"]
+__all__ = ["listing", "meant_above", "on_disk", "read_labels", "read_points"]
 
 _LEVELS = 3  # folders above a wrong root that are looked at
 _MISSING = "Run 'python -m core.check_data CONFIG' to see everything that is missing"
@@ -22,6 +22,16 @@ def listing(folder: Path) -> frozenset[str]:
         return frozenset(entry.name for entry in folder.iterdir())
     except (FileNotFoundError, NotADirectoryError):
         return frozenset()
+
+
+def on_disk(root: Path, files: np.ndarray) -> np.ndarray:
+    """Bool, shape of ``files`` (bytes, relative to ``root``): the file exists. Each folder is read once."""
+    paths = [PurePosixPath(name.decode()) for name in files.ravel()]
+    folders = {}
+    for parent in {path.parent for path in paths}:
+        folders[parent] = listing(root / parent)
+    there = [path.name in folders[path.parent] for path in paths]
+    return np.array(there, bool).reshape(files.shape)
 
 
 def meant_above(root: Path, is_root: Callable[[Path], bool]) -> str:

@@ -25,7 +25,7 @@ from core.datasets.base import (
     SplitName,
     near_sensor,
 )
-from core.datasets.files import listing, read_labels, read_points
+from core.datasets.files import listing, on_disk, read_labels, read_points
 from core.datasets.find import is_hidden
 from core.datasets.images import check_principal_point, open_image
 from core.datasets.numbered import first_names
@@ -154,13 +154,13 @@ class NuScenes(ScanDataset):
     def _whole(self, keys: np.ndarray) -> np.ndarray:
         """The keyframes whose scan, labels and sweeps are on disk; the others are noted as gaps."""
         index = self.index
-        there = self._on_disk(index.lidar_file[index.key_lidar[keys]])
+        there = on_disk(self.root, index.lidar_file[index.key_lidar[keys]])
         self._note(
             ~there, keys, f"have no scan; they come from the file blobs of {self.version}, {_PAGE}"
         )
         keys = keys[there]
         if self.labelled:
-            there = self._on_disk(index.key_lidarseg[keys])
+            there = on_disk(self.root, index.key_lidarseg[keys])
             self._note(~there, keys, f"have no label file; they come from {_LIDARSEG}")
             keys = keys[there]
         there = self._joins_whole(index.key_lidar[keys])
@@ -173,7 +173,7 @@ class NuScenes(ScanDataset):
             return np.ones(len(rows), bool)
         chains = walk(self.index, rows, self.config.multisweeps)
         used = np.unique(chains[chains >= 0])
-        lost = used[~self._on_disk(self.index.lidar_file[used])]
+        lost = used[~on_disk(self.root, self.index.lidar_file[used])]
         return ~np.isin(chains, lost).any(1)
 
     def between(self) -> SweepScans:
@@ -183,7 +183,7 @@ class NuScenes(ScanDataset):
             UserError: there are none.
         """
         rows, scenes = sweeps_between(self.index, self._keys)
-        there = self._on_disk(self.index.lidar_file[rows])
+        there = on_disk(self.root, self.index.lidar_file[rows])
         there[there] = self._joins_whole(rows[there])
         lost = f"{int((~there).sum())} of {len(rows)} sweeps between keyframes are not there"
         if not there.any():
@@ -218,15 +218,6 @@ class NuScenes(ScanDataset):
                 what = f"{len(names)} files are in no row of lidarseg.json and are not read"
                 text = f"{folder}: {what} ({first_names(names)})"
                 self._gaps.append(Gap(text, "nothing", unread=True))
-
-    def _on_disk(self, files: np.ndarray) -> np.ndarray:
-        """Bool, shape of ``files``: the file exists. Folders are listed once in place of one look-up per file."""
-        paths = [PurePosixPath(name.decode()) for name in files.ravel()]
-        folders = {}
-        for parent in {path.parent for path in paths}:
-            folders[parent] = listing(self.root / parent)
-        there = [path.name in folders[path.parent] for path in paths]
-        return np.array(there, bool).reshape(files.shape)
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -263,7 +254,7 @@ class NuScenes(ScanDataset):
         files = self.index.cam_file[self._keys]
         if not (files != b"").any():
             return [*self._gaps, Gap(f"the tables of {self.version} list no image", "cameras")]
-        there = self._on_disk(files).all(1)
+        there = on_disk(self.root, files).all(1)
         if there.all():
             return list(self._gaps)
         count = int((~there).sum())
