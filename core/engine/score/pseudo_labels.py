@@ -117,9 +117,11 @@ class NetworkTeacher:
         samples = VoteSamples(self.scans, view, plan, chunk, indices)
         loader = context.loader_of(samples, training=False, batch_size=1)
         loader.set_epoch(0, 0)
-        for batch, total, decided in voted_scores(
+        answers = voted_scores(
             network, loader, device, context.autocast, "teacher", votes=self.votes
-        ):
+        )
+        for count, (batch, total, decided) in enumerate(answers):
+            assert batch.tokens == (self.scans.token(indices[count]),), "one scan, in its turn"
             own = batch.keyframe
             label = winners(total, decided)[own]
             confidence = (total.amax(1) / self.votes.count * decided)[own]
