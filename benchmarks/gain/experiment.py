@@ -34,6 +34,9 @@ class Arm(Section):
         "none", description="labels that prepare_pseudo_labels.py gives the unlabelled scans"
     )
     votes: int = Field(1, ge=1, description="passes of the teacher that decide each pseudo-label")
+    labeller: str | None = Field(
+        None, description="arm whose network labels in the teacher's place, after all its steps"
+    )
     parts: tuple[float, ...] | None = Field(
         None,
         description="shares of the steps, each a run; null = all, and control_parts if a control",
@@ -149,14 +152,26 @@ def _check(experiment: Experiment, config: Config) -> None:
             cure="Set control: true of one, or name other arms in 'against'",
         )
     for name, arm in experiment.arms.items():
-        if experiment.teacher is None and (
-            arm.teacher != "none" or arm.pseudo in ("teacher", "both")
-        ):
+        _check_teachers(name, arm, experiment, config)
+
+
+def _check_teachers(name: str, arm: Arm, experiment: Experiment, config: Config) -> None:
+    """Refuse an arm whose teacher does not exist, or is taught itself."""
+    where = f"{config.origin('arms')}, arm '{name}'"
+    if arm.labeller is not None:
+        other = experiment.arms.get(arm.labeller)
+        if other is None or other.pseudo != "none":
             raise UserError(
-                f"arm '{name}' has a teacher, and the experiment none",
-                where=f"{config.origin('arms')}, key 'teacher'",
-                cure="Say how it is trained: teacher: {config: …, steps: …}",
+                f"'{arm.labeller}' is no arm that learns without pseudo-labels",
+                where=f"{where}, key 'labeller'",
             )
+    labelled = arm.pseudo in ("teacher", "both") and arm.labeller is None
+    if experiment.teacher is None and (arm.teacher != "none" or labelled):
+        raise UserError(
+            "the arm has a teacher, and the experiment none",
+            where=where,
+            cure="Say how it is trained: teacher: {config: …, steps: …}",
+        )
 
 
 def budget_name(budget: LabelBudget | None) -> str:

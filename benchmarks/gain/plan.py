@@ -157,7 +157,8 @@ class Plan:
         uses: list[Made] = []
         pseudo = None
         if arm.pseudo != "none" and budget is not None:
-            pseudo = self._pseudo(arm, settings, teacher)
+            labeller = self._labeller(arm, budget, seed, teacher)
+            pseudo = self._pseudo(arm, settings, labeller)
             uses.append(Made("dataset.pseudo_labels", pseudo, LABELS))
         if arm.teacher != "none":
             assert teacher is not None, "checked when the experiment was read"
@@ -173,14 +174,25 @@ class Plan:
         of = budget_name(budget)
         return ArmRun(name, arm.control, part, of, seed, training, scores, pseudo)
 
-    def _pseudo(self, arm: Arm, settings: Overrides, teacher: TeacherRun | None) -> Job:
+    def _labeller(
+        self, arm: Arm, budget: LabelBudget, seed: int, teacher: TeacherRun | None
+    ) -> Job | None:
+        """The training of the network that gives pseudo-labels; None = no network does."""
+        if arm.pseudo == "poses":
+            return None
+        if arm.labeller is None:
+            assert teacher is not None, "checked when the experiment was read"
+            return teacher.training
+        other = self.experiment.arm(arm.labeller)
+        return self._arm_run(arm.labeller, other, 1.0, budget, seed, teacher).training
+
+    def _pseudo(self, arm: Arm, settings: Overrides, labeller: Job | None) -> Job:
         of_data = {key: value for key, value in settings.items() if key.startswith("dataset.")}
         options: tuple[str, ...] = ("--source", arm.pseudo, "--out", f"{{folder}}/{LABELS}")
         uses: tuple[Made, ...] = ()
-        if arm.pseudo != "poses":
-            assert teacher is not None, "checked when the experiment was read"
+        if labeller is not None:
             options += ("--votes", str(arm.votes))
-            uses = (Made("checkpoint", teacher.training),)
+            uses = (Made("checkpoint", labeller),)
         return Job(
             f"pseudo-{arm.pseudo}",
             self.folder,

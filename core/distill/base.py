@@ -165,6 +165,13 @@ class Method(nn.Module, ABC):
             UserError: a setting names no class of these.
         """
 
+    def begin_step(self, progress: float) -> None:
+        """Hear how far the training is, before each optimiser step.
+
+        Args:
+            progress: share of its steps that are made, from 0 to below 1.
+        """
+
     @abstractmethod
     def forward(self, batch: Batch, teacher: TeacherOutput | None) -> dict[str, Tensor]:
         """Named, weighted losses of one batch; ``teacher`` is None when :class:`Needs` names no value of it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -26,6 +27,9 @@ class SoftTargets(nn.Module):
     Args:
         config: see :class:`SoftTargets.Config`.
         scope: of the means, see :mod:`core.losses`.
+
+    Attributes:
+        progress: share of the training that is over.
     """
 
     class Config(Method.Config):
@@ -47,10 +51,18 @@ class SoftTargets(nn.Module):
             description="smallest probability of the teacher's first class at which its terms count; or by name of "
             "that class, 0 for those not named",
         )
+        rampup: float = Field(
+            0.0,
+            ge=0,
+            le=1,
+            description="share of the training in which the logit terms grow to their weights, as exp(-5 (1 - t)^2) "
+            "(mean teacher); 0 = they have them from the first step",
+        )
 
     def __init__(self, config: Config, scope: Scope) -> None:
         super().__init__()
         self.config, self.scope = config, scope
+        self.progress = 1.0
         self.confidence: Tensor | None  # f32 [classes]
         self.register_buffer("confidence", None, persistent=False)
 
@@ -104,7 +116,7 @@ class SoftTargets(nn.Module):
             student, teacher: [R, C] logits. rows: what :meth:`asked` returned.
             detach: no gradient flows to the teacher.
         """
-        return kl_divergence(
+        value = kl_divergence(
             student,
             teacher,
             rows,
@@ -113,3 +125,9 @@ class SoftTargets(nn.Module):
             scope=self.scope,
             detach=detach,
         )
+        return value if self.progress >= self.config.rampup else self._growing() * value
+
+    def _growing(self) -> float:
+        """The factor of the ramp-up (Tarvainen and Valpola, NeurIPS 2017, section 3.1)."""
+        left = 1 - self.progress / self.config.rampup
+        return math.exp(-5 * left * left)

@@ -167,6 +167,10 @@ class MSFSKD(Method):
         """
         self.soft.name_classes(classes)
 
+    def begin_step(self, progress: float) -> None:
+        """Let the logit terms grow, where ``distill.rampup`` says so."""
+        self.soft.progress = progress
+
     def forward(self, batch: Batch, teacher: TeacherOutput | None = None) -> dict[str, Tensor]:
         """The losses by name and already weighted: the student's own (``ce``, ``lovasz``), and that of its distance
         from another teacher (``teacher_kl``); summed over the scales those of the auxiliary heads (``scale_*``), the

@@ -103,6 +103,10 @@ class U2MKD(Method):
         """
         self.soft.name_classes(classes)
 
+    def begin_step(self, progress: float) -> None:
+        """Let the logit terms grow, where ``distill.rampup`` says so."""
+        self.soft.progress = progress
+
     def forward(self, batch: Batch, teacher: TeacherOutput | None) -> dict[str, Tensor]:
         """The losses of section 5.2 of the method, by name and already weighted."""
         output = self.student(batch)

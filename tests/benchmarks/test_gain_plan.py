@@ -129,6 +129,21 @@ def test_jobs_come_after_what_they_need(experiment_file: Path) -> None:
     assert dict(database.settings)["dataset.labelled"] == settings(live)["dataset.labelled"]
 
 
+def test_a_network_of_another_arm_labels(experiment_file: Path) -> None:
+    """The very run that is scored as that arm, of the same seed, after all its steps."""
+    arm = "config: configs/synthetic/student_lidar.yaml, unlabelled: true, pseudo: teacher"
+    taught = f"  self: {{{arm}, labeller: labels, votes: 6}}\n"
+    experiment_file.write_text(EXPERIMENT + taught)
+    plan = planned(experiment_file)
+    labelled = [run for run in plan.runs if run.arm == "self" and run.pseudo is not None]
+    assert [(run.seed, run.budget) for run in labelled] == [(0, "50 %"), (3, "50 %")]
+    for run in labelled:
+        alike = [r for r in plan.runs if (r.seed, r.budget, r.part) == (run.seed, run.budget, 1)]
+        (labeller,) = [other.training for other in alike if other.arm == "labels"]
+        assert run.pseudo is not None and run.pseudo.uses == (Made("checkpoint", labeller),)
+        assert run.pseudo.options[-2:] == ("--votes", "6")
+
+
 def test_a_run_is_known_by_what_it_depends_on(experiment_file: Path) -> None:
     """Other names are the same run; another teacher, length or key is another one, down to the students."""
     first = {run.arm: run.training for run in planned(experiment_file).runs if run.part == 1}
@@ -255,6 +270,7 @@ def test_dry_run_lists_the_commands_and_runs_nothing(
             "the experiment none",
         ),
         (("steps: 8", "step: 8"), "did you mean 'steps'"),
+        (("teacher: live}", "pseudo: teacher, labeller: labls}"), "'labls' is no arm"),
     ],
 )
 def test_what_is_wrong_in_an_experiment_is_told(

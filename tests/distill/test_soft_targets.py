@@ -108,3 +108,15 @@ def test_the_teacher_is_a_fixed_target_unless_told() -> None:
 def test_confidence_of_an_unknown_class() -> None:
     with pytest.raises(UserError, match=r"distill\.confidence.*'van' is no class.*car, cone, road"):
         made(confidence={"van": 0.5})
+
+
+def test_terms_grow_to_their_weight() -> None:
+    """exp(-5 (1 - t)^2) of mean teacher, t the share of the ramp that is over; then the whole weight."""
+    student, teacher = torch.randn(5, 4), teacher_logits()
+    whole = made().divergence(student, teacher, None)
+    soft = made(rampup=0.4)
+    grown = []
+    for progress in (0.0, 0.1, 0.2, 0.4, 0.9):
+        soft.progress = progress
+        grown.append(float(soft.divergence(student, teacher, None) / whole))
+    assert grown == pytest.approx([math.exp(-5), math.exp(-5 * 0.5625), math.exp(-1.25), 1, 1])

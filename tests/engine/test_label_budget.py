@@ -15,6 +15,7 @@ from toys import ToyReader
 from core.config import Config, load_config
 from core.contracts import Scan
 from core.datasets import DATASETS, build_dataset
+from core.distill.u2mkd import U2MKD
 from core.engine.run.distributed import World
 from core.engine.run.experiment import Experiment
 from core.engine.train.jobs import train, train_teacher
@@ -156,3 +157,13 @@ def test_confidence_names_classes(tmp_path: Path) -> None:
     wrong = self_taught(tmp_path, "--distill.confidence", "{grund: 0.5}")
     with pytest.raises(UserError, match=r"'grund'.*ground"):
         train(World(), wrong, tmp_path / "run")
+
+
+def test_a_method_hears_how_far_the_training_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[float] = []
+    monkeypatch.setattr(U2MKD, "begin_step", lambda self, progress: heard.append(progress))
+    train(World(), self_taught(tmp_path), tmp_path / "run")
+    assert len(heard) > 2
+    assert heard == [step / len(heard) for step in range(len(heard))]

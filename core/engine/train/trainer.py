@@ -179,6 +179,7 @@ class Trainer(TorchpackTrainer):
     def _run_step(self, feed_dict: list[Batch | Pair]) -> dict[str, float]:
         waited = time.perf_counter() - self._last_end
         self.optimizer.zero_grad(set_to_none=True)
+        self.method.begin_step((self.global_step - 1) / self.total_steps)
         sums: dict[str, float] = {}
         for i, batch in enumerate(feed_dict):
             for message in batch.skipped:
