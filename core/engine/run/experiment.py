@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import Field, create_model, model_validator
+from pydantic import Field, create_model, field_validator, model_validator
 
 from core.config import Config, Section
 from core.data import DataConfig, VoteAugmentConfig
@@ -238,7 +238,7 @@ class TeacherSection(Section):
     )
     data: dict[str, Any] = Field(
         default_factory=dict,
-        description="keys that replace those of the teacher's own data section, e.g. {augment: null}",
+        description="keys that replace those of the teacher's own data section, e.g. {augment: null}; null = none",
     )
     source: Literal["checkpoint", "ema"] = Field(
         "checkpoint",
@@ -255,6 +255,12 @@ class TeacherSection(Section):
         description="folder for what the teacher says about each scan, so that it runs once for many "
         "students; its view then has to be the same in every epoch (teacher.data.augment: null); null = none",
     )
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _no_keys(cls, value: object) -> object:
+        """Null takes away what a recipe further up says."""
+        return {} if value is None else value
 
     @model_validator(mode="after")
     def _one_source(self) -> TeacherSection:
