@@ -8,10 +8,11 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from core.errors import UserError
 
@@ -19,6 +20,8 @@ __all__ = [
     "appending",
     "atomic_path",
     "cannot_write",
+    "file_stamp",
+    "read_once",
     "remove_temporaries",
     "remove_unfinished",
     "sha256",
@@ -27,6 +30,9 @@ __all__ = [
     "write_text",
 ]
 
+T = TypeVar("T")
+
+_BLOCK = 4096  # bytes
 _TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")  # as mkstemp names them below
 _unfinished: set[Path] = set()
 
@@ -149,3 +155,56 @@ def sha256(path: str | os.PathLike[str]) -> str:
     """Compute the hexadecimal SHA-256 of a file's bytes."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def read_once(*names: str, entries: int) -> Callable[[Callable[[Path], T]], Callable[[Path], T]]:
+    """Keep what a function of a path returned, until one of the files changes that it reads.
+
+    Args:
+        names: the files in the folder that the function is given; none where it is given the file itself.
+        entries: paths kept per process; those used longest ago go first.
+    """
+
+    def keep(read: Callable[[Path], T]) -> Callable[[Path], T]:
+        @lru_cache(maxsize=entries)
+        def kept(path: Path, states: tuple[tuple[int, ...], ...]) -> T:
+            return read(path)
+
+        @wraps(read)
+        def current(path: Path) -> T:
+            files = [path / name for name in names] or [path]
+            return kept(path, tuple(_state(file) for file in files))
+
+        return current
+
+    return keep
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    """What tells a file from the one that it replaced; empty where there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:  # whoever reads it says why
+        return ()
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def file_stamp(path: Path, *, time: bool = True) -> str:
+    """SHA-256 (hex) of a file's size, time of change (s), and blocks at its start, middle and end.
+
+    The empty text where there is no such file.
+
+    Args:
+        time: False leaves the time of change out, so that copies are alike.
+    """
+    try:
+        with open(path, "rb") as stream:
+            status = os.fstat(stream.fileno())
+            size = status.st_size
+            known = f"{size} {int(status.st_mtime)}" if time else f"{size}"
+            digest = hashlib.sha256(known.encode())
+            for start in sorted({0, max(0, size // 2), max(0, size - _BLOCK)}):
+                digest.update(os.pread(stream.fileno(), _BLOCK, start))
+    except FileNotFoundError:
+        return ""
+    return digest.hexdigest()

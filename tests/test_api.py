@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from folder_world import write_world
 from loguru import logger
 
@@ -46,6 +47,20 @@ def said() -> list[str]:
     handle = logger.add(lambda message: messages.append(message.record["message"]), level="WARNING")
     yield messages
     logger.remove(handle)
+
+
+def test_a_network_of_few_beams_takes_scans_of_either_scanner(
+    world: Path, model: Segmenter, tmp_path: Path
+) -> None:
+    """It thins those of the scanner it was trained with, and on request leaves a scan as it is."""
+    state = torch.load(world / "run" / "checkpoints" / "best.pt", weights_only=True)
+    state["identity"]["config"]["data"]["beams"] = {"every": 2}
+    torch.save(state, tmp_path / "few.pt")
+    scan = scan_of(world, 9)
+    thinned = Segmenter.load(tmp_path / "few.pt", device="cpu").predict(scan).labels
+    as_it_is = Segmenter.load(tmp_path / "few.pt", device="cpu", thin=False).predict(scan).labels
+    np.testing.assert_array_equal(as_it_is, model.predict(scan).labels)
+    assert 0.2 < (thinned == 0).mean() < 0.8 and (as_it_is == 0).mean() < 0.1
 
 
 @pytest.mark.parametrize("votes", [1, 3])

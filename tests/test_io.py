@@ -15,7 +15,7 @@ import pytest
 from core import io
 from core.decode import read_json
 from core.errors import UserError
-from core.io import atomic_path, sha256, write_bytes, write_json, write_text
+from core.io import atomic_path, read_once, sha256, write_bytes, write_json, write_text
 
 REPO = Path(__file__).resolve().parents[1]
 ENV = os.environ | {"PYTHONPATH": str(REPO)}
@@ -168,3 +168,21 @@ def test_json_holds_no_nan(tmp_path):
         "a": [None, 1.5],
         "b": [None, {"c": -1}],
     }
+
+
+def test_what_was_read_is_kept_until_its_file_changes(tmp_path: Path) -> None:
+    reads = []
+
+    @read_once("times.txt", entries=4)
+    def times(folder: Path) -> str:
+        reads.append(folder)
+        return (folder / "times.txt").read_text()
+
+    write_text(tmp_path / "times.txt", "0.1")
+    assert [times(tmp_path), times(tmp_path)] == ["0.1", "0.1"]
+    assert len(reads) == 1
+    write_text(tmp_path / "times.txt", "0.2")  # as long as before, in a new file
+    assert times(tmp_path) == "0.2"
+    (tmp_path / "times.txt").unlink()
+    with pytest.raises(FileNotFoundError):
+        times(tmp_path)

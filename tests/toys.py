@@ -14,11 +14,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from core.config import Section
+from core.config import Config, Section
 from core.contracts import Batch, Output, Points, Scan, Sensor, Stage
 from core.data.partitions import PartitionSection
 from core.datasets.base import DatasetConfig, ScanDataset, ScanFiles
 from core.labels import LabelSpace
+from core.models import build_model
 from core.sparse import Conv3d, SparseBatchNorm, SparseReLU, SparseStage, SparseTensor
 
 TOY_LABELS = LabelSpace(
@@ -186,3 +187,16 @@ class CylinderNet(nn.Module):
         coarse = SparseStage(self.down(x))
         logits = self.head(torch.cat([x.feats, coarse.at_cells()], 1))
         return Output(logits, (SparseStage(x), coarse), encoder=2)
+
+
+def random_checkpoint(config: Config, labels: LabelSpace, path: Path) -> Path:
+    """Random weights, as a training of ``config`` leaves them."""
+    torch.manual_seed(0)
+    network = build_model(config, labels.num_classes, pretrained=False)
+    identity = {
+        "fingerprint": labels.fingerprint,
+        "classes": list(labels.classes),
+        "config": config.tree,
+    }
+    torch.save({"model": network.state_dict(), "training_only": {}, "identity": identity}, path)
+    return path

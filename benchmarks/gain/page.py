@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from benchmarks.gain.experiment import CONTROL
 from benchmarks.gain.intervals import Interval, interval
@@ -77,6 +77,12 @@ def draw_curves(summary: Summary) -> bytes:
     return stream.getvalue()
 
 
+def _tidy(axes: Axes, values: Literal["x", "y"]) -> None:
+    """Lines at the values, and no frame where nothing is read off."""
+    axes.grid(True, axis=values, color="#e3e6eb")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
 def _draw_shares(
     axes: Axes,
     curves: dict[str, _Curve],
@@ -99,8 +105,7 @@ def _draw_shares(
     axes.minorticks_off()
     axes.set_xlabel("training scans with labels")
     axes.set_ylabel(label)
-    axes.grid(True, axis="y", color="#e3e6eb")
-    axes.spines[["top", "right"]].set_visible(False)
+    _tidy(axes, "y")
 
 
 def _draw_arms(
@@ -120,8 +125,7 @@ def _draw_arms(
     axes.set_yticks(range(len(names)), [_spoken(name) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlabel(label)
-    axes.grid(True, axis="x", color="#e3e6eb")
-    axes.spines[["top", "right"]].set_visible(False)
+    _tidy(axes, "x")
 
 
 def _halves(curve: _Curve) -> list[float]:

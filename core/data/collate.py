@@ -15,12 +15,8 @@ from core.errors import UserError
 
 __all__ = ["collate"]
 
-_NO_IMAGE = (
-    1,
-    3,
-    32,
-    32,
-)  # [K, 3, H, W] where no sample has an image: of nothing, but a shape that networks take
+# [K, 3, H, W] where no sample has an image: of nothing, but a shape that networks take.
+_NO_IMAGE = (1, 3, 32, 32)
 
 
 def collate(samples: Sequence[Sample]) -> Batch:

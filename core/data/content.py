@@ -8,7 +8,6 @@ the 4,071 validation scans of SemanticKITTI and their labels.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -16,29 +15,11 @@ import numpy as np
 
 from core.contracts import Scan
 from core.datasets.base import ScanDataset
-from core.io import sha256
+from core.io import file_stamp, sha256
 
-__all__ = ["file_stamp", "scan_digest", "scan_stamp", "split_stamp"]
+__all__ = ["scan_digest", "scan_stamp", "split_stamp"]
 
-_BLOCK = 4096  # bytes
 _NOT_SEEN = ("label", "instance", "pasted", "beam")  # columns that no network reads
-
-
-def file_stamp(path: Path) -> str:
-    """SHA-256 (hex) of a file's size, time of change (s), and blocks at its start, middle and end.
-
-    The empty text where there is no such file.
-    """
-    try:
-        with open(path, "rb") as stream:
-            status = os.fstat(stream.fileno())
-            size = status.st_size
-            digest = hashlib.sha256(f"{size} {int(status.st_mtime)}".encode())
-            for start in sorted({0, max(0, size // 2), max(0, size - _BLOCK)}):
-                digest.update(os.pread(stream.fileno(), _BLOCK, start))
-    except FileNotFoundError:
-        return ""
-    return digest.hexdigest()
 
 
 def scan_stamp(dataset: ScanDataset, index: int, images: bool) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterable
 from copy import deepcopy
@@ -17,12 +16,12 @@ from core.datasets.budget import labelled_scans
 from core.datasets.pseudo import PseudoLabels
 from core.datasets.training import Part, PartKind, TrainingScans
 from core.errors import UserError, counted
+from core.io import file_stamp
 
 __all__ = ["training_scans"]
 
 Opener = Callable[[Config, str], ScanDataset]
 _SCENES = "dataset.unlabelled_scenes"
-_BLOCK = 4096  # bytes
 
 
 def training_scans(config: Config, section: DatasetConfig, open_split: Opener) -> TrainingScans:
@@ -146,15 +145,5 @@ def _alike(paths: list[Path], known: list[Path]) -> np.ndarray:
     """Bool [N]: a file has the content of a known one, whatever both are called."""
     sizes = np.array([os.path.getsize(path) for path in paths])
     wanted = set(sizes.tolist())
-    contents = {_content(path) for path in known if os.path.getsize(path) in wanted}
-    return np.array([_content(path) in contents for path in paths], bool)
-
-
-def _content(path: Path) -> str:
-    """SHA-256 (hex) of a file's size and of blocks at its start, middle and end."""
-    with open(path, "rb") as stream:
-        size = os.fstat(stream.fileno()).st_size
-        digest = hashlib.sha256(str(size).encode())
-        for start in (0, size // 2, max(0, size - _BLOCK)):
-            digest.update(os.pread(stream.fileno(), _BLOCK, start))
-    return digest.hexdigest()
+    contents = {file_stamp(path, time=False) for path in known if os.path.getsize(path) in wanted}
+    return np.array([file_stamp(path, time=False) in contents for path in paths], bool)

@@ -14,9 +14,9 @@ from core.config.explain import did_you_mean
 from core.contracts import IGNORE
 from core.distill.base import Method
 from core.errors import UserError
-from core.losses import Scope, kl_divergence
+from core.losses import CrossEntropyLovasz, Scope, kl_divergence
 
-__all__ = ["SoftTargets"]
+__all__ = ["SoftTargets", "SoftTargetsMethod"]
 
 Probability = Annotated[float, Field(ge=0, lt=1)]
 
@@ -131,3 +131,36 @@ class SoftTargets(nn.Module):
         """The factor of the ramp-up (Tarvainen and Valpola, NeurIPS 2017, section 3.1)."""
         left = 1 - self.progress / self.config.rampup
         return math.exp(-5 * left * left)
+
+
+class SoftTargetsMethod(Method):
+    """A method one of whose terms at least follows a teacher's logits.
+
+    Args:
+        config, student, teacher, criterion: see :class:`Method`.
+
+    Attributes:
+        soft: applies the settings of these terms.
+    """
+
+    def __init__(
+        self,
+        config: SoftTargets.Config,
+        student: nn.Module,
+        teacher: nn.Module | None,
+        criterion: CrossEntropyLovasz,
+    ) -> None:
+        super().__init__(config, student, teacher, criterion)
+        self.soft = SoftTargets(config, criterion.scope)
+
+    def name_classes(self, classes: Sequence[str]) -> None:
+        """Give each class the confidence from which a teacher is asked.
+
+        Raises:
+            UserError: ``distill.confidence`` names no class.
+        """
+        self.soft.name_classes(classes)
+
+    def begin_step(self, progress: float) -> None:
+        """Let the logit terms grow, where ``distill.rampup`` says so."""
+        self.soft.progress = progress

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from core.contracts import Batch, Output, Stage
 from core.data import gather_rows, majority_labels
-from core.distill.base import Method, Needs, TeacherOutput
-from core.distill.soft_targets import SoftTargets
+from core.distill.base import Needs, TeacherOutput
+from core.distill.soft_targets import SoftTargets, SoftTargetsMethod
 from core.errors import UserError
 from core.losses import CrossEntropyLovasz
 from core.models.image.resnet_fcn import STRIDES, FCNConfig, PixelReader, ResNetFCN
@@ -31,7 +31,7 @@ __all__ = ["MSFSKD"]
 HEAD = 128  # hidden width of every classifier
 
 
-class MSFSKD(Method):
+class MSFSKD(SoftTargetsMethod):
     """Segmentation by the student, by its scales, by image and LiDAR together; the last teaches the scales.
 
     Args:
@@ -127,7 +127,6 @@ class MSFSKD(Method):
     ) -> None:
         super().__init__(config, student, teacher, criterion)
         self.config = config
-        self.soft = SoftTargets(config, criterion.scope)
         if config.mode == "baseline":
             return
         weight = criterion.class_weight
@@ -158,18 +157,6 @@ class MSFSKD(Method):
         """
         if self.config.mode == "full":
             self.image.load_pretrained()
-
-    def name_classes(self, classes: Sequence[str]) -> None:
-        """Give each class the confidence from which a teacher is asked.
-
-        Raises:
-            UserError: ``distill.confidence`` names no class.
-        """
-        self.soft.name_classes(classes)
-
-    def begin_step(self, progress: float) -> None:
-        """Let the logit terms grow, where ``distill.rampup`` says so."""
-        self.soft.progress = progress
 
     def forward(self, batch: Batch, teacher: TeacherOutput | None = None) -> dict[str, Tensor]:
         """The losses by name and already weighted: the student's own (``ce``, ``lovasz``), and that of its distance

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from core.contracts import IGNORE, Batch, Output, Stage
 from core.data import gather_rows
-from core.distill.base import Method, Needs, TeacherOutput, compared_stage
-from core.distill.soft_targets import SoftTargets
+from core.distill.base import Needs, TeacherOutput, compared_stage
+from core.distill.soft_targets import SoftTargets, SoftTargetsMethod
 from core.errors import UserError
 from core.losses import CrossEntropyLovasz, feature_mse
 from core.models.fusion.output import FusedOutput
@@ -26,7 +26,7 @@ from core.sparse import SyncBatchNorm
 __all__ = ["U2MKD"]
 
 
-class U2MKD(Method):
+class U2MKD(SoftTargetsMethod):
     """Segmentation in 3D and at the pixels, logits and features of the teacher, alignment of imputed image features.
 
     Args:
@@ -86,7 +86,6 @@ class U2MKD(Method):
     ) -> None:
         super().__init__(config, student, teacher, criterion)
         self.config = config
-        self.soft = SoftTargets(config, criterion.scope)
         self.adapt_layer: nn.Module | None = None
         if config.w_feat > 0:
             assert teacher is not None, "needs.teacher names its stages"
@@ -94,18 +93,6 @@ class U2MKD(Method):
             self.adapt_layer = nn.Sequential(
                 nn.Linear(width, target), SyncBatchNorm(target), nn.ReLU()
             )
-
-    def name_classes(self, classes: Sequence[str]) -> None:
-        """Give each class the confidence from which the teacher is asked.
-
-        Raises:
-            UserError: ``distill.confidence`` names no class.
-        """
-        self.soft.name_classes(classes)
-
-    def begin_step(self, progress: float) -> None:
-        """Let the logit terms grow, where ``distill.rampup`` says so."""
-        self.soft.progress = progress
 
     def forward(self, batch: Batch, teacher: TeacherOutput | None) -> dict[str, Tensor]:
         """The losses of section 5.2 of the method, by name and already weighted."""

@@ -12,6 +12,7 @@ import yaml
 from folder_world import write_scan, write_world
 from loguru import logger
 from torch import nn
+from toys import random_checkpoint
 
 from core.config import Config, load_config
 from core.data import ChosenScans
@@ -27,7 +28,6 @@ from core.engine.score.segmenter import Segmenter
 from core.engine.score.source import default_out, open_source
 from core.errors import UserError
 from core.labels import NUSCENES, SEMANTICKITTI, LabelSpace
-from core.models import build_model
 
 REPO = Path(__file__).resolve().parents[2]
 SETTINGS = {"num_epochs": 1, "batch_size": 1, "workers_per_gpu": 0, "eval": {"batch_size": 2}}
@@ -43,19 +43,6 @@ def on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
-def checkpoint_of(config: Config, labels: LabelSpace, path: Path) -> Path:
-    """Random weights whose normalisations have seen something, so that predictions vary."""
-    torch.manual_seed(0)
-    network = build_model(config, labels.num_classes, pretrained=False)
-    identity = {
-        "fingerprint": labels.fingerprint,
-        "classes": list(labels.classes),
-        "config": config.tree,
-    }
-    torch.save({"model": network.state_dict(), "training_only": {}, "identity": identity}, path)
-    return path
-
-
 @pytest.fixture
 def world(tmp_path: Path) -> Path:
     """A configuration of a folder data set: scans 000 to 010, the last three for validation."""
@@ -67,7 +54,7 @@ def world(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def checkpoint(world: Path, tmp_path: Path) -> Path:
-    return checkpoint_of(load_config(world), SEMANTICKITTI, tmp_path / "net.pt")
+    return random_checkpoint(load_config(world), SEMANTICKITTI, tmp_path / "net.pt")
 
 
 @pytest.fixture
@@ -396,7 +383,7 @@ def test_wrong_sources(world, checkpoint, own, tmp_path) -> None:
 
 
 def test_checkpoint_of_other_classes(world, own, tmp_path) -> None:
-    other = checkpoint_of(load_config(world), NUSCENES, tmp_path / "other.pt")
+    other = random_checkpoint(load_config(world), NUSCENES, tmp_path / "other.pt")
     with pytest.raises(UserError, match=r"trained on 16 other classes \(barrier"):
         predict(world, other, own, tmp_path / "out")
 
@@ -439,7 +426,7 @@ def nuscenes(tiny_nuscenes: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def student(nuscenes: Path, tmp_path: Path) -> Path:
-    return checkpoint_of(load_config(nuscenes), NUSCENES, tmp_path / "student.pt")
+    return random_checkpoint(load_config(nuscenes), NUSCENES, tmp_path / "student.pt")
 
 
 @pytest.fixture

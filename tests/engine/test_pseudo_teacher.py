@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from toys import TOY_LABELS, ToyReader
+from toys import TOY_LABELS, ToyReader, random_checkpoint
 
 import prepare_pseudo_labels
 from core.config import Config
@@ -24,7 +24,6 @@ from core.engine.score.segmenter import Segmenter
 from core.engine.score.voting import PLAIN
 from core.errors import UserError
 from core.labels import SEMANTICKITTI, LabelSpace
-from core.models import build_model
 
 LABELS = replace(TOY_LABELS, movable=("wall",))
 TOKENS = ("train0", "train2")
@@ -52,15 +51,7 @@ def checkpoint_of(tree: dict[str, object], labels: LabelSpace, path: Path) -> Pa
     """Random weights, in the configuration of a training."""
     settings = {"num_epochs": 1, "batch_size": 1, "workers_per_gpu": 0}
     config = Config(tree=settings | {"model": {"name": "minkunet", "cr": 0.1}} | tree)
-    torch.manual_seed(0)
-    network = build_model(config, labels.num_classes, pretrained=False)
-    identity = {
-        "fingerprint": labels.fingerprint,
-        "classes": list(labels.classes),
-        "config": config.tree,
-    }
-    torch.save({"model": network.state_dict(), "training_only": {}, "identity": identity}, path)
-    return path
+    return random_checkpoint(config, labels, path)
 
 
 @pytest.fixture

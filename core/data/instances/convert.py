@@ -18,7 +18,6 @@ import numpy as np
 
 from core.config import Config
 from core.data.config import ThingRule
-from core.data.content import file_stamp
 from core.data.instances.build import anchors, default_folder, rules_of, smallest, training_scans
 from core.data.instances.database import Database, index_dtype
 from core.data.instances.writer import CONTENT, Part, write_database
@@ -26,6 +25,7 @@ from core.datasets import dataset_class
 from core.datasets.base import ScanDataset
 from core.datasets.files import read_points
 from core.errors import UserError
+from core.io import file_stamp
 from core.labels import LabelSpace
 from core.paths import check_name
 

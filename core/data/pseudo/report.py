@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
+from core.contracts import IGNORE
 from core.datasets.pseudo import SOURCES, GivenLabels
+from core.metrics import Confusion
 
 __all__ = ["PseudoReport", "confusion_of", "no_confusion"]
 
@@ -66,7 +69,7 @@ class PseudoReport:
     @property
     def accuracy(self) -> float | None:
         """Share of right labels among those that can be compared; None = none can."""
-        return _accuracy(self._given)
+        return _accuracy(_among_given(self._counts))
 
     def iou(self, *, missing: bool = False) -> dict[str, float | None]:
         """IoU by class; None = the class does not occur.
@@ -74,13 +77,13 @@ class PseudoReport:
         Args:
             missing: points without a label count as wrong; else they are left out.
         """
-        table = self._table if missing else self._given
-        values = _iou(table)
-        return {name: _plain(value) for name, value in zip(self.classes[1:], values)}
+        scored = self._scored(missing)
+        values = zip(self.classes, scored.iou().tolist(), scored.present().tolist())
+        return {name: value if there else None for name, value, there in list(values)[1:]}
 
     def miou(self, *, missing: bool = False) -> float | None:
         """Mean IoU over the classes that occur; None = nothing can be compared."""
-        return _mean(_iou(self._table if missing else self._given))
+        return _finite(self._scored(missing).miou())
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -102,9 +105,11 @@ class PseudoReport:
         found: dict[str, dict[str, float | None]] = {}
         for name, counts in zip(SOURCES, self.confusion[1:]):
             if counts.any():
-                own = counts[1:, 1:]
-                share = float(counts.sum() / self.points)
-                found[name] = {"share": share, "accuracy": _accuracy(own), "miou": _mean(_iou(own))}
+                found[name] = {
+                    "share": float(counts.sum() / self.points),
+                    "accuracy": _accuracy(counts),
+                    "miou": _finite(_matrix(counts).miou()),
+                }
         return found
 
     def text(self) -> str:
@@ -131,43 +136,36 @@ class PseudoReport:
         return "\n".join(lines)
 
     @property
-    def _table(self) -> np.ndarray:
-        """I64 [C - 1, C]: class on disk -> given class, 0 = none."""
-        table: np.ndarray = self.confusion.sum(0)[1:]
-        return table
+    def _counts(self) -> np.ndarray:
+        """I64 [C, C]: class on disk -> given class, of all sources."""
+        counts: np.ndarray = self.confusion.sum(0)
+        return counts
 
-    @property
-    def _given(self) -> np.ndarray:
-        """I64 [C - 1, C - 1]: of points with a label and a class on disk."""
-        return self._table[:, 1:]
+    def _scored(self, missing: bool) -> Confusion:
+        return _matrix(self._counts if missing else _among_given(self._counts))
 
 
-def _accuracy(table: np.ndarray) -> float | None:
-    if not table.any():
+def _among_given(counts: np.ndarray) -> np.ndarray:
+    """Without the points that got no label."""
+    counts = counts.copy()
+    counts[:, IGNORE] = 0
+    return counts
+
+
+def _matrix(counts: np.ndarray) -> Confusion:
+    return Confusion(len(counts), torch.from_numpy(counts))
+
+
+def _accuracy(counts: np.ndarray) -> float | None:
+    """Share of right labels among the given ones whose class on disk is known; None = there are none."""
+    compared = counts[IGNORE + 1 :, IGNORE + 1 :]
+    if not compared.any():
         return None
-    return float(np.trace(table) / table.sum())
+    return float(np.trace(compared) / compared.sum())
 
 
-def _iou(table: np.ndarray) -> np.ndarray:
-    """F64 [C - 1], NaN where the class does not occur.
-
-    Args:
-        table: i64 [C - 1, C - 1], or [C - 1, C] with the points without a label first.
-    """
-    square = table[:, table.shape[1] - table.shape[0] :]
-    right = np.diag(square)
-    there = table.sum(1)
-    union = there + square.sum(0) - right
-    return np.where(there > 0, right / np.maximum(union, 1), np.nan)
-
-
-def _mean(values: np.ndarray) -> float | None:
-    there = values[np.isfinite(values)]
-    return float(there.mean()) if len(there) else None
-
-
-def _plain(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None
 
 
 def _percent(value: float | None) -> str:

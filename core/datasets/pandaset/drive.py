@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +12,12 @@ from core.datasets.poses import check_poses, check_quaternions, check_times
 from core.decode import read_json
 from core.errors import UserError
 from core.geometry import camera_fault, rigid
+from core.io import read_once
 
 __all__ = ["SOURCE", "check_classes", "pose_of", "read_intrinsic", "read_poses", "read_times"]
 
 SOURCE = "It comes from the PandaSet archive; unpack it again"
+_SENSORS = 512  # of all sequences, kept per process: 80 poses each
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class _Intrinsics:
     cy: float
 
 
-@lru_cache(maxsize=512)  # one entry per sequence, sensor and process: 80 poses each
+@read_once("poses.json", entries=_SENSORS)
 def read_poses(folder: Path) -> np.ndarray:
     """Read ``poses.json`` of a sensor's folder: world_from_sensor f64 [F, 4, 4].
 
@@ -74,7 +75,7 @@ def read_poses(folder: Path) -> np.ndarray:
     return matrices
 
 
-@lru_cache(maxsize=512)
+@read_once("poses.json", "timestamps.json", entries=_SENSORS)
 def read_times(folder: Path) -> np.ndarray:
     """Read ``timestamps.json`` of a sensor's folder: f64 [F] s, one per pose.
 
@@ -119,7 +120,7 @@ def pose_of(folder: Path, frame: int, like: Path | None = None) -> np.ndarray:
     return poses[frame]
 
 
-@lru_cache(maxsize=512)
+@read_once(entries=_SENSORS)
 def read_intrinsic(path: Path) -> np.ndarray:
     """Read ``intrinsics.json`` of a camera: f64 [3, 3] px.
 
@@ -134,7 +135,7 @@ def read_intrinsic(path: Path) -> np.ndarray:
     return matrix
 
 
-@lru_cache(maxsize=512)
+@read_once("classes.json", entries=_SENSORS)
 def check_classes(folder: Path) -> None:
     """Compare a sequence's ``classes.json``, where it has one, with the names of the classes that are known here.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from core.datasets.poses import check_poses, read_poses, read_times
 from core.decode import read_text
 from core.errors import UserError
 from core.geometry import camera_fault, invert, rigid
+from core.io import read_once
 
 __all__ = [
     "ARCHIVES",
@@ -34,6 +34,7 @@ ARCHIVES = {
     "times.txt": f"data_odometry_calib.zip, {_PAGE_KITTI}",
     "poses.txt": f"data_odometry_labels.zip, {_PAGE_SEMANTIC}",
 }
+_DRIVES = 64  # kept per process
 _FARTHEST = 100.0  # m, of the camera from the scanner
 
 
@@ -58,13 +59,13 @@ def read_calib(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return _p2(path, lines), _tr(path, lines)
 
 
-@lru_cache(maxsize=64)  # one entry per drive and process, here and below
+@read_once("calib.txt", entries=_DRIVES)
 def read_camera(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """:func:`read_calib` of a drive's folder."""
     return read_calib(folder / "calib.txt")
 
 
-@lru_cache(maxsize=64)
+@read_once("calib.txt", "poses.txt", entries=_DRIVES)
 def world_from_lidar(folder: Path) -> np.ndarray:
     """Read the poses of a drive, f64 [F, 4, 4].
 
@@ -78,7 +79,7 @@ def world_from_lidar(folder: Path) -> np.ndarray:
     return invert(camera_from_lidar) @ cameras @ camera_from_lidar
 
 
-@lru_cache(maxsize=64)
+@read_once("calib.txt", "poses.txt", entries=_DRIVES)
 def known_poses(folder: Path) -> np.ndarray:
     """:func:`world_from_lidar`, empty where the files are missing or damaged, for jobs that need no poses."""
     try:
@@ -87,7 +88,7 @@ def known_poses(folder: Path) -> np.ndarray:
         return np.empty((0, 4, 4))
 
 
-@lru_cache(maxsize=64)
+@read_once("calib.txt", "poses.txt", "times.txt", entries=_DRIVES)
 def read_track(folder: Path) -> Track:
     """Read what joins the sweeps of a drive.
 

@@ -92,11 +92,14 @@ class Segmenter:
         *,
         device: str | torch.device | None = None,
         threads: int | None = None,
+        thin: bool = True,
     ) -> Segmenter:
         """Open a run folder (its best checkpoint), a checkpoint, or an exported ``.safetensors``.
 
         Args:
             device: None = the GPU where there is one. threads: of the processor; None = as torch has it.
+            thin: scans lose the beams that ``data.beams`` left out in training; False = they are of a scanner that has
+                no others.
 
         Raises:
             UserError: the file is missing, damaged, or not made by this project.
@@ -111,11 +114,14 @@ class Segmenter:
         found.check_labels(labels)
         network = build_model(config, labels.num_classes, pretrained=False)
         load_weights(network, found.weights, str(found.path))
+        data = config.parse(DataConfig, "data")
+        if not thin:
+            data = data.model_copy(update={"beams": None})
         where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         return cls(
             network,
             labels,
-            config.parse(DataConfig, "data"),
+            data,
             Experiment.from_config(config),
             where,
             found.sensor,
