@@ -46,12 +46,15 @@ class Output:
         stages: per-stage features, the encoder's first.
         encoder: how many of ``stages`` are the encoder's.
         point_logits: [SN, outputs], where the network decides for each point; scores and votes take these then.
+        point_features: [SN, C], where the network has features of each point: what the layer that decides for it reads,
+            or without one what is pooled into the cells.
     """
 
     logits: Tensor
     stages: Sequence[Stage] = ()
     encoder: int = 0
     point_logits: Tensor | None = None
+    point_features: Tensor | None = None
 
     @property
     def encoder_stages(self) -> Sequence[Stage]:
