@@ -12,12 +12,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from core.config import Section
-from core.contracts import Batch, Output, Stage
+from core.contracts import IGNORE, Batch, Output, Stage
 from core.data import keyframe_voxels, linked_voxels
 from core.distill.score import MIOU, Score
 from core.errors import UserError
 from core.labels import LabelSpace
-from core.losses import CrossEntropyLovasz
+from core.losses import CrossEntropyLovasz, cross_entropy
 
 __all__ = [
     "COMPARED_EDGE",
@@ -175,6 +175,23 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def forward(self, batch: Batch, teacher: TeacherOutput | None) -> dict[str, Tensor]:
         """Named, weighted losses of one batch; ``teacher`` is None when :class:`Needs` names no value of it."""
+
+    def label_losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
+        """What the network's output costs against the labels, by name and already weighted.
+
+        The criterion's terms on the cells; and where the network decides for each point, ``points``: the criterion's
+        cross entropy, with its weights of classes, over the points that have a cell.
+        """
+        losses: dict[str, Tensor] = self.criterion(output.logits, batch.labels)
+        if output.point_logits is not None:
+            labels = torch.where(batch.cells.of_point >= 0, batch.point_labels, IGNORE)
+            losses["points"] = cross_entropy(
+                output.point_logits,
+                labels,
+                weight=self.criterion.class_weight,
+                scope=self.criterion.scope,
+            )
+        return losses
 
     def teach(self, batch: Batch) -> Output:
         """What an average of this method says of a batch as a teacher (``teacher.source: ema``)."""

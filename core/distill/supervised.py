@@ -14,7 +14,7 @@ __all__ = ["Supervised"]
 
 
 class Supervised(Method):
-    """Losses of the network's logits against the voxels' labels."""
+    """Losses of the network's logits against the labels."""
 
     class Config(Method.Config):
         """``distill:`` section; may be left out."""
@@ -22,8 +22,8 @@ class Supervised(Method):
         name: Literal["supervised"] = Field("supervised", description="the method")
 
     def forward(self, batch: Batch, teacher: TeacherOutput | None = None) -> dict[str, Tensor]:
-        """The criterion's terms by name."""
-        return self.criterion(self.student(batch).logits, batch.labels)
+        """See :meth:`Method.label_losses`."""
+        return self.label_losses(self.student(batch), batch)
 
     def whole_state(self) -> dict[str, Tensor]:
         """All weights by the network's own names, as checkpoints of supervised runs have always had them."""

@@ -165,7 +165,7 @@ class MSFSKD(SoftTargetsMethod):
         (``joint_*``) and of the output's distance from them (``output_kl``).
         """
         output = self.student(batch)
-        losses = self.criterion(output.logits, batch.labels)
+        losses = self.label_losses(output, batch)
         if teacher is not None:
             losses["teacher_kl"] = self._teacher_loss(output, batch, teacher)
         if self.config.mode == "baseline":

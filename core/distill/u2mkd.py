@@ -97,7 +97,7 @@ class U2MKD(SoftTargetsMethod):
     def forward(self, batch: Batch, teacher: TeacherOutput | None) -> dict[str, Tensor]:
         """The losses of section 5.2 of the method, by name and already weighted."""
         output = self.student(batch)
-        losses = self.criterion(output.logits, batch.labels)
+        losses = self.label_losses(output, batch)
         if isinstance(output, FusedOutput):
             losses |= self._pixel_losses(output, batch)
             losses |= self._align_losses(output)

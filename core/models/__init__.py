@@ -34,6 +34,7 @@ LIDAR_MODELS: dict[str, str] = {  # model.name -> module:class; imported when as
     "spvcnn_spformer": "core.models.lidar.sphereformer:SPVCNNSphereFormer",
     "sphereformer": "core.models.lidar.sphereformer:SphereFormerUNet",
     "twodpass": "core.models.lidar.twodpass:TwoDPass",
+    "cylinder3d": "core.models.lidar.cylinder3d:Cylinder3D",
 }
 MODELS = LIDAR_MODELS | {"lidar_camera": "core.models.fusion.student:LidarCamera"}
 

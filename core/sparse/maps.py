@@ -74,13 +74,21 @@ class KernelMap:
 
     @classmethod
     def of_neighbours(
-        cls, source: Level, target: Level, delta: Tensor, symmetric: bool
+        cls, source: Level, target: Level, delta: Tensor, symmetric: bool, turn: int = 0
     ) -> KernelMap:
-        """Find the row of ``source`` at each of ``target``'s voxels + each of ``delta`` (key differences int64 [K])."""
+        """Find the row of ``source`` at each of ``target``'s voxels + each of ``delta`` (key differences int64 [K]).
+
+        Args:
+            turn: key difference of once around, where an axis closes on itself; see :meth:`MapCache.turn`.
+        """
         made = object.__new__(
             cls
         )  # such a table is right by construction; on a GPU a proof would wait for it
         table = _neighbours(source, target, delta, symmetric)
+        if turn:  # a voxel is met on one way alone: the others of its places are empty
+            for around in (turn, -turn):
+                beyond = _neighbours(source, target, delta + around, symmetric=False)
+                table = torch.maximum(table, beyond)
         made._set(table, len(source.keys), symmetric)
         return made
 
@@ -310,7 +318,9 @@ def kernel_map(
         symmetric = step == (1, 1, 1) and all(k % 2 for k in kernel)
         delta = pack_offsets(kernel_offsets(kernel) * scale)
         with record_function("lidistill::kernel_map"):
-            cache.maps[key] = KernelMap.of_neighbours(source, target, delta, symmetric)
+            cache.maps[key] = KernelMap.of_neighbours(
+                source, target, delta, symmetric, cache.turn(fine)
+            )
     return cache.maps[key]
 
 

@@ -9,7 +9,7 @@ from core.sparse.checks import InvalidInput
 from core.sparse.sync_bn import Synced, synced_batch_norm
 from core.sparse.tensor import SparseTensor, same_coords
 
-__all__ = ["SparseBatchNorm", "SparseReLU", "cat"]
+__all__ = ["SparseBatchNorm", "SparseLeakyReLU", "SparseReLU", "cat"]
 
 
 # These layers are torch's own, so that weights interchange and what knows torch's layers knows them; they read and
@@ -26,6 +26,14 @@ class SparseBatchNorm(Synced, nn.BatchNorm1d):
 
 class SparseReLU(nn.ReLU):
     """Rectifier."""
+
+    def forward(self, x: SparseTensor) -> SparseTensor:  # type: ignore[override]
+        """Rectify: [V, C] -> [V, C]."""
+        return x.replace(super().forward(x.feats))
+
+
+class SparseLeakyReLU(nn.LeakyReLU):
+    """Leaky rectifier."""
 
     def forward(self, x: SparseTensor) -> SparseTensor:  # type: ignore[override]
         """Rectify: [V, C] -> [V, C]."""

@@ -224,6 +224,10 @@ class MapCache:
                 self.levels[stride] = self._made(stride)
         return self.levels[stride]
 
+    def turn(self, stride: Stride) -> int:
+        """Key difference between the two ends of an axis that closes on itself at ``stride``; 0 = none does."""
+        return 0
+
     def _made(self, stride: Stride) -> Level:
         if stride == (1, 1, 1):
             return Level.of(self.coords, self.grid)

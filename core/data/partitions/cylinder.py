@@ -71,7 +71,7 @@ class Cylinder(PartitionSection):
         if self.cell is not None:
             return _unbounded(polar, np.array(self.cell)), None
         low, high = np.array(self.low, np.float32), np.array(self.high, np.float32)
-        index = np.floor((np.clip(polar, low, high) - low) / self._interval()).astype(np.int32)
+        index = np.floor((np.clip(polar, low, high) - low) / self.cell_size()).astype(np.int32)
         index = np.minimum(
             index, np.array(self.bins, np.int32) - 1
         )  # what lies on the upper border
@@ -79,8 +79,8 @@ class Cylinder(PartitionSection):
             return index, None
         return index, ((polar >= low) & (polar <= high)).all(1)
 
-    def _interval(self) -> np.ndarray:
-        """F32 [3]: m, degrees, m."""
+    def cell_size(self) -> np.ndarray:
+        """F32 [3]: m, degrees, m, of the cells of a grid with bounds."""
         less = 1 if self.interval == "bins - 1" else 0
         steps = np.array(self.bins) - less
         return ((np.array(self.high) - np.array(self.low)) / steps).astype(np.float32)
@@ -88,7 +88,7 @@ class Cylinder(PartitionSection):
     def centres(self, coords: np.ndarray, sensor: Sensor) -> np.ndarray:
         """F32 [M, 3] m, in the scan's frame; the height of a grid without bounds counts from its lowest cell."""
         if self.cell is None:
-            middle = (coords + np.float32(0.5)) * self._interval() + np.array(self.low, np.float32)
+            middle = (coords + np.float32(0.5)) * self.cell_size() + np.array(self.low, np.float32)
         else:
             cell = np.array(self.cell)
             start = np.array([0, np.floor(-180 / cell[1]), 0])

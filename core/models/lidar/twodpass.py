@@ -18,7 +18,15 @@ from torch import Tensor, nn
 from core.config import Section
 from core.contracts import Batch, Output, Stage
 from core.models.layers import PointBatchNorm
-from core.sparse import MAX_SPAN, Conv3d, MapCache, SparseBatchNorm, SparseTensor, gather_sum
+from core.sparse import (
+    MAX_SPAN,
+    Conv3d,
+    MapCache,
+    SparseBatchNorm,
+    SparseLeakyReLU,
+    SparseTensor,
+    gather_sum,
+)
 from core.sparse.points import GatherTable
 from core.sparse.tensor import Grid, argsort, floor_to
 
@@ -30,14 +38,6 @@ MAX_CELLS = (
 SLOPE = 0.1  # of every leaky rectifier
 HEAD = 128  # hidden width of the classifier
 Vector = tuple[float, float, float]
-
-
-class SparseLeakyReLU(nn.LeakyReLU):
-    """Leaky rectifier."""
-
-    def forward(self, x: SparseTensor) -> SparseTensor:  # type: ignore[override]
-        """Rectify: [V, C] -> [V, C]."""
-        return x.replace(super().forward(x.feats))
 
 
 class Residual(nn.Module):
