@@ -14,5 +14,6 @@ FAMILIES: dict[str, str] = {  # name after --from -> module:class; imported when
     "u2mkd": "core.engine.exchange.u2mkd:U2MKDWeights",
     "2dpass": "core.engine.exchange.twodpass:TwoDPassWeights",
     "sphereformer": "core.engine.exchange.sphereformer:SphereFormerWeights",
+    "cylinder3d": "core.engine.exchange.cylinder3d:Cylinder3DWeights",
     "spvnas": "core.engine.exchange.spvnas:SPVNASWeights",
 }

@@ -22,6 +22,7 @@ NETWORKS = {
     "spvcnn_spformer": {"cr": 0.5, "window_size": 4.0},
     "sphereformer": {"layers": [16, 16, 16, 16, 16], "block_reps": 1, "window_size": 4.0},
     "twodpass": {"hidden": 8},
+    "cylinder3d": {"width": 2, "voxel_features": 4, "point_features": 8, "point_head": "mlp"},
     "lidar_camera": {"lidar": {"name": "minkunet", "cr": 0.125}, "image": {"stem_stride": 2}},
 }
 PARTITIONS = {
@@ -34,6 +35,8 @@ METHOD_OPTIONS = {
     "u2mkd": {"w_feat": 1.0},
     "2dpass": {"image": {}, "hidden": 8},
 }
+# Its poolings leave height alone in the end, so that no stage has the edge that is compared.
+WITHOUT_FEATURES = ("cylinder3d",)
 
 
 def combinations() -> list[tuple[str, str, str]]:
@@ -50,11 +53,14 @@ def make_config(
     network: str, partition: str, method: str, features: tuple[str, ...] = ("xyz", "intensity")
 ) -> Config:
     data = {"partition": PARTITIONS[partition], "augment": None, "images": True}
+    options = dict(METHOD_OPTIONS[method])
+    if network in WITHOUT_FEATURES and "w_feat" in options:
+        options["w_feat"] = 0.0
     return Config(
         {
             "data": {**data, "features": list(features)},
             "model": {"name": network, **NETWORKS[network]},
-            "distill": {"name": method, **METHOD_OPTIONS[method]},
+            "distill": {"name": method, **options},
         }
     )
 

@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from core.config import Config
 from core.contracts import Batch, Points, Scan
-from core.data import DataConfig, collate, make_sample
+from core.data import collate, make_sample
 from core.errors import UserError
 from core.models import LIDAR_MODELS, MODELS, build_model
+from core.models.probe import inputs_of
 from core.sparse import fold_batch_norm
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -21,6 +23,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "spvcnn_spformer": {"cr": 0.5},
     "sphereformer": {"layers": [16, 32]},
     "twodpass": {"hidden": 16},
+    "cylinder3d": {"width": 2, "voxel_features": 4, "point_features": 8},
     "lidar_camera": {"lidar": {"name": "spvcnn", "cr": 0.125}, "image": {"decoder_channels": 8}},
 }
 LIDAR = [
@@ -47,12 +50,16 @@ ABSURD: dict[str, list[dict[str, Any]]] = {
         {"hidden": 0}, {"hidden": 10**9}, {"scales": []}, {"scales": [0]}, {"scales": [2] * 99}, {"shape": [0, 9, 9]},
         {"shape": [10**9, 9, 9]}, {"low": [60, -50, -4]},
     ],
+    "cylinder3d": [
+        {"width": 0}, {"width": 10**9}, {"voxel_features": 0}, {"voxel_features": 10**9}, {"point_features": -1},
+    ],
     "lidar_camera": LIDAR + IMAGE,
 }  # fmt: skip
 
 
 def config_of(name: str, options: dict[str, Any]) -> Config:
-    return Config({"model": {"name": name, **options}}, source="job.yaml")
+    data = {"partition": {"name": "cylinder"}} if name == "cylinder3d" else {"voxel_size": 0.2}
+    return Config({"data": data, "model": {"name": name, **options}}, source="job.yaml")
 
 
 @pytest.mark.parametrize(
@@ -79,16 +86,17 @@ def test_windows_smaller_than_can_be_counted_are_said():
     torch.manual_seed(0)
     network = build_model(config_of("spvcnn_spformer", {"cr": 0.5, "window_size": 1e-9}), 5)
     with pytest.raises(UserError, match=r"model\.window_size.*too small for scans that reach"):
-        network(batch_of(np.random.default_rng(0).normal(0, 20, (50, 3))))
+        network(batch_of(network, np.random.default_rng(0).normal(0, 20, (50, 3))))
 
 
-def batch_of(*scans: np.ndarray) -> Batch:
+def batch_of(network: nn.Module, *scans: np.ndarray) -> Batch:
+    """Scans in the cells that the network reads."""
     samples = []
     for index, xyz in enumerate(scans):
         intensity = np.full(len(xyz), 0.5, np.float32)
         label = np.ones(len(xyz), np.uint8)
         points = Points(np.asarray(xyz, np.float32), intensity=intensity, label=label)
-        samples.append(make_sample(Scan(f"s{index}", points), index, DataConfig(voxel_size=0.2)))
+        samples.append(make_sample(Scan(f"s{index}", points), index, inputs_of(network).data))
     return collate(samples)
 
 
@@ -101,7 +109,7 @@ def test_scans_of_one_voxel_train_and_predict(name, scans):
     assert set(SMALL) == set(MODELS) and set(LIDAR_MODELS) < set(SMALL)
     torch.manual_seed(0)
     network = build_model(config_of(name, SMALL[name]), 5)
-    batch = batch_of(*map(np.array, scans))
+    batch = batch_of(network, *map(np.array, scans))
     logits = network.train()(batch).logits
     logits.float().logsumexp(1).sum().backward()
     assert torch.isfinite(logits).all() and len(logits) == len(scans)

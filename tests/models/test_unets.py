@@ -15,17 +15,22 @@ from core.config import Config
 from core.contracts import Batch, Sample
 from core.data import collate
 from core.errors import UserError
-from core.models import LIDAR_MODELS, build_model
+from core.models import LIDAR_MODELS, build_model, model_class
 from core.models import __main__ as command
 from core.models.__main__ import count_macs
-from core.models.probe import random_batch
+from core.models.probe import inputs_of, random_batch
 
 UNETS = ("minkunet", "spvcnn")
+NARROW = {"minkunet": {"cr": 0.25}, "spvcnn": {"cr": 0.25}, "cylinder3d": {"width": 4}}
 
 
 def make(name: str, num_classes: int = 17, **options: object) -> nn.Module:
     torch.manual_seed(0)
-    return build_model(Config(tree={"model": {"name": name, **options}}), num_classes)
+    config = Config(tree={"model": {"name": name, **options}})
+    partition = model_class(config).partitions[0]
+    if partition != "voxels":
+        config.tree["data"] = {"partition": {"name": partition}}
+    return build_model(config, num_classes)
 
 
 def make_exact(name: str) -> nn.Module:
@@ -75,8 +80,8 @@ def double(batch: Batch) -> Batch:
 # --- every LiDAR network --------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", list(LIDAR_MODELS))
 def test_forward_and_backward(name: str) -> None:
-    model = make(name, num_classes=5, **({"cr": 0.25} if name in UNETS else {}))
-    batch = random_batch(300)
+    model = make(name, num_classes=5, **NARROW.get(name, {}))
+    batch = random_batch(300, inputs=inputs_of(model))
     logits = model(batch).logits
     assert logits.shape == (len(batch.coords), 5) and logits.dtype == torch.float32
     logits.square().mean().backward()
