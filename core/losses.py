@@ -26,6 +26,7 @@ __all__ = [
     "cross_entropy",
     "feature_mse",
     "kl_divergence",
+    "kl_rows",
     "lovasz_gradient",
     "lovasz_softmax",
     "row_mean",
@@ -126,14 +127,19 @@ def kl_divergence(
     """
     if detach:
         teacher = teacher.detach()
-    log_s = torch.log_softmax(student.float() / temperature, 1)
-    log_t = torch.log_softmax(teacher.float() / temperature, 1)
-    per_row = (log_t.exp() * (log_t - log_s)).sum(1)
+    per_row = kl_rows(student, teacher, temperature)
     if classes is None:
         return temperature**2 * row_mean(per_row, mask, scope=scope)
     if mask is None:
         mask = torch.ones_like(classes, dtype=torch.bool)
     return temperature**2 * class_mean(per_row, classes, mask, student.shape[1], scope=scope)
+
+
+def kl_rows(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    """F32 [V]: ``sum_c p_t log(p_t / p_s)`` of each row of logits [V, C], softmax at a temperature."""
+    log_s = torch.log_softmax(student.float() / temperature, 1)
+    log_t = torch.log_softmax(teacher.float() / temperature, 1)
+    return (log_t.exp() * (log_t - log_s)).sum(1)
 
 
 def feature_mse(

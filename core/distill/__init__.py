@@ -27,6 +27,7 @@ METHODS: dict[str, str] = {  # distill.name -> module:class; imported when asked
     SUPERVISED: "core.distill.supervised:Supervised",
     "u2mkd": "core.distill.u2mkd:U2MKD",
     "2dpass": "core.distill.twodpass:MSFSKD",
+    "pvkd": "core.distill.pvkd:PVKD",
 }
 
 

@@ -44,6 +44,7 @@ class TeacherOutput:
             batch of the student, whose rows are then its own.
         logits: [SVt, classes].
         stages: per-stage features, as in :class:`Output`.
+        point_logits, point_features: by point, as in :class:`Output`; of a teacher that saw the student's batch.
     """
 
     tokens: tuple[str, ...]
@@ -51,6 +52,8 @@ class TeacherOutput:
     keyframe_voxels: Tensor | None
     logits: Tensor
     stages: Sequence[Stage]
+    point_logits: Tensor | None = None
+    point_features: Tensor | None = None
 
     @classmethod
     def of(cls, batch: Batch, output: Output) -> TeacherOutput:
@@ -60,7 +63,15 @@ class TeacherOutput:
     @classmethod
     def shared(cls, batch: Batch, output: Output) -> TeacherOutput:
         """From the output on the student's own batch."""
-        return cls(batch.tokens, batch.coords, None, output.logits, output.stages)
+        return cls(
+            batch.tokens,
+            batch.coords,
+            None,
+            output.logits,
+            output.stages,
+            output.point_logits,
+            output.point_features,
+        )
 
     def rows_for(self, student: Batch) -> Tensor:
         """The teacher's voxel for each student voxel, i64 [SV], -1 = none; linked by point indices alone.
@@ -92,12 +103,14 @@ class Needs:
         images: batches hold the cameras' images.
         planes: names of maps aligned with the images, e.g. superpixels.
         teacher: the values of a frozen teacher that are compared; empty = there is no teacher.
+        shared: they are compared cell by cell and point by point, so the teacher sees the student's very batch.
     """
 
     labels: bool = True
     images: bool = False
     planes: tuple[str, ...] = ()
     teacher: tuple[Literal["logits", "stages"], ...] = ()
+    shared: bool = False
 
 
 class Method(nn.Module, ABC):

@@ -108,27 +108,39 @@ class SoftTargets(nn.Module):
         return torch.stack(rules).all(0) if rules else None
 
     def divergence(
-        self, student: Tensor, teacher: Tensor, rows: Tensor | None, *, detach: bool = True
+        self,
+        student: Tensor,
+        teacher: Tensor,
+        rows: Tensor | None,
+        *,
+        detach: bool = True,
+        reverse: bool = False,
     ) -> Tensor:
         """The mean divergence of the student from its targets; 0 when there is no row.
 
         Args:
             student, teacher: [R, C] logits. rows: what :meth:`asked` returned.
             detach: no gradient flows to the teacher.
+            reverse: KL(student || teacher) in place of KL(teacher || student).
         """
+        classes = teacher.argmax(1) if self.config.kl_mean == "classes" else None
+        target = teacher.detach() if detach else teacher
         value = kl_divergence(
-            student,
-            teacher,
+            target if reverse else student,
+            student if reverse else target,
             rows,
             temperature=self.config.temperature,
-            classes=teacher.argmax(1) if self.config.kl_mean == "classes" else None,
+            classes=classes,
             scope=self.scope,
-            detach=detach,
+            detach=False,
         )
-        return value if self.progress >= self.config.rampup else self._growing() * value
+        return self.growth * value
 
-    def _growing(self) -> float:
-        """The factor of the ramp-up (Tarvainen and Valpola, NeurIPS 2017, section 3.1)."""
+    @property
+    def growth(self) -> float:
+        """The factor of the ramp-up (Tarvainen and Valpola, NeurIPS 2017, section 3.1), 1 after it."""
+        if self.progress >= self.config.rampup:
+            return 1.0
         left = 1 - self.progress / self.config.rampup
         return math.exp(-5 * left * left)
 

@@ -121,6 +121,7 @@ def train(world: World, config: Config, run_path: Path, *, profile: int | None =
     score = chosen_score(context, kind, val_set)
     _check_score(context, settings.needs, score)
     teacher = None
+    _check_view(context, settings.needs)
     if settings.needs.teacher and context.experiment.teacher.source == "checkpoint":
         teacher = load_teacher(config, train_set.labels, world.device)
         if teacher.data.uses_images(training=True):
@@ -255,6 +256,18 @@ def _check_data(context: Context, needs: Needs) -> None:
             f"this method learns from the maps {', '.join(missing)}, and batches have none",
             where=f"{context.config.origin('data.planes')}, key 'data.planes'",
             cure=f"Name them: data.planes: [{', '.join(needs.planes)}]",
+        )
+
+
+def _check_view(context: Context, needs: Needs) -> None:
+    """Refuse a view of the teacher's own where the method compares cell by cell."""
+    section = context.experiment.teacher
+    if needs.shared and section.source == "checkpoint" and section.view != "shared":
+        raise UserError(
+            "this method compares student and teacher cell by cell and point by point, and the teacher has a view of "
+            "its own",
+            where=f"{context.config.origin('teacher.view')}, key 'teacher.view'",
+            cure="Set teacher.view: shared and leave teacher.cache out",
         )
 
 
