@@ -131,6 +131,19 @@ def test_a_live_teacher_sees_the_mixed_scan(config, teacher, view, tmp_path) -> 
     assert (output.rows_for(batch) >= 0).all()
 
 
+def test_a_method_that_compares_cells_refuses_another_view(config, teacher, tmp_path) -> None:
+    pvkd = ("--distill", "{name: pvkd, supervoxel: [32, 32, 8], n_point: 32, n_voxel: 16}")
+    with pytest.raises(UserError, match=r"'teacher.view'.*cell by cell") as caught:
+        train_student(World(), student(config, teacher, *pvkd), tmp_path / "run")
+    assert "shared" in str(caught.value.cure) and not (tmp_path / "run").exists()
+    shared = student(config, teacher, *pvkd, "--teacher.view", "shared")
+    trainer = trainer_of(shared, tmp_path)
+    trainer.network.eval()
+    losses = trainer.losses(next(iter(trainer.steps.loader)))
+    for name in ("out_point", "out_voxel", "aff_point", "aff_voxel"):
+        assert float(losses[name].detach()) == pytest.approx(0, abs=1e-6)  # its own teacher
+
+
 def test_a_shared_view_is_not_kept(config, teacher) -> None:
     both = student(config, teacher, "--teacher.view", "shared", "--teacher.cache", "folder")
     with pytest.raises(UserError, match="leave cache out"):
