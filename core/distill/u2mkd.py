@@ -153,7 +153,7 @@ def _stage(stages: Sequence[Stage], kind: str) -> Stage:
     stage = compared_stage(stages)
     if stage is None:
         raise UserError(
-            f"the {kind} has no encoder stage of stride 16, so its features cannot be compared",
+            f"the {kind} has no encoder stage of stride 16 along every axis, so its features cannot be compared",
             where="distill.w_feat",
             cure="Set distill.w_feat to 0, or take a network with four down-sampling stages",
         )
