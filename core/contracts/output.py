@@ -48,6 +48,7 @@ class Output:
         point_logits: [SN, outputs], where the network decides for each point; scores and votes take these then.
         point_features: [SN, C], where the network has features of each point: what the layer that decides for it reads,
             or without one what is pooled into the cells.
+        decided: bool [SN], the points that ``point_logits`` has an answer for; None = all.
     """
 
     logits: Tensor
@@ -55,6 +56,7 @@ class Output:
     encoder: int = 0
     point_logits: Tensor | None = None
     point_features: Tensor | None = None
+    decided: Tensor | None = None
 
     @property
     def encoder_stages(self) -> Sequence[Stage]:

@@ -27,11 +27,13 @@ Predictor = Callable[
 
 
 def decided_points(output: Output, batch: Batch) -> Tensor:
-    """Bool [SN]: points that the network gives a class: all where it scores points, else those of a cell."""
+    """Bool [SN]: points that the network gives a class: those it says where it scores points, else those of a cell."""
     of_point = batch.cells.of_point
-    if output.point_logits is not None:
+    if output.point_logits is None:
+        return of_point >= 0
+    if output.decided is None:
         return torch.ones_like(of_point, dtype=torch.bool)
-    return of_point >= 0
+    return output.decided
 
 
 def predict_points(output: Output, batch: Batch) -> Tensor:
@@ -43,7 +45,7 @@ def predict_points(output: Output, batch: Batch) -> Tensor:
         i64 [SN].
     """
     if output.point_logits is not None:
-        return _best_class(output.point_logits)
+        return torch.where(decided_points(output, batch), _best_class(output.point_logits), IGNORE)
     of_point = batch.cells.of_point
     best = _best_class(output.logits)
     if len(best) == 0:
