@@ -7,7 +7,7 @@ import math
 import numba
 import numpy as np
 
-__all__ = ["rings"]
+__all__ = ["rings", "turns"]
 
 _FEWEST_TURNS = 4  # fewer: the points are not stored ring by ring
 
@@ -24,14 +24,29 @@ def rings(points: np.ndarray, beams: int) -> np.ndarray:
     Returns:
         i64 [N].
     """
-    turns, leaps = _turns(np.ascontiguousarray(points, np.float32))
-    if len(turns) == 0 or (turns[-1] >= _FEWEST_TURNS and leaps < 0.2 * len(turns)):
-        return np.clip(turns, 0, beams - 1)
+    found = turns(points)
+    if found is not None:
+        return np.clip(found, 0, beams - 1)
     elevation = np.arctan2(points[:, 2], np.hypot(points[:, 0], points[:, 1]))
     low, high = np.quantile(elevation, (0.001, 0.999))
     step = max(high - low, 1e-6) / max(beams - 1, 1)
     ring = np.rint((high - elevation) / step)
     return np.clip(ring, 0, beams - 1).astype(np.int64)
+
+
+def turns(points: np.ndarray) -> np.ndarray | None:
+    """Count the whole turns, counter-clockwise from the x axis, that the scanner has made before each point.
+
+    Args:
+        points: f32 [N, 3] m, the scanner at the origin.
+
+    Returns:
+        i64 [N], None where points are not stored ring by ring.
+    """
+    found, leaps = _turns(np.ascontiguousarray(points, np.float32))
+    if len(found) == 0 or (found[-1] >= _FEWEST_TURNS and leaps < 0.2 * len(found)):
+        return found
+    return None
 
 
 @numba.njit("Tuple((i8[::1], i8))(f4[:,::1])", cache=True, nogil=True)
