@@ -190,3 +190,21 @@ def test_steps_equal_torch(config: dict, make) -> None:
 def test_impossible_values_are_refused(values: dict) -> None:
     with pytest.raises(ValueError, match="validation error"):
         OptimizerConfig(**values)
+
+
+@pytest.mark.parametrize(
+    ("step", "factor"),
+    [(0, 0.1), (5, 0.55), (10, 1.0), (30, 0.55), (49, 0.1 + 0.9 * 0.5 * (1 + cos(pi * 0.975)))]
+    + [(50, 0.1), (60, 1.0), (80, 0.55), (100, 0.1), (150, 0.1)],
+)  # fmt: skip
+def test_warm_restarts(step: int, factor: float) -> None:
+    """Two cycles of 50 steps, 10 of them warm-up from a tenth."""
+    config = SchedulerConfig(name="cosine_restarts", warmup_steps=10, cycles=2, floor=0.1)
+    assert lr_factor(config, step, 100) == pytest.approx(factor)
+
+
+def test_warm_restarts_need_room() -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(()))], lr=1.0)
+    config = SchedulerConfig(name="cosine_restarts", warmup_steps=10, cycles=2)
+    with pytest.raises(UserError, match="20 optimiser steps in 2 cycles"):
+        build_scheduler(config, optimizer, 20)

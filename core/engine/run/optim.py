@@ -41,7 +41,7 @@ class OptimizerConfig(Section):
 class SchedulerConfig(Section):
     """``scheduler:`` section: the learning rate over time; every schedule is evaluated per optimiser step."""
 
-    name: Literal["none", "cosine", "cosine_warmup", "poly"] = Field(
+    name: Literal["none", "cosine", "cosine_warmup", "cosine_restarts", "poly"] = Field(
         "cosine_warmup", description="the schedule"
     )
     warmup_steps: int = Field(
@@ -49,6 +49,15 @@ class SchedulerConfig(Section):
         ge=0,
         description="optimiser steps, linear warm-up of cosine_warmup; U2MKD: 1000 / processes, "
         "0 with one process",
+    )
+    cycles: int = Field(
+        1, ge=1, description="cosine_restarts: equal parts of the training, each warmed up anew"
+    )
+    floor: float = Field(
+        0.01,
+        ge=0,
+        lt=1,
+        description="cosine_restarts: factor on lr where a cycle begins and ends",
     )
     power: float = Field(0.9, gt=0, description="poly: exponent of the decay")
 
@@ -95,7 +104,10 @@ def lr_factor(config: SchedulerConfig, step: int, total_steps: int) -> float:
     """Multiplier on the base learning rate at optimiser step ``step`` of ``total_steps``.
 
     ``cosine_warmup`` is (k+1)/W during warm-up and (1 + cos(pi (k-W)/T)) / 2 after; ``poly`` is (1 - k/(T+1))^power.
+    ``cosine_restarts`` rises linearly from ``floor`` to 1 and falls to it as a cosine, in each cycle.
     """
+    if config.name == "cosine_restarts":
+        return _restarting(config, step, total_steps)
     if config.name == "none":
         return 1.0
     if config.name == "poly":
@@ -108,15 +120,32 @@ def lr_factor(config: SchedulerConfig, step: int, total_steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / total_steps)))
 
 
+def _restarting(config: SchedulerConfig, step: int, total_steps: int) -> float:
+    """Warm restarts (Loshchilov and Hutter, ICLR 2017) with a warm-up; what follows the last cycle stays below."""
+    length = max(total_steps / config.cycles, 1)
+    begun = min(step // length, config.cycles - 1)
+    place = min(step - begun * length, length)
+    if place < config.warmup_steps:
+        share = place / config.warmup_steps
+    else:
+        fall = (place - config.warmup_steps) / (length - config.warmup_steps)
+        share = 0.5 * (1 + math.cos(math.pi * fall))
+    return config.floor + (1 - config.floor) * share
+
+
 def build_scheduler(config: SchedulerConfig, optimizer: Optimizer, total_steps: int) -> LambdaLR:
     """Schedule to be stepped once after each optimiser step.
 
     Raises:
-        UserError: the warm-up is longer than the whole training.
+        UserError: the warm-up is longer than the whole training, or than a cycle.
     """
-    if config.name == "cosine_warmup" and config.warmup_steps >= max(1, total_steps):
+    warmed = config.name in ("cosine_warmup", "cosine_restarts")
+    cycles = config.cycles if config.name == "cosine_restarts" else 1
+    if warmed and config.warmup_steps * cycles >= max(1, total_steps):
+        of_each = f" in {cycles} cycles" if cycles > 1 else ""
         raise UserError(
-            f"scheduler.warmup_steps is {config.warmup_steps}, but the training has {total_steps} optimiser steps",
+            f"scheduler.warmup_steps is {config.warmup_steps}, but the training has {total_steps} optimiser steps"
+            f"{of_each}",
             cure="Shorten the warm-up or train longer",
         )
     return LambdaLR(optimizer, lambda step: lr_factor(config, step, total_steps))
