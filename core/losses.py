@@ -22,6 +22,7 @@ __all__ = [
     "CrossEntropyLovasz",
     "Scope",
     "balanced_weights",
+    "boundary_loss",
     "class_mean",
     "cross_entropy",
     "feature_mse",
@@ -34,6 +35,7 @@ __all__ = [
 
 Scope = Literal["global", "local"]
 _ONE = 0x3F800000  # bits of 1.0
+_TINY = 1e-7  # keeps quotients of the boundary loss finite
 _RADIX = 32768  # fewest integers torch sorts by radix on the CPU
 
 
@@ -152,6 +154,28 @@ def feature_mse(
     """
     squared = (features.float() - target.float()).square()
     return row_mean(squared.mean(1), mask, scope=scope)
+
+
+def boundary_loss(scores: Tensor, labels: Tensor, *, scope: Scope = "global") -> Tensor:
+    """Average ``1 - F1`` of the classes' borders over images and classes (Bokhovkin and Burnaev, ISNN 2019; CENet).
+
+    The border of a map m is ``maxpool3x3(1 - m) - (1 - m)``. Every class counts, "ignore" and absent ones too.
+
+    Args:
+        scores: [B, C, H, W] logits of all pixels. labels: i64 [B, H, W], 0 = ignore or empty.
+    """
+    predicted = _border(scores.float().softmax(1))
+    truth = _border(F.one_hot(labels, scores.shape[1]).movedim(-1, 1).float())
+    common = (predicted * truth).sum((2, 3))
+    precision = common / (predicted.sum((2, 3)) + _TINY)
+    recall = common / (truth.sum((2, 3)) + _TINY)
+    f1 = 2 * precision * recall / (precision + recall + _TINY)
+    return row_mean((1 - f1).mean(1), scope=scope)
+
+
+def _border(maps: Tensor) -> Tensor:
+    outside = 1 - maps
+    return F.max_pool2d(outside, 3, stride=1, padding=1) - outside
 
 
 def lovasz_gradient(sorted_truth: Tensor) -> Tensor:
