@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.sparse.points import GatherTable, gather_sum
 
-__all__ = ["norm_relu_conv", "norm_relu_conv_at_points", "pointwise_conv"]
+__all__ = [
+    "closeness",
+    "neighbour_votes",
+    "norm_relu_conv",
+    "norm_relu_conv_at_points",
+    "pointwise_conv",
+]
 
 
 def pointwise_conv(x: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -32,3 +39,41 @@ def norm_relu_conv_at_points(
     kernel = conv.weight.permute(2, 3, 1, 0).reshape(-1, conv.out_channels)
     taps = gather_sum(pixels, table).view(-1, len(kernel))
     return taps @ kernel.to(taps.dtype)
+
+
+def closeness(search: int, sigma: float) -> Tensor:
+    """F32 [search, search]: 1 - g, a Gaussian of ``sigma`` px about the middle whose sum is 1."""
+    steps = torch.arange(search, dtype=torch.float64) - search // 2
+    line = torch.exp(-steps.square() / (2 * sigma**2))
+    window = line[:, None] * line
+    return (1 - window / window.sum()).float()
+
+
+def neighbour_votes(
+    ranges: Tensor,
+    classes: Tensor,
+    pixels: Tensor,
+    own: Tensor,
+    *,
+    num_classes: int,
+    search: int,
+    neighbours: int,
+    sigma: float,
+    cutoff: float,
+) -> Tensor:
+    """Gather each point's window, sort it by distance, count the classes of the nearest: f32 [N, num_classes]."""
+    half = search // 2
+    step = torch.arange(search, device=ranges.device)
+    image = pixels[:, 0, None, None]
+    row = pixels[:, 1, None, None] + step[:, None]
+    column = pixels[:, 2, None, None] + step
+    border = (half, half, half, half)
+    window = F.pad(ranges, border, value=torch.inf)[image, row, column]
+    names = F.pad(classes, border)[image, row, column].flatten(1)
+    window[:, half, half] = own
+    away = (window - own[:, None, None]).abs() * closeness(search, sigma).to(ranges.device)
+    near, order = away.flatten(1).sort(dim=1, stable=True)
+    nearest = names.gather(1, order)[:, :neighbours]
+    voting = (near <= cutoff)[:, :neighbours]
+    votes = torch.zeros(len(pixels), num_classes, device=ranges.device)
+    return votes.scatter_add(1, nearest, voting.float())
