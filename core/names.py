@@ -15,5 +15,6 @@ FAMILIES: dict[str, str] = {  # name after --from -> module:class; imported when
     "2dpass": "core.engine.exchange.twodpass:TwoDPassWeights",
     "sphereformer": "core.engine.exchange.sphereformer:SphereFormerWeights",
     "cylinder3d": "core.engine.exchange.cylinder3d:Cylinder3DWeights",
+    "cenet": "core.engine.exchange.cenet:CENetWeights",
     "spvnas": "core.engine.exchange.spvnas:SPVNASWeights",
 }

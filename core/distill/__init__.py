@@ -28,6 +28,7 @@ METHODS: dict[str, str] = {  # distill.name -> module:class; imported when asked
     "u2mkd": "core.distill.u2mkd:U2MKD",
     "2dpass": "core.distill.twodpass:MSFSKD",
     "pvkd": "core.distill.pvkd:PVKD",
+    "cenet": "core.distill.cenet:CENetTraining",
 }
 
 

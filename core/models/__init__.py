@@ -35,6 +35,7 @@ LIDAR_MODELS: dict[str, str] = {  # model.name -> module:class; imported when as
     "sphereformer": "core.models.lidar.sphereformer:SphereFormerUNet",
     "twodpass": "core.models.lidar.twodpass:TwoDPass",
     "cylinder3d": "core.models.lidar.cylinder3d:Cylinder3D",
+    "cenet": "core.models.lidar.cenet:CENet",
 }
 MODELS = LIDAR_MODELS | {"lidar_camera": "core.models.fusion.student:LidarCamera"}
 
