@@ -24,7 +24,12 @@ SMALL: dict[str, dict[str, Any]] = {
     "sphereformer": {"layers": [16, 32]},
     "twodpass": {"hidden": 16},
     "cylinder3d": {"width": 2, "voxel_features": 4, "point_features": 8},
+    "cenet": {"width": 4},
     "lidar_camera": {"lidar": {"name": "spvcnn", "cr": 0.125}, "image": {"decoder_channels": 8}},
+}
+CELLS: dict[str, dict[str, Any]] = {
+    "cylinder3d": {"partition": {"name": "cylinder"}},
+    "cenet": {"partition": {"name": "range_image", "height": 16, "width": 32}},
 }
 LIDAR = [
     {"lidar": {"name": "spvcnn_spformer", "cr": 0.25}},
@@ -53,12 +58,16 @@ ABSURD: dict[str, list[dict[str, Any]]] = {
     "cylinder3d": [
         {"width": 0}, {"width": 10**9}, {"voxel_features": 0}, {"voxel_features": 10**9}, {"point_features": -1},
     ],
+    "cenet": [
+        {"width": 0}, {"width": 7}, {"width": 10**9}, {"std": [1, 1, 0, 1, 1]}, {"knn": {"search": 4}},
+        {"knn": {"search": 10**9 + 1}}, {"knn": {"neighbours": 0}}, {"knn": {"sigma": 0}}, {"knn": {"cutoff": -1}},
+    ],
     "lidar_camera": LIDAR + IMAGE,
 }  # fmt: skip
 
 
 def config_of(name: str, options: dict[str, Any]) -> Config:
-    data = {"partition": {"name": "cylinder"}} if name == "cylinder3d" else {"voxel_size": 0.2}
+    data = CELLS.get(name, {"voxel_size": 0.2})
     return Config({"data": data, "model": {"name": name, **options}}, source="job.yaml")
 
 

@@ -21,7 +21,12 @@ from core.models.__main__ import count_macs
 from core.models.probe import inputs_of, random_batch
 
 UNETS = ("minkunet", "spvcnn")
-NARROW = {"minkunet": {"cr": 0.25}, "spvcnn": {"cr": 0.25}, "cylinder3d": {"width": 4}}
+NARROW = {
+    "minkunet": {"cr": 0.25},
+    "spvcnn": {"cr": 0.25},
+    "cylinder3d": {"width": 4},
+    "cenet": {"width": 4},
+}
 
 
 def make(name: str, num_classes: int = 17, **options: object) -> nn.Module:

@@ -99,7 +99,10 @@ class CENet(nn.Module):
             "hardswish", description="of every layer; FIDNet: leaky_relu"
         )
         width: int = Field(
-            128, ge=2, description="channels of the stages; stem and head follow (published: 128)"
+            128,
+            ge=2,
+            le=4096,
+            description="channels of the stages; stem and head follow (published: 128)",
         )
         in_channel: int = Field(
             4, ge=1, description="values per point; follows from data.features, so leave it out"
@@ -122,7 +125,7 @@ class CENet(nn.Module):
             if self.width % 2:
                 raise ValueError("width is even: the stem begins with half of it")
             if min(self.std, default=1) <= 0:
-                raise ValueError("standard deviations are positive")
+                raise ValueError("the numbers of std are positive")
             return self
 
     mean: Tensor

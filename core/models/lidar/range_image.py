@@ -70,7 +70,9 @@ class ImageStage(Stage):
 class NeighbourConfig(Section):
     """``model.knn:``, how the pixels about a point decide on its class (RangeNet++); CENet's values."""
 
-    search: int = Field(7, ge=1, description="px, odd, edge of the window about a point's pixel")
+    search: int = Field(
+        7, ge=1, le=99, description="px, odd, edge of the window about a point's pixel"
+    )
     neighbours: int = Field(7, ge=1, description="pixels that vote, the nearest in range")
     sigma: float = Field(1.0, gt=0, description="px, of the Gaussian that favours the middle")
     cutoff: float = Field(2.0, gt=0, description="m, pixels further away have no vote")
