@@ -63,6 +63,8 @@ def make_config(
     options = dict(METHOD_OPTIONS[method])
     if network in WITHOUT_FEATURES and "w_feat" in options:
         options["w_feat"] = 0.0
+    if partition == "range_image" and "supervoxel" in options:
+        options["supervoxel"] = [8, 8]
     return Config(
         {
             "data": {**data, "features": list(features)},
