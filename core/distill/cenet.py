@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field
@@ -10,8 +9,8 @@ from torch import Tensor, nn
 
 from core.contracts import Batch
 from core.data import gather_rows
-from core.distill.base import Method, Needs, TeacherOutput
-from core.distill.soft_targets import SoftTargets
+from core.distill.base import Needs, TeacherOutput
+from core.distill.soft_targets import SoftTargets, SoftTargetsMethod
 from core.errors import UserError
 from core.losses import CrossEntropyLovasz, boundary_loss
 from core.models.lidar.cenet import CENet
@@ -20,7 +19,7 @@ from core.models.lidar.range_image import RangeOutput, at_cells, picture
 __all__ = ["CENetTraining"]
 
 
-class CENetTraining(Method):
+class CENetTraining(SoftTargetsMethod):
     """Segmentation and borders at the network's output and, by heads that stay behind, at its coarser stages.
 
     Args:
@@ -65,23 +64,10 @@ class CENetTraining(Method):
                 cure="Set model.name: cenet, or choose another method",
             )
         self.config = config
-        self.soft = SoftTargets(config, criterion.scope)
         self.heads = nn.ModuleList()
         if config.w_auxiliary > 0:
             for width in student.scale_widths:
                 self.heads.append(nn.Conv2d(width, student.classifier.out_channels, 1))
-
-    def name_classes(self, classes: Sequence[str]) -> None:
-        """Give each class the confidence from which the teacher is asked.
-
-        Raises:
-            UserError: ``distill.confidence`` names no class.
-        """
-        self.soft.name_classes(classes)
-
-    def begin_step(self, progress: float) -> None:
-        """Let the teacher's term grow, where ``distill.rampup`` says so."""
-        self.soft.progress = progress
 
     def forward(self, batch: Batch, teacher: TeacherOutput | None = None) -> dict[str, Tensor]:
         """The losses by name and already weighted: ``ce``, ``lovasz``, ``boundary``, their sums over the auxiliary

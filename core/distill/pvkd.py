@@ -20,8 +20,8 @@ from core.contracts import IGNORE, Batch, Output, Stage
 from core.data import gather_rows
 from core.data.partitions.cylinder import Cylinder
 from core.distill.affinity import affinity_loss, grouped
-from core.distill.base import Method, Needs, TeacherOutput
-from core.distill.soft_targets import SoftTargets
+from core.distill.base import Needs, TeacherOutput
+from core.distill.soft_targets import SoftTargets, SoftTargetsMethod
 from core.distill.supervoxels import (
     Counts,
     Drawn,
@@ -43,7 +43,7 @@ Known = Output | TeacherOutput
 _STEPS = 1 << 53  # progress as a whole number, without loss
 
 
-class PVKD(Method):
+class PVKD(SoftTargetsMethod):
     """Segmentation, the teacher's classes at points and cells, affinities within supervoxels.
 
     A network without logits or features of its own at the points gives each point those of its cell.
@@ -160,24 +160,11 @@ class PVKD(Method):
     ) -> None:
         super().__init__(config, student, teacher, criterion)
         self.config = config
-        self.soft = SoftTargets(config, criterion.scope)
         self.counts = Counts(config.k, config.n_voxel, config.n_point)
         if config.compares_features:
             _finest(probe(student).stages, "student")
             if teacher is not None:
                 _finest(probe(teacher).stages, "teacher")
-
-    def name_classes(self, classes: Sequence[str]) -> None:
-        """Give each class the confidence from which the teacher is asked.
-
-        Raises:
-            UserError: ``distill.confidence`` names no class.
-        """
-        self.soft.name_classes(classes)
-
-    def begin_step(self, progress: float) -> None:
-        """Let the teacher's terms grow, where ``distill.rampup`` says so, and draw other supervoxels."""
-        self.soft.progress = progress
 
     def forward(self, batch: Batch, teacher: TeacherOutput | None) -> dict[str, Tensor]:
         """The losses by name and already weighted.
