@@ -197,6 +197,8 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 LEGACY = {"legacy_quant": True, "window_origin": "batch"}
 SPHERE = {"legacy_quant": False, "window_origin": "batch", "name": "sphereformer"}
 FP32 = {"amp.enabled": False}
+CYLINDER = {"width": 32, "point_features": 256, "asym_mode": "released"}
+BINS = {"bins": [480, 360, 32], "interval": "bins - 1"}
 BOX = {"data.voxel_size": 0.001, "data.eval_images": False}
 WEIGHTS: dict[str, dict[str, Any]] = {
     "nuscenes/published_spformer": FP32 | SWEEPS | below("model", WIDE | LEGACY | {"cr": 2.0}),
@@ -238,6 +240,20 @@ WEIGHTS: dict[str, dict[str, Any]] = {
     "nuscenes/2dpass/published_h256": BOX | {"model.hidden": 256, "model.shape": [1000, 1000, 70]},
     "semantickitti/published_minkunet": FP32 | {"data.voxel_size": 0.05},
     "semantickitti/published_spvcnn": FP32 | {"data.voxel_size": 0.05},
+    "semantickitti/published_cylinder3d": {
+        **FP32,
+        **below("model", CYLINDER | {"voxel_features": 32}),
+        **below("data.partition", BINS),
+        "data.partition.low": [0, -180, -4],
+        "data.partition.high": [50, 180, 2],
+    },
+    "nuscenes/published_cylinder3d": {
+        **FP32,
+        **below("model", CYLINDER | {"width": 16, "point_features": 128, "voxel_features": 16}),
+        **below("data.partition", BINS),
+        "data.partition.low": [0, -180, -5],
+        "data.partition.high": [50, 180, 3],
+    },
     "nuscenes/published_minkunet": FP32 | {"dataset.multisweeps.num_sweeps": 0},
     "nuscenes/published_spvcnn": FP32 | {"dataset.multisweeps.num_sweeps": 0},
 }
