@@ -35,6 +35,8 @@ from core.metrics import Confusion
 
 def unlabelled_scans(config: Config) -> Iterator[tuple[Scan, np.ndarray | None]]:
     """Scans outside the label budget with the labels that they hide, u8 [N] of the keyframe's points; None = none."""
+    # What is compared is the teacher's answers; the recipe's own pseudo-labels may not have been written yet.
+    config.merge({"pseudo_labels": None}, "pseudo_quality.py", "dataset")
     dataset = build_dataset(config, "train")
     if not isinstance(dataset, TrainingScans):
         return

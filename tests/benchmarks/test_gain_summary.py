@@ -15,12 +15,14 @@ from benchmarks.gain.plan import OWN_SCORE, QUALITY, Plan
 from benchmarks.gain.summary import Line, Summary, answers
 from benchmarks.gain.tables import print_summary, write_records
 from benchmarks.results import read_table
+from core.config import load_config
 from core.contracts import Points, Scan
 from core.datasets.pseudo import PSEUDO
 from core.engine.score.segmenter import Prediction
 from core.io import write_json
 from core.metrics import EvaluationResult
 
+REPO = Path(__file__).resolve().parents[2]
 EXPERIMENT = """
 title: Test
 steps: 8
@@ -174,3 +176,20 @@ def test_answers_are_judged_by_threshold() -> None:
     assert (whole["coverage"], whole["accuracy"]) == (1.0, 0.75)
     assert whole["miou"] == pytest.approx((3 / 4 + 0) / 2)
     assert (sure["coverage"], sure["accuracy"], sure["miou"]) == (0.5, 1.0, 1.0)
+
+
+def test_pseudo_labels_of_the_recipe_are_not_waited_for(
+    tiny_nuscenes: Path, tmp_path: Path
+) -> None:
+    config = load_config(REPO / "configs" / "synthetic" / "few_labels.yaml")
+    wanted = {
+        "root": str(tiny_nuscenes),
+        "labelled": {"fraction": 0.5},
+        "unlabelled": "rest",
+        "pseudo_labels": str(tmp_path / "not_yet"),
+    }
+    config.merge(wanted, "the test", "dataset")
+    scans = list(pseudo_quality.unlabelled_scans(config))
+    assert scans
+    for scan, truth in scans:
+        assert truth is not None and len(truth) == np.count_nonzero(scan.keyframe)
