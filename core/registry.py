@@ -9,11 +9,13 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
+from pydantic import ValidationError
+
 from core.config import Config
-from core.config.explain import did_you_mean
+from core.config.explain import did_you_mean, explain
 from core.errors import UserError
 
-__all__ = ["load_entry", "look_up", "named_entry"]
+__all__ = ["load_entry", "look_up", "named_entry", "read_choice"]
 
 
 def look_up(registry: Mapping[str, str], config: Config, key: str, kind: str) -> Any:
@@ -62,3 +64,31 @@ def load_entry(entry: str) -> Any:
     """Import what ``module:attribute`` names."""
     module, _, attribute = entry.partition(":")
     return getattr(import_module(module), attribute)
+
+
+def read_choice(
+    registry: Mapping[str, str], value: Any, key: str, kind: str, default: str | None = None
+) -> Any:
+    """For a field of the configuration: the section that a mapping's ``name`` picks; anything else as it is.
+
+    Args:
+        registry: ``name -> "module:section"``.
+        key: dotted key of the field, e.g. ``data.partition``.
+        kind: what the entries are, in the singular, e.g. "partition".
+        default: the name where none is given; None = one has to be.
+
+    Raises:
+        ValueError: no such entry, or an unknown or ill-typed key.
+    """
+    if not isinstance(value, dict):
+        return value
+    name = value.get("name", default)
+    if not isinstance(name, str) or name not in registry:
+        hint = did_you_mean(name, registry, f"Known {kind}s")
+        raise ValueError(f"unknown {kind} '{name}'. {hint}")
+    section = load_entry(registry[name])
+    try:
+        return section.model_validate(value)
+    except ValidationError as error:
+        sentences = [explain(detail, section, key, value)[1] for detail in error.errors()]
+        raise ValueError("; ".join(sentences)) from error

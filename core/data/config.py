@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
 
 from core.config import Section
 from core.data.partitions import PartitionSection, Voxels, read_partition
+from core.data.paste_config import PasteSection, read_paste
 
 __all__ = [
     "CELLS",
@@ -18,9 +18,7 @@ __all__ = [
     "DataConfig",
     "FlipAxes",
     "ImageAugmentConfig",
-    "PasteConfig",
     "ScanMixConfig",
-    "ThingRule",
     "VoteAugmentConfig",
 ]
 
@@ -148,64 +146,6 @@ class ImageAugmentConfig(Section):
         return value
 
 
-class ThingRule(Section):
-    """What the paste augmentation knows of one thing class."""
-
-    min_points: int = Field(
-        10, ge=1, description="instances with fewer points are neither stored nor pasted"
-    )
-    ground: tuple[str, ...] = Field(min_length=1, description="classes an instance may be put on")
-
-
-class PasteConfig(Section):
-    """``data.paste:``, training only: objects of other training scans, put on this scan's ground (as in U2MKD)."""
-
-    database: Path = Field(description="folder that prepare_inst_database.py wrote")
-    count: int = Field(
-        6, ge=1, description="objects drawn for each scan; one that fits nowhere is left out"
-    )
-    max_points: int = Field(
-        5000,
-        ge=1,
-        description="points of all pasted objects of a scan; an object that would exceed it is left out",
-    )
-    weights: Literal["frequency", "sqrt", "uniform"] | dict[str, float] = Field(
-        "frequency",
-        description='chance of a class: "frequency" = its number of instances in the database, "sqrt" = the '
-        'root of that, "uniform", or numbers by class name (a class not named is never drawn)',
-    )
-    jitter: tuple[float, float] = Field(
-        (0.5, 0.05),
-        description="m: a place is shifted by up to +- the first along x and y, and 0 to the second upwards",
-    )
-    occlude: bool = Field(
-        True,
-        description="remove the keyframe's points behind a pasted object, as the scanner would not have seen "
-        "them; false keeps them, as published",
-    )
-    things: dict[str, ThingRule] | None = Field(
-        None,
-        description="classes, smallest instances and grounds; null = the label space's table",
-    )
-    sensor: tuple[float, float, float] | None = Field(
-        None,
-        description="m, the scanner in the scan's frame, about which objects are turned and from which they "
-        "cast shadows; null = the data set's own (dataset.sensor)",
-    )
-
-    @field_validator("jitter", "weights")
-    @classmethod
-    def _not_negative(cls, value: Range | str | dict[str, float]) -> Range | str | dict[str, float]:
-        numbers: tuple[float, ...] = ()
-        if isinstance(value, dict):
-            numbers = tuple(value.values())
-        elif isinstance(value, tuple):
-            numbers = value
-        if any(not 0 <= number < float("inf") for number in numbers):
-            raise ValueError("numbers here are finite and not negative")
-        return value
-
-
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -248,6 +188,7 @@ class BeamsConfig(Section):
 
 
 PartitionChoice = Annotated[SerializeAsAny[PartitionSection], BeforeValidator(read_partition)]
+PasteChoice = Annotated[SerializeAsAny[PasteSection], BeforeValidator(read_paste)]
 
 
 class DataConfig(Section):
@@ -268,7 +209,7 @@ class DataConfig(Section):
     augment: AugmentConfig | None = Field(
         AugmentConfig(), description="training only: augmentation of the points; null = none"
     )
-    paste: PasteConfig | None = Field(
+    paste: PasteChoice | None = Field(
         None, description="training only: objects from an instance database; null = none"
     )
     mix: float = Field(

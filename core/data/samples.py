@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Generic, Literal, TypeVar
 
@@ -14,9 +14,10 @@ from torch.utils.data import Dataset
 from core.contracts import Batch, Pair, Sample, Scan
 from core.data.beams import with_beams
 from core.data.collate import collate
-from core.data.config import DataConfig, PasteConfig
+from core.data.config import DataConfig
 from core.data.content import scan_digest
 from core.data.mix import Mixer
+from core.data.paste_config import PasteAugmentation, PasteSection
 from core.data.sample import Recipe
 from core.data.sampler import MIX, PASTE, SCAN_MIX, SampleKey, sample_rng
 from core.data.scan_mix import ScanMixer
@@ -249,17 +250,12 @@ class PairedSamples(Samples[Together]):
         return Pair(collate(students), collate(teachers))
 
 
-def _paster(
-    dataset: ScanDataset, config: PasteConfig | None
-) -> Callable[[Scan, np.random.Generator], Scan] | None:
-    """The paste augmentation, which only jobs that ask for it import."""
+def _paster(dataset: ScanDataset, config: PasteSection | None) -> PasteAugmentation | None:
     if config is None:
         return None
-    from core.data.instances.paste import Paster, foreign_scans
-
-    paster = Paster(config, dataset.labels)
+    paster = config.paster(dataset.labels)
     rows = range(len(dataset)) if dataset.budget is None else np.flatnonzero(dataset.budget)
-    foreign = foreign_scans(paster.database, {dataset.token(int(i)) for i in rows})
+    foreign = paster.foreign_scans({dataset.token(int(i)) for i in rows})
     if foreign:
         logger.warning(
             f"{foreign} scans of the instance database {config.database} are not labelled ones of this training split; "

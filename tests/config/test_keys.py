@@ -10,6 +10,7 @@ from pydantic import Field
 
 from core.config import Section
 from core.data.partitions import PARTITIONS
+from core.data.paste_config import PASTES
 from core.datasets import DATASETS
 from core.distill import METHODS
 from core.engine.run.experiment import Experiment
@@ -59,13 +60,14 @@ def test_every_section_and_every_component_has_its_table() -> None:
     registries = {
         "dataset": DATASETS,
         "data.partition": PARTITIONS,
+        "data.paste": PASTES,
         "model": MODELS,
         "distill": METHODS,
     }
     for section, registry in registries.items():
         assert {choice for name, choice in found if name == section} == set(registry)
     top = {key.name for table in tables() if table.section == "top level" for key in table.keys}
-    assert {name for name, _ in found} - {"top level", "data.partition"} == set(
+    assert {name for name, _ in found} - {"top level", "data.partition", "data.paste"} == set(
         Experiment.model_fields
     ) - top
 

@@ -11,10 +11,11 @@ from data_fakes import make_scan
 from numpy.typing import ArrayLike
 
 from core.contracts import Camera, Scan
-from core.data.config import PasteConfig, ThingRule
 from core.data.instances.build import anchors
 from core.data.instances.database import Database, index_dtype
+from core.data.instances.paste import U2MKDPaste
 from core.data.instances.writer import Part, write_database
+from core.data.paste_config import ThingRule
 from core.labels import NUSCENES
 
 CAR, PEDESTRIAN, ROAD, MANMADE = (
@@ -79,10 +80,10 @@ def box_of_points(centre: ArrayLike, count: int = 40, intensity: float = 7.0) ->
     )
 
 
-def paste_config(folder: Path, **keys: Any) -> PasteConfig:
+def paste_config(folder: Path, **keys: Any) -> U2MKDPaste:
     """Cars and pedestrians of any size, put exactly on the centres of road cells."""
     plain = {"database": folder, "things": RULES, "jitter": (0, 0), "occlude": False}
-    return PasteConfig(**(plain | keys))
+    return U2MKDPaste(**(plain | keys))
 
 
 class RoadDataset:

@@ -19,11 +19,11 @@ from PIL import Image
 
 import prepare_inst_database
 from core.config import Config
-from core.data.config import ThingRule
 from core.data.instances.build import _Cutter, build_database, extract, training_scans
 from core.data.instances.database import Database, class_file
 from core.data.instances.sheet import facing, sampled, write_sheet
 from core.data.instances.writer import write_database
+from core.data.paste_config import ThingRule
 from core.datasets import build_dataset
 from core.errors import UserError
 from core.labels import NUSCENES

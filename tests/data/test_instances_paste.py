@@ -35,11 +35,12 @@ from core.data import (
     make_sample,
     teacher_voxels,
 )
-from core.data.config import PasteConfig, ThingRule
 from core.data.instances.build import build_database
-from core.data.instances.paste import Paster, class_weights
+from core.data.instances.drawing import class_weights
+from core.data.instances.paste import Paster, U2MKDPaste
 from core.data.instances.scene import Scene, in_shadow, place
 from core.data.instances.tables import thing_rules
+from core.data.paste_config import ThingRule
 from core.datasets import build_dataset
 from core.errors import UserError
 from core.labels import LABEL_SPACES, NUSCENES, SEMANTICKITTI
@@ -406,7 +407,7 @@ def test_real_objects_stand_on_the_real_road(tmp_path):
     }
     database = build_database(Config({"dataset": tree}), tmp_path / "db")
     scan = build_dataset(Config({"dataset": tree}), "train").load(0)
-    augmented = Paster(PasteConfig(database=database.folder), SEMANTICKITTI)(scan, rng())
+    augmented = Paster(U2MKDPaste(database=database.folder), SEMANTICKITTI)(scan, rng())
     assert 0 < augmented.pasted.sum() <= 5000
     road = scan.xyz[(scan.labels == 9) | (scan.labels == 10)]
     for number in np.unique(augmented.instances[augmented.pasted]):

@@ -19,10 +19,9 @@ from instance_fakes import CAR, box_of_points, road_scan, toy_database
 from core.contracts import Batch, Scan, Sensor
 from core.data import DataConfig
 from core.data.collate import collate
-from core.data.config import PasteConfig
 from core.data.corruptions import PROFILES, CorruptedScans, Scanner
 from core.data.corruptions.apply import corrupt
-from core.data.instances.paste import Paster
+from core.data.instances.paste import Paster, U2MKDPaste
 from core.data.partitions.cylinder import Cylinder
 from core.data.partitions.range_image import RangeImage
 from core.data.sample import make_sample
@@ -100,7 +99,7 @@ def test_objects_are_pasted_about_the_scanner(tmp_path):
     for name, sensor in (("here", HERE), ("there", THERE)):
         place = np.array([*sensor.origin, 0], np.float32)
         toy_database(tmp_path / name, [(CAR, cloud + place)])
-        config = PasteConfig(database=tmp_path / name, count=1, jitter=(0, 0), occlude=True)
+        config = U2MKDPaste(database=tmp_path / name, count=1, jitter=(0, 0), occlude=True)
         scan = on_grid(road_scan(points=40))
         if sensor is THERE:
             scan = moved(scan)

@@ -13,11 +13,12 @@ import numpy as np
 
 from core.config import Config
 from core.contracts import Scan
-from core.data.config import DataConfig, ThingRule
+from core.data.config import DataConfig
 from core.data.content import split_stamp
 from core.data.instances.database import Database, index_dtype
 from core.data.instances.tables import thing_rules
 from core.data.instances.writer import CONTENT, Part, write_database
+from core.data.paste_config import ThingRule
 from core.datasets import build_dataset, dataset_class
 from core.datasets.base import ScanDataset
 from core.datasets.official import check_complete

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from core.config import Config
-from core.data.config import ThingRule
 from core.data.instances.build import anchors, default_folder, rules_of, smallest, training_scans
 from core.data.instances.database import Database, index_dtype
 from core.data.instances.writer import CONTENT, Part, write_database
+from core.data.paste_config import ThingRule
 from core.datasets import dataset_class
 from core.datasets.base import ScanDataset
 from core.datasets.files import read_points

@@ -13,75 +13,76 @@ linked by their order as always.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
+from pydantic import Field, field_validator
 
 from core.contracts import Points, Scan, Sensor
-from core.data.config import PasteConfig
-from core.data.instances.database import Database
+from core.data.instances.drawing import DrawnPaste, ObjectPaster, unused_numbers
 from core.data.instances.scene import Scene, in_shadow, place
-from core.data.instances.tables import thing_rules
-from core.errors import UserError
 from core.labels import LabelSpace
 
-__all__ = ["PLACES", "SHIFTS", "Paster", "class_weights", "foreign_scans"]
+__all__ = ["PLACES", "SHIFTS", "Paster", "U2MKDPaste"]
 
 PLACES = 9  # cells tried per object
 SHIFTS = 5  # shifts tried per cell
 
 
-class Paster:
-    """``(scan, generator) -> scan`` with objects; all draws come from the generator.
+class U2MKDPaste(DrawnPaste):
+    """``data.paste:``, training only: objects of other training scans, put on this scan's ground (as in U2MKD)."""
 
-    Attributes:
-        database: where objects come from. labels: the scans' label space.
-        classes: train ids that can be drawn; weights: f64, their chances. rows: instances of each in the database.
-    """
+    name: Literal["u2mkd"] = Field(
+        "u2mkd", description="on ground of their class, at their own distance"
+    )
+    count: int = Field(
+        6, ge=1, description="objects drawn for each scan; one that fits nowhere is left out"
+    )
+    max_points: int = Field(
+        5000,
+        ge=1,
+        description="points of all pasted objects of a scan; an object that would exceed it is left out",
+    )
+    jitter: tuple[float, float] = Field(
+        (0.5, 0.05),
+        description="m: a place is shifted by up to +- the first along x and y, and 0 to the second upwards",
+    )
+    occlude: bool = Field(
+        True,
+        description="remove the keyframe's points behind a pasted object, as the scanner would not have seen "
+        "them; false keeps them, as published",
+    )
 
-    def __init__(self, config: PasteConfig, labels: LabelSpace) -> None:
+    @field_validator("jitter")
+    @classmethod
+    def _not_negative(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if any(not 0 <= number < float("inf") for number in value):
+            raise ValueError("numbers here are finite and not negative")
+        return value
+
+    def paster(self, labels: LabelSpace) -> Paster:
+        """Open the database."""
+        return Paster(self, labels)
+
+
+class Paster(ObjectPaster[U2MKDPaste]):
+    """``(scan, generator) -> scan`` with objects; see :class:`ObjectPaster`."""
+
+    def __init__(self, config: U2MKDPaste, labels: LabelSpace) -> None:
         """Open the database.
 
         Raises:
-            UserError: the database is missing, damaged, of another label space, or holds nothing that may be pasted.
+            UserError: as :class:`ObjectPaster` does.
         """
-        self.config, self.labels, self.database = config, labels, Database(config.database)
-        if self.database.fingerprint != labels.fingerprint:
-            raise UserError(
-                f"the database has the classes of '{self.database.meta['labels']['name']}', the scans those of "
-                f"'{labels.name}'",
-                where=str(config.database),
-                cure="Set data.paste.database to one that was written for this data set",
-            )
-        rules = thing_rules(labels, config)
-        index = self.database.index
-        rows = {
-            c: np.flatnonzero((index["cls"] == c) & (index["count"] >= r.min_points))
-            for c, r in rules.items()
-        }
-        chances = class_weights(
-            config.weights, {labels.classes[c]: len(own) for c, own in rows.items()}
-        )
-        drawn = {c: chance for c in rules if (chance := chances[labels.classes[c]]) > 0}
-        if not drawn:
-            raise UserError(
-                "no instance can be drawn from this database", where=str(config.database)
-            )
-        self.rows = {c: rows[c] for c in drawn}
-        self.classes = np.array(list(drawn))
-        self.weights = np.array(list(drawn.values())) / sum(drawn.values())
-        self._things = np.zeros(256, bool)
-        self._things[list(rules)] = True
-        names = sorted({labels.classes.index(ground) for c in drawn for ground in rules[c].ground})
+        super().__init__(config, labels)
+        grounds = {c: self.rules[c].ground for c in self.rows}
+        names = sorted({labels.classes.index(ground) for own in grounds.values() for ground in own})
         self._ground = np.full(256, -1, np.int8)
         self._ground[names] = np.arange(len(names))
-        self._grounds = {
-            c: self._ground[sorted(labels.classes.index(ground) for ground in rules[c].ground)]
-            for c in drawn
-        }
-
-    def __reduce__(self) -> tuple[type, tuple[PasteConfig, LabelSpace]]:
-        """A worker opens the database again in place of receiving it."""
-        return Paster, (self.config, self.labels)
+        self._grounds = {}
+        for c, own in grounds.items():
+            classes = sorted(labels.classes.index(ground) for ground in own)
+            self._grounds[c] = self._ground[classes]
 
     def __call__(self, scan: Scan, rng: np.random.Generator) -> Scan:
         """The scan with objects among its keyframe's points, the same scan if none found a place.
@@ -89,23 +90,16 @@ class Paster:
         Raises:
             UserError: the scan has no labels.
         """
-        if scan.labels is None:
-            raise UserError(
-                f"scan {scan.token} has no labels, so nobody knows where its ground is",
-                where="data.paste",
-                cure="Set data.paste: null, or dataset.use_labels: true",
-            )
+        labels = self.labels_of(scan)
         count = int(np.count_nonzero(scan.keyframe))
-        sensor = scan.sensor
-        if self.config.sensor is not None:
-            sensor = replace(sensor, origin=self.config.sensor)
+        sensor = self.config.sensor_of(scan)
         seen = sensor.seen(scan.xyz[:count])
-        scene = Scene(seen, scan.labels[:count], self._things, self._ground)
+        scene = Scene(seen, labels[:count], self.is_thing, self._ground)
         objects: list[tuple[int, np.ndarray]] = []
         boxes = np.zeros((0, 2, 3))
         left = self.config.max_points
         for cls in rng.choice(self.classes, self.config.count, p=self.weights).tolist():
-            row = int(self.rows[cls][rng.integers(len(self.rows[cls]))])
+            row = self.draw_row(cls, rng)
             if self.database.index["count"][row] > left:
                 continue
             cloud = self._put(scene, sensor, cls, row, boxes, rng)
@@ -147,7 +141,7 @@ class Paster:
             xyz = xyz + np.array(sensor.origin)
         instance = None
         if scan.instances is not None:
-            instance = _unused(scan.instances, sizes)
+            instance = unused_numbers(scan.instances, sizes)
         added = Points(
             xyz=xyz,
             intensity=new[:, 3],
@@ -164,38 +158,3 @@ class Paster:
         return replace(
             scan, points=Points.join(before, added, scan.points.take(slice(count, None)))
         )
-
-
-def _unused(instances: np.ndarray, sizes: list[int]) -> np.ndarray:
-    """A number no instance of the scan has for each object, repeated for its points."""
-    taken = np.zeros(len(instances) + len(sizes) + 1, bool)
-    taken[0] = True
-    taken[instances[(instances > 0) & (instances < len(taken))]] = True
-    numbers = np.flatnonzero(~taken)
-    return np.repeat(numbers[: len(sizes)], sizes)
-
-
-def class_weights(weights: str | dict[str, float], counts: dict[str, int]) -> dict[str, float]:
-    """Chance of each class (not normalised), 0 for one without instances.
-
-    Args:
-        weights: as in :class:`PasteConfig`. counts: instances by class name.
-
-    Raises:
-        UserError: ``weights`` names a class that is no thing.
-    """
-    if isinstance(weights, dict):
-        if unknown := [name for name in weights if name not in counts]:
-            raise UserError(
-                f"'{unknown[0]}' is no thing class",
-                where="data.paste.weights",
-                cure=f"Things: {', '.join(counts)}",
-            )
-        return {name: weights.get(name, 0.0) if count else 0.0 for name, count in counts.items()}
-    power = {"frequency": 1.0, "sqrt": 0.5, "uniform": 0.0}[weights]
-    return {name: float(count) ** power if count else 0.0 for name, count in counts.items()}
-
-
-def foreign_scans(database: Database, tokens: set[str]) -> int:
-    """Number of scans in the database that are not among ``tokens``: if they are validation scans, truth leaks."""
-    return sum(token.decode() not in tokens for token in np.unique(database.index["token"]))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from core.data.config import PasteConfig, ThingRule
+from core.data.paste_config import PasteSection, ThingRule
 from core.errors import UserError
 from core.labels import LabelSpace
 
 __all__ = ["thing_rules"]
 
 
-def thing_rules(labels: LabelSpace, config: PasteConfig | None = None) -> dict[int, ThingRule]:
+def thing_rules(labels: LabelSpace, config: PasteSection | None = None) -> dict[int, ThingRule]:
     """Rules by train id, ascending: ``data.paste.things`` if given, else those of the label space.
 
     Raises:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import ValidationError
-
-from core.config.explain import did_you_mean, explain
 from core.data.partitions.base import PartitionSection, group
 from core.data.partitions.voxels import Voxels, voxelize
-from core.registry import load_entry
+from core.registry import read_choice
 
 __all__ = ["PARTITIONS", "PartitionSection", "Voxels", "group", "read_partition", "voxelize"]
 
@@ -26,15 +23,4 @@ def read_partition(value: Any) -> Any:
     Raises:
         ValueError: no such partition, or an unknown or ill-typed key.
     """
-    if not isinstance(value, dict):
-        return value
-    name = value.get("name")
-    if name not in PARTITIONS:
-        hint = did_you_mean(name, PARTITIONS, "Known partitions")
-        raise ValueError(f"unknown partition '{name}'. {hint}")
-    section = load_entry(PARTITIONS[name])
-    try:
-        return section.model_validate(value)
-    except ValidationError as error:
-        sentences = [explain(detail, section, "", value)[1] for detail in error.errors()]
-        raise ValueError("; ".join(sentences)) from error
+    return read_choice(PARTITIONS, value, "data.partition", "partition")

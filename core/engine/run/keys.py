@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
@@ -16,6 +16,7 @@ from core.config import Section
 from core.config.explain import did_you_mean
 from core.engine.run.cli import run_command
 from core.errors import UserError
+from core.registry import load_entry
 
 __all__ = ["Key", "Table", "command", "markdown_page", "tables"]
 
@@ -81,8 +82,8 @@ class Table:
 def tables() -> list[Table]:
     """All sections in the order of the tree; those of components once for each component."""
     from core.data.partitions import PARTITIONS
+    from core.data.paste_config import PASTES
     from core.engine.run.experiment import COMPONENTS, Experiment
-    from core.registry import load_entry
 
     top: list[Key] = []
     found: list[Table] = []
@@ -100,10 +101,15 @@ def tables() -> list[Table]:
         else:
             top.append(_key(name, field, field.get_default(call_default_factory=True)))
         if name == "data":
-            for choice, entry in PARTITIONS.items():
-                keys = tuple(keys_of(load_entry(entry)))
-                found.append(Table("data.partition", choice, "how points fall into cells", keys))
+            found += _choices("data.partition", PARTITIONS, "how points fall into cells")
+            found += _choices("data.paste", PASTES, "objects from an instance database")
     return [Table(TOP, "", "keys outside of any section", tuple(top)), *found]
+
+
+def _choices(section: str, registry: Mapping[str, str], meaning: str) -> Iterator[Table]:
+    """The keys of each section that can stand at one place."""
+    for choice, entry in registry.items():
+        yield Table(section, choice, meaning, tuple(keys_of(load_entry(entry))))
 
 
 def keys_of(
