@@ -25,7 +25,6 @@ from benchmarks.timing import write_measurement
 from core.config import Config, load_config
 from core.data import DataConfig, ScanSamples, build_loader, collate, make_sample, voxelize
 from core.data.augment import augment
-from core.data.instances.paste import Paster
 from core.data.sample import decode_image, project_points
 from core.datasets import build_dataset
 from core.datasets.base import ScanDataset
@@ -66,7 +65,7 @@ def time_stages(config: Config, dataset: ScanDataset, split: str, count: int) ->
         stages = {"read": keyframe_time, "sweeps": max(0.0, stages["read"] - keyframe_time)}
     scans = [dataset.load(i, cameras=data.images) for i in indices[: min(count, len(dataset), 8)]]
     if data.paste is not None:
-        paste = Paster(data.paste, dataset.labels)
+        paste = data.paste.paster(dataset.labels)
         draws = [(scan, seed) for scan in scans for seed in range(4)]
         stages["paste"] = median_time(
             lambda draw: paste(draw[0], np.random.default_rng(draw[1])), draws

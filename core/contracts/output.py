@@ -45,10 +45,10 @@ class Output:
         logits: [SV, outputs], by cell; column 0 is "ignore" and never predicted.
         stages: per-stage features, the encoder's first.
         encoder: how many of ``stages`` are the encoder's.
-        point_logits: [SN, outputs], where the network decides for each point; scores and votes take these then.
+        point_logits: [SN, outputs], where the network learns to decide for each point.
         point_features: [SN, C], where the network has features of each point: what the layer that decides for it reads,
             or without one what is pooled into the cells.
-        decided: bool [SN], the points that ``point_logits`` has an answer for; None = all.
+        decided: bool [SN], the points that :attr:`point_decisions` has an answer for; None = all.
     """
 
     logits: Tensor
@@ -57,6 +57,14 @@ class Output:
     point_logits: Tensor | None = None
     point_features: Tensor | None = None
     decided: Tensor | None = None
+
+    @property
+    def point_decisions(self) -> Tensor | None:
+        """[SN, outputs], from which scores and votes read the class of each point; None = from its cell's logits.
+
+        A network whose points are decided by a rule that nothing learns from makes these when they are asked for.
+        """
+        return self.point_logits
 
     @property
     def encoder_stages(self) -> Sequence[Stage]:

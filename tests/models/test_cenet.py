@@ -14,11 +14,14 @@ from core.data import DataConfig, collate, make_sample
 from core.distill.base import TeacherOutput
 from core.distill.cenet import CENetTraining
 from core.distill.u2mkd import U2MKD
+from core.engine.run.forward import infer
 from core.engine.score.evaluation import decided_points, predict_points
+from core.engine.train.teacher import FrozenTeacher
 from core.errors import UserError
 from core.losses import CrossEntropyLovasz, kl_divergence
 from core.models import build_model
 from core.models.lidar.cenet import CENet
+from core.models.lidar.range_image import NeighbourConfig
 
 IMAGE = {"name": "range_image", "height": 16, "width": 24, "elevation": [-40, 20]}
 PLAIN = {"augment": None}
@@ -142,6 +145,31 @@ def test_points_of_no_cell_have_no_class() -> None:
     assert decided_points(output, batch).equal(~outside)
     predicted = predict_points(output, batch)
     assert (predicted[outside] == 0).all() and (predicted[~outside] > 0).all()
+
+
+def test_neighbours_vote_for_scores_and_for_no_student(monkeypatch) -> None:
+    """A teacher, with its own view or the student's, and an average that teaches give logits of pixels."""
+    asked: list[int] = []
+    votes = NeighbourConfig.point_logits
+
+    def counted(config: NeighbourConfig, batch: Batch, scores: torch.Tensor) -> torch.Tensor:
+        asked.append(len(batch))
+        return votes(config, batch, scores)
+
+    monkeypatch.setattr(NeighbourConfig, "point_logits", counted)
+    network, batch = make().eval(), batch_of(IMAGE, 0, 1)
+    teacher = FrozenTeacher(network, DataConfig(partition=IMAGE), found=None)
+    for output in (teacher.output(batch), teacher.output_on(batch)):
+        assert output.point_logits is None
+        assert output.logits.shape == (len(batch.cells), 5)
+    method = CENetTraining(CENetTraining.Config(name="cenet"), network, None, CrossEntropyLovasz())
+    TeacherOutput.shared(batch, method.eval().teach(batch))
+    assert asked == []
+    output = infer(network, batch)
+    predicted = predict_points(output, batch)
+    assert decided_points(output, batch).all() and asked == [2]
+    best = votes(network.config.knn, batch, output.scores)[:, 1:].argmax(1) + 1
+    assert predicted.equal(best)
 
 
 # --- training ---------------------------------------------------------------------------------------------------------

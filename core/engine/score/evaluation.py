@@ -28,24 +28,25 @@ Predictor = Callable[
 
 def decided_points(output: Output, batch: Batch) -> Tensor:
     """Bool [SN]: points that the network gives a class: those it says where it scores points, else those of a cell."""
+    if output.decided is not None:
+        return output.decided
     of_point = batch.cells.of_point
-    if output.point_logits is None:
+    if output.point_decisions is None:
         return of_point >= 0
-    if output.decided is None:
-        return torch.ones_like(of_point, dtype=torch.bool)
-    return output.decided
+    return torch.ones_like(of_point, dtype=torch.bool)
 
 
 def predict_points(output: Output, batch: Batch) -> Tensor:
     """Class of every point of the batch, never "ignore".
 
-    It is the best class of the point's logits where the network gives them, else of its cell, and 0 where it has none.
+    It is the best of the values that the network gives for the point, else of its cell, and 0 where it has none.
 
     Returns:
         i64 [SN].
     """
-    if output.point_logits is not None:
-        return torch.where(decided_points(output, batch), _best_class(output.point_logits), IGNORE)
+    decisions = output.point_decisions
+    if decisions is not None:
+        return torch.where(decided_points(output, batch), _best_class(decisions), IGNORE)
     of_point = batch.cells.of_point
     best = _best_class(output.logits)
     if len(best) == 0:

@@ -198,8 +198,9 @@ def _check_scan(first: Batch, batch: Batch) -> None:
 def point_scores(output: Output, batch: Batch, votes: Votes) -> Iterator[Tensor]:
     """F32 [N, C - 1] of each view, without "ignore", which is class 0; anything for points of no cell."""
     offsets = batch.point_offsets.tolist()
-    if output.point_logits is not None:
-        yield from _scores(output.point_logits, votes).split(batch.point_offsets.diff().tolist())
+    decisions = output.point_decisions
+    if decisions is not None:
+        yield from _scores(decisions, votes).split(batch.point_offsets.diff().tolist())
         return
     scores = _scores(output.logits, votes)
     if len(scores) == 0:  # no cell at all

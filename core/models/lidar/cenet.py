@@ -5,6 +5,7 @@ The variant ``fid`` is FIDNet (Zhao et al., IROS 2021), whose stem and head look
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 from typing import ClassVar, Literal
 
@@ -165,7 +166,7 @@ class CENet(nn.Module):
     def forward(self, batch: Batch) -> RangeOutput:
         """Logits [SV, num_classes] of the occupied pixels; stages = the four of the encoder, then the joined features.
 
-        In evaluation also [SN, num_classes] of the points, where ``knn`` is set.
+        In evaluation neighbouring pixels decide for the points, where ``knn`` is set.
         """
         maps, full = self._maps(self._image(batch))
         stages, stride = [], 1
@@ -174,18 +175,18 @@ class CENet(nn.Module):
             stages.append(ImageStage(image, batch, stride))
         features = self.head(torch.cat(full, 1))
         scores = self.classifier(features)
-        point_logits = decided = None
+        votes = decided = None
         if self.config.knn is not None and not self.training:
-            point_logits = self.config.knn.point_logits(batch, scores)
+            votes = partial(self.config.knn.point_logits, batch, scores)
             decided = batch.cells.of_point >= 0
         return RangeOutput(
             logits=at_cells(scores, batch),
             stages=(*stages, ImageStage(features, batch, 1)),
             encoder=len(stages),
-            point_logits=point_logits,
             decided=decided,
             scores=scores,
             scales=tuple(full[2:]),
+            votes=votes,
         )
 
     def scores(self, image: Tensor) -> Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from pydantic import Field, field_validator
@@ -26,10 +28,19 @@ class RangeOutput(Output):
     Attributes:
         scores: [B, outputs, H, W] logits of every pixel.
         scales: [B, C, H, W] features of the coarser stages, brought to full size.
+        votes: makes :attr:`point_decisions`; None = pixels decide.
     """
 
     scores: Tensor
     scales: tuple[Tensor, ...]
+    votes: Callable[[], Tensor] | None = None
+
+    @cached_property
+    def point_decisions(self) -> Tensor | None:
+        """[SN, outputs], the votes; a teacher is asked for its pixels' logits and takes none."""
+        if self.votes is None:
+            return None
+        return self.votes()
 
 
 class ImageStage(Stage):
