@@ -129,6 +129,16 @@ def test_sweeps_follow_the_poses(root):
     np.testing.assert_array_equal(scan.intensity[COUNT : COUNT + 5], points_of(1)[:5, 3])
 
 
+def test_sweeps_of_equal_poses_stay_where_they_are(root):
+    folder = root / "sequences/00"
+    pose = np.array([[0.8, -0.6, 0, 3], [0.6, 0.8, 0, -4], [0, 0, 1, 5]])
+    (folder / "poses.txt").write_text(f"{' '.join(map(str, pose.ravel()))}\n" * 5)
+    scan = build(root, multisweeps={"num_sweeps": 2}).load(3)
+    ends = [COUNT + COUNT - 1, COUNT + 2 * (COUNT - 1)]  # the vehicle's own return is dropped
+    for frame, start, end in ((2, COUNT, ends[0]), (1, *ends)):
+        np.testing.assert_allclose(scan.xyz[start:end], points_of(frame)[:5, :3], atol=1e-5)
+
+
 def test_sweeps_of_one_time_are_still_sweeps(root):
     (root / "sequences/00/times.txt").write_text("0\n" * 5)
     scan = build(root, multisweeps={"num_sweeps": 2}).load(3)

@@ -137,6 +137,15 @@ def test_weights_by_hand(sampling: str, expected: list[float]) -> None:
     assert method(min_points=2)._weights(batch, made, rare).tolist() == [0, 0, 0]
 
 
+def test_weights_grow_with_distance() -> None:
+    batch = made_batch(scans=1)
+    made = Supervoxels.of(batch, SIZE)
+    nothing_rare = torch.zeros(len(batch.coords), dtype=torch.bool)
+    weights = method(min_points=1)._weights(batch, made, nothing_rare)
+    ordered = weights[made.block[:, 0].argsort()]
+    assert (ordered.diff() >= 0).all() and ordered[-1] > ordered[0] > 0
+
+
 def test_the_teachers_classes_count_where_there_are_no_labels() -> None:
     """All is one class to the labels; the teacher names a second at one cell of the scan without labels."""
     batch = made_batch()

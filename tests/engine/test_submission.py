@@ -21,10 +21,9 @@ from core.engine.run.context import Context
 from core.engine.run.distributed import World
 from core.engine.score.jobs import evaluate_checkpoint
 from core.engine.score.submission import fill_gaps, pack, remap, submit_checkpoint
-from core.engine.score.submission_check import check_submission, open_split, outstanding
 from core.engine.score.voting import Votes
 from core.errors import UserError
-from core.labels import NUSCENES, SEMANTICKITTI
+from core.labels import LABEL_SPACES, NUSCENES, SEMANTICKITTI
 from core.models import build_model
 
 META = {
@@ -519,6 +518,17 @@ def test_remap_there_and_back(tmp_path, capsys) -> None:
     name = source.relative_to(tmp_path / "in")
     assert np.fromfile(tmp_path / "raw" / name, "<u4").tolist() == [0, 10, 81, 40 | instance]
     submission.main(["remap", str(tmp_path / "raw"), str(tmp_path / "back"), "--to", "train"])
+    assert (tmp_path / "back" / name).read_bytes() == source.read_bytes()
+
+
+def test_remap_of_moving_classes_there_and_back(tmp_path) -> None:
+    source = labels_in(tmp_path / "in", list(range(26)))
+    name = source.relative_to(tmp_path / "in")
+    space = LABEL_SPACES["semantickitti_multiscan"]
+    remap(tmp_path / "in", tmp_path / "raw", "raw", space)
+    raw = np.fromfile(tmp_path / "raw" / name, "<u4").tolist()
+    assert raw[20:] == [252, 253, 254, 255, 259, 258]
+    remap(tmp_path / "raw", tmp_path / "back", "train", space)
     assert (tmp_path / "back" / name).read_bytes() == source.read_bytes()
 
 
