@@ -21,6 +21,7 @@ from core.engine.run.context import Context
 from core.engine.run.distributed import World
 from core.engine.score.jobs import evaluate_checkpoint
 from core.engine.score.submission import fill_gaps, pack, remap, submit_checkpoint
+from core.engine.score.submission_check import check_submission, open_split, outstanding
 from core.engine.score.voting import Votes
 from core.errors import UserError
 from core.labels import LABEL_SPACES, NUSCENES, SEMANTICKITTI
