@@ -199,6 +199,12 @@ SPHERE = {"legacy_quant": False, "window_origin": "batch", "name": "sphereformer
 FP32 = {"amp.enabled": False}
 CYLINDER = {"width": 32, "point_features": 256, "asym_mode": "released"}
 BINS = {"bins": [480, 360, 32], "interval": "bins - 1"}
+MULTISCAN = {
+    "dataset.labels": "semantickitti_multiscan",
+    "dataset.multisweeps.num_sweeps": 2,
+    "dataset.multisweeps.only_past": True,
+    "dataset.multisweeps.labelled": True,
+}
 BOX = {"data.voxel_size": 0.001, "data.eval_images": False}
 WEIGHTS: dict[str, dict[str, Any]] = {
     "nuscenes/published_spformer": FP32 | SWEEPS | below("model", WIDE | LEGACY | {"cr": 2.0}),
@@ -243,6 +249,14 @@ WEIGHTS: dict[str, dict[str, Any]] = {
     "semantickitti/published_cylinder3d": {
         **FP32,
         **below("model", CYLINDER | {"voxel_features": 32}),
+        **below("data.partition", BINS),
+        "data.partition.low": [0, -180, -4],
+        "data.partition.high": [50, 180, 2],
+    },
+    "semantickitti/published_cylinder3d_multiscan": {
+        **FP32,
+        **MULTISCAN,
+        **below("model", CYLINDER | {"width": 16, "voxel_features": 16}),
         **below("data.partition", BINS),
         "data.partition.low": [0, -180, -4],
         "data.partition.high": [50, 180, 2],
