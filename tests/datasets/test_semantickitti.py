@@ -155,6 +155,23 @@ def test_sweeps_may_keep_their_labels(root):
     assert dataset.load(1).labels.tolist() == TRAIN + TRAIN[:5]
 
 
+@pytest.mark.parametrize("index", range(4))
+def test_past_sweeps_are_as_many_as_there_are(root, index):
+    scan = build(root, multisweeps={"num_sweeps": 2}).load(index)
+    assert set(scan.points["sweep"].tolist()) == set(range(min(index, 2) + 1))
+
+
+def test_labels_of_past_points_reach_the_loss(root):
+    keys = {"num_sweeps": 1, "labelled": True}
+    scan = build(root, labels="semantickitti_multiscan", multisweeps=keys).load(1)
+    sample = make_sample(scan, 0, DataConfig(voxel_size=0.3, augment=None, images=False))
+    batch = collate([sample])
+    past = batch.point_labels[~batch.keyframe]
+    assert past.tolist() == scan.labels[~scan.keyframe].tolist() and past.any()
+    cells = batch.labels[batch.point_to_voxel[~batch.keyframe]]
+    assert cells.tolist() == past.tolist()
+
+
 @pytest.mark.parametrize(("index", "sweeps"), [(0, 2), (1, 3), (2, 4), (3, 3), (4, 2)])
 def test_sweeps_are_cut_at_both_ends(root, index, sweeps):
     dataset = build(root, multisweeps={"num_sweeps": 2, "only_past": False})
