@@ -7,18 +7,22 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Literal
 
+import numpy as np
+
 from core.contracts import Batch, Sample, Scan
 from core.data.augment import Change, draw_change
 from core.data.collate import collate
-from core.data.config import DataConfig, VoteAugmentConfig
+from core.data.config import DataConfig, FlipAxes, VoteAugmentConfig
 from core.data.sample import Recipe
 from core.data.sampler import VOTE, SampleKey, sample_rng
 from core.data.samples import Samples
 from core.datasets.base import ScanDataset
 
-__all__ = ["VoteMode", "VotePlan", "VoteSamples"]
+__all__ = ["MIRRORS", "VoteMode", "VotePlan", "VoteSamples", "cumulative_views"]
 
-VoteMode = Literal["fixed", "legacy_random"]
+VoteMode = Literal["fixed", "mirrors", "legacy_random", "legacy_cumulative"]
+MIRRORS: tuple[FlipAxes, ...] = ("none", "x", "y", "xy")  # in PVKD's order
+_QUARTER = 90.0  # degrees; mirrored in x, in y and in both, it covers half of a circle
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,9 @@ class VotePlan:
         count: views per scan.
         mode: ``fixed``: turned about z in ``count`` equal steps, the first one not at all. ``legacy_random``: drawn as
             ``drawn`` says, from a stream of (seed, position in the data set).
+            ``mirrors``: as recorded and mirrored in x, in y and in both, each of them turned by the same ``count / 4``
+            angles, equal steps in (-45, 45] degrees that begin with 0: what the training of Cylinder3D and PVKD has
+            seen. ``legacy_cumulative``: the four views of PVKD's published code, see :func:`cumulative_views`.
         flips: ``fixed`` only: every second view is mirrored (x negated) before it is turned.
     """
 
@@ -45,10 +52,52 @@ class VotePlan:
         if self.mode == "legacy_random":
             rng = sample_rng(self.seed, 0, index, VOTE)
             return tuple(draw_change(rng, self.drawn) for _ in range(self.count))
+        if self.mode == "legacy_cumulative":
+            return cumulative_views(sample_rng(self.seed, 0, index, VOTE))
+        if self.mode == "mirrors":
+            return _mirrored_views(self.count // len(MIRRORS))
         return tuple(
             Change(flip="x" if self.flips and k % 2 else "none", degrees=360.0 * k / self.count)
             for k in range(self.count)
         )
+
+
+def _mirrored_views(turns: int) -> tuple[Change, ...]:
+    """Four views of each of ``turns`` angles."""
+    views = []
+    for k in range(turns):
+        degrees = _QUARTER * k / turns
+        if degrees > _QUARTER / 2:
+            degrees -= _QUARTER
+        views += [Change(flip=flip, degrees=degrees) for flip in MIRRORS]
+    return tuple(views)
+
+
+def cumulative_views(rng: np.random.Generator) -> tuple[Change, ...]:
+    """Draw the four views that PVKD's published test script votes with, to reproduce what was published with it.
+
+    There each view begins with the points of the one before: it turns them by U(-45, 45) degrees, then mirrors them,
+    first not at all, then in x, in y, in both, then scales x and y by U(0.95, 1.05). So mirrors, angles and scales add
+    up, and three of the four views are not mirrored. There the draws had no seed.
+
+    Returns:
+        each view as one change of the points as recorded.
+    """
+    views = []
+    mirrored, degrees, factor = False, 0.0, 1.0
+    for flip in MIRRORS:
+        degrees += rng.uniform(-45.0, 45.0)
+        if flip in ("x", "y"):
+            mirrored = not mirrored
+            degrees = -degrees  # to mirror what was turned is to turn the mirrored the other way
+        if flip in ("y", "xy"):
+            degrees += 180.0  # a mirror in y is one in x and half a turn
+        factor *= rng.uniform(0.95, 1.05)
+        axes: FlipAxes = "none"
+        if mirrored:
+            axes = "x"
+        views.append(Change(axes, degrees, (factor, factor, 1.0)))
+    return tuple(views)
 
 
 class VoteSamples(Samples[list[Sample]]):

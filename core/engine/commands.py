@@ -161,14 +161,18 @@ def _add_vote_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--vote-mode",
         default="fixed",
-        choices=("fixed", "legacy_random"),
-        help="N equal steps about z, or changes drawn as in 2DPASS (eval.vote_augment)",
+        choices=("fixed", "mirrors", "legacy_random", "legacy_cumulative"),
+        help="fixed: N equal steps about z; mirrors: as recorded and mirrored in x, y and both, at N / 4 angles; "
+        "legacy_random: changes drawn as in 2DPASS (eval.vote_augment); legacy_cumulative: the four views of PVKD's "
+        "published code, each begun from the one before",
     )
     group.add_argument(
         "--vote-flips", action="store_true", help="fixed: every second pass is mirrored"
     )
     group.add_argument(
-        "--vote-sum", default="softmax", choices=("softmax", "logits"), help="what is added up"
+        "--vote-sum",
+        choices=("softmax", "logits"),
+        help="what is added up; default softmax, as published logits in legacy_cumulative",
     )
     group.add_argument(
         "--vote-chunk", type=int, metavar="M", help="passes at a time (GPU: 4, processor: 1)"
@@ -237,7 +241,7 @@ def _check_votes(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
     given = {
         "--vote-mode": args.vote_mode != "fixed",
         "--vote-flips": args.vote_flips,
-        "--vote-sum": args.vote_sum != "softmax",
+        "--vote-sum": args.vote_sum == "logits",
         "--vote-chunk": args.vote_chunk is not None,
     }
     for option, is_given in given.items():
@@ -349,7 +353,10 @@ def read_votes(args: argparse.Namespace) -> Votes:
     """
     from core.engine.score.voting import Votes
 
-    return Votes(args.votes, args.vote_mode, args.vote_sum, args.vote_chunk, args.vote_flips)
+    added_up = args.vote_sum
+    if added_up is None:
+        added_up = "logits" if args.vote_mode == "legacy_cumulative" else "softmax"
+    return Votes(args.votes, args.vote_mode, added_up, args.vote_chunk, args.vote_flips)
 
 
 def job_of(args: argparse.Namespace, run_path: Path) -> tuple[Callable[..., Any], list[Any]]:

@@ -16,7 +16,7 @@ from core.data import (
     make_sample,
 )
 from core.data.augment import Change, move
-from core.data.sampler import SampleKey
+from core.data.sampler import VOTE, SampleKey, sample_rng
 from core.errors import UserError
 
 CONFIG = DataConfig(voxel_size=0.5, augment=None)
@@ -48,7 +48,7 @@ def test_twelve_fixed_views_turn_by_thirty_degrees() -> None:
     ]
 
 
-@pytest.mark.parametrize("mode", ["fixed", "legacy_random"])
+@pytest.mark.parametrize("mode", ["fixed", "mirrors", "legacy_random", "legacy_cumulative"])
 def test_one_view_is_the_scan_as_recorded(mode) -> None:
     assert VotePlan(1, mode, flips=mode == "fixed").of(3) == (Change(),)
 
@@ -70,6 +70,42 @@ def test_random_views_are_a_function_of_seed_and_scan() -> None:
         {v.scale for v in other}
     ) == 50
     assert all(v.scale[0] == v.scale[1] and v.scale[2] == 1 for v in other), "height is not scaled"
+
+
+def test_four_mirrors_of_each_angle_begin_with_the_scan_as_recorded() -> None:
+    views = VotePlan(12, "mirrors").of(5)
+    assert views == VotePlan(12, "mirrors", seed=3).of(7), "no draw enters"
+    assert [(v.flip, v.degrees) for v in views] == [
+        *(("none", 0.0), ("x", 0.0), ("y", 0.0), ("xy", 0.0)),
+        *(("none", 30.0), ("x", 30.0), ("y", 30.0), ("xy", 30.0)),
+        *(("none", -30.0), ("x", -30.0), ("y", -30.0), ("xy", -30.0)),
+    ]
+    assert views[0] == Change()
+
+
+def test_cumulative_views_are_what_changing_points_in_place_gives() -> None:
+    """Literally PVKD's test script: each version turns, mirrors and scales what the one before has left."""
+    recorded = np.random.default_rng(0).normal(0, 20, (50, 3)).astype(np.float32)
+    views = VotePlan(4, "legacy_cumulative", seed=1).of(9)
+    assert views == VotePlan(4, "legacy_cumulative", seed=1).of(9)
+    assert views != VotePlan(4, "legacy_cumulative", seed=1).of(8)
+    rng = sample_rng(1, 0, 9, VOTE)
+    points = recorded.astype(np.float64)
+    handed = []
+    for version in range(4):
+        angle = np.deg2rad(rng.uniform(-45, 45))
+        factor = rng.uniform(0.95, 1.05)
+        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        points[:, :2] = points[:, :2] @ turn.T
+        if version in (1, 3):
+            points[:, 0] *= -1
+        if version in (2, 3):
+            points[:, 1] *= -1
+        points[:, :2] *= factor
+        np.testing.assert_allclose(move(recorded, views[version]), points, atol=1e-4)
+        (a, b), (c, d) = np.linalg.lstsq(recorded[:, :2], points[:, :2], rcond=None)[0]
+        handed.append(bool(a * d - b * c < 0))
+    assert handed == [False, True, False, False], "three of four are not mirrored"
 
 
 def test_no_view_leaves_points_out() -> None:

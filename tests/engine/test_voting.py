@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from core.config import load_config
 from core.contracts import Batch, Output, Sample
 from core.data import ChosenScans, VotePlan, VoteSamples, collate, make_sample
+from core.engine.commands import evaluation_parser, read_votes
 from core.engine.run.context import Context
 from core.engine.run.distributed import World
 from core.engine.score.evaluation import predictions, score_network
@@ -150,6 +151,34 @@ def test_wrong_numbers() -> None:
         Votes(2, chunk=-1)
     with pytest.raises(UserError, match=r"--vote-flips: only fixed .*eval\.vote_augment\.flip"):
         Votes(2, "legacy_random", flips=True)
+    with pytest.raises(UserError, match=r"--vote-flips: only fixed .*these views are mirrored"):
+        Votes(4, "mirrors", flips=True)
+    with pytest.raises(UserError, match=r"--votes: 6 views are not 4 mirrors.*multiple of 4"):
+        Votes(6, "mirrors")
+    with pytest.raises(UserError, match=r"--votes: PVKD's .* 4 views, not 8.*--vote-mode mirrors"):
+        Votes(8, "legacy_cumulative")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--votes", "4"], Votes(4)),
+        (["--votes", "8", "--vote-mode", "mirrors"], Votes(8, "mirrors")),
+        (["--votes", "4", "--vote-sum", "logits"], Votes(4, sum="logits")),
+        (["--votes", "3", "--vote-mode", "legacy_random"], Votes(3, "legacy_random")),
+        (
+            ["--votes", "4", "--vote-mode", "legacy_cumulative"],
+            Votes(4, "legacy_cumulative", "logits"),
+        ),
+        (
+            ["--votes", "4", "--vote-mode", "legacy_cumulative", "--vote-sum", "softmax"],
+            Votes(4, "legacy_cumulative"),
+        ),
+    ],
+)
+def test_options_of_votes(options: list[str], expected: Votes) -> None:
+    given = ["score", "c.yaml", "--checkpoint", "net.pt", *options]
+    assert read_votes(evaluation_parser("").parse_args(given)) == expected
 
 
 def test_views_at_a_time_suit_the_device() -> None:
@@ -273,11 +302,18 @@ def raw_logits(network: nn.Module, batch: Batch):
     return kept
 
 
-@pytest.mark.parametrize("votes", [Votes(5, flips=True), Votes(5, "legacy_random", "logits")])
+@pytest.mark.parametrize(
+    "votes",
+    [
+        Votes(5, flips=True),
+        Votes(5, "legacy_random", "logits"),
+        Votes(4, "legacy_cumulative", "logits"),
+    ],
+)
 def test_chunks_order_and_processes_do_not_matter(votes, world) -> None:
     whole = voted(world, votes)
     assert list(whole) == ["008", "009", "010"] and same(whole, voted(world, votes))
-    for chunk in (1, 5):
+    for chunk in (1, votes.count):
         cut = Votes(votes.count, votes.mode, votes.sum, chunk, votes.flips)
         assert same(whole, voted(world, cut))
     backwards = voted(world, votes, [2, 1, 0])

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from core.contracts import IGNORE, Batch, Output
 from core.data import ChosenScans, DataConfig, VotePlan, VoteSamples
-from core.data.votes import VoteMode
+from core.data.votes import MIRRORS, VoteMode
 from core.datasets.base import ScanDataset
 from core.engine.run.forward import infer
 from core.engine.score.evaluation import Predictor, decided_points, predictions
@@ -39,6 +39,13 @@ __all__ = [
     "voted_scores",
     "winners",
 ]
+
+
+_FLIPS_ELSEWHERE = {  # how the other modes are asked for mirrors
+    "mirrors": "Leave it out: these views are mirrored",
+    "legacy_random": "Set eval.vote_augment.flip instead",
+    "legacy_cumulative": "Leave it out: these views are mirrored as in PVKD",
+}
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,26 @@ class Votes:
             raise UserError(
                 "only fixed views are mirrored by it",
                 where="--vote-flips",
-                cure="Set eval.vote_augment.flip instead",
+                cure=_FLIPS_ELSEWHERE[self.mode],
+            )
+        self._check_count()
+
+    def _check_count(self) -> None:
+        """Refuse a number of views that the mode does not have."""
+        four = len(MIRRORS)
+        if self.count == 1:
+            return
+        if self.mode == "mirrors" and self.count % four:
+            raise UserError(
+                f"{self.count} views are not {four} mirrors of each angle",
+                where="--votes",
+                cure=f"Give a multiple of {four}",
+            )
+        if self.mode == "legacy_cumulative" and self.count != four:
+            raise UserError(
+                f"PVKD's published code votes with {four} views, not {self.count}",
+                where="--votes",
+                cure=f"--votes {four}, or --vote-mode mirrors",
             )
 
     def chunk_on(self, device: torch.device) -> int:
@@ -93,6 +119,7 @@ class Votes:
         }
         if self.mode == "legacy_random":
             settings |= {"augment": context.experiment.eval.vote_augment.model_dump(mode="json")}
+        if self.mode.startswith("legacy"):
             settings |= {"seed": context.experiment.train.seed}
         return settings
 
