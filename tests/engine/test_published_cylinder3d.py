@@ -11,15 +11,17 @@ from made_samples import doubled
 from spconv1_reference import Spconv1, Weights, published_weights
 from torch import Tensor
 
-from core.config import Config
+from core.config import Config, load_config
 from core.contracts import Batch, Points, Scan
 from core.data import DataConfig, collate, make_sample
-from core.engine.exchange.weights import import_weights
+from core.engine.exchange.weights import export_weights, import_weights
 from core.engine.run.checkpoint import load_weights
 from core.errors import UserError
 from core.models import build_model
 from core.models.lidar.cylinder_points import point_inputs
 
+CONFIGS = Path(__file__).parents[2] / "configs"
+SEGMENTER = "cylinder_3d_spconv_seg."
 SIZES = (17, 12, 9)
 DATA = {
     "partition": {
@@ -34,13 +36,20 @@ WIDTHS = {"width": 2, "voxel_features": 4, "point_features": 6}
 CLASSES = 20
 
 
-def imported(weights: Weights, folder: Path, **model: object) -> dict:
+SPACES = {  # outputs -> data set of the published file
+    20: {"name": "semantickitti", "root": "/nowhere"},
+    26: {"name": "semantickitti", "root": "/nowhere", "labels": "semantickitti_multiscan"},
+    17: {"name": "nuscenes", "root": "/nowhere"},
+}
+
+
+def imported(weights: Weights, folder: Path, classes: int = CLASSES, **model: object) -> dict:
     source = folder / "cyl_sem.pt"
     torch.save(weights, source)
     tree = {
         "num_epochs": 1,
         "batch_size": 1,
-        "dataset": {"name": "semantickitti", "root": "/nowhere"},
+        "dataset": SPACES[classes],
         "data": DATA,
         "model": {"name": "cylinder3d", **WIDTHS, **model},
         "optimizer": {"name": "adam", "lr": 0.1},
@@ -59,7 +68,8 @@ def scan() -> Batch:
 
 
 def logits(state: dict, batch: Batch) -> Tensor:
-    network = build_model(Config(state["identity"]["config"]), CLASSES, pretrained=False)
+    classes = len(state["identity"]["classes"])
+    network = build_model(Config(state["identity"]["config"]), classes, pretrained=False)
     load_weights(network, state["model"], "test")
     with torch.no_grad():
         return network.double().eval()(batch).logits
@@ -98,6 +108,46 @@ def test_released_weights_give_what_shared_neighbours_give(
     found, expected = logits(state, batch), reference(released, batch, shared=True)
     assert expected.std(0).min() > 1e-3 * expected.abs().max(), "outputs differ from cell to cell"
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize(("classes", "points"), [(26, 6), (17, 3)])
+def test_heads_of_multiscan_and_nuscenes(classes: int, points: int, tmp_path: Path) -> None:
+    weights = published_weights(2, 4, points, classes)
+    batch = scan()
+    found = logits(imported(weights, tmp_path, classes, point_features=points), batch)
+    assert found.shape[1] == classes
+    expected = reference(weights, batch, shared=True)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "sizes"),
+    [
+        ("semantickitti/published_cylinder3d_multiscan", (16, 16, 256, 26)),
+        ("nuscenes/published_cylinder3d", (16, 16, 128, 17)),
+    ],
+)
+def test_whole_files_go_through_the_shipped_recipes(
+    recipe: str, sizes: tuple[int, int, int, int], tmp_path: Path
+) -> None:
+    """Published widths: imported, exported and imported again, the same tensors."""
+    weights = published_weights(*sizes)
+    assert len(weights) == 274
+    torch.save(weights, tmp_path / "cyl.pt")
+    config = load_config(CONFIGS / f"{recipe}.yaml", ["--dataset.root", "/nowhere"])
+    state = import_weights(tmp_path / "cyl.pt", config, tmp_path / "own.pt")
+    head = f"{SEGMENTER}logits.weight"
+    assert len(state["model"]) == 274 and len(state["identity"]["classes"]) == sizes[3]
+    turned = weights[head].permute(2, 1, 0, 3, 4).flatten(0, 2)  # here range runs fastest
+    assert torch.equal(state["model"]["head.kernel"], turned)
+    export_weights(tmp_path / "own.pt", tmp_path / "own.safetensors")
+    again = import_weights(tmp_path / "own.safetensors", config, tmp_path / "again.pt")
+    for name, values in state["model"].items():
+        assert torch.equal(again["model"][name], values), name
+    single = CONFIGS / "semantickitti/published_cylinder3d.yaml"
+    wrong = load_config(single, ["--model.width", "16", "--model.voxel_features", "16"])
+    with pytest.raises(UserError, match="of another shape"):
+        import_weights(tmp_path / "cyl.pt", wrong, tmp_path / "wrong.pt")
 
 
 def test_weights_of_own_neighbours_give_what_own_neighbours_give(

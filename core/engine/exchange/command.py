@@ -8,6 +8,10 @@ down to file names. ``--lidar-only`` takes a student's LiDAR network, where that
 ``import FILE --config YAML --out CHECKPOINT.pt`` writes a checkpoint that evaluate.py and ``teacher_pretrain`` take,
 from such a file or from published weights of U2MKD (``--part teacher|student``), 2DPASS, SphereFormer or spvnas. Whose
 they are is told by their names, or with ``--from``. Files of other projects are read without running anything in them.
+
+``widen RUN_OR_CHECKPOINT --config YAML --out CHECKPOINT.pt`` writes a start point (``train.init_from``) for a wider
+network of the same kind, or one of more classes: missing channels are copies of existing ones, not rescaled, as in
+PVKD's published loader. It prints what became of each tensor that grew; nothing shrinks, and no linear layer changes.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from core.config import load_config
+from core.errors import counted
 from core.names import FAMILIES
 
 __all__ = ["main"]
@@ -60,7 +65,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     bring.add_argument("--out", type=Path, required=True, metavar="CHECKPOINT.pt")
     bring.add_argument("--part", choices=("teacher", "student"), help="of a published stage-2 file")
-    for command in (export, bring):
+    widen = commands.add_parser("widen", help="write a start point for a wider network")
+    widen.add_argument("source", type=Path, metavar="RUN_OR_CHECKPOINT")
+    widen.add_argument("--config", required=True, metavar="YAML", help="of the wider network")
+    widen.add_argument("--out", type=Path, required=True, metavar="CHECKPOINT.pt")
+    for command in (export, bring, widen):
         command.add_argument(
             "--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
         )
@@ -72,6 +81,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             parser.error(f"unrecognized arguments: {' '.join(overrides)}")
         metadata = export_weights(args.source, args.out, lidar_only=args.lidar_only)
         what = f"{metadata['config']['model']['name']} with {len(metadata['classes']) - 1} classes"
+    elif args.command == "widen":
+        from core.engine.exchange.widening import widen_checkpoint
+
+        tiled = widen_checkpoint(args.source, load_config(args.config, overrides), args.out)
+        for tensor in tiled:
+            sys.stdout.write(f"{tensor}\n")
+        what = f"{counted(len(tiled), 'tensor')} tiled"
     else:
         config = load_config(args.config, overrides)
         state = import_weights(args.source, config, args.out, part=args.part, family=args.family)
