@@ -47,8 +47,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     change = jobs.add_parser("remap", help="rewrite .label files in other ids, into another folder")
     change.add_argument("source", type=Path, metavar="IN")
     change.add_argument("target", type=Path, metavar="OUT")
-    change.add_argument(
-        "--to", required=True, choices=("raw", "train"), help="raw: for a submission"
+    direction = change.add_mutually_exclusive_group(required=True)
+    direction.add_argument("--to", choices=("raw", "train"), help="raw: for a submission")
+    direction.add_argument(
+        "--inverse", dest="to", action="store_const", const="raw", help="the same as --to raw"
     )
     change.add_argument(
         "--label-space", default="semantickitti", help="a built-in one or a YAML file"

@@ -289,6 +289,22 @@ def test_faulty_semantickitti_file(spoil, message, kitti_scans, tmp_path) -> Non
     assert list(check_submission(root, kitti_scans)) == expected
 
 
+@pytest.mark.parametrize("labels", [None, "semantickitti_multiscan"])
+def test_ids_of_what_moves_belong_to_multiscan_alone(labels, tiny_kitti, tmp_path) -> None:
+    scans = open_split("semantickitti", tiny_kitti, "val", "", labels)
+    root, points = kitti_folder(scans, tmp_path / "out"), sizes(scans)[0]
+    ids = np.full(points, 40, "<u4")
+    ids[:9] = range(251, 260)
+    ids.tofile(root / FIRST)
+    (fault,) = check_submission(zipped(root, tmp_path / "a.zip"), scans)
+    if labels is None:
+        assert fault.startswith(f"{FIRST}: id 251 (1 points), 252 (1 points), 253 (1 points), ")
+        assert " and 4 more; " in fault
+    else:
+        assert fault.startswith(f"{FIRST}: id 251 (1 points); ids of a submission are 0, 10, 11, ")
+        assert fault.endswith("252, 253, 254, 255, 259, 258, 256, 257")
+
+
 def zipped(root: Path, target: Path, folders: bool = True, extra: tuple[str, ...] = ()) -> Path:
     with zipfile.ZipFile(target, "w") as archive:
         for path in sorted(root.rglob("*")):
@@ -531,6 +547,21 @@ def test_remap_of_moving_classes_there_and_back(tmp_path) -> None:
     assert raw[20:] == [252, 253, 254, 255, 259, 258]
     remap(tmp_path / "raw", tmp_path / "back", "train", space)
     assert (tmp_path / "back" / name).read_bytes() == source.read_bytes()
+
+
+def test_inverse_is_to_raw_and_is_not_applied_twice(tmp_path) -> None:
+    source = labels_in(tmp_path / "in", [0, 1, 9, 20 | 7 << 16])
+    space = ["--label-space", "semantickitti_multiscan"]
+    first, second = str(tmp_path / "raw"), str(tmp_path / "twice")
+    submission.main(["remap", str(tmp_path / "in"), first, "--inverse", *space])
+    name = source.relative_to(tmp_path / "in")
+    assert np.fromfile(tmp_path / "raw" / name, "<u4").tolist() == [0, 10, 40, 252 | 7 << 16]
+    with pytest.raises(UserError, match=r"id 252 is no train id .* 0 to 25; .* 2 of its 4 points"):
+        submission.main(["remap", first, second, "--inverse", *space])
+    for wrong in ([], ["--inverse", "--to", "train"]):
+        with pytest.raises(SystemExit):
+            submission.main(["remap", first, second, *wrong, *space])
+    assert not (tmp_path / "twice").exists()
 
 
 def test_remap_refuses_before_it_writes(tmp_path) -> None:

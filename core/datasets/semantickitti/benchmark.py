@@ -15,6 +15,8 @@ from core.labels import LabelSpace
 
 __all__ = ["SemanticKITTIBenchmark"]
 
+_MOVING = frozenset(range(252, 260))  # raw ids of things that move
+
 
 class SemanticKITTIBenchmark(Benchmark):
     """U32 raw ids in ``.label`` files; the upper 16 bits of an id are an instance's number."""
@@ -50,8 +52,11 @@ class SemanticKITTIBenchmark(Benchmark):
         return labels.to_train(stored_ids(content, self.dtype, where), where)
 
     def allowed_ids(self, labels: LabelSpace) -> Sequence[int]:
-        """The raw ids of the train ids."""
-        return labels.train_to_raw
+        """The raw ids of the train ids; with moving classes, all ids of things that move, as the server reads them."""
+        allowed = list(labels.train_to_raw)
+        if not _MOVING.isdisjoint(allowed):
+            allowed += sorted(_MOVING & labels.raw_to_train.keys() - set(allowed))
+        return allowed
 
     def class_ids(self, ids: np.ndarray) -> np.ndarray:
         """The lower 16 bits."""
@@ -59,7 +64,7 @@ class SemanticKITTIBenchmark(Benchmark):
 
     def advice(self, labels: LabelSpace, largest: int) -> str:
         """Name the raw ids, and say so where train ids were written in their place."""
-        ids = ", ".join(str(i) for i in labels.train_to_raw)
+        ids = ", ".join(str(i) for i in self.allowed_ids(labels))
         hint = ""
         if largest < labels.num_classes:
             hint = "these look like train ids, see 'remap': "

@@ -229,9 +229,11 @@ def _remapped(path: Path, to: str, labels: LabelSpace) -> np.ndarray:
     classes = ids & 0xFFFF
     if to == "train":
         return (ids & 0xFFFF0000) | labels.to_train(classes, path)
-    if len(ids) and (top := int(classes.max())) >= labels.num_classes:
+    wrong = classes >= labels.num_classes
+    if wrong.any():
         raise UserError(
-            f"id {top} is no train id of '{labels.name}', which are 0 to {labels.num_classes - 1}",
+            f"id {int(classes.max())} is no train id of '{labels.name}', which are 0 to {labels.num_classes - 1}; "
+            f"neither are those of {int(wrong.sum())} of its {len(ids)} points",
             where=str(path),
             cure="These are raw ids already; they need no remapping",
         )
