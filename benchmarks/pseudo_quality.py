@@ -26,20 +26,15 @@ from benchmarks.timing import write_measurement
 from core.api import Segmenter
 from core.config import Config
 from core.contracts import IGNORE, Scan
+from core.data.pseudo.job import budgeted_scans
 from core.data.sample import keyframe_scan
-from core.datasets import build_dataset
-from core.datasets.training import TrainingScans
 from core.engine.run.cli import read_arguments, run_command
 from core.metrics import Confusion
 
 
 def unlabelled_scans(config: Config) -> Iterator[tuple[Scan, np.ndarray | None]]:
     """Scans outside the label budget with the labels that they hide, u8 [N] of the keyframe's points; None = none."""
-    # What is compared is the teacher's answers; the recipe's own pseudo-labels may not have been written yet.
-    config.merge({"pseudo_labels": None}, "pseudo_quality.py", "dataset")
-    dataset = build_dataset(config, "train")
-    if not isinstance(dataset, TrainingScans):
-        return
+    dataset = budgeted_scans(config, sweeps=True)
     for index in np.flatnonzero(~dataset.budget).tolist():
         scan = dataset.with_labels(index)
         yield scan, keyframe_scan(scan).labels

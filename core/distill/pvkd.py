@@ -123,13 +123,6 @@ class PVKD(SoftTargetsMethod):
         seed: int = Field(
             0, ge=0, description="of what is drawn, together with the step and the scan"
         )
-        rampup: float = Field(
-            0.0,
-            ge=0,
-            le=1,
-            description="share of the training in which the four terms grow to their weights, as exp(-5 (1 - t)^2) "
-            "(mean teacher); 0 = they have them from the first step",
-        )
 
         @property
         def compares_features(self) -> bool:
@@ -265,7 +258,7 @@ class PVKD(SoftTargetsMethod):
         supervoxels = Supervoxels.of(batch, config.supervoxel)
         said = logits[:, 1:].argmax(1) + 1
         classes = torch.where(batch.labels == IGNORE, said, batch.labels)
-        minority = minority_cells(batch, classes, config.minority_threshold)
+        minority = minority_cells(batch, classes, logits.shape[1], config.minority_threshold)
         weights = self._weights(batch, supervoxels, minority)
         generators = scan_generators(batch, config.seed, round(self.soft.progress * _STEPS))
         return draw(batch, supervoxels, weights, minority, self.counts, generators)

@@ -55,8 +55,8 @@ class SoftTargets(nn.Module):
             0.0,
             ge=0,
             le=1,
-            description="share of the training in which the logit terms grow to their weights, as exp(-5 (1 - t)^2) "
-            "(mean teacher); 0 = they have them from the first step",
+            description="share of the training in which the logit terms (pvkd: the affinities, too) grow to their "
+            "weights, as exp(-5 (1 - t)^2) (mean teacher); 0 = they have them from the first step",
         )
 
     def __init__(self, config: Config, scope: Scope) -> None:

@@ -112,13 +112,12 @@ def outer_distance(batch: Batch, supervoxels: Supervoxels, size: tuple[int, ...]
     return farthest.scatter_reduce_(0, supervoxels.of_cell, distance, "amax")
 
 
-def minority_cells(batch: Batch, classes: Tensor, threshold: float) -> Tensor:
+def minority_cells(batch: Batch, classes: Tensor, number: int, threshold: float) -> Tensor:
     """The cells of classes that have at most a ``threshold`` share of their scan's points, bool [SV].
 
     Args:
-        classes: i64 [SV], the class of each cell.
+        classes: i64 [SV], the class of each cell. number: of classes, class 0 included.
     """
-    number = int(classes.max()) + 1 if len(classes) else 1
     scan = batch.coords[:, 0].long()
     of_point = batch.cells.of_point
     points = torch.zeros(len(classes), device=classes.device)

@@ -101,7 +101,7 @@ def test_class_factor_by_hand() -> None:
 def test_minority_classes_have_at_most_a_share_of_their_scan() -> None:
     batch = made_batch()
     classes = batch.labels
-    minority = minority_cells(batch, classes, 0.01)
+    minority = minority_cells(batch, classes, CLASSES, 0.01)
     of_point = classes[batch.cells.of_point]
     for scan in range(2):
         first, last = batch.point_offsets[scan : scan + 2].tolist()
@@ -110,7 +110,8 @@ def test_minority_classes_have_at_most_a_share_of_their_scan() -> None:
         cells = batch.coords[:, 0] == scan
         assert minority[cells].tolist() == [int(c) in rare for c in classes[cells]]
     assert 0 < minority.sum() < 10
-    assert minority_cells(batch, classes, 1.0).all() and not minority_cells(batch, classes, 0).any()
+    assert minority_cells(batch, classes, CLASSES, 1.0).all()
+    assert not minority_cells(batch, classes, CLASSES, 0).any()
 
 
 def method(**options: object) -> PVKD:

@@ -72,9 +72,8 @@ class Cylinder(PartitionSection):
             return _unbounded(polar, np.array(self.cell)), None
         low, high = np.array(self.low, np.float32), np.array(self.high, np.float32)
         index = np.floor((np.clip(polar, low, high) - low) / self.cell_size()).astype(np.int32)
-        index = np.minimum(
-            index, np.array(self.bins, np.int32) - 1
-        )  # what lies on the upper border
+        last = np.array(self.bins, np.int32) - 1
+        index = np.minimum(index, last)  # what lies on the upper border
         if self.outside == "clip":
             return index, None
         return index, ((polar >= low) & (polar <= high)).all(1)

@@ -186,7 +186,7 @@ def _some(classes: Sequence[str]) -> str:
 
 
 def _check_kind(found: TrainedNetwork, config: Config) -> None:
-    """Refuse another network; warn of other settings besides the widths."""
+    """Refuse another network; tell which settings differ, widths and others."""
     trained, wanted = found.config.get("model.name"), config.get("model.name")
     if trained != wanted:
         raise UserError(
@@ -195,4 +195,4 @@ def _check_kind(found: TrainedNetwork, config: Config) -> None:
             cure=f"Give a configuration of '{trained}'",
         )
     for change in changes_between(found.config, config):
-        logger.info("{}", change)  # the widths, and what else differs
+        logger.info("{}", change)

@@ -189,12 +189,6 @@ class CENet(nn.Module):
             votes=votes,
         )
 
-    def scores(self, image: Tensor) -> Tensor:
-        """Logits of every pixel of normalised images: [B, channels, H, W] -> [B, num_classes, H, W]."""
-        _, full = self._maps(image)
-        logits: Tensor = self.classifier(self.head(torch.cat(full, 1)))
-        return logits
-
     def _maps(self, image: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Features of the four stages; those of the stem and of the stages at full size."""
         x = self.stem(image)
