@@ -24,6 +24,7 @@ __all__ = [
     "NUSCENES",
     "PANDASET",
     "SEMANTICKITTI",
+    "WAYMO",
     "LabelSpace",
     "Thing",
     "label_space",
@@ -196,6 +197,7 @@ LABEL_SPACES: Mapping[str, LabelSpace] = _BuiltIn()
 SEMANTICKITTI: LabelSpace
 NUSCENES: LabelSpace
 PANDASET: LabelSpace
+WAYMO: LabelSpace
 
 if not TYPE_CHECKING:
 

@@ -87,7 +87,7 @@ def test_moving_objects_follow_semantic_kitti_mos():
 
 
 def test_fingerprints_of_all_label_spaces_differ():
-    assert len({space.fingerprint for space in LABEL_SPACES.values()}) == len(LABEL_SPACES) == 5
+    assert len({space.fingerprint for space in LABEL_SPACES.values()}) == len(LABEL_SPACES) == 6
 
 
 def test_label_spaces_are_found_from_anywhere_and_read_when_asked_for(tmp_path):
