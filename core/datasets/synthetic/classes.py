@@ -90,6 +90,7 @@ class Cls(IntEnum):
     CHILD = 27
     WORKER = 28
     EGO = 29
+    TRAFFIC_LIGHT = 30
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,7 @@ SPECS: dict[Cls, ClassSpec] = {
     Cls.CHILD: ClassSpec(3, 30, 254, True),
     Cls.WORKER: ClassSpec(4, 30, 254, True),
     Cls.EGO: ClassSpec(31, 0),
+    Cls.TRAFFIC_LIGHT: ClassSpec(28, 81),  # neither data set tells it from a sign
 }
 
 NUSCENES_RAW = np.array([SPECS[c].nuscenes for c in Cls], np.uint8)

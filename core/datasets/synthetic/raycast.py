@@ -20,6 +20,7 @@ __all__ = [
     "RESOLUTION",
     "Geometry",
     "cast",
+    "cast_each",
     "first_hit",
     "geometry",
     "ground_at",
@@ -339,10 +340,20 @@ def world_normal(
 def cast(
     g: Geometry, origin: np.ndarray, directions: np.ndarray, reach: float, limit: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Cast unit rays from one origin.
+    """Cast unit rays from one origin, f64 [3] m; the rest as of :func:`cast_each`."""
+    origins = np.empty_like(directions)
+    origins[:] = origin
+    return cast_each(g, origins, directions, reach, limit)
+
+
+@njit(cache=True)
+def cast_each(
+    g: Geometry, origins: np.ndarray, directions: np.ndarray, reach: float, limit: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Cast unit rays, each from its own origin.
 
     Args:
-        g: the geometry. origin: f64 [3] m. directions: f64 [n, 3], unit. reach: m.
+        g: the geometry. origins: f64 [n, 3] m. directions: f64 [n, 3], unit. reach: m.
         limit: solids from this number on are unseen.
 
     Returns:
@@ -353,8 +364,8 @@ def cast(
     what = np.empty(n, np.int32)
     cosine = np.ones(n)
     material = np.zeros(n, np.uint8)
-    ox, oy, oz = origin[0], origin[1], origin[2]
     for k in range(n):
+        ox, oy, oz = origins[k, 0], origins[k, 1], origins[k, 2]
         dx, dy, dz = directions[k, 0], directions[k, 1], directions[k, 2]
         t, hit, nx, ny, nz = first_hit(g, ox, oy, oz, dx, dy, dz, reach, limit)
         distance[k] = t

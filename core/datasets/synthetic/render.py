@@ -20,7 +20,7 @@ from core.datasets.synthetic.raycast import (
 )
 from core.datasets.synthetic.scene import Snapshot
 
-__all__ = ["expose", "render"]
+__all__ = ["expose", "render", "render_rays"]
 
 _REACH = 250.0  # m
 _SHADOWS = 80.0  # m, farther surfaces are all in the sun
@@ -70,11 +70,26 @@ class _Looks(NamedTuple):
 def render(
     snapshot: Snapshot, pose: np.ndarray, matrix: np.ndarray, size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Cast one ray through the centre of every pixel.
+    """Cast one ray through the centre of every pixel of a pinhole camera.
 
     Args:
         snapshot: the world. pose: f64 [4, 4], camera (x right, y down, z forward) -> world.
         matrix: f64 [3, 3] intrinsics, px; pixel (column 0, row 0) has its centre at (0, 0). size: (width, height) px.
+
+    Returns:
+        as of :func:`render_rays`.
+    """
+    to_world = np.ascontiguousarray(pose[:3, :3] @ np.linalg.inv(matrix))
+    return render_rays(snapshot, pose[:3, 3], _pinhole(to_world, *size))
+
+
+def render_rays(
+    snapshot: Snapshot, origin: np.ndarray, rays: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Cast one ray per pixel.
+
+    Args:
+        snapshot: the world. origin: f64 [3] m, world. rays: f64 [H, W, 3], world, of any length.
 
     Returns:
         radiance f32 [H, W, 3] (sRGB-like 0..1), thing i32 [H, W] (0 none), distance f32 [H, W] m (inf: sky).
@@ -89,10 +104,7 @@ def render(
         ground=GROUND_COLOUR,
         sun=snapshot.sun,
     )
-    to_world = np.ascontiguousarray(pose[:3, :3] @ np.linalg.inv(matrix))
-    origin = np.ascontiguousarray(pose[:3, 3])
-    width, height = size
-    return _render(snapshot.geometry, looks, to_world, origin, width, height)
+    return _render(snapshot.geometry, looks, rays, np.ascontiguousarray(origin))
 
 
 def expose(radiance: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -339,18 +351,29 @@ def _pixel(
 
 
 @njit(cache=True)
+def _pinhole(to_world: np.ndarray, width: int, height: int) -> np.ndarray:
+    """The world directions of a pinhole camera's pixels, f64 [H, W, 3]; to_world: f64 [3, 3], pixel -> world."""
+    rays = np.empty((height, width, 3))
+    for row in range(height):
+        for column in range(width):
+            for axis in range(3):
+                m = to_world[axis]
+                rays[row, column, axis] = m[0] * column + m[1] * row + m[2]
+    return rays
+
+
+@njit(cache=True)
 def _render(
-    g: Geometry, looks: _Looks, to_world: np.ndarray, origin: np.ndarray, width: int, height: int
+    g: Geometry, looks: _Looks, rays: np.ndarray, origin: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    height, width = rays.shape[0], rays.shape[1]
     image = np.empty((height, width, 3), np.float32)
     things = np.zeros((height, width), np.int32)
     distance = np.empty((height, width), np.float32)
     ox, oy, oz = origin[0], origin[1], origin[2]
     for row in range(height):
         for column in range(width):
-            dx = to_world[0, 0] * column + to_world[0, 1] * row + to_world[0, 2]
-            dy = to_world[1, 0] * column + to_world[1, 1] * row + to_world[1, 2]
-            dz = to_world[2, 0] * column + to_world[2, 1] * row + to_world[2, 2]
+            dx, dy, dz = rays[row, column, 0], rays[row, column, 1], rays[row, column, 2]
             scale = 1.0 / math.sqrt(dx * dx + dy * dy + dz * dz)
             dx *= scale
             dy *= scale

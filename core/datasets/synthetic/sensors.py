@@ -8,21 +8,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 
 from core.datasets.synthetic.classes import Cls
-from core.datasets.synthetic.materials import (
-    DEPTH,
-    DROP,
-    GROUND_CLASS,
-    GROUND_REFLECTANCE,
-    GROUND_ROUGHNESS,
-)
 from core.datasets.synthetic.raycast import NOTHING, cast
+from core.datasets.synthetic.response import answers, surfaces
 from core.datasets.synthetic.scene import Snapshot, rigid
-from core.datasets.synthetic.solids import Solids, rotation
+from core.datasets.synthetic.solids import rotation
 
 __all__ = [
     "HDL64",
@@ -160,13 +153,13 @@ def scan(
         model.reach,
         len(solids.kind),
     )
-    surface = _surfaces(solids, what, ground)
+    surface = surfaces(solids, what, ground)
     reflectance = surface.reflectance * np.clip(rng.normal(1.0, 0.18, count), 0.4, 1.6)
 
     hit = what != NOTHING
     distance = np.where(hit, distance, 0.0)
-    signal = reflectance * np.sqrt(cosine) * (model.strength / np.maximum(distance, 1.0)) ** 2
-    answer = (1.0 - np.exp(-6.0 * signal)) * (1.0 - surface.drop)
+    answer = answers(reflectance, cosine, distance, model.strength)
+    answer *= 1.0 - surface.drop
     kept = hit & (rng.random(count) < answer)
     deep = surface.depth * np.minimum(rng.exponential(1.0, count), 2.5)
     # bounded, so that points stay in their boxes
@@ -185,32 +178,6 @@ def scan(
         ring=ring[kept],
         cls=cls[kept].astype(np.int32),
         thing=thing[kept].astype(np.int32),
-    )
-
-
-class _Surfaces(NamedTuple):
-    """What each ray met, [n] each: class, thing, reflectance, share of lost pulses, depth and roughness (m)."""
-
-    cls: np.ndarray
-    thing: np.ndarray
-    reflectance: np.ndarray
-    drop: np.ndarray
-    depth: np.ndarray
-    roughness: np.ndarray
-
-
-def _surfaces(solids: Solids, what: np.ndarray, ground: np.ndarray) -> _Surfaces:
-    """Look up what `cast` found: ``what`` i32 [n] and the ``ground`` material u8 [n]."""
-    on_solid = what >= 0
-    solid = np.maximum(what, 0)
-    material = solids.material[solid]
-    return _Surfaces(
-        cls=np.where(on_solid, solids.cls[solid], GROUND_CLASS[ground]),
-        thing=np.where(on_solid, solids.thing[solid], 0),
-        reflectance=np.where(on_solid, solids.reflectance[solid], GROUND_REFLECTANCE[ground]),
-        drop=np.where(on_solid, DROP[material], 0.01),
-        depth=np.where(on_solid, DEPTH[material], 0.0),
-        roughness=np.where(on_solid, 0.0, GROUND_ROUGHNESS[ground]),
     )
 
 

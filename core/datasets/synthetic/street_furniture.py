@@ -185,8 +185,8 @@ def lamp(rng: np.random.Generator) -> Model:
 
 def sign(rng: np.random.Generator) -> Model:
     """Model a traffic sign on its pole, or a traffic light; the face looks to -x (at approaching drivers)."""
-    model = Model(Cls.SIGN)
     kind = rng.integers(5)
+    model = Model(Cls.TRAFFIC_LIGHT if kind == 4 else Cls.SIGN)
     height = rng.uniform(2.3, 2.9)
     pole = (0.05, 0, height / 2)
     model.cylinder(pole, 0.045, height, Mat.METAL, _GREY, cls=Cls.POLE)
