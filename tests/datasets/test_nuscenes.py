@@ -16,6 +16,7 @@ from PIL import Image
 
 from core.config import Config
 from core.datasets import build_dataset
+from core.datasets import index_folder as index_files
 from core.datasets.nuscenes import index as nuscenes_index
 from core.datasets.nuscenes.checks import check_links
 from core.datasets.nuscenes.index import CAMERAS, open_index
@@ -486,9 +487,7 @@ def test_a_table_of_other_bytes_is_named(spoilt, content):
 def test_read_only_root_uses_the_cache_folder(spoilt, tmp_path, monkeypatch):
     shutil.rmtree(spoilt / ".lidistill", ignore_errors=True)  # where an earlier test left an index
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(
-        nuscenes_index.os, "access", lambda path, mode: False
-    )  # tests may run as root
+    monkeypatch.setattr(index_files.os, "access", lambda path, mode: False)  # tests may run as root
     index = open_index(spoilt, VERSION)
     assert index.folder.is_relative_to(tmp_path / "cache" / "lidistill")
     assert not (spoilt / ".lidistill").exists()

@@ -7,13 +7,9 @@ keyframe images as flat arrays, and stores them as ``.npy`` files that all proce
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +18,7 @@ from loguru import logger
 from pydantic import BaseModel
 
 from core.datasets.files import meant_above
+from core.datasets.index_folder import index_folder, waiting_lock
 from core.datasets.nuscenes.checks import check_counts, check_links
 from core.datasets.nuscenes.tables import (
     Calibration,
@@ -35,8 +32,7 @@ from core.datasets.nuscenes.tables import (
 )
 from core.decode import kept, read_array, read_json
 from core.errors import UserError
-from core.io import atomic_path, cannot_write, sha256, write_json
-from core.machine import user_cache
+from core.io import atomic_path, sha256, write_json
 
 __all__ = ["CAMERAS", "NuScenesIndex", "open_index"]
 
@@ -162,12 +158,12 @@ def open_index(root: Path, version: str) -> NuScenesIndex:
             "samples/ and lidarseg/; set dataset.root and dataset.version",
         )
     stamp = _stamp(tables, version)
-    cache = _cache_folder(root)
+    cache = index_folder(root)
     folder = cache / f"{version}-{stamp}"
     index = _stored_index(folder)
     if index is not None:
         return index
-    with _locked(cache / f"{version}.lock"):
+    with waiting_lock(cache / f"{version}.lock"):
         index = _stored_index(folder)  # another process may have built it meanwhile
         if index is not None:
             return index
@@ -199,26 +195,6 @@ def _stamp(tables: Path, version: str) -> str:
                 cure=f"It comes from {_ARCHIVES[version]}, nuScenes download page",
             )
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
-
-
-def _cache_folder(root: Path) -> Path:
-    local = root / ".lidistill"
-    if os.access(local if local.is_dir() else root, os.W_OK):
-        return local
-    name = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]
-    return user_cache() / "lidistill" / name
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        stream = open(path, "wb")  # noqa: SIM115  (closed below)
-    except OSError as error:
-        raise cannot_write(path, error) from error
-    with stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)  # released by the kernel even if this process is killed
-        yield
 
 
 def _pose(row: Calibration | EgoPose) -> list[float]:
