@@ -8,31 +8,22 @@ Started again it goes on where it stopped.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
-from core.engine.run.cli import read_arguments, run_command
+from core.engine.run.cli import preparing_parser, read_arguments, run_command
 from core.machine import usable_cores
 
 
 def main() -> None:
     """Read the command line, write the database and its picture sheet, print what is in it."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog="Any key of the configuration can be overridden: --dataset.root FOLDER.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("config", help="YAML file of a job, or configs/<dataset>/default.yaml")
+    parser = preparing_parser(__doc__)
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="default: data.paste.database, else in dataset.root"
     )
-    parser.add_argument("--workers", type=int, help="processes (one per processor)")
     parser.add_argument(
         "--convert", type=Path, metavar="PKL", help="old index to convert: inst_database_*_info.pkl"
     )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args, config = read_arguments(parser)
     workers = usable_cores(most=16) if args.workers is None else max(args.workers, 1)
     from core.data.instances.build import build_database

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from core.config import Config
-from core.engine.run.cli import read_arguments, run_command
+from core.engine.run.cli import preparing_parser, read_arguments, run_command
 from core.errors import UserError
 from core.machine import usable_cores
 
@@ -27,19 +27,11 @@ _OTHERS = {"poses": _TEACHER, "teacher": _POSES, "both": ()}  # options of no ef
 
 def main() -> None:
     """Read the command line, write the labels, print how many there are and how right they are."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog="Any key of the configuration can be overridden: --dataset.root FOLDER.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("config", help="YAML file of a job, or configs/<dataset>/default.yaml")
+    parser = preparing_parser(__doc__)
     parser.add_argument("--source", choices=tuple(_OTHERS), default="poses", help="who labels")
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="folder to write (dataset.pseudo_labels of CONFIG)"
     )
-    parser.add_argument("--workers", type=int, help="processes (one per processor)")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     poses = parser.add_argument_group("poses")
     poses.add_argument("--radius", type=float, help="m, farthest point that speaks (0.5)")
     poses.add_argument("--scans", type=int, help="labelled scans that vote (5)")

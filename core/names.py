@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ["BENCHMARKS", "CORRUPTION_PROFILES", "FAMILIES", "FORMATS"]
+__all__ = ["BENCHMARKS", "CORRUPTION_PROFILES", "FAMILIES", "FORMATS", "SUPERPIXELS"]
 
 BENCHMARKS: dict[str, str] = {  # dataset.name -> module:class
     "semantickitti": "core.datasets.semantickitti.benchmark:SemanticKITTIBenchmark",
     "nuscenes": "core.datasets.nuscenes.benchmark:NuScenesBenchmark",
 }
 FORMATS: dict[str, str] = BENCHMARKS | {"npy": "core.datasets.benchmark:NumpyFormat"}
+SUPERPIXELS = "superpixels"  # in dataset.planes and data.planes
 CORRUPTION_PROFILES = ("semantickitti-c", "robo3d")  # of core.data.corruptions
 FAMILIES: dict[str, str] = {  # name after --from -> module:class; imported when asked for
     "u2mkd": "core.engine.exchange.u2mkd:U2MKDWeights",

@@ -19,10 +19,11 @@ import traceback
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import connection
 from multiprocessing.context import ForkContext, ForkServerContext
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 from loguru import logger
@@ -31,8 +32,10 @@ from core.errors import UserError
 from core.machine import patience
 from core.transport import receive, send
 
-__all__ = ["STOPPED_AFTER", "WorkerPool"]
+__all__ = ["STOPPED_AFTER", "WorkerPool", "shared_work"]
 
+T = TypeVar("T")
+R = TypeVar("R")
 _LOADING = (
     "core.data.loader"  # what workers under MPI import once for all of them, and with it torch
 )
@@ -217,6 +220,26 @@ class WorkerPool:
         for _, task in worker.tasks:
             return f", at work on {self._describe(task)}"
         return ""
+
+
+@contextmanager
+def shared_work(
+    work: Callable[[T], R],
+    tasks: Iterable[T],
+    count: int,
+    where: str,
+    describe: Callable[[T], str] = str,
+) -> Iterator[Iterator[R]]:
+    """Results in the order of ``tasks``, of so many processes; with one or none the work is done in this one.
+
+    Args:
+        work, where, describe: see :class:`WorkerPool`.
+    """
+    if count <= 1:
+        yield map(work, tasks)
+        return
+    with WorkerPool(work, count, where, describe) as pool:
+        yield pool.run(tasks)
 
 
 _POOLS: weakref.WeakSet[WorkerPool] = weakref.WeakSet()

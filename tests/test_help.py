@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-SCRIPTS = ["train_teacher.py", "evaluate.py", "prepare_inst_database.py", "prepare_synthetic.py"]
+SCRIPTS = [
+    "train_teacher.py",
+    "evaluate.py",
+    "prepare_inst_database.py",
+    "prepare_superpixels.py",
+    "prepare_synthetic.py",
+]
 MODULES = ["core.check_data", "core.engine.exchange", "core.engine.submission"]
 COMMANDS = [*([name] for name in SCRIPTS), *(["-m", name] for name in MODULES)]
 # Imports the command as Python would run it, and tells whether torch came along.

@@ -15,6 +15,7 @@ from loguru import logger
 from core.contracts import Scan, Sensor
 from core.datasets.benchmark import Benchmark
 from core.datasets.columns import Column, add_columns, column_file
+from core.datasets.planes import add_planes
 from core.datasets.sections import (
     SPLITS,
     DatasetConfig,
@@ -159,7 +160,7 @@ class ScanDataset(ABC):
 
     @abstractmethod
     def read(self, index: int, *, cameras: bool = True) -> Scan:
-        """Read scan ``index`` without ``dataset.columns``, its keyframe's points first; see :meth:`load`."""
+        """Read scan ``index`` without ``dataset.columns`` and ``planes``, its keyframe's points first."""
 
     def load(self, index: int, *, cameras: bool = True) -> Scan:
         """Read scan ``index``; images are only decoded when :attr:`Camera.load` is called.
@@ -171,9 +172,11 @@ class ScanDataset(ABC):
             UserError: a file is missing or damaged.
         """
         scan = self.read(index, cameras=cameras)
-        if not self.columns:
-            return scan
-        return add_columns(scan, self.columns, self.root)
+        if self.columns:
+            scan = add_columns(scan, self.columns, self.root)
+        if self.config.planes:
+            scan = add_planes(scan, self.config.planes)
+        return scan
 
     def column_files(self, index: int) -> dict[str, Path]:
         """Files of ``dataset.columns`` of scan ``index`` by column, whether or not they exist."""

@@ -25,6 +25,7 @@ __all__ = [
     "image_stem",
     "open_image",
     "read_image",
+    "read_map",
 ]
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")  # in any case
@@ -32,6 +33,7 @@ _FORMATS = ("PNG", "JPEG")  # Pillow's other decoders are never tried; that of E
 _MOST_PIXELS = 80_000_000
 _IMAGE_NAME = re.compile(r"(.+)\.(?:png|jpe?g)", re.IGNORECASE)
 _COLOURS = ("RGB", "P", "L", "1", "CMYK")  # modes that Pillow converts to RGB as they are meant
+_LABELS = ("L", "P")
 _TRANSPARENT = ("RGBA", "LA", "PA")
 _SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 # Share of width and height that a principal point may lie off the middle: at most 0.034 and 0.071 in KITTI's, nuScenes'
@@ -62,6 +64,36 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
 def open_image(path: Path, size: tuple[int, int] | None = None) -> Callable[[], np.ndarray]:
     """What decodes an image when it is called, see :func:`read_image`."""
     return partial(read_image, path, size)
+
+
+def read_map(path: Path, size: tuple[int, int]) -> np.ndarray:
+    """Decode a PNG of labels to u8 or u16 [H, W], its values as they are; of a palette the indices.
+
+    Args:
+        size: (width, height) px that it must have.
+
+    Raises:
+        UserError: the file is missing, of another size, cannot be decoded, or has colours or values beyond 16 bits.
+    """
+    with _opened_image(path) as image:
+        if image.format != "PNG" or image.mode not in (*_LABELS, *_SIXTEEN_BITS):
+            raise UserError(
+                f"this is no map of labels ({image.format}, mode {image.mode})",
+                where=str(path),
+                cure="Write labels as PNG of one channel, 8 or 16 bits",
+            )
+        if image.size != size:
+            raise UserError(
+                f"this map has {image.size[0]} x {image.size[1]} px, its image {size[0]} x {size[1]}",
+                where=str(path),
+                cure="Write it in the size of the image as recorded",
+            )
+        values = np.asarray(image)
+    if values.dtype == np.uint8:
+        return values
+    if values.min(initial=0) < 0 or values.max(initial=0) > 65535:
+        raise UserError("it holds values beyond 16 bits", where=str(path))
+    return values.astype(np.uint16)
 
 
 def image_size(path: Path, source: str | None = None) -> tuple[int, int]:

@@ -114,6 +114,11 @@ class DatasetConfig(Section):
         default_factory=dict,
         description="further values per point, from a file per scan; data.features may name them",
     )
+    planes: dict[str, Path] = Field(
+        default_factory=dict,
+        description="maps aligned with the images, by name: folder with <token>/<camera>.png of one channel, 8 or 16 "
+        "bits; 65535 = no label; data.planes takes them into samples, e.g. {superpixels: FOLDER}",
+    )
     labelled: LabelBudget | None = Field(
         None, description="training split only: the scans that keep their labels; null = all"
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from core.decode import read_json
 from core.errors import UserError
 from core.io import write_json
 from core.locks import sole_writer
-from core.processes import WorkerPool
+from core.processes import shared_work
 
 __all__ = ["Carrier", "Teacher", "write_pseudo_labels"]
 
@@ -72,7 +71,8 @@ def write_pseudo_labels(
         _begin(out, identity)
         tasks = _tasks(dataset, out, scans, teacher)
         writer = _Writer(dataset, carrier, out)
-        with _results(writer, tasks, min(workers, len(scans))) as results:
+        count = min(workers, len(scans))
+        with shared_work(writer, tasks, count, "--workers", writer.named) as results:
             bar = tqdm(results, total=len(scans), unit="scan", disable=not sys.stderr.isatty())
             for counts, digest in bar:
                 confusion += counts
@@ -116,15 +116,6 @@ def _tasks(
         if teacher is not None and index in wanted:
             said = next(answers)
         yield index, said
-
-
-@contextmanager
-def _results(work: _Writer, tasks: Iterator[Task], workers: int) -> Iterator[Iterator[Result]]:
-    if workers <= 1:
-        yield map(work, tasks)
-        return
-    with WorkerPool(work, workers, "--workers", work.named) as pool:
-        yield pool.run(tasks)
 
 
 @dataclass(frozen=True)

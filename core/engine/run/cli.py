@@ -24,6 +24,7 @@ __all__ = [
     "add_profile_option",
     "answer_habits",
     "config_parser",
+    "preparing_parser",
     "read_arguments",
     "run_command",
     "run_distributed",
@@ -65,6 +66,20 @@ def config_parser(description: str) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add_config_options(parser)
+    return parser
+
+
+def preparing_parser(description: str) -> argparse.ArgumentParser:
+    """Parser of a command that prepares data: ``CONFIG [--workers N] [--debug] [--section.key VALUE ...]``."""
+    parser = argparse.ArgumentParser(
+        description=description,
+        epilog="Any key of the configuration can be overridden: --dataset.root FOLDER.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("config", help="YAML file of a job, or configs/<dataset>/default.yaml")
+    parser.add_argument("--workers", type=int, help="processes (one per processor)")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 

@@ -1,0 +1,1 @@
+"""Superpixels of camera images, as maps on disk that ``dataset.planes`` attaches to the images."""

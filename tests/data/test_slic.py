@@ -1,0 +1,100 @@
+"""Superpixels: colours and seeds against published numbers, clusters against a plain twin, pieces against scipy's."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from slic_reference import clusters, pieces, smoothed
+
+from core.data.superpixels.slic import SlicConfig, connect, lab, seed_grid, slic
+
+
+def picture(shape: tuple[int, int], seed: int = 0, low: int = 0, high: int = 255) -> np.ndarray:
+    """Smooth random colours that fill low..high."""
+    noise = np.random.default_rng(seed).normal(size=(*shape, 3))
+    noise = smoothed(noise, 6.0)
+    noise = (noise - noise.min()) / (noise.max() - noise.min())
+    return (low + noise * (high - low)).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("colour", "expected"),  # CIE Lab under D65 of the sRGB primaries, as published
+    [
+        ((255, 255, 255), (100.0, 0.0, 0.0)),
+        ((255, 0, 0), (53.24, 80.09, 67.20)),
+        ((0, 255, 0), (87.73, -86.18, 83.18)),
+        ((0, 0, 255), (32.30, 79.19, -107.86)),
+        ((0, 0, 0), (0.0, 0.0, 0.0)),
+        ((119, 119, 119), (50.03, 0.0, 0.0)),
+    ],
+)
+def test_colours(colour: tuple[int, ...], expected: tuple[float, ...]) -> None:
+    found = lab(np.array([[colour]], np.uint8))[0, 0]
+    np.testing.assert_allclose(found, expected, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("size", "segments", "seeds"),  # (height, width); seeds as counted with scikit-image 0.18.2
+    [((900, 1600), 150, 144), ((900, 1600), 30, 28)],
+)
+def test_seeds_of_nuscenes_images(size: tuple[int, int], segments: int, seeds: int) -> None:
+    rows, columns, _ = seed_grid(size, segments)
+    assert len(rows) * len(columns) == seeds
+
+
+@pytest.mark.parametrize("segments", [30, 150])
+@pytest.mark.parametrize(
+    "size", [(376, 1241), (886, 1920), (416, 224), (224, 416), (37, 1000), (1000, 3), (1, 7)]
+)
+def test_never_more_seeds_than_superpixels_wanted(size: tuple[int, int], segments: int) -> None:
+    """scikit-image's rounded step gives 154 seeds for 150 in the first, 32 for 30 in the second."""
+    rows, columns, step = seed_grid(size, segments)
+    assert 0 < len(rows) * len(columns) <= segments and step >= 1
+    assert rows.max() < size[0] and columns.max() < size[1]
+
+
+@pytest.mark.parametrize(("segments", "count"), [(150, 144), (30, 28)])
+def test_an_even_image_keeps_its_seeds(segments: int, count: int) -> None:
+    labels = slic(np.full((900, 1600, 3), 77, np.uint8), SlicConfig(segments=segments))
+    assert np.unique(labels).tolist() == list(range(count))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_clusters_are_those_of_a_plain_twin(seed: int) -> None:
+    image = picture((60, 90), seed)
+    config = SlicConfig(segments=24, compactness=6.0, sigma=2.0)
+    rows, columns, step = seed_grid((60, 90), 24)
+    seeds = np.stack(np.meshgrid(rows, columns, indexing="ij"), -1).reshape(-1, 2)
+    nearest = clusters(smoothed(lab(image), 2.0), seeds, step, 6.0)
+    mean = 60 * 90 / len(seeds)
+    expected = connect(nearest.astype(np.int32), int(mean / 2), int(3 * mean))
+    found = slic(image, config)
+    assert (found == expected).mean() > 0.999 and found.max() == expected.max()
+
+
+@pytest.mark.parametrize("size", [(376 // 4, 1241 // 4), (1920 // 8, 886 // 8), (57, 101)])
+@pytest.mark.parametrize("segments", [30, 150])
+def test_every_superpixel_is_one_piece_and_labels_are_few(
+    size: tuple[int, int], segments: int
+) -> None:
+    labels = slic(picture(size, 5), SlicConfig(segments=segments, sigma=1.0))
+    count = len(np.unique(labels))
+    assert labels.max() == count - 1 < segments
+    assert pieces(labels) == count and count > segments // 6
+
+
+def test_small_pieces_go_to_a_neighbour_and_large_ones_are_cut() -> None:
+    labels = np.zeros((4, 6), np.int32)
+    labels[:, 3:] = 1
+    labels[1, 1] = 2  # alone within 0
+    assert connect(labels, 2, 100).tolist() == [[0, 0, 0, 1, 1, 1]] * 4
+    cut = connect(np.zeros((1, 7), np.int32), 2, 3)
+    assert cut.tolist() == [[0, 0, 0, 1, 1, 1, 1]]  # the rest of one pixel joins its neighbour
+
+
+def test_dark_images_depend_on_the_stretching_of_values() -> None:
+    dark, full = picture((80, 120), 1, 3, 20), picture((80, 120), 1)
+    plain, stretched = SlicConfig(segments=24), SlicConfig(segments=24, rescale=True)
+    assert (slic(dark, plain) != slic(dark, stretched)).any()
+    assert full.min() == 0 and full.max() == 255
+    assert (slic(full, plain) == slic(full, stretched)).all()
