@@ -202,7 +202,7 @@ def test_matrices_with_unpacked_or_divided_data() -> None:
 
 @pytest.mark.parametrize("shape", [(4, 6, 2), (4, 5, 4), (None, None, 6), (4, 24), (4, 6, 4, 1)])
 def test_another_shape_is_refused(shape: tuple[int | None, ...]) -> None:
-    with pytest.raises(Malformed, match=r"pixel pose .*(shape|list|numbers|expands)"):
+    with pytest.raises(Malformed, match="pixel pose"):
         decode_matrix(encode_matrix(matrices()[0][1]), np.float32, shape, "pixel pose")
 
 

@@ -58,13 +58,9 @@ def decode_matrix(
     content = _decompress(blob, most * _BYTES[wanted.name] + _OTHERS, name)
     message = Message(memoryview(content), name)
     found = message.part(_SHAPE, f"the shape of {name}").integers(_DIMS, most=len(shape))
-    fits = len(found) == len(shape) and all(
-        size > 0 and size == (size if expected is None else expected)
-        for size, expected in zip(found, shape)
-    )
-    if not fits or math.prod(found) > most:
+    if not _fits(found, shape) or math.prod(found) > most:
         asked = " x ".join("any" if size is None else str(size) for size in shape)
-        raise Malformed(f"{name} has shape {found}; expected {asked}")
+        raise Malformed(f"the shape of {name} is {found}; expected {asked}")
     return _values(message, wanted, math.prod(found)).reshape(found)
 
 
@@ -80,6 +76,12 @@ def _decompress(blob: bytes | memoryview, most: int, name: str) -> bytes:
     if not stream.eof or stream.unused_data:
         raise Malformed(f"{name} is cut short or followed by other bytes")
     return content
+
+
+def _fits(found: Sequence[int], shape: Sequence[int | None]) -> bool:
+    if len(found) != len(shape) or min(found) <= 0:
+        return False
+    return all(expected in (None, size) for size, expected in zip(found, shape))
 
 
 def _values(message: Message, dtype: np.dtype[Any], count: int) -> np.ndarray:

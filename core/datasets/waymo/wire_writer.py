@@ -19,7 +19,7 @@ class Writer:
     """
 
     def __init__(self) -> None:
-        self.pieces: list[bytes | memoryview] = []
+        self.pieces: list[bytes] = []
         self.size = 0  # bytes
 
     def integer(self, number: int, value: int) -> Writer:
@@ -42,7 +42,7 @@ class Writer:
             self.double(number, value)
         return self
 
-    def content(self, number: int, content: bytes | memoryview) -> Writer:
+    def content(self, number: int, content: bytes) -> Writer:
         """Append bytes."""
         return self._header(number, len(content))._append(content)
 
@@ -60,7 +60,7 @@ class Writer:
     def _header(self, number: int, size: int) -> Writer:
         return self._append(_varint(number << 3 | BYTES) + _varint(size))
 
-    def _append(self, piece: bytes | memoryview) -> Writer:
+    def _append(self, piece: bytes) -> Writer:
         self.pieces.append(piece)
         self.size += len(piece)
         return self
