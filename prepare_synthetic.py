@@ -11,6 +11,7 @@ import argparse
 import sys
 
 from core.errors import EXIT_USER_ERROR, UserError
+from core.names import WORLDS
 
 
 def main() -> int:
@@ -19,7 +20,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("out", help="folder to write into")
-    parser.add_argument("--format", default="nuscenes", choices=["nuscenes", "semantickitti"])
+    parser.add_argument("--format", default="nuscenes", choices=list(WORLDS))
     parser.add_argument(
         "--scenes", type=int, default=6, help="scenes or sequences, each a town of its own (6)"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["BENCHMARKS", "CORRUPTION_PROFILES", "FAMILIES", "FORMATS", "SUPERPIXELS"]
+__all__ = ["BENCHMARKS", "CORRUPTION_PROFILES", "FAMILIES", "FORMATS", "SUPERPIXELS", "WORLDS"]
 
 BENCHMARKS: dict[str, str] = {  # dataset.name -> module:class
     "semantickitti": "core.datasets.semantickitti.benchmark:SemanticKITTIBenchmark",
@@ -18,4 +18,8 @@ FAMILIES: dict[str, str] = {  # name after --from -> module:class; imported when
     "cylinder3d": "core.engine.exchange.cylinder3d:Cylinder3DWeights",
     "cenet": "core.engine.exchange.cenet:CENetWeights",
     "spvnas": "core.engine.exchange.spvnas:SPVNASWeights",
+}
+WORLDS: dict[str, str] = {  # prepare_synthetic.py --format -> a WorldFormat
+    "nuscenes": "core.datasets.synthetic.nuscenes_world:NuScenesWorld",
+    "semantickitti": "core.datasets.synthetic.kitti_format:KittiWorld",
 }

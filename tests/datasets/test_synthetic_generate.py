@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from core.datasets.synthetic import WorldSpec, generate
+from core.datasets.synthetic.nuscenes_names import version
 from core.datasets.synthetic.scene import Scene
 from core.datasets.synthetic.sensors import HDL64, KITTI_LIDAR, LIDAR32, NUSCENES_LIDAR, scan
 from core.datasets.synthetic.things import discs
@@ -90,7 +91,7 @@ def test_names_follow_the_official_splits():
     assert WorldSpec().names == splits.mini_train[:4] + splits.mini_val
     assert WorldSpec(scenes=10).names == splits.mini_train + splits.mini_val
     large = WorldSpec(scenes=20, val_scenes=5)
-    assert large.version == "v1.0-trainval" and large.names == splits.train[:15] + splits.val[:5]
+    assert version(large) == "v1.0-trainval" and large.names == splits.train[:15] + splits.val[:5]
     assert WorldSpec(format="semantickitti", scenes=3).names == ["00", "01", "08"]
 
 

@@ -9,8 +9,7 @@ import pytest
 from PIL import Image
 
 from core.datasets.synthetic import WorldSpec
-from core.datasets.synthetic.generate import _scene
-from core.datasets.synthetic.kitti_format import image_camera
+from core.datasets.synthetic.kitti_format import KittiWorld, image_camera
 from core.datasets.synthetic.render import render
 from core.datasets.synthetic.sensors import KITTI_LIDAR
 
@@ -121,7 +120,7 @@ def test_moving_ids_only_on_what_moves(tiny_kitti, tiny_spec):
     spec = WorldSpec(format="semantickitti", scenes=2, **tiny_spec)
     seen = set()
     for index, name in enumerate(spec.names):
-        scene = _scene(spec, index)
+        scene = KittiWorld().scene(spec, index)
         way = {
             t.number: np.hypot(*np.subtract(t.motion.at(0.1)[:2], t.motion.at(0.0)[:2]))
             for t in scene.things
@@ -152,7 +151,7 @@ def test_points_fall_on_their_object_in_image_2(tiny_kitti, tiny_spec):
         )
         column, row = np.round(local[:, :2] / local[:, 2:3] * scale / 0.06).astype(int).T
         mount, matrix, (width, height) = image_camera(scale)
-        now = _scene(spec, index).snapshot(0.1, body=False)
+        now = KittiWorld().scene(spec, index).snapshot(0.1, body=False)
         _, things, distance = render(now, now.ego @ KITTI_LIDAR @ mount, matrix, (width, height))
         inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
         range_ = np.linalg.norm(points[inside, :3], axis=1)

@@ -18,8 +18,8 @@ from pyquaternion import Quaternion
 
 from core.datasets.synthetic import WorldSpec
 from core.datasets.synthetic.classes import NUSCENES_RAW
-from core.datasets.synthetic.generate import _scene
 from core.datasets.synthetic.nuscenes_format import PERIOD, instance_numbers, quaternion
+from core.datasets.synthetic.nuscenes_world import NuScenesWorld
 from core.datasets.synthetic.render import render
 from core.datasets.synthetic.sensors import NUSCENES_CAMERAS
 
@@ -165,7 +165,7 @@ def test_lidar_points_fall_on_their_object_in_the_images(nusc, tiny_spec):
     spec, scale = WorldSpec(format="nuscenes", scenes=3, **tiny_spec), 0.3
     agreed = total = near = 0
     for frame in range(2):
-        scene, sample = _scene(spec, 1), nusc.sample[2 + frame]
+        scene, sample = NuScenesWorld().scene(spec, 1), nusc.sample[2 + frame]
         lidar = nusc.get("sample_data", sample["data"]["LIDAR_TOP"])
         cloud = LidarPointCloud.from_file(nusc.get_sample_data_path(lidar["token"])).points[:3]
         _, panoptic = labels_of(nusc, lidar["token"])

@@ -1,45 +1,33 @@
-"""Generates a world: frames in a pool of processes, tables when all frames are there, the manifest last."""
+"""Generates a world: frames in a pool of processes, what they leave to write as they come, the manifest last."""
 
 from __future__ import annotations
 
-import functools
 import shutil
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from loguru import logger
 from tqdm import tqdm
 
 from core.datasets.base import MANIFEST
-from core.datasets.synthetic import kitti_format, nuscenes_format
-from core.datasets.synthetic.nuscenes_format import token, write_keyframe, write_map
-from core.datasets.synthetic.nuscenes_tables import Row, write_tables
-from core.datasets.synthetic.scene import Scene
 from core.datasets.synthetic.spec import WorldSpec
+from core.datasets.synthetic.world_format import WorldFormat
 from core.decode import read_json
 from core.errors import UserError
 from core.io import write_json
+from core.names import WORLDS
 from core.processes import WorkerPool
+from core.registry import load_entry
 
 __all__ = ["GENERATOR", "MANIFEST", "generate"]
 
 GENERATOR = 1  # raised whenever equal specs give other bytes than before
 _STARTED = "synthetic.partial.json"
 _Task = tuple[str, WorldSpec, int, int]  # root, world, scene, frame
-_FOLDERS = (
-    "samples",
-    "sweeps",
-    "lidarseg",
-    "panoptic",
-    "maps",
-    "v1.0-mini",
-    "v1.0-trainval",
-    "sequences",
-)
 
 
 def generate(root: str | Path, spec: WorldSpec) -> Path:
@@ -67,22 +55,27 @@ def generate(root: str | Path, spec: WorldSpec) -> Path:
     _clear(root)
     write_json(root / _STARTED, identity)
     began = time.perf_counter()
+    written = _format(spec.format)
     tasks = [
         (str(root), spec, index, frame)
         for index in range(spec.scenes)
-        for frame in range(spec.keyframes)
+        for frame in range(written.frames(spec))
     ]
-    results = list(_progress(_run(tasks, spec.workers), len(tasks)))
-    if spec.format == "nuscenes":
-        scenes = [_scene(spec, index) for index in range(spec.scenes)]
-        starts = range(0, len(results), spec.keyframes)
-        per_scene = [results[k : k + spec.keyframes] for k in starts]
-        write_tables(root, spec, scenes, per_scene)
+    written.gather(root, spec, _progress(_run(tasks, spec.workers), len(tasks)))
     write_json(root / MANIFEST, identity | {"files": _count(root)})
     (root / _STARTED).unlink()
     took = time.perf_counter() - began
     logger.info(f"{root}: {spec.scenes} scenes of {spec.keyframes} frames in {took:.1f} s")
     return root
+
+
+def _format(name: str) -> WorldFormat:
+    return cast(WorldFormat, load_entry(WORLDS[name])())
+
+
+def _folders() -> list[str]:
+    """What worlds of all formats leave in their root."""
+    return [folder for name in WORLDS for folder in _format(name).folders]
 
 
 def _complete(root: Path, identity: dict[str, Any]) -> bool:
@@ -98,7 +91,7 @@ def _complete(root: Path, identity: dict[str, Any]) -> bool:
 def _count(root: Path) -> dict[str, int]:
     """Number of files in each folder of the layout that exists."""
     counts = {}
-    for name in _FOLDERS:
+    for name in _folders():
         if (root / name).is_dir():
             counts[name] = sum(path.is_file() for path in (root / name).rglob("*"))
     return counts
@@ -115,47 +108,25 @@ def _clear(root: Path) -> None:
             cure="Name a new or an empty folder",
         )
     (root / MANIFEST).unlink(missing_ok=True)
-    for name in _FOLDERS:
+    for name in _folders():
         if (root / name).is_dir():
             shutil.rmtree(root / name)
 
 
-@functools.lru_cache(maxsize=2)
-def _cached_scene(seed: int, index: int, duration: float) -> Scene:
-    return Scene(seed, index, duration)
+def _record(task: _Task) -> Any:
+    """Record one frame; returns what its format gathers."""
+    root, spec, index, frame = task
+    return _format(spec.format).record(Path(root), spec, index, frame)
 
 
-def _scene(spec: WorldSpec, index: int) -> Scene:
-    period = kitti_format.PERIOD
-    if spec.format == "nuscenes":
-        period = nuscenes_format.PERIOD
-    return _cached_scene(spec.seed, index, period * max(spec.keyframes - 1, 1))
-
-
-def _frame(task: _Task) -> Row:
-    """Write one frame, and with a scene's first frame what the scene has one of; returns its rows of tables."""
-    folder, spec, index, frame = task
-    root = Path(folder)
-    name = spec.names[index]
-    scene = _scene(spec, index)
-    if spec.format == "semantickitti":
-        if frame == 0:
-            kitti_format.write_sequence(root, spec, name, scene)
-        kitti_format.write_scan(root, spec, index, name, scene, frame)
-        return {}
-    if frame == 0:
-        write_map(root / "maps" / f"{token(spec.seed, name, 'map')}.png", scene)
-    return write_keyframe(root, spec, index, name, scene, frame)
-
-
-def _run(tasks: list[_Task], workers: int) -> Iterator[Row]:
+def _run(tasks: list[_Task], workers: int) -> Iterator[Any]:
     """Results in the order of ``tasks``; the first runs here, so that the kernels compile once."""
-    yield _frame(tasks[0])
+    yield _record(tasks[0])
     workers = min(workers, len(tasks) - 1)
     if workers <= 1:
-        yield from map(_frame, tasks[1:])
+        yield from map(_record, tasks[1:])
         return
-    with WorkerPool(_frame, workers, "--workers", _name, fresh=__name__) as pool:
+    with WorkerPool(_record, workers, "--workers", _name, fresh=__name__) as pool:
         yield from pool.run(tasks[1:])
 
 
@@ -164,7 +135,7 @@ def _name(task: _Task) -> str:
     return f"{spec.names[index]}, frame {frame}"
 
 
-def _progress(results: Iterator[Row], total: int) -> Iterator[Row]:
+def _progress(results: Iterator[Any], total: int) -> Iterator[Any]:
     """A bar on a terminal, else a line every ten seconds."""
     if sys.stderr.isatty():
         yield from tqdm(results, total=total, desc="synthetic world", unit="frame")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +21,40 @@ from core.datasets.synthetic.sensors import (
     scan,
 )
 from core.datasets.synthetic.spec import WorldSpec
+from core.datasets.synthetic.world_format import WorldFormat
 from core.io import write_bytes, write_text
 
-__all__ = ["PERIOD", "image_camera", "labels_of", "write_scan", "write_sequence"]
+__all__ = ["PERIOD", "KittiWorld", "image_camera", "labels_of", "write_scan", "write_sequence"]
 
 PERIOD = 0.1  # s between scans
+_TRAIN = ("00", "01", "02", "03", "04", "05", "06", "07", "09", "10")
+_VAL = ("08",)
+
+
+class KittiWorld(WorldFormat):
+    """SemanticKITTI: labelled scans at 10 Hz."""
+
+    folders = ("sequences",)
+    period = PERIOD
+    most_train = len(_TRAIN)
+    most_val = len(_VAL)
+
+    def names(self, spec: WorldSpec) -> list[str]:
+        """Numbers of the sequences, training first."""
+        return [*_TRAIN[: spec.train_count], *_VAL[: spec.val_count]]
+
+    def record(self, root: Path, spec: WorldSpec, index: int, frame: int) -> None:
+        """Write a scan's files, with the first one what the sequence has one of."""
+        name = spec.names[index]
+        scene = self.scene(spec, index)
+        if frame == 0:
+            write_sequence(root, spec, name, scene)
+        write_scan(root, spec, index, name, scene, frame)
+
+    def gather(self, root: Path, spec: WorldSpec, results: Iterator[None]) -> None:
+        """Wait for all scans."""
+        for _ in results:
+            pass
 
 
 def image_camera(scale: float) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:

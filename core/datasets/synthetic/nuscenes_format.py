@@ -16,6 +16,7 @@ from PIL import Image
 
 from core.datasets.synthetic.classes import NUSCENES_RAW, Cls
 from core.datasets.synthetic.materials import GROUND_CLASS
+from core.datasets.synthetic.nuscenes_names import version
 from core.datasets.synthetic.raycast import cast
 from core.datasets.synthetic.render import expose, render
 from core.datasets.synthetic.scene import Scene, Snapshot, rigid
@@ -217,12 +218,12 @@ def _write_labels(
 ) -> None:
     key = token(spec.seed, name, "LIDAR_TOP", frame, 0)
     labels = NUSCENES_RAW[sweep.cls]
-    write_bytes(root / "lidarseg" / spec.version / f"{key}_lidarseg.bin", labels.tobytes())
+    write_bytes(root / "lidarseg" / version(spec) / f"{key}_lidarseg.bin", labels.tobytes())
     panoptic = labels.astype(np.uint16) * 1000 + numbers[sweep.thing]
     stream = io.BytesIO()
     np.lib.format.write_array(stream, panoptic.astype(np.uint16), allow_pickle=False)
     with (
-        atomic_path(root / "panoptic" / spec.version / f"{key}_panoptic.npz") as path,
+        atomic_path(root / "panoptic" / version(spec) / f"{key}_panoptic.npz") as path,
         zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
     ):
         archive.writestr(

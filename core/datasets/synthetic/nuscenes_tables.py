@@ -10,6 +10,7 @@ import numpy as np
 
 from core.datasets.synthetic.classes import NUSCENES_CATEGORIES, NUSCENES_RAW
 from core.datasets.synthetic.nuscenes_format import LIDAR_MOUNT, quaternion, token
+from core.datasets.synthetic.nuscenes_names import version
 from core.datasets.synthetic.scene import Scene
 from core.datasets.synthetic.sensors import NUSCENES_CAMERAS
 from core.datasets.synthetic.spec import WorldSpec
@@ -45,12 +46,12 @@ def write_tables(root: Path, spec: WorldSpec, scenes: list[Scene], frames: list[
     for name, suffix in (("lidarseg", "lidarseg.bin"), ("panoptic", "panoptic.npz")):
         for row in tables["sample_data"]:
             if row["is_key_frame"] and row["fileformat"] == "pcd":
-                path = f"{name}/{spec.version}/{row['token']}_{suffix}"
+                path = f"{name}/{version(spec)}/{row['token']}_{suffix}"
                 tables[name].append(
                     {"token": row["token"], "sample_data_token": row["token"], "filename": path}
                 )
     for name, rows in tables.items():
-        write_json(root / spec.version / f"{name}.json", rows, indent=0)
+        write_json(root / version(spec) / f"{name}.json", rows, indent=0)
 
 
 def _constant(tables: dict[str, list[Row]]) -> None:

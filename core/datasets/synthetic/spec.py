@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
 
 from core.errors import UserError
 from core.machine import usable_cores
+from core.names import WORLDS
+from core.registry import load_entry
 
 __all__ = ["WorldSpec"]
 
-_MINI_TRAIN = ["0061", "0553", "0655", "0757", "0796", "1077", "1094", "1100"]
-_MINI_VAL = ["0103", "0916"]
-_KITTI_TRAIN = ["00", "01", "02", "03", "04", "05", "06", "07", "09", "10"]
-_KITTI_VAL = "08"
+
+class Naming(Protocol):
+    """What a world's size depends on of its format."""
+
+    most_train: ClassVar[int]
+    most_val: ClassVar[int]
+
+    def names(self, spec: WorldSpec) -> list[str]:
+        """Official names of the scenes, training first."""
+        ...
 
 
 def _processors() -> int:
@@ -24,7 +33,7 @@ class WorldSpec:
     """A synthetic world; equal specs (``workers`` aside) give equal bytes.
 
     Attributes:
-        format: "nuscenes" or "semantickitti".
+        format: name in `core.names.WORLDS`.
         seed: of everything random.
         scenes: number of scenes (nuScenes) or sequences (SemanticKITTI), each in a town of its own.
         val_scenes: how many of them carry names of the validation split (SemanticKITTI has one: 08).
@@ -49,15 +58,16 @@ class WorldSpec:
     workers: int = field(default_factory=_processors, compare=False)
 
     def __post_init__(self) -> None:
-        if self.format not in ("nuscenes", "semantickitti"):
+        if self.format not in WORLDS:
             raise UserError(
-                f"format is {self.format!r}, expected nuscenes or semantickitti",
+                f"format is {self.format!r}, expected one of: {', '.join(WORLDS)}",
                 where="WorldSpec.format",
             )
+        naming = self._naming
         for name, low, high in (
             ("seed", 0, 2**32 - 1),
-            ("scenes", 1, 850 if self.format == "nuscenes" else 11),
-            ("val_scenes", 0, 150),
+            ("scenes", 1, naming.most_train + naming.most_val),
+            ("val_scenes", 0, max(naming.most_val, 150)),
             ("keyframes", 1, 1000),
             ("sweeps_per_keyframe", 0, 9),
             ("image_scale", 0.0 if self.image_scale == 0 else 0.01, 1.0),
@@ -69,35 +79,29 @@ class WorldSpec:
                     f"{name} is {getattr(self, name)}, expected {low} to {high} for {self.format}"
                 )
                 raise UserError(what, where=f"WorldSpec.{name}")
-        if self.scenes - self._val > (700 if self.format == "nuscenes" else len(_KITTI_TRAIN)):
+        if self.train_count > naming.most_train:
             raise UserError(
-                f"{self.scenes} scenes with {self._val} for validation leave more training scenes than the "
+                f"{self.scenes} scenes with {self.val_count} for validation leave more training scenes than the "
                 f"{self.format} split has names for",
                 where="WorldSpec.scenes",
                 cure="Ask for fewer scenes or for more of them in validation",
             )
 
     @property
-    def _val(self) -> int:
-        wanted = self.val_scenes
-        if self.format == "semantickitti":
-            wanted = min(wanted, 1)
-        return min(wanted, self.scenes - 1)
+    def _naming(self) -> Naming:
+        return load_entry(WORLDS[self.format])()
 
     @property
-    def version(self) -> str:
-        """nuScenes version folder: the mini split's names as far as they go, else trainval's."""
-        small = self.scenes - self._val <= len(_MINI_TRAIN) and self._val <= len(_MINI_VAL)
-        return "v1.0-mini" if small else "v1.0-trainval"
+    def val_count(self) -> int:
+        """Scenes of the validation split: one stays for training."""
+        return min(self.val_scenes, self._naming.most_val, self.scenes - 1)
+
+    @property
+    def train_count(self) -> int:
+        """Scenes of the training split."""
+        return self.scenes - self.val_count
 
     @property
     def names(self) -> list[str]:
-        """Official scene (or sequence) names, training first."""
-        train = self.scenes - self._val
-        if self.format == "semantickitti":
-            return _KITTI_TRAIN[:train] + [_KITTI_VAL] * self._val
-        if self.version == "v1.0-mini":
-            return [f"scene-{number}" for number in _MINI_TRAIN[:train] + _MINI_VAL[: self._val]]
-        from nuscenes.utils import splits
-
-        return splits.train[:train] + splits.val[: self._val]
+        """Official scene (or sequence, or segment) names, training first."""
+        return self._naming.names(self)
