@@ -43,6 +43,7 @@ __all__ = [
     "decode_text",
     "decoding",
     "kept",
+    "open_at_once",
     "parse_array",
     "parse_json",
     "read_array",
@@ -131,7 +132,7 @@ def read_bytes(
     Raises:
         UserError: the file is missing, unreadable, too large or no regular file.
     """
-    with decoding(path, kind, cure), open(path, "rb", opener=_open_at_once) as stream:
+    with decoding(path, kind, cure), open(path, "rb", opener=open_at_once) as stream:
         status = os.fstat(stream.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise UserError(f"this {kind} is no regular file", where=str(path))
@@ -141,8 +142,8 @@ def read_bytes(
         return stream.read()
 
 
-def _open_at_once(path: str, flags: int) -> int:
-    """Open without waiting for the other end of a pipe."""
+def open_at_once(path: str, flags: int) -> int:
+    """Open without waiting for the other end of a pipe: an ``opener`` of :func:`open`."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
@@ -298,7 +299,7 @@ def read_array(
     Raises:
         UserError: the file is missing, damaged, of another size than its header says, or holds Python objects.
     """
-    with decoding(path, kind, cure), open(path, "rb", opener=_open_at_once) as stream:
+    with decoding(path, kind, cure), open(path, "rb", opener=open_at_once) as stream:
         size = os.fstat(stream.fileno()).st_size
         dtype, shape, order = _header(stream, size)
         count = math.prod(shape)

@@ -161,3 +161,6 @@ def test_missing_files_are_user_errors(tmp_path: Path) -> None:
         spans(tmp_path / "none.tfrecord")
     with pytest.raises(UserError, match="cannot read"):
         spans(tmp_path)
+    os.mkfifo(tmp_path / "pipe.tfrecord")
+    with pytest.raises(UserError, match="no regular file"):
+        spans(tmp_path / "pipe.tfrecord")

@@ -4,5 +4,6 @@ from __future__ import annotations
 
 import fuzz_data
 import fuzz_runs
+import fuzz_waymo
 
-TARGETS = (*fuzz_data.TARGETS, *fuzz_runs.TARGETS)
+TARGETS = (*fuzz_data.TARGETS, *fuzz_runs.TARGETS, *fuzz_waymo.TARGETS)

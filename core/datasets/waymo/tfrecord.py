@@ -8,6 +8,7 @@ lies (:meth:`RecordFile.view`), which reads only what is asked for and verifies 
 from __future__ import annotations
 
 import os
+import stat
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from typing import IO, NamedTuple
 import google_crc32c
 
 from core.datasets.waymo.wire import Malformed
-from core.decode import decoding
+from core.decode import decoding, open_at_once
 from core.errors import UserError
 
 __all__ = ["CURE", "RecordFile", "RecordView", "Span", "masked_crc", "open_records", "write_record"]
@@ -65,19 +66,20 @@ def open_records(path: Path) -> Iterator[RecordFile]:
     """Open a file for reading.
 
     Raises:
-        UserError: it is missing, or cannot be read.
+        UserError: it is missing, cannot be read, or is no file.
     """
-    with decoding(path, _KIND, CURE), open(path, "rb", buffering=0) as stream:
-        yield RecordFile(path, stream)
+    with decoding(path, _KIND, CURE), open(path, "rb", 0, opener=open_at_once) as stream:
+        status = os.fstat(stream.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise UserError("this is no regular file", where=str(path))
+        yield RecordFile(path, stream.fileno(), status.st_size)
 
 
 class RecordFile:
     """A file that is open; see :func:`open_records`."""
 
-    def __init__(self, path: Path, stream: IO[bytes]) -> None:
-        self.path = path
-        self._descriptor = stream.fileno()
-        self._size = os.fstat(self._descriptor).st_size
+    def __init__(self, path: Path, descriptor: int, size: int) -> None:
+        self.path, self._descriptor, self._size = path, descriptor, size
 
     def __iter__(self) -> Iterator[Span]:
         """Go from record to record, over the payloads.
