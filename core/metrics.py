@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 import torch
@@ -21,12 +22,12 @@ from core.contracts import IGNORE
 from core.decode import check_json, read_json
 from core.errors import UserError, counted
 
-__all__ = ["RANGE_BINS", "VIEWS", "Confusion", "EvaluationResult", "SegmentationScore"]
+__all__ = ["RANGE_BINS", "VIEWS", "Absent", "Confusion", "EvaluationResult", "SegmentationScore"]
 
 # m from the sensor
 RANGE_BINS: tuple[tuple[float, float], ...] = ((0.0, 20.0), (20.0, 50.0), (50.0, math.inf))
 Count = Annotated[int, Field(ge=0, lt=1 << 53)]  # so many points that floats still count them
-Absent = Literal["skip", "nanmean", "zero", "one"]
+Absent = Literal["skip", "nanmean", "zero", "one", "nan_one"]
 _WRITE_AGAIN = "Write it again with evaluate.py --json"
 
 
@@ -100,6 +101,7 @@ class Confusion:
         Args:
             absent: what a class without ground truth counts as. ``skip``: left out. ``nanmean``: left out only if never
                 predicted either (nuscenes-devkit). ``zero``: 0 (semantic-kitti-api). ``one``: 1.
+                ``nan_one``: 1 if never predicted either, else 0 (Waymo's metric tool).
 
         Returns:
             0..1; NaN when no class is scored.
@@ -109,6 +111,8 @@ class Confusion:
             iou = iou[present]
         elif absent == "nanmean":
             iou = iou[~iou.isnan()]
+        elif absent == "nan_one":
+            iou = iou.nan_to_num(1.0)[IGNORE + 1 :]
         else:
             worth = 0.0 if absent == "zero" else 1.0
             iou = torch.where(present, iou, worth)[IGNORE + 1 :]
@@ -125,21 +129,29 @@ class Confusion:
         return Confusion(self.num_classes, lenient).miou("nanmean")
 
 
-VIEWS = ("out of view", "in view")  # of the cameras given with a scan
+VIEWS = ("out of view", "in view")  # subsets: of the cameras given with a scan
 
 
 class SegmentationScore:
-    """One confusion matrix per range bin, and their sum; where scans have cameras, also one per view.
+    """One confusion matrix per range bin, and their sum; also one per named subset of the points.
 
     Args:
         num_classes: C, with class 0.
+        subsets: names; a point may be in several of them, or in none.
     """
 
-    def __init__(self, num_classes: int, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        device: torch.device | str = "cpu",
+        subsets: Sequence[str] = VIEWS,
+    ) -> None:
         shape = (num_classes, num_classes)
         self.num_classes = num_classes
+        self.subset_names = tuple(subsets)
         self.counts = torch.zeros((len(RANGE_BINS), *shape), dtype=torch.int64, device=device)
-        self.view_counts = torch.zeros((len(VIEWS), *shape), dtype=torch.int64, device=device)
+        # one tensor, the same on all ranks: some may have met no point of a subset
+        self.subset_counts = torch.zeros((len(subsets), *shape), dtype=torch.int64, device=device)
         edges = [high for _, high in RANGE_BINS[:-1]]
         self._edges = torch.tensor(edges, device=device)
 
@@ -154,24 +166,29 @@ class SegmentationScore:
         return [Confusion(self.num_classes, counts) for counts in self.counts]
 
     @property
-    def views(self) -> dict[str, Confusion]:
-        """One matrix per name of ``VIEWS``; empty when no point was given with its view."""
-        if not bool(self.view_counts.any()):
-            return {}
-        matrices = zip(VIEWS, self.view_counts)
-        return {name: Confusion(self.num_classes, counts) for name, counts in matrices}
+    def subsets(self) -> dict[str, Confusion]:
+        """One matrix per subset that has points."""
+        matrices = {}
+        for name, counts in zip(self.subset_names, self.subset_counts):
+            if bool(counts.any()):
+                matrices[name] = Confusion(self.num_classes, counts)
+        return matrices
 
     def update(
-        self, prediction: Tensor, truth: Tensor, distance: Tensor, in_view: Tensor | None = None
+        self,
+        prediction: Tensor,
+        truth: Tensor,
+        distance: Tensor,
+        subsets: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> None:
         """Add points.
 
         Args:
             prediction, truth: integer [N], values in [0, C). distance: f32 [N] m from the sensor. A bin is (low, high],
-                the first includes 0. in_view: bool [N], a camera sees the point; None without cameras.
+                the first includes 0. subsets: bool [N] by name, the points in it.
 
         Raises:
-            ValueError: a class outside [0, C).
+            ValueError: a class outside [0, C), or a subset that the score was not made with.
         """
         _check_ids("prediction", prediction, self.num_classes)
         _check_ids("truth", truth, self.num_classes)
@@ -179,15 +196,15 @@ class SegmentationScore:
         cell = truth.long() * size + prediction.long()
         ranges = torch.bucketize(distance.to(self._edges), self._edges)
         self.counts += _count(ranges * size**2 + cell, tuple(self.counts.shape))
-        if in_view is not None:
-            flat = in_view.long() * size**2 + cell
-            self.view_counts += _count(flat, tuple(self.view_counts.shape))
+        for name, inside in subsets.items():
+            number = self.subset_names.index(name)
+            self.subset_counts[number] += _count(cell[inside], (size, size))
 
     def all_reduce(self) -> None:
         """Sum over all processes, if there are several; every process then holds the score of all points."""
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(self.counts)
-            torch.distributed.all_reduce(self.view_counts)
+            torch.distributed.all_reduce(self.subset_counts)
 
 
 @dataclass(frozen=True)
@@ -202,12 +219,14 @@ class EvaluationResult:
         seconds: wall time of the evaluation.
         checkpoint, checkpoint_sha256: the scored weights. command: the exact command line.
         votes: test-time augmentations (1 = none).
-        views: confusion matrices of the points that a camera sees and of those none sees, where there are cameras.
+        subsets: confusion matrices of named subsets of the points: those that a camera sees and those none sees, where
+            there are cameras, and those of the benchmark, such as Waymo's first return.
         extra: anything else worth keeping beside the score.
         commit, processor, date: the code that scored, the machine it ran on, and the day (ISO 8601); empty in files
             older than these fields.
         made_up: the scans are of a synthetic world. split_scans: scans of the whole split, official where it is;
             None in files older than this field.
+        absent: what a class without ground truth counts as in the benchmark's own tool, see :meth:`Confusion.miou`.
     """
 
     dataset: str
@@ -222,13 +241,14 @@ class EvaluationResult:
     checkpoint_sha256: str
     command: str
     votes: int = 1
-    views: dict[str, list[list[Count]]] = field(default_factory=dict)
+    subsets: dict[str, list[list[Count]]] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
     commit: str = ""
     processor: str = ""
     date: str = ""
     made_up: bool = False
     split_scans: Count | None = None
+    absent: Absent = "skip"
 
     @classmethod
     def from_score(
@@ -239,12 +259,12 @@ class EvaluationResult:
         for (low, high), confusion in zip(RANGE_BINS, score.ranges):
             name = f"{low:g}-{high:g}" if high < math.inf else f"{low:g}+"
             ranges[name] = confusion.counts.tolist()
-        views = {name: confusion.counts.tolist() for name, confusion in score.views.items()}
+        subsets = {name: confusion.counts.tolist() for name, confusion in score.subsets.items()}
         return cls(
             classes=tuple(classes),
             confusion=score.overall.counts.tolist(),
             ranges=ranges,
-            views=views,
+            subsets=subsets,
             **metadata,
         )
 
@@ -262,9 +282,9 @@ class EvaluationResult:
         return {name: self._matrix(counts) for name, counts in self.ranges.items()}
 
     @property
-    def by_view(self) -> dict[str, Confusion]:
-        """One matrix per view; empty without cameras."""
-        return {name: self._matrix(counts) for name, counts in self.views.items()}
+    def by_subset(self) -> dict[str, Confusion]:
+        """One matrix per named subset of the points."""
+        return {name: self._matrix(counts) for name, counts in self.subsets.items()}
 
     @property
     def scored(self) -> str:
@@ -287,6 +307,11 @@ class EvaluationResult:
     def miou(self) -> float:
         """Mean IoU over the classes present, 0..1."""
         return self.overall.miou()
+
+    @property
+    def miou_official(self) -> float:
+        """Mean IoU as the benchmark's own tool averages, see :attr:`absent`; that of all points, 0..1."""
+        return self.overall.miou(self.absent)
 
     @property
     def miou_legacy(self) -> float:
@@ -317,11 +342,12 @@ class EvaluationResult:
         derived = {
             "miou": _percent(overall.miou()),
             "miou_all_classes": _percent(overall.miou("zero")),
+            "miou_official": _percent(self.miou_official),
             "miou_legacy": _percent(overall.legacy_miou()),
             "classes_scored": self.classes_scored,
             "iou": {name: _percent(iou) for name, iou in self.iou.items()},
             "miou_by_range": _mious(self.by_range),
-            "miou_by_view": _mious(self.by_view),
+            "miou_by_subset": _mious(self.by_subset),
         }
         return derived | asdict(self) | {"classes": list(self.classes)}
 
@@ -336,7 +362,7 @@ class EvaluationResult:
 
     @classmethod
     def from_json(cls, value: object, where: str | None = None) -> EvaluationResult:
-        """Undo :meth:`to_json`; derived scores are computed anew.
+        """Undo :meth:`to_json`; derived scores are computed anew. Files of earlier versions call subsets ``views``.
 
         Args:
             where: the file the value comes from, for the error.
@@ -344,13 +370,15 @@ class EvaluationResult:
         Raises:
             UserError: a key is missing or of another type, or a matrix does not fit the classes.
         """
+        if isinstance(value, dict) and "views" in value:
+            value = {"subsets": value["views"], **value}
         result = check_json(value, where or "evaluation", cls, cure=_WRITE_AGAIN)
         result._check_matrices(where)
         return result
 
     def _check_matrices(self, where: str | None) -> None:
         size = len(self.classes)
-        matrices = {"confusion": self.confusion, **self.ranges, **self.views}
+        matrices = {"confusion": self.confusion, **self.ranges, **self.subsets}
         for name, counts in matrices.items():
             if len(counts) != size or any(len(row) != size for row in counts):
                 raise UserError(

@@ -218,7 +218,7 @@ def _scores_of(run: ArmRun) -> Iterator[Score]:
         if not job.done:
             continue
         result = EvaluationResult.read(job.folder / name)
-        views = {part: 100 * confusion.miou() for part, confusion in result.by_view.items()}
+        views = {part: 100 * confusion.miou() for part, confusion in result.by_subset.items()}
         yield Score(
             run.arm,
             run.part,

@@ -115,6 +115,12 @@ def _add_submit_options(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder of the submission; one that was begun is completed",
     )
+    parser.add_argument(
+        "--frames-per-file",
+        type=int,
+        metavar="N",
+        help="Waymo: several files of so many scans each (default: one file)",
+    )
 
 
 def _add_robustness_options(parser: argparse.ArgumentParser) -> None:
@@ -366,7 +372,10 @@ def job_of(args: argparse.Namespace, run_path: Path) -> tuple[Callable[..., Any]
     if args.command == "submit":
         from core.engine.score.submission import submit_checkpoint
 
-        return partial(submit_checkpoint, split=args.split, votes=votes), [args.out]
+        job = partial(
+            submit_checkpoint, split=args.split, votes=votes, per_file=args.frames_per_file
+        )
+        return job, [args.out]
     if args.command == "predict":
         from core.engine.score.prediction import predict_checkpoint
         from core.engine.score.source import default_out

@@ -396,7 +396,7 @@ def test_student_with_cameras_votes(tiny_nuscenes: Path, tmp_path: Path) -> None
         evaluate_checkpoint(World(), config, tmp_path / "net.pt", tmp_path, votes=votes)
         for votes in (PLAIN, Votes(3, chunk=2))
     ]
-    plain, voted = ({name: np.sum(counts) for name, counts in r.views.items()} for r in results)
+    plain, voted = ({name: np.sum(counts) for name, counts in r.subsets.items()} for r in results)
     assert (
         plain == voted
         and min(plain.values()) > 0

@@ -48,15 +48,9 @@ class NuScenesBenchmark(Benchmark):
         """Read train ids u8."""
         return train_ids(stored_ids(content, self.dtype, where), labels, where)
 
-    def allowed_ids(self, labels: LabelSpace) -> Sequence[int]:
-        """All classes but 0, which the validator refuses."""
-        return range(1, labels.num_classes)
-
-    def advice(self, labels: LabelSpace, largest: int) -> str:
-        """Name the range of classes."""
-        return f"every point needs a class, 1 to {labels.num_classes - 1}"
-
-    def metadata(self, split: str, uses_camera: bool) -> dict[str, dict[str, Any]]:
+    def metadata(
+        self, split: str, uses_camera: bool, sweeps: tuple[int, int] = (0, 0)
+    ) -> dict[str, dict[str, Any]]:
         """What the server wants to know of the network's input; images seen in training alone are none."""
         use = dict.fromkeys(META_KEYS, False)
         use |= {"use_camera": uses_camera, "use_lidar": True}

@@ -179,14 +179,23 @@ class Message:
             Malformed: it is no UTF-8, or longer than any name.
         """
         field = self.one(number, BYTES)
-        if field is None:
-            return ""
+        return "" if field is None else self._text(field)
+
+    def texts(self, number: int) -> list[str]:
+        """The strings of a repeated field.
+
+        Raises:
+            Malformed: as of :meth:`text`.
+        """
+        return [self._text(self._of_kind(field, BYTES)) for field in self.all(number)]
+
+    def _text(self, field: Field) -> str:
         if field.stop - field.start > _MOST_TEXT:
-            raise Malformed(f"field {number} of {self.name} is no name: it is too long")
+            raise Malformed(f"field {field.number} of {self.name} is no name: it is too long")
         try:
             return bytes(self.source[field.start : field.stop]).decode()
         except UnicodeDecodeError as error:
-            raise Malformed(f"field {number} of {self.name} is no UTF-8 text") from error
+            raise Malformed(f"field {field.number} of {self.name} is no UTF-8 text") from error
 
     def content(self, number: int) -> memoryview:
         """The bytes of a field, empty where it is missing."""

@@ -44,7 +44,7 @@ class Writer:
 
     def content(self, number: int, content: bytes) -> Writer:
         """Append bytes."""
-        return self._header(number, len(content))._append(content)
+        return self.header(number, len(content))._append(content)
 
     def text(self, number: int, text: str) -> Writer:
         """Append a string."""
@@ -52,12 +52,13 @@ class Writer:
 
     def part(self, number: int, message: Writer) -> Writer:
         """Append a message."""
-        self._header(number, message.size)
+        self.header(number, message.size)
         self.pieces.extend(message.pieces)
         self.size += message.size
         return self
 
-    def _header(self, number: int, size: int) -> Writer:
+    def header(self, number: int, size: int) -> Writer:
+        """Append what stands before ``size`` bytes, or before a message of that size, that follow from elsewhere."""
         return self._append(_varint(number << 3 | BYTES) + _varint(size))
 
     def _append(self, piece: bytes) -> Writer:

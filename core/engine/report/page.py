@@ -266,6 +266,13 @@ def _other_conventions(result: EvaluationResult) -> str:
         (
             "",
             [
+                "Waymo's tool: classes neither there nor predicted count 1",
+                _percent(overall.miou("nan_one"), 2),
+            ],
+        ),
+        (
+            "",
+            [
                 "2DPASS's code: unpredicted points do not count as misses",
                 _percent(overall.legacy_miou(), 2),
             ],
@@ -277,11 +284,11 @@ def _other_conventions(result: EvaluationResult) -> str:
 
 def _ranges(results: Results) -> str:
     result = results[0][1]
-    parts = result.by_range | result.by_view
+    parts = result.by_range | result.by_subset
     head = [
         "",
         *(_metres(name) for name in result.by_range),
-        *map(str.capitalize, result.by_view),
+        *map(str.capitalize, result.by_subset),
         "All",
     ]
     rows: list[tuple[str, list[str]]] = [
@@ -303,15 +310,15 @@ def _ranges(results: Results) -> str:
         for name in result.classes[IGNORE + 1 :]
     ]
     return (
-        '<h2>Range</h2><p class="soft">mIoU in percent by distance from the sensor and, where scans have cameras, by '
-        "whether one sees the point; the mean runs over the classes that occur there.</p>"
+        '<h2>Range</h2><p class="soft">mIoU in percent by distance from the sensor and in named subsets of the points, '
+        "such as those that a camera sees; the mean runs over the classes that occur there.</p>"
         + _table(head, rows)
         + f"<details><summary>Every class by range</summary>{_table(head, per_class)}</details>"
     )
 
 
 def _part_scores(result: EvaluationResult, names: list[str]) -> list[str]:
-    parts = result.by_range | result.by_view
+    parts = result.by_range | result.by_subset
     return [_percent(parts[name].miou()) if name in parts else DASH for name in names]
 
 

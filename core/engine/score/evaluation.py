@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from core.contracts import IGNORE, Batch, Output
 from core.data import voxels_to_points
 from core.engine.run.distributed import World, join_over_ranks, sum_over_ranks
 from core.engine.run.forward import infer
-from core.metrics import SegmentationScore
+from core.metrics import VIEWS, SegmentationScore
 from core.sparse import fold_batch_norm
 
 __all__ = ["Predictor", "decided_points", "predict_points", "predictions", "score_network"]
@@ -67,11 +68,20 @@ def counted_points(batch: Batch) -> Tensor:
     return batch.keyframe & ~torch.repeat_interleave(padded, counts)
 
 
-def points_in_sight(batch: Batch) -> Tensor | None:
-    """Bool [SN]: a camera of the batch sees the point's voxel; None when the batch has no cameras."""
-    if batch.visible is None:
-        return None
-    return voxels_to_points(batch.visible.any(0), batch, fill=False)
+def subsets_of(batch: Batch, wanted: Mapping[str, tuple[str, int]]) -> dict[str, Tensor]:
+    """Bool [SN] by name: points that a camera sees and those none sees, and where a column has a certain value.
+
+    Args:
+        wanted: (column, value) by name; nothing of a column that the batch lacks.
+    """
+    subsets = {}
+    if batch.visible is not None:
+        seen = voxels_to_points(batch.visible.any(0), batch, fill=False)
+        subsets = dict(zip(VIEWS, (~seen, seen)))
+    for name, (column, value) in wanted.items():
+        if column in batch.points:
+            subsets[name] = batch.points[column] == value
+    return subsets
 
 
 @torch.no_grad()
@@ -97,6 +107,7 @@ def score_network(
     autocast: Callable[[], Any],
     on_batch: Callable[[Batch, Tensor], None] | None = None,
     predict: Predictor | None = None,
+    subsets: Mapping[str, tuple[str, int]] = MappingProxyType({}),
 ) -> tuple[SegmentationScore, dict[str, float], list[str]]:
     """Score every counted point of the loader's scans, over all ranks.
 
@@ -104,11 +115,12 @@ def score_network(
         autocast: makes the mixed-precision context.
         on_batch: also called with each (batch, predictions), e.g. to collect pictures.
         predict: how, None = by :func:`predictions`, one pass per scan.
+        subsets: of the points, as :attr:`core.datasets.benchmark.Benchmark.subsets`; what cameras see is always told.
 
     Returns:
         the score, {scans, points, seconds} summed over ranks (seconds of this rank), and messages of damaged scans.
     """
-    score = SegmentationScore(num_classes, device=world.device)
+    score = SegmentationScore(num_classes, world.device, (*VIEWS, *subsets))
     scans = points = 0
     skipped: dict[str, None] = {}
     start = time.perf_counter()
@@ -116,9 +128,9 @@ def score_network(
     predict = predict or predictions
     for batch, predicted in predict(network, loader, world.device, autocast, "evaluating"):
         counted = counted_points(batch)
-        in_sight = points_in_sight(batch)
-        seen = None if in_sight is None else in_sight[counted]
-        score.update(predicted[counted], batch.point_labels[counted], batch.distance[counted], seen)
+        parts = {name: inside[counted] for name, inside in subsets_of(batch, subsets).items()}
+        truth, distance = batch.point_labels[counted], batch.distance[counted]
+        score.update(predicted[counted], truth, distance, parts)
         scans += sum(not padded for padded in batch.padded)
         points += int(counted.sum())
         skipped |= dict.fromkeys(batch.skipped)

@@ -25,7 +25,7 @@ from core.engine.score.opened import Opened
 from core.engine.score.voting import PLAIN, Votes, loader_and_predictor
 from core.errors import UserError, counted
 from core.io import write_json
-from core.metrics import EvaluationResult, SegmentationScore
+from core.metrics import VIEWS, EvaluationResult, SegmentationScore
 
 __all__ = ["evaluate_checkpoint", "frozen_score", "print_result", "scored_by"]
 
@@ -41,6 +41,7 @@ def frozen_score(
     check_scored(score, totals, scans)
     return EvaluationResult.from_score(
         score,
+        absent="skip" if scans.benchmark is None else scans.benchmark.absent,
         dataset=scans.title,
         classes=scans.labels.classes,
         made_up=scans.made_up,
@@ -107,7 +108,14 @@ def evaluate_checkpoint(
     )
     loader, predict = loader_and_predictor(context, dataset, context.data, votes)
     score, totals, skipped = score_network(
-        model, loader, labels.num_classes, world, context.autocast, pictures, predict
+        model,
+        loader,
+        labels.num_classes,
+        world,
+        context.autocast,
+        pictures,
+        predict,
+        {} if dataset.benchmark is None else dataset.benchmark.subsets,
     )
     result = frozen_score(
         score,
@@ -169,5 +177,17 @@ def print_result(result: EvaluationResult, page: Path | None, legacy: bool) -> N
         else ""
     )
     voted = f", {result.votes} votes each" if result.votes > 1 else ""
-    sys.stdout.write(f"mIoU {100 * result.miou:.2f}{lenient} on {result.scored}{voted}{ending}\n")
+    told = f"{_official(result)}{lenient} on {result.scored}{voted}{ending}"
+    sys.stdout.write(f"mIoU {100 * result.miou:.2f}{told}\n")
     sys.stdout.flush()
+
+
+def _official(result: EvaluationResult) -> str:
+    """What the benchmark's own tool says beside the mean over the classes present, where that is something else."""
+    told = []
+    if result.absent != "skip":
+        told.append(f"the benchmark's own tool: {100 * result.miou_official:.2f}")
+    for name, confusion in result.by_subset.items():
+        if name not in VIEWS:
+            told.append(f"{name}: {100 * confusion.miou():.2f}")
+    return f" ({', '.join(told)})" if told else ""

@@ -5,8 +5,8 @@ python -m core.engine.submission remap IN OUT --to raw
 
 SemanticKITTI: ``sequences/NN/predictions/*.label``, u32 raw ids, and a zip with an entry for each folder, as the
 official check asks; a ``description.txt`` in DIR goes into it. nuScenes: ``lidarseg/<split>/<token>_lidarseg.bin``, u8
-1 to 16, and ``<split>/submission.json``. Unlike a score, a submission leaves no point out: one outside
-``data.point_range`` takes the class of the nearest point that has one.
+1 to 16, and ``<split>/submission.json``. Waymo: a file per scan, packed into those that are uploaded. Unlike a score, a
+submission leaves no point out: one outside ``data.point_range`` takes the class of the nearest point that has one.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 
 from core.config import Config
 from core.contracts import IGNORE
+from core.data import DataConfig
 from core.datasets.base import ScanDataset
 from core.datasets.benchmark import benchmark
 from core.datasets.find import find_files
@@ -64,13 +65,27 @@ _EPOCH = (
 
 @dataclass(frozen=True)
 class SubmissionFolder(PredictionFolder):
-    """A prediction folder laid out as the benchmark of ``format`` wants it; ``split`` as the benchmark calls it."""
+    """A prediction folder laid out as the benchmark of ``format`` wants it.
+
+    Attributes:
+        split: as the benchmark calls it. scans: what is predicted, for files that hold more than the classes.
+    """
 
     split: str = "test"
+    scans: ScanDataset | None = None
 
     def path(self, token: str) -> Path:
         """The file of a scan."""
         return inside(self.root, benchmark(self.format).submitted_path(token, self.split))
+
+    def write(self, token: str, classes: np.ndarray) -> None:
+        """Write train ids u8 [N] in the form of a submission, atomically."""
+        if self.scans is None:
+            super().write(token, classes)
+            return
+        index = self.scans.index_of(token)
+        content = benchmark(self.format).submitted_content(classes, self.scans, index)
+        write_bytes(self.path(token), content)
 
     def begin(self, made_by: dict[str, Any], stamps: Mapping[str, str], rank: int) -> None:
         """As in a prediction folder; plain predictions and submissions do not mix."""
@@ -85,10 +100,14 @@ def submit_checkpoint(
     *,
     split: str = "test",
     votes: Votes = PLAIN,
+    per_file: int | None = None,
 ) -> None:
-    """Predict a split into ``out``, pack ``out/submission.zip`` and check it as the benchmark does.
+    """Predict a split into ``out``, pack what is uploaded and check it as the benchmark does.
 
     All ranks share the scans; a job that was killed goes on. An existing ``submission.json`` is kept.
+
+    Args:
+        per_file: scans in one file, for a benchmark that takes several; None = all.
 
     Raises:
         UserError: the data set has no benchmark, or the submission would be rejected; see also
@@ -97,11 +116,17 @@ def submit_checkpoint(
     opened = Opened.of(world, config, checkpoint)
     context = opened.context
     server = benchmark(str(context.config.get("dataset.name")))
+    if per_file is not None and server.container is None:
+        raise UserError(
+            f"{server.title} takes one zip, whatever its size",
+            where="--frames-per-file",
+            cure="Leave the option out",
+        )
     with rank_zero_first(world):
         scans = open_source(context.config, f"split:{split}")
     check_complete(scans)
     named = scans.official_split
-    folder = SubmissionFolder(out, server.name, scans.labels, named)
+    folder = SubmissionFolder(out, server.name, scans.labels, named, scans)
     with sole_job(world, out, "--out"):
         fill_folder(
             opened,
@@ -112,21 +137,36 @@ def submit_checkpoint(
         )
         barrier()  # the zip needs the files of all ranks
         if world.rank == 0:
-            _pack_all(folder, scans, context.data.uses_images(training=False))
+            _pack_all(folder, scans, context.data, per_file)
 
 
-def _pack_all(folder: SubmissionFolder, scans: ScanDataset, uses_camera: bool) -> None:
-    """Write what belongs to the predictions, the zip of all, and show what the benchmark would say."""
+def _pack_all(
+    folder: SubmissionFolder, scans: ScanDataset, view: DataConfig, per_file: int | None
+) -> None:
+    """Write what belongs to the predictions, the files to upload, and show what the benchmark would say."""
     out, split = folder.root, folder.split
     server = benchmark(folder.format)
     names = [server.submitted_path(scans.token(i), split) for i in range(len(scans))]
-    for name, content in server.metadata(split, uses_camera).items():
-        names.append(name)
+    metadata = server.metadata(split, view.uses_images(training=False), _sweeps_seen(scans, view))
+    for name, content in metadata.items():
         if not (out / name).is_file():
             write_json(out / name, content)
+    if server.container is not None:
+        server.container.pack(out, names, per_file)
+        show_faults(out, check_submission(out, scans), scans)
+        return
+    names += metadata
     names += [name for name in server.optional if (out / name).is_file()]
     faults = pack(out, names, out / ZIP) or check_submission(out / ZIP, scans)
     show_faults(out / ZIP, faults, scans)
+
+
+def _sweeps_seen(scans: ScanDataset, view: DataConfig) -> tuple[int, int]:
+    """How many sweeps before and after its own the network sees."""
+    sweeps = getattr(scans.config, "multisweeps", None)
+    if sweeps is None or not view.sweeps:
+        return 0, 0
+    return sweeps.num_sweeps, 0 if sweeps.only_past else sweeps.num_sweeps
 
 
 def _whole(scans: ScanDataset, token: str, classes: np.ndarray) -> np.ndarray:
@@ -264,7 +304,11 @@ def show_faults(path: Path, faults: Iterator[str] | list[str], scans: ScanDatase
 
 def _readiness(path: Path, scans: ScanDataset) -> str:
     """The last line about a submission without a fault."""
-    wanted = outstanding(scans, file_names(path))
+    container = None if scans.benchmark is None else scans.benchmark.container
+    if container is None:
+        wanted = outstanding(scans, file_names(path))
+    else:
+        wanted = outstanding(scans, ()) + container.outstanding(path)
     if not wanted:
         return f"{path} is ready to be submitted"
     done = f"rehearsal complete: {counted(len(scans), 'scan')} of {scans.title} {scans.split}, all checks passed"

@@ -140,7 +140,7 @@ def check_submission(path: Path, scans: ScanDataset) -> Iterator[str]:
     """Look for everything a benchmark would refuse, one scan in memory at a time.
 
     Args:
-        path: a zip, or the folder that is to be zipped.
+        path: a zip, or the folder that is to be zipped; or what the benchmark takes in its place.
         scans: the split, without labels; its files on disk say how many points there are.
 
     Yields:
@@ -149,6 +149,10 @@ def check_submission(path: Path, scans: ScanDataset) -> Iterator[str]:
     Raises:
         UserError: ``path`` is neither, or no zip in spite of its name, or the data set has no benchmark.
     """
+    if scans.benchmark is not None and scans.benchmark.container is not None:
+        yield from _split_faults(scans)
+        yield from scans.benchmark.container.faults(path, scans)
+        return
     if path.is_dir():
         yield from _faults(_FolderFiles(path), scans)
         return
@@ -173,12 +177,7 @@ def _faults(files: _Files, scans: ScanDataset) -> Iterator[str]:
             where=str(scans.root),
             cure="Only predictions of a data set with a benchmark can be checked",
         )
-    lack = None if scans.config.partial else shortfall(scans)
-    if lack is not None:
-        yield f"data set: {lack}; the server wants a prediction of every scan"
-    for gap in scans.gaps():
-        if gap.needed_for == "lidar" and not scans.config.partial:
-            yield f"data set: {gap.text}; unpack it, its predictions cannot be checked"
+    yield from _split_faults(scans)
     names = [benchmark.submitted_path(scans.token(i), split) for i in range(len(scans))]
     if files.folders is not None and benchmark.folder_entries:
         yield from _folder_faults(files.folders, names)
@@ -192,6 +191,18 @@ def _faults(files: _Files, scans: ScanDataset) -> Iterator[str]:
     for name in files.sizes:
         if name not in known:
             yield f"{name}: this file does not belong to a submission"
+
+
+def _split_faults(scans: ScanDataset) -> Iterator[str]:
+    """What the split itself lacks."""
+    if scans.config.partial:
+        return
+    lack = shortfall(scans)
+    if lack is not None:
+        yield f"data set: {lack}; the server wants a prediction of every scan"
+    for gap in scans.gaps():
+        if gap.needed_for == "lidar":
+            yield f"data set: {gap.text}; unpack it, its predictions cannot be checked"
 
 
 def _folder_faults(folders: set[str], names: list[str]) -> Iterator[str]:
