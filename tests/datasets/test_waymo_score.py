@@ -121,7 +121,10 @@ def swapped(images: list[np.ndarray]) -> list[np.ndarray]:
         ([image - 1 for image in random_images(1)], "classes -1 to 21; expected 0 to 22"),
         ([image[:, :-1] for image in random_images(1)], r"are \[\(4, 8\), \(4, 8\)\]; the truth's"),
         (random_images(1)[:1], r"are \[\(4, 9\)\]; the truth's are \[\(4, 9\), \(4, 9\)\]"),
-        ([image[:, 0, 1] for image in random_images(1)], r"has shape \[4\]; expected any x any"),
+        (
+            [image[:, 0, 1] for image in random_images(1)],
+            r"shape of return 1 is \[4\]; expected any x any",
+        ),
     ],
 )
 def test_what_is_no_prediction_of_a_frame(

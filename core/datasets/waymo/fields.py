@@ -1,4 +1,7 @@
-"""Field numbers of Waymo's messages, as far as they are used (dataset.proto of the perception data, v1.0 to v1.4.3)."""
+"""Field numbers of Waymo's messages, as far as they are used (dataset.proto of the perception data, v1.0 to v1.4.3).
+
+Those of predictions are of segmentation_metrics.proto and segmentation_submission.proto.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,10 @@ __all__ = [
     "LaserCalibrationField",
     "LaserField",
     "RangeImageField",
+    "SegmentationFrameField",
+    "SegmentationFrameListField",
     "StatsField",
+    "SubmissionField",
     "TransformField",
 ]
 
@@ -93,3 +99,32 @@ class RangeImageField(IntEnum):
     VALUES = 2
     PIXEL_POSE = 4
     LABELS = 6
+
+
+class SegmentationFrameListField(IntEnum):
+    """Of SegmentationFrameList."""
+
+    FRAMES = 1
+
+
+class SegmentationFrameField(IntEnum):
+    """Of SegmentationFrame."""
+
+    LASERS = 1
+    CONTEXT = 2
+    TIMESTAMP = 3
+
+
+class SubmissionField(IntEnum):
+    """Of SemanticSegmentationSubmission."""
+
+    ACCOUNT_NAME = 1
+    UNIQUE_METHOD_NAME = 2
+    AUTHORS = 3
+    AFFILIATION = 4
+    DESCRIPTION = 5
+    METHOD_LINK = 6
+    SENSOR_TYPE = 7
+    PAST_FRAMES = 8
+    FUTURE_FRAMES = 9
+    RESULTS = 10

@@ -12,6 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
+from core.datasets.waymo.fields import (
+    LaserField,
+    RangeImageField,
+    SegmentationFrameField,
+    SegmentationFrameListField,
+    SubmissionField,
+)
 from core.datasets.waymo.frame import LASERS, NUM_CLASSES, TOP
 from core.datasets.waymo.matrices import decode_matrix, encode_matrix
 from core.datasets.waymo.wire import Malformed, Message
@@ -31,12 +38,9 @@ __all__ = [
     "range_images",
 ]
 
-FRAMES = 1  # field of SegmentationFrameList
-RESULTS = 10  # field of SemanticSegmentationSubmission: a SegmentationFrameList
-LABELS, CONTEXT, TIMESTAMP = 1, 2, 3  # fields of SegmentationFrame
-NAME, RETURNS = 1, (2, 3)  # fields of Laser
-COMPRESSED = 6  # field of RangeImage: its classes
-TOP_NUMBER = next(number for number, name in LASERS.items() if name == TOP)
+FRAMES, RESULTS = SegmentationFrameListField.FRAMES, SubmissionField.RESULTS
+RETURNS = LaserField.RETURN_1, LaserField.RETURN_2
+_TOP_NUMBER = next(number for number, name in LASERS.items() if name == TOP)
 
 
 def encode_frame(token: str, images: Sequence[np.ndarray]) -> bytes:
@@ -47,11 +51,12 @@ def encode_frame(token: str, images: Sequence[np.ndarray]) -> bytes:
         images: i32, of the first and the second return: [H, W, 2], instance and class, or [H, W], classes alone.
     """
     context, _, timestamp = token.rpartition("/")
-    laser = Writer().integer(NAME, TOP_NUMBER)
+    laser = Writer().integer(LaserField.NAME, _TOP_NUMBER)
     for number, image in zip(RETURNS, images, strict=True):
-        laser.part(number, Writer().content(COMPRESSED, encode_matrix(image)))
-    frame = Writer().part(LABELS, laser).text(CONTEXT, context)
-    return frame.integer(TIMESTAMP, int(timestamp)).tobytes()
+        laser.part(number, Writer().content(RangeImageField.LABELS, encode_matrix(image)))
+    frame = Writer().part(SegmentationFrameField.LASERS, laser)
+    frame.text(SegmentationFrameField.CONTEXT, context)
+    return frame.integer(SegmentationFrameField.TIMESTAMP, int(timestamp)).tobytes()
 
 
 class FrameList:
@@ -103,7 +108,8 @@ class FrameList:
 
 
 def _token(frame: Message) -> str:
-    return f"{frame.text(CONTEXT)}/{frame.integer(TIMESTAMP)}"
+    context = frame.text(SegmentationFrameField.CONTEXT)
+    return f"{context}/{frame.integer(SegmentationFrameField.TIMESTAMP)}"
 
 
 def range_images(frame: Message) -> tuple[np.ndarray, ...]:
@@ -116,29 +122,32 @@ def range_images(frame: Message) -> tuple[np.ndarray, ...]:
     Raises:
         Malformed: it holds another lidar than TOP, or more than it.
     """
-    lasers = frame.parts(LABELS, "a lidar")
+    lasers = frame.parts(SegmentationFrameField.LASERS, "a lidar")
     if not lasers:
         return ()
-    named = [LASERS.get(laser.integer(NAME), "without a name") for laser in lasers]
+    named = [LASERS.get(laser.integer(LaserField.NAME), "without a name") for laser in lasers]
     if named != [TOP]:
         raise Malformed(f"it holds the lidars {', '.join(named)}; expected {TOP} alone")
     images = []
     for number in RETURNS:
-        blob = lasers[0].part(number, f"return {number - 1}").content(COMPRESSED)
+        name = f"return {RETURNS.index(number) + 1}"
+        blob = lasers[0].part(number, name).content(RangeImageField.LABELS)
         if len(blob):
-            images.append(_matrix(blob, f"return {number - 1}"))
-        elif number == RETURNS[0]:
+            images.append(_matrix(blob, name))
+        elif not images:
             raise Malformed("it has no first return")
     return tuple(images)
 
 
 def frame_fields_fault(frame: Message) -> str | None:
     """What a SegmentationFrame holds besides the classes of its cells, such as the range images themselves."""
-    held = {field.number for field in frame} - {LABELS, CONTEXT, TIMESTAMP}
-    for laser in frame.parts(LABELS, "a lidar"):
-        held |= {field.number for field in laser} - {NAME, *RETURNS}
+    held = {field.number for field in frame} - set(SegmentationFrameField)
+    for laser in frame.parts(SegmentationFrameField.LASERS, "a lidar"):
+        held |= {field.number for field in laser} - set(LaserField)
         for number in RETURNS:
-            held |= {field.number for field in laser.part(number, "a return")} - {COMPRESSED}
+            held |= {field.number for field in laser.part(number, "a return")} - {
+                RangeImageField.LABELS
+            }
     if not held:
         return None
     return f"it holds more than classes (field {min(held)} of a message); leave that out"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
 
+from core.datasets.waymo.fields import SubmissionField
 from core.datasets.waymo.wire import Malformed, Message
 from core.datasets.waymo.wire_writer import Writer
 from core.decode import read_json
@@ -19,16 +21,13 @@ SensorType = Literal[  # SemanticSegmentationSubmission.SensorType, numbered fro
     "LIDAR_ALL", "LIDAR_TOP", "CAMERA_ALL", "CAMERA_LIDAR_TOP", "CAMERA_LIDAR_ALL"
 ]
 _SENSOR_TYPES: tuple[SensorType, ...] = get_args(SensorType)
-# Fields of SemanticSegmentationSubmission.
 _TEXTS = {
-    "account_name": 1,
-    "unique_method_name": 2,
-    "affiliation": 4,
-    "description": 5,
-    "method_link": 6,
+    "account_name": SubmissionField.ACCOUNT_NAME,
+    "unique_method_name": SubmissionField.UNIQUE_METHOD_NAME,
+    "affiliation": SubmissionField.AFFILIATION,
+    "description": SubmissionField.DESCRIPTION,
+    "method_link": SubmissionField.METHOD_LINK,
 }
-_AUTHORS, _SENSOR_TYPE, _PAST, _FUTURE = 3, 7, 8, 9
-_FIELDS = frozenset({*_TEXTS.values(), _AUTHORS, _SENSOR_TYPE, _PAST, _FUTURE})
 _WANTED = ("account_name", "unique_method_name", "authors")
 Count = Annotated[int, Field(ge=0, lt=1 << 31)]
 Text = Annotated[str, Field(max_length=1000)]
@@ -80,41 +79,34 @@ class MethodInfo:
 
     def write(self, message: Writer) -> None:
         """Append the fields, in the order of their numbers."""
-        fields: dict[int, str | tuple[str, ...] | int] = {
-            number: getattr(self, name) for name, number in _TEXTS.items()
-        }
-        fields[_AUTHORS] = self.authors
-        fields[_SENSOR_TYPE] = 1 + _SENSOR_TYPES.index(self.sensor_type)
-        fields[_PAST], fields[_FUTURE] = self.past_frames, self.future_frames
-        for number in sorted(fields):
-            value = fields[number]
-            if isinstance(value, int):
-                message.integer(number, value)
-                continue
-            for text in (value,) if isinstance(value, str) else value:
-                message.text(number, text)
+        texts = [(number, getattr(self, name)) for name, number in _TEXTS.items()]
+        texts += [(SubmissionField.AUTHORS, author) for author in self.authors]
+        for number, text in sorted(texts, key=itemgetter(0)):
+            message.text(number, text)
+        sensors = 1 + _SENSOR_TYPES.index(self.sensor_type)
+        message.integer(SubmissionField.SENSOR_TYPE, sensors)
+        message.integer(SubmissionField.PAST_FRAMES, self.past_frames)
+        message.integer(SubmissionField.FUTURE_FRAMES, self.future_frames)
 
     @classmethod
-    def of_message(cls, message: Message, results: int) -> MethodInfo:
-        """Read the fields of a SemanticSegmentationSubmission.
-
-        Args:
-            results: number of the field of the frames, which are not looked at.
+    def of_message(cls, message: Message) -> MethodInfo:
+        """Read the fields of a SemanticSegmentationSubmission; its frames are not looked at.
 
         Raises:
             Malformed: a field is of another type or unknown.
         """
-        other = {field.number for field in message} - _FIELDS - {results}
+        other = {field.number for field in message} - set(SubmissionField)
         if other:
             raise Malformed(f"a submission has no field {min(other)}")
-        number = message.integer(_SENSOR_TYPE)
+        number = message.integer(SubmissionField.SENSOR_TYPE)
         if not 1 <= number <= len(_SENSOR_TYPES):
             raise Malformed(f"sensor_type is {number}; expected 1 to {len(_SENSOR_TYPES)}")
-        past, future = message.integer(_PAST), message.integer(_FUTURE)
+        past = message.integer(SubmissionField.PAST_FRAMES)
+        future = message.integer(SubmissionField.FUTURE_FRAMES)
         if min(past, future) < 0:
             raise Malformed(f"{past} past and {future} future frames")
         return cls(
-            authors=tuple(message.texts(_AUTHORS)),
+            authors=tuple(message.texts(SubmissionField.AUTHORS)),
             sensor_type=_SENSOR_TYPES[number - 1],
             past_frames=past,
             future_frames=future,

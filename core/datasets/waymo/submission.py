@@ -77,7 +77,7 @@ class FrameContainer(Container):
         """Fields of ``submission.json`` that are still empty."""
         for file in find_lists(path):
             if file.is_submission:
-                info = MethodInfo.of_message(file.message, RESULTS)
+                info = MethodInfo.of_message(file.message)
                 return [f"{name} in {INFO}" for name in info.lacking]
         return []
 
@@ -119,7 +119,7 @@ def _info_faults(lists: Sequence[FrameList]) -> Iterator[str]:
         if not file.is_submission:
             continue
         try:
-            info = MethodInfo.of_message(file.message, RESULTS)
+            info = MethodInfo.of_message(file.message)
         except Malformed as error:
             yield f"{file.path.name}: {error}"
             continue
