@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from core.contracts import Batch, BatchCameras, Grouping, Points, Sample, SampleCameras
 from core.data.partitions import Voxels
@@ -15,6 +15,7 @@ __all__ = [
     "doubled",
     "made_sample",
     "reordered",
+    "unlike_new",
     "with_cameras_in_order",
     "with_coords",
     "with_labels",
@@ -84,6 +85,18 @@ def doubled(batch: Batch) -> Batch:
     if cameras is not None:
         cameras = replace(cameras, images=cameras.images.double())
     return replace(batch, points={**batch.points, **columns}, cameras=cameras)
+
+
+def unlike_new(network: nn.Module) -> nn.Module:
+    """The network with batch norms that are far from the identity."""
+    generator = torch.Generator().manual_seed(1)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm1d):
+            module.running_mean.uniform_(-0.3, 0.3, generator=generator)
+            module.running_var.uniform_(0.5, 1.5, generator=generator)
+            module.weight.data.uniform_(0.5, 1.5, generator=generator)
+            module.bias.data.uniform_(-0.3, 0.3, generator=generator)
+    return network
 
 
 def without_images(batch: Batch) -> Batch:

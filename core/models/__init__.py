@@ -35,6 +35,8 @@ LIDAR_MODELS: dict[str, str] = {  # model.name -> module:class; imported when as
     "sphereformer": "core.models.lidar.sphereformer:SphereFormerUNet",
     "twodpass": "core.models.lidar.twodpass:TwoDPass",
     "cylinder3d": "core.models.lidar.cylinder3d:Cylinder3D",
+    "srunet": "core.models.lidar.srunet:SRUNet",
+    "voxelnet": "core.models.lidar.voxelnet:VoxelNet",
     "cenet": "core.models.lidar.cenet:CENet",
 }
 MODELS = LIDAR_MODELS | {"lidar_camera": "core.models.fusion.student:LidarCamera"}

@@ -23,12 +23,15 @@ NETWORKS = {
     "sphereformer": {"layers": [16, 16, 16, 16, 16], "block_reps": 1, "window_size": 4.0},
     "twodpass": {"hidden": 8},
     "cylinder3d": {"width": 2, "voxel_features": 4, "point_features": 8, "point_head": "mlp"},
+    "srunet": {"cr": 0.125},
+    "voxelnet": {},
     "cenet": {"width": 4},
     "lidar_camera": {"lidar": {"name": "minkunet", "cr": 0.125}, "image": {"stem_stride": 2}},
 }
 PARTITIONS = {
     "voxels": {"name": "voxels", "size": 0.3},
     "cylinder": {"name": "cylinder", "bins": [64, 72, 16], "high": [20, 180, 2]},
+    "grid": {"name": "grid", "size": [0.4, 0.4, 0.2]},
     "range_image": {"name": "range_image", "height": 16, "width": 64},
 }
 METHOD_OPTIONS = {
@@ -39,9 +42,12 @@ METHOD_OPTIONS = {
     "cenet": {"w_teacher": 1.0},
 }
 ONLY = {"cenet": ("cenet",)}  # methods of some networks
-TEACHERS = {"range_image": "cenet"}  # by the student's partition; elsewhere minkunet
+TEACHERS = {
+    "range_image": "cenet",
+    "grid": "voxelnet",
+}  # by the student's partition; elsewhere minkunet
 # No stage has the edge that is compared: poolings leave height alone in the end; cells have two axes.
-WITHOUT_FEATURES = ("cylinder3d", "cenet")
+WITHOUT_FEATURES = ("cylinder3d", "cenet", "voxelnet")
 
 
 def combinations() -> list[tuple[str, str, str]]:

@@ -24,12 +24,15 @@ SMALL: dict[str, dict[str, Any]] = {
     "sphereformer": {"layers": [16, 32]},
     "twodpass": {"hidden": 16},
     "cylinder3d": {"width": 2, "voxel_features": 4, "point_features": 8},
+    "srunet": {"cr": 0.125},
+    "voxelnet": {},
     "cenet": {"width": 4},
     "lidar_camera": {"lidar": {"name": "spvcnn", "cr": 0.125}, "image": {"decoder_channels": 8}},
 }
 CELLS: dict[str, dict[str, Any]] = {
     "cylinder3d": {"partition": {"name": "cylinder"}},
     "cenet": {"partition": {"name": "range_image", "height": 16, "width": 32}},
+    "voxelnet": {"partition": {"name": "grid"}},
 }
 LIDAR = [
     {"lidar": {"name": "spvcnn_spformer", "cr": 0.25}},
@@ -58,6 +61,8 @@ ABSURD: dict[str, list[dict[str, Any]]] = {
     "cylinder3d": [
         {"width": 0}, {"width": 10**9}, {"voxel_features": 0}, {"voxel_features": 10**9}, {"point_features": -1},
     ],
+    "srunet": [{"cr": value} for value in (0, 0.01, 1e9)] + [{"kernel_size": 4}, {"bn_momentum": 0}],
+    "voxelnet": [{"max_points": 0}, {"normalize": 3}],
     "cenet": [
         {"width": 0}, {"width": 7}, {"width": 10**9}, {"std": [1, 1, 0, 1, 1]}, {"knn": {"search": 4}},
         {"knn": {"search": 10**9 + 1}}, {"knn": {"neighbours": 0}}, {"knn": {"sigma": 0}}, {"knn": {"cutoff": -1}},

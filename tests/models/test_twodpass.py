@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from camera_scene import camera_batch, double
-from made_samples import reordered
+from made_samples import reordered, unlike_new
 from torch import Tensor, nn
 
 from core.config import Config
@@ -43,13 +43,7 @@ def make(num_classes: int = 20, **options: object) -> TwoDPass:
 def make_exact(**options: object) -> TwoDPass:
     """Small, float64, in eval mode, with normalisations that are not the identity."""
     model = make(5, **{"hidden": 6, "scales": [2, 3, 4], **BOX, **options}).double().eval()
-    generator = torch.Generator().manual_seed(1)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm1d):
-            module.running_mean.uniform_(-0.3, 0.3, generator=generator)
-            module.running_var.uniform_(0.5, 1.5, generator=generator)
-            module.weight.data.uniform_(0.5, 1.5, generator=generator)
-            module.bias.data.uniform_(-0.3, 0.3, generator=generator)
+    unlike_new(model)
     for parameter in model.parameters():
         parameter.data *= (
             3.0 if parameter.dim() > 1 else 1.0

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from made_samples import doubled, made_sample, reordered, with_coords
+from made_samples import doubled, made_sample, reordered, unlike_new, with_coords
 from torch import Tensor, nn
 
 from core.config import Config
@@ -25,6 +25,7 @@ NARROW = {
     "minkunet": {"cr": 0.25},
     "spvcnn": {"cr": 0.25},
     "cylinder3d": {"width": 4},
+    "srunet": {"cr": 0.25},
     "cenet": {"width": 4},
 }
 
@@ -41,17 +42,7 @@ def make(name: str, num_classes: int = 17, **options: object) -> nn.Module:
 def make_exact(name: str) -> nn.Module:
     """A small float64 network in eval mode whose normalisations are not the identity."""
     model = make(name, cr=0.125).double().eval()
-    generator = torch.Generator().manual_seed(1)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm1d):
-            for tensor, low, high in (
-                (module.running_mean, -0.3, 0.3),
-                (module.running_var, 0.5, 1.5),
-                (module.weight.data, 0.5, 1.5),
-                (module.bias.data, -0.3, 0.3),
-            ):
-                tensor.uniform_(low, high, generator=generator)
-    return model
+    return unlike_new(model)
 
 
 def scan(seed: int, voxels: int = 400, edge: int = 24) -> Sample:

@@ -13,6 +13,7 @@ __all__ = ["PARTITIONS", "PartitionSection", "Voxels", "group", "read_partition"
 PARTITIONS: dict[str, str] = {  # data.partition.name -> module:class; imported when asked for
     "voxels": "core.data.partitions.voxels:Voxels",
     "cylinder": "core.data.partitions.cylinder:Cylinder",
+    "grid": "core.data.partitions.grid:Grid",
     "range_image": "core.data.partitions.range_image:RangeImage",
 }
 

@@ -27,6 +27,7 @@ __all__ = [
 # What joins an encoder with another network: (stage from 0, its output, batch) -> (what the next stage and the decoder
 # see, the same at the batch's voxels [SV, C]).
 Fusion = Callable[[int, SparseTensor, Batch], tuple[SparseTensor, Tensor]]
+MOMENTUM = 0.1  # of batch statistics, torch's own
 CHANNELS = (
     32,
     32,
@@ -66,15 +67,21 @@ Factor = Annotated[float, Field(gt=0, le=8), AfterValidator(check_factor)]
 
 
 class ConvBlock(nn.Module):
-    """Convolution - BN - ReLU."""
+    """Convolution - BN - ReLU; ``momentum`` of the statistics."""
 
     def __init__(
-        self, cin: int, cout: int, kernel_size: int = 3, stride: int = 1, transposed: bool = False
+        self,
+        cin: int,
+        cout: int,
+        kernel_size: int = 3,
+        stride: int = 1,
+        transposed: bool = False,
+        momentum: float = MOMENTUM,
     ) -> None:
         super().__init__()
         self.net = nn.Sequential(
             Conv3d(cin, cout, kernel_size, stride, transposed=transposed),
-            SparseBatchNorm(cout),
+            SparseBatchNorm(cout, momentum=momentum),
             SparseReLU(),
         )
 
@@ -84,9 +91,13 @@ class ConvBlock(nn.Module):
 
 
 class Residual(nn.Module):
-    """``ReLU(conv3-BN-ReLU-conv3-BN (x) + shortcut(x))``; the shortcut is 1x1 conv-BN where the width changes."""
+    """``ReLU(conv3-BN-ReLU-conv3-BN (x) + shortcut(x))``; the shortcut is 1x1 conv-BN where the width changes.
 
-    def __init__(self, cin: int, cout: int) -> None:
+    Args:
+        cin, cout: channels. momentum: of the shortcut's statistics.
+    """
+
+    def __init__(self, cin: int, cout: int, momentum: float = MOMENTUM) -> None:
         super().__init__()
         self.net = nn.Sequential(
             Conv3d(cin, cout, 3),
@@ -98,7 +109,7 @@ class Residual(nn.Module):
         self.downsample = (
             nn.Identity()
             if cin == cout
-            else nn.Sequential(Conv3d(cin, cout, 1), SparseBatchNorm(cout))
+            else nn.Sequential(Conv3d(cin, cout, 1), SparseBatchNorm(cout, momentum=momentum))
         )
         self.relu = nn.ReLU()
 
@@ -141,11 +152,11 @@ def down_stage(cin: int, cout: int) -> nn.Sequential:
 class UpBlock(nn.ModuleList):
     """Transposed stride-2 convolution, concatenation with the skip, two residual blocks."""
 
-    def __init__(self, cin: int, cout: int, skip: int) -> None:
+    def __init__(self, cin: int, cout: int, skip: int, momentum: float = MOMENTUM) -> None:
         super().__init__(
             [
-                ConvBlock(cin, cout, 2, 2, transposed=True),
-                nn.Sequential(Residual(cout + skip, cout), Residual(cout, cout)),
+                ConvBlock(cin, cout, 2, 2, transposed=True, momentum=momentum),
+                nn.Sequential(Residual(cout + skip, cout, momentum), Residual(cout, cout)),
             ]
         )
 
