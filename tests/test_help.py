@@ -13,6 +13,7 @@ SCRIPTS = [
     "train_teacher.py",
     "evaluate.py",
     "prepare_inst_database.py",
+    "prepare_motion.py",
     "prepare_superpixels.py",
     "prepare_synthetic.py",
 ]

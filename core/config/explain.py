@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
@@ -85,10 +85,13 @@ def _holds(node: Any, part: str | int) -> bool:
 
 def _known_keys(schema: type[BaseModel], location: Sequence[str | int]) -> list[str]:
     """Field names of the section at ``location`` below ``schema``."""
+    free = False  # a name that the user gave, which may be that of a field, too
     for i, part in enumerate(location):
-        field = schema.model_fields.get(str(part))
+        field = None if free else schema.model_fields.get(str(part))
+        free = False
         if field is None:  # an index, a free name, or pydantic's name of a member of a union
             continue
+        free = get_origin(field.annotation) is dict
         sections = _sections_in(field.annotation)
         if sections:
             schema = sections[0]

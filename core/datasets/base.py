@@ -173,10 +173,14 @@ class ScanDataset(ABC):
         """
         scan = self.read(index, cameras=cameras)
         if self.columns:
-            scan = add_columns(scan, self.columns, self.root)
+            scan = add_columns(scan, self.columns, self.root, self.pose_files(index))
         if self.config.planes:
             scan = add_planes(scan, self.config.planes)
         return scan
+
+    def pose_files(self, index: int) -> tuple[Path, ...]:
+        """The files that say where the scanner stood in the drive of scan ``index``; none where poses lie elsewhere."""
+        return ()
 
     def column_files(self, index: int) -> dict[str, Path]:
         """Files of ``dataset.columns`` of scan ``index`` by column, whether or not they exist."""

@@ -5,15 +5,16 @@ They become columns of ``Scan.points`` and follow the points through every cut, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Self, TypeVar
 
 import numpy as np
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from core.config import Section
 from core.contracts import Points, Scan
+from core.datasets.motion_config import MotionConfig
 from core.decode import read_array, read_arrays
 from core.errors import UserError
 from core.paths import check_name
@@ -55,6 +56,21 @@ class Column(Section):
         None, description="array of the .npz file; null = the only one, and for .npy"
     )
     channels: int = Field(1, ge=1, description="values per point")
+    motion: MotionConfig | None = Field(
+        None,
+        description="the files hold motion maps, written by prepare_motion.py, in which each point reads its cells; "
+        "{} = as published; channels is then last + previous, 8. null = the files have a row per point",
+    )
+
+    @model_validator(mode="after")
+    def _motion_fits(self) -> Self:
+        if self.motion is None:
+            return self
+        if self.channels != self.motion.channels:
+            raise ValueError(f"motion gives {self.motion.channels} values: write channels so")
+        if self.key is not None or not self.file.endswith(".npz"):
+            raise ValueError("files of motion end in .npz and need no key")
+        return self
 
 
 def check_names(columns: Mapping[str, T]) -> Mapping[str, T]:
@@ -76,19 +92,28 @@ def column_file(column: Column, root: Path, token: str) -> Path:
     return root / column.file.replace("{token}", token).replace("{stem}", stem)
 
 
-def add_columns(scan: Scan, columns: Mapping[str, Column], root: Path) -> Scan:
+def add_columns(
+    scan: Scan, columns: Mapping[str, Column], root: Path, poses: Sequence[Path] = ()
+) -> Scan:
     """The scan with columns from disk: rows of its keyframe as read, 0 for points of neighbouring sweeps.
 
     Args:
         scan: as read, its keyframe's points first. root: folder that the files' names start from.
+        poses: the files that the poses of the scan's drive come from, which motion depends on.
 
     Raises:
-        UserError: see :func:`read_column`.
+        UserError: see :func:`read_column` and :func:`core.datasets.motion_maps.motion_column`.
     """
     count = int(np.count_nonzero(scan.keyframe))
     read = {}
     for name, column in columns.items():
-        read[name] = read_column(column_file(column, root, scan.token), column, name, count)
+        path = column_file(column, root, scan.token)
+        if column.motion is None:
+            read[name] = read_column(path, column, name, count)
+        else:
+            from core.datasets.motion_maps import motion_column  # compiled loops
+
+            read[name] = motion_column(path, column.motion, scan, count, poses)
     own = scan.points.take(slice(count)).having(**read)
     points = Points.join(own, scan.points.take(slice(count, None)))
     return scan.having(**{name: points[name] for name in columns})

@@ -171,6 +171,11 @@ class TrainingScans(ScanDataset):
         """
         self._labelled.check_images()
 
+    def pose_files(self, index: int) -> tuple[Path, ...]:
+        """Those of its own reader."""
+        scans, row = self.member(index)
+        return scans.pose_files(row)
+
     def column_files(self, index: int) -> dict[str, Path]:
         """Files of ``dataset.columns`` of the scan."""
         scans, row = self.member(index)

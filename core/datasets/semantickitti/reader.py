@@ -260,6 +260,11 @@ class SemanticKITTI(SequenceDataset):
             images={name: find_image(folder / name, f"{frame:06d}") for name in self.cameras},
         )
 
+    def pose_files(self, index: int) -> tuple[Path, ...]:
+        """Poses of the camera and its place, which together are those of the scanner."""
+        folder = self.root / "sequences" / self._frames[index][0]
+        return folder / "poses.txt", folder / "calib.txt"
+
     def read(self, index: int, *, cameras: bool = True) -> Scan:
         """Read the scan and the neighbouring scans that ``multisweeps`` asks for."""
         sequence, frame = self._frames[index]
