@@ -1,0 +1,130 @@
+"""A column of one row group of a Parquet file: the pages that hold a row are read, and no others.
+
+Parquet tells the rows of a page only where its writer left an index, and that of the official files did not. But the
+column of shapes tells the length of every range image, so that counting leads to the page, and the page's own levels
+prove that a list begins and ends there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from core.datasets.waymo.page_headers import DICTIONARY, Unsupported, walk_pages
+from core.datasets.waymo.page_values import Entries, Leaf, Values, read_dictionary, read_page
+
+__all__ = ["Chunk"]
+
+
+class Chunk:
+    """The column, its pages located; no value is read.
+
+    Args:
+        path: of the file. metadata: its footer. group, column: numbers of the row group and of the column of values.
+
+    Raises:
+        ValueError: the pages are damaged.
+        Unsupported: only pyarrow reads this column.
+    """
+
+    def __init__(self, path: Path, metadata: pq.FileMetaData, group: int, column: int) -> None:
+        self._path = path
+        schema, chunk = metadata.schema.column(column), metadata.row_group(group).column(column)
+        if schema.max_repetition_level > 1 or chunk.file_path:
+            raise Unsupported("lists of lists, or a column in a file of its own")
+        self._leaf = Leaf(
+            physical=chunk.physical_type,
+            codec=chunk.compression,
+            repetition=schema.max_repetition_level,
+            definition=schema.max_definition_level,
+        )
+        start = chunk.data_page_offset
+        if chunk.dictionary_page_offset:
+            start = min(start, chunk.dictionary_page_offset)
+        with open(self._path, "rb") as stream:
+            pages = walk_pages(stream.fileno(), start, chunk.total_compressed_size)
+        leading = 1 if pages and pages[0].kind == DICTIONARY else 0
+        self._dictionary, self._pages = pages[:leading], pages[leading:]
+        counts = [page.entries for page in self._pages]
+        self._firsts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+
+    def read(self, row: int, entries: np.ndarray) -> Values | None:
+        """Read the values of a row, as stored.
+
+        Args:
+            entries: i64 [rows], values that each row of the group has, 1 for a null or an empty list.
+
+        Returns:
+            None where it is null or empty.
+
+        Raises:
+            ValueError: a page is damaged, or no list of the expected length begins where the row should.
+            Unsupported: only pyarrow reads this page.
+        """
+        first, last = int(entries[:row].sum()), int(entries[: row + 1].sum())
+        if self._firsts[-1] != entries.sum():
+            raise ValueError(
+                f"it holds {self._firsts[-1]} values, and the shapes beside it ask for {entries.sum()}"
+            )
+        begin = int(np.searchsorted(self._firsts, first, "right")) - 1
+        end = int(np.searchsorted(self._firsts, last, "left"))
+        parts = []
+        for number, page in enumerate(self._read_pages(begin, end), begin):
+            parts.append(self._cut(page, first, last, int(self._firsts[number])))
+        return _joined(parts, last - first)
+
+    def lists(self) -> tuple[np.ndarray, np.ndarray]:
+        """Read all lists of numbers, which suits short ones.
+
+        Returns:
+            i64 [rows] the length of each, 0 for a null one; their values in one piece.
+
+        Raises:
+            ValueError, Unsupported: as of :meth:`read`.
+        """
+        pages = self._read_pages(0, len(self._pages))
+        if not pages or not isinstance(pages[0].values, np.ndarray):
+            raise Unsupported("an empty column, or one of texts")
+        begins = np.concatenate([page.repetition for page in pages]) == 0
+        there = np.concatenate([page.definition for page in pages]) == self._leaf.definition
+        if not begins[0]:
+            raise ValueError("its first list does not begin")
+        lengths = np.add.reduceat(there.astype(np.int64), np.flatnonzero(begins))
+        return lengths, np.concatenate([page.values for page in pages])
+
+    def _read_pages(self, begin: int, end: int) -> list[Entries]:
+        with open(self._path, "rb") as stream:
+            dictionary = None
+            for page in self._dictionary:
+                dictionary = read_dictionary(stream.fileno(), page, self._leaf)
+            pages = []
+            for page in self._pages[begin:end]:
+                pages.append(read_page(stream.fileno(), page, self._leaf, dictionary))
+        return pages
+
+    def _cut(self, page: Entries, first: int, last: int, start: int) -> Values:
+        """The values of entries ``first`` to ``last`` that lie in a page, whose own first one is ``start``."""
+        begin, end = max(first - start, 0), min(last - start, len(page.repetition))
+        expected = np.full(end - begin, self._leaf.repetition, np.int32)
+        if start + begin == first:
+            expected[:1] = 0
+        follows = page.repetition[end : end + 1]
+        if not np.array_equal(page.repetition[begin:end], expected) or follows.any():
+            raise ValueError("its lists have other lengths than the shapes beside them")
+        there = page.definition == self._leaf.definition
+        skipped = int(np.count_nonzero(there[:begin]))
+        return page.values[skipped : skipped + int(np.count_nonzero(there[begin:end]))]
+
+
+def _joined(parts: list[Values], count: int) -> Values | None:
+    """The ``count`` values of a cell from its pages; a single one may be absent."""
+    found = sum(len(part) for part in parts)
+    if found == 0 and count == 1:
+        return None
+    if found != count:
+        raise ValueError("it holds nulls within a list")
+    if isinstance(parts[0], list):
+        return parts[0]
+    return np.concatenate(parts)

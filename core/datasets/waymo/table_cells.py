@@ -1,0 +1,100 @@
+"""Single cells of a Parquet file, as cheap as their pages allow; what only pyarrow reads is left to it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from core.datasets.waymo.chunk import Chunk
+from core.datasets.waymo.page_headers import Unsupported
+from core.datasets.waymo.page_values import Values
+
+__all__ = ["TableCells"]
+
+
+class TableCells:
+    """The cells of a file; where their pages lie is kept.
+
+    Args:
+        path: of the file. metadata: its footer.
+    """
+
+    def __init__(self, path: Path, metadata: pq.FileMetaData) -> None:
+        self._path, self._metadata = path, metadata
+        self._chunks: dict[tuple[str, int], Chunk] = {}
+
+    def read(self, name: str, group: int, row: int, entries: np.ndarray) -> Values | None:
+        """Read one cell as it is stored.
+
+        Args:
+            name: of the column. group, row: a row group, and a row in it. entries: i64 [rows], values that each row of
+                the group has in the column, 1 for a null or an empty list.
+
+        Returns:
+            numbers, or a list of one byte string; None where it is null or empty.
+
+        Raises:
+            ValueError, OSError, pa.ArrowException: the column is damaged or holds another number of values.
+        """
+        try:
+            return self._chunk(name, group).read(row, entries)
+        except Unsupported:
+            return self._streamed(name, group, row)
+
+    def lists(self, name: str, group: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """Read all lists of numbers of a row group, see :meth:`Chunk.lists`.
+
+        pyarrow reads those of fixed size only as long as none is null.
+
+        Returns:
+            None where only pyarrow reads this column.
+
+        Raises:
+            ValueError, OSError: the column is damaged.
+        """
+        try:
+            return self._chunk(name, group).lists()
+        except Unsupported:
+            return None
+
+    def _chunk(self, name: str, group: int) -> Chunk:
+        if (name, group) not in self._chunks:
+            chunk = Chunk(self._path, self._metadata, group, self._column(name))
+            self._chunks[name, group] = chunk
+        return self._chunks[name, group]
+
+    def _column(self, name: str) -> int:
+        """Number of the one column of values that belongs to a name; lists add ``.list.element`` to theirs."""
+        schema = self._metadata.schema
+        found = []
+        for number in range(self._metadata.num_columns):
+            path = schema.column(number).path
+            if path == name or path.startswith(f"{name}."):
+                found.append(number)
+        if len(found) != 1:
+            raise ValueError(f"{len(found)} columns of values have this name")
+        return found[0]
+
+    def _streamed(self, name: str, group: int, row: int) -> Values | None:
+        """The cell by pyarrow, which decodes the row group from its start."""
+        file = pq.ParquetFile(self._path, metadata=self._metadata, page_checksum_verification=True)
+        batches = file.iter_batches(1, row_groups=[group], columns=[name], use_threads=False)
+        for number, batch in enumerate(batches):
+            if number == row:
+                return _stored(batch.column(0)[0])
+        raise ValueError("its row group ends early")
+
+
+def _stored(value: pa.Scalar) -> Values | None:
+    """A cell as :meth:`TableCells.read` gives it."""
+    if not value.is_valid:
+        return None
+    if isinstance(value, pa.BinaryScalar | pa.LargeBinaryScalar):
+        return [value.as_py()]
+    values = value.values
+    if values.null_count:
+        raise ValueError("it holds nulls within a list")
+    return np.asarray(values.to_numpy()) if len(values) else None
