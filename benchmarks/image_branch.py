@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from benchmarks.timing import median_ms, write_measurement
+from benchmarks.timing import measured_peak_mib, median_ms, write_measurement
 from core.config import Config
 from core.contracts import Batch, BatchCameras, Cells
 from core.engine.run.cli import run_command
@@ -247,28 +247,17 @@ def step_of(
 # --- measurements -------------------------------------------------------------------------------------------------
 
 
-def resident_kib(name: str) -> int:
-    """``VmRSS`` or ``VmHWM`` of this process."""
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(name))
-
-
 def measure(
     part: str, kind: str, args: argparse.Namespace, dtype: torch.dtype
 ) -> tuple[float, float]:
     """(ms, peak MiB above what was resident) of a part; call it in a fresh process."""
     torch.set_num_threads(args.threads)
     step = step_of(part, kind, args, dtype)
-    Path("/proc/self/clear_refs").write_text(
-        "5", encoding="utf-8"
-    )  # forget the peak of what was made before
-    before = resident_kib("VmRSS")
-    step()
-    peak = (resident_kib("VmHWM") - before) / 1024
+    peak = measured_peak_mib(step)
     if kind == "ours" or not args.plain_heap:
         keep_freed_memory()  # as every run of the project has it; only now, since kept memory hides what a step needs
     clock = time.process_time if args.cpu_time else time.perf_counter
-    return median_ms(step, args.repeats, clock), max(0.0, peak)
+    return median_ms(step, args.repeats, clock), peak
 
 
 def arguments() -> argparse.Namespace:

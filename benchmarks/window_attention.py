@@ -33,7 +33,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.timing import write_measurement
+from benchmarks.timing import resident_kib, write_measurement
 from core.engine.run.cli import run_command
 from core.errors import UserError
 
@@ -154,12 +154,6 @@ def median_ms(work: Callable[[], object], repeats: int, device: str) -> float:
         wait()
         times.append(time.perf_counter() - start)
     return statistics.median(times) * 1e3
-
-
-def resident_kib(field: str) -> int:
-    """``VmRSS`` or ``VmHWM`` of this process."""
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
 def peak_mib(path: str, index: sptr.WindowIndex, heads: int, dtype: str, threads: int) -> float:

@@ -222,6 +222,8 @@ def _returns(laser: Message, name: str, labels: bool) -> tuple[RangeImage, ...]:
 
 
 def _check_points(values: np.ndarray, title: str) -> None:
+    if np.isfinite(values).all():
+        return
     unsound = (values[..., 0] > 0) & ~np.isfinite(values).all(-1)
     if unsound.any():
         raise Malformed(f"{unsound.sum()} points of {title} have NaN or infinite values")
