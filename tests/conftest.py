@@ -29,6 +29,24 @@ def tiny_kitti(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_waymo_v1(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Waymo's files of records: one training and one validation segment of 3 frames, the first and last labelled."""
+    return generate(tmp_path_factory.mktemp("tiny_waymo_v1"), waymo_spec("waymo-v1"))
+
+
+@pytest.fixture(scope="session")
+def tiny_waymo_v2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same segments as Waymo's tables."""
+    return generate(tmp_path_factory.mktemp("tiny_waymo_v2"), waymo_spec("waymo-v2"))
+
+
+def waymo_spec(name: str) -> WorldSpec:
+    """The world of ``tiny_waymo_v1`` and ``tiny_waymo_v2``: range images of 64 x 132, images of 96 x 64 and 96 x 44."""
+    small = TINY | {"scenes": 2, "val_scenes": 1, "image_scale": 0.05, "lidar_scale": 0.05}
+    return WorldSpec(format=name, sweeps_per_keyframe=1, **small)
+
+
+@pytest.fixture(scope="session")
 def tiny_spec() -> dict:
     """The arguments both tiny worlds share."""
     return dict(TINY)
