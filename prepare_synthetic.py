@@ -1,7 +1,8 @@
-"""Write a synthetic driving world in the nuScenes or SemanticKITTI layout.
+"""Write a synthetic driving world in the layout of nuScenes, SemanticKITTI or Waymo.
 
 python prepare_synthetic.py data/synthetic
 python prepare_synthetic.py data/synthetic-kitti --format semantickitti --keyframes 30
+python prepare_synthetic.py data/synthetic-waymo --format waymo-v1
 python prepare_synthetic.py data/synthetic/towns --scenes 30 --val-scenes 6 --image-scale 0
 """
 
@@ -22,16 +23,20 @@ def main() -> int:
     parser.add_argument("out", help="folder to write into")
     parser.add_argument("--format", default="nuscenes", choices=list(WORLDS))
     parser.add_argument(
-        "--scenes", type=int, default=6, help="scenes or sequences, each a town of its own (6)"
+        "--scenes",
+        type=int,
+        default=6,
+        help="scenes, sequences or segments, each a town of its own (6)",
     )
     parser.add_argument(
         "--val-scenes", type=int, default=2, help="how many of them are for validation (2)"
     )
+    parser.add_argument("--keyframes", type=int, default=10, help="labelled frames per scene (10)")
     parser.add_argument(
-        "--keyframes", type=int, default=10, help="keyframes per scene, or scans per sequence (10)"
-    )
-    parser.add_argument(
-        "--sweeps", type=int, default=2, help="sweeps between two keyframes, nuScenes (2)"
+        "--sweeps",
+        type=int,
+        default=2,
+        help="frames without labels between two with (2); SemanticKITTI has none",
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tiny_worlds import TINY, waymo_spec
 
 from core.datasets.synthetic import WorldSpec, generate
 from core.engine.run.stopping import StopSignals
-
-TINY = {"seed": 3, "keyframes": 2, "image_scale": 0.06, "lidar_scale": 0.15, "workers": 1}
 
 
 @pytest.fixture(scope="session")
@@ -32,18 +31,6 @@ def tiny_kitti(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_waymo_v1(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Waymo's files of records: one training and one validation segment of 3 frames, the first and last labelled."""
     return generate(tmp_path_factory.mktemp("tiny_waymo_v1"), waymo_spec("waymo-v1"))
-
-
-@pytest.fixture(scope="session")
-def tiny_waymo_v2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same segments as Waymo's tables."""
-    return generate(tmp_path_factory.mktemp("tiny_waymo_v2"), waymo_spec("waymo-v2"))
-
-
-def waymo_spec(name: str) -> WorldSpec:
-    """The world of ``tiny_waymo_v1`` and ``tiny_waymo_v2``: range images of 64 x 132, images of 96 x 64 and 96 x 44."""
-    small = TINY | {"scenes": 2, "val_scenes": 1, "image_scale": 0.05, "lidar_scale": 0.05}
-    return WorldSpec(format=name, sweeps_per_keyframe=1, **small)
 
 
 @pytest.fixture(scope="session")

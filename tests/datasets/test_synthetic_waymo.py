@@ -10,15 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import waymo_spec
 from PIL import Image
+from tiny_worlds import waymo_spec
 
 from core.datasets.synthetic import WorldSpec, generate
 from core.datasets.synthetic.raycast import cast
 from core.datasets.synthetic.render import render_rays
 from core.datasets.synthetic.scene import Scene
 from core.datasets.synthetic.waymo_camera import pixel_rays
-from core.datasets.synthetic.waymo_format import ORIGIN, RecordWorld
+from core.datasets.synthetic.waymo_format import ORIGIN, RecordWorld, gap
 from core.datasets.synthetic.waymo_rig import DELAYS, calibrations
 from core.datasets.waymo.frame import CAMERAS, TOP, CameraCalibration, CameraImage, Context, Frame
 from core.datasets.waymo.lens import distort
@@ -261,14 +261,15 @@ def test_equal_towns_are_equal_bytes_from_any_number_of_workers(
 def test_labels_come_at_two_hertz_and_turns_never_overlap(
     sweeps: int, count: int, apart: float
 ) -> None:
-    from core.datasets.synthetic.waymo_format import gap
-
     spec = replace(SPEC, keyframes=3, sweeps_per_keyframe=sweeps)
     assert RecordWorld().frames(spec) == count and gap(spec) == pytest.approx(apart)
 
 
 def test_splits_have_as_many_names_as_the_official_ones() -> None:
-    spec = WorldSpec(format="waymo-v2", scenes=1000, val_scenes=202)
-    assert len(set(spec.names)) == 1000 and spec.names[:2] == WorldSpec(format="waymo-v1").names[:2]
+    spec = WorldSpec(format="waymo-v1", scenes=1000, val_scenes=202)
+    assert (
+        len(set(spec.names)) == 1000
+        and spec.names[:2] == WorldSpec(format="waymo-v1", scenes=2).names
+    )
     with pytest.raises(UserError, match="training scenes"):
         WorldSpec(format="waymo-v1", scenes=800, val_scenes=1)

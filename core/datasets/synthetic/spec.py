@@ -35,10 +35,11 @@ class WorldSpec:
     Attributes:
         format: name in `core.names.WORLDS`.
         seed: of everything random.
-        scenes: number of scenes (nuScenes) or sequences (SemanticKITTI), each in a town of its own.
+        scenes: number of scenes (nuScenes), sequences (SemanticKITTI) or segments (Waymo), each in a town of its own.
         val_scenes: how many of them carry names of the validation split (SemanticKITTI has one: 08).
-        keyframes: per scene, 2 Hz (nuScenes); scans per sequence, 10 Hz (SemanticKITTI).
-        sweeps_per_keyframe: unlabelled sweeps between two keyframes (nuScenes).
+        keyframes: labelled frames per scene, 2 Hz (nuScenes, Waymo); scans per sequence, 10 Hz (SemanticKITTI).
+        sweeps_per_keyframe: unlabelled frames between two labelled ones (not SemanticKITTI). Waymo's own are 4; more
+            of them move the labelled ones apart, as a turn takes 0.1 s.
         image_scale: of the cameras' full resolution, in (0, 1]; 0 = no images, which are most of the work.
         lidar_scale: of the scanners' horizontal resolution, in (0, 1].
         workers: processes.

@@ -17,8 +17,9 @@ from core.datasets.synthetic.waymo_laser import turn
 from core.datasets.synthetic.waymo_rig import DELAYS, TURN, calibrations
 from core.datasets.synthetic.world_format import WorldFormat
 from core.datasets.waymo.frame import TOP, CameraImage, Context, Frame, RangeImage
+from core.datasets.waymo.segment_writer import segment_file, write_segment
 
-__all__ = ["ORIGIN", "RecordWorld", "TableWorld", "WaymoWorld", "gap"]
+__all__ = ["ORIGIN", "RecordWorld", "WaymoWorld", "gap"]
 
 Recorded = tuple[Frame, dict[str, CameraImage]]
 ORIGIN = np.array([2760.0, 3674.0, 22.0])  # m, of the town in the world, as far off as a real drive
@@ -89,19 +90,7 @@ class RecordWorld(WaymoWorld):
 
     def write(self, folder: Path, context: Context, frames: Iterable[Recorded]) -> None:
         """See `WaymoWorld`."""
-        from core.datasets.waymo.segment_writer import segment_file, write_segment
-
         write_segment(folder / segment_file(context.name), context, frames)
-
-
-class TableWorld(WaymoWorld):
-    """Version 2: a table per component and segment."""
-
-    def write(self, folder: Path, context: Context, frames: Iterable[Recorded]) -> None:
-        """See `WaymoWorld`."""
-        from core.datasets.waymo.table_writer import write_tables
-
-        write_tables(folder, context, frames)
 
 
 def _name(seed: int, index: int) -> str:
