@@ -163,6 +163,16 @@ def test_names_of_files(tmp_path: Path) -> None:
         RecordSegment.find(tmp_path)
 
 
+def test_a_folder_of_tables_is_told(tmp_path: Path) -> None:
+    (tmp_path / "lidar").mkdir()
+    assert RecordSegment.find(tmp_path) == {}
+    (tmp_path / "lidar" / f"{NAME}.parquet").touch()
+    with pytest.raises(UserError, match=r"dataset\.format v2"):
+        RecordSegment.find(tmp_path)
+    (tmp_path / segment_file(NAME)).touch()
+    assert list(RecordSegment.find(tmp_path)) == [NAME]
+
+
 def test_writing_is_all_or_nothing(tmp_path: Path) -> None:
     path = tmp_path / segment_file(NAME)
     with pytest.raises(ValueError, match="timestamp"):

@@ -2,7 +2,8 @@
 
 The index (:meth:`RecordSegment.frames`) steps over images and range images: it verifies the checksum of every length
 and the structure of every frame, and reads a few MB of headers in place of a gigabyte. A frame that is read is read
-whole, its checksum verified, and compared with its row of the index, so no damaged byte gets through.
+whole, its checksum verified, and compared with its row of the index (time, pose, whether it has labels), so no damaged
+byte gets through.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class RecordSegment(Segment):
         """The segments of a folder: ``segment-<name>_with_camera_labels.tfrecord``, or ``<name>.tfrecord``.
 
         Raises:
-            UserError: two files are the same segment.
+            UserError: two files are the same segment; there is none, but there are tables of format v2.
         """
         found: dict[str, Segment] = {}
         for file in sorted(listing(folder)):
@@ -61,6 +62,12 @@ class RecordSegment(Segment):
                 what = f"'{file}' and '{found[name].path.name}' are the same segment"
                 raise UserError(what, where=str(folder), cure="Remove one of them")
             found[name] = cls(name, folder / file)
+        if not found and any(file.endswith(".parquet") for file in listing(folder / "lidar")):
+            raise UserError(
+                f"this folder holds lidar/*.parquet, and no *{_SUFFIX}",
+                where=str(folder),
+                cure="Set dataset.format v2, or name the folder of the TFRecord files",
+            )
         return dict(sorted(found.items()))
 
     def frames(self) -> np.ndarray:
