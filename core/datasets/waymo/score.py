@@ -8,6 +8,7 @@ stands beside it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ from core.datasets.waymo.frame import NUM_CLASSES
 from core.datasets.waymo.frame_lists import FrameList, class_image, find_lists
 from core.decode import decoding
 from core.errors import UserError, counted
-from core.metrics import Confusion
+from core.metrics import Absent, Confusion
 
 __all__ = ["CellScore", "score_files"]
 
@@ -76,6 +77,30 @@ class CellScore:
         for confusion, own, true in zip(self.by_return, prediction, truth):
             confusion.update(torch.from_numpy(own.ravel()), torch.from_numpy(true.ravel()))
 
+    def told(self, classes: Sequence[str]) -> str:
+        """The score for a person, in percent: the means, then each class, of both returns and of the first."""
+        overall, first = self.overall, self.first
+        lines = [f"{'':<22}{'both returns':>13}{'first return':>14}"]
+        means: tuple[tuple[str, Absent], ...] = (
+            ("mIoU, Waymo's tool", "nan_one"),
+            ("mIoU, classes present", "skip"),
+        )
+        for name, absent in means:
+            lines.append(_row(name, overall.miou(absent), first.miou(absent)))
+        ious = zip(classes, overall.iou().tolist(), first.iou().tolist())
+        lines += [_row(*row) for row in list(ious)[1:]]
+        return "\n".join([*lines, self._counts()])
+
+    def _counts(self) -> str:
+        counts = f"{counted(self.frames, 'frame')} scored"
+        if self.missing:
+            counts += f", {self.missing:,} of them without a prediction: all their cells are missed"
+        if self.unlabelled:
+            counts += f"; {self.unlabelled:,} without labels left out"
+        if self.unasked:
+            counts += f"; {counted(self.unasked, 'prediction')} of frames that the truth lacks"
+        return counts
+
     def to_json(self, classes: Sequence[str]) -> dict[str, Any]:
         """Plain values: the means in percent, of both returns and of the first, and the counts they come from.
 
@@ -98,6 +123,12 @@ class CellScore:
             "confusion": overall.counts.tolist(),
             "confusion_first_return": first.counts.tolist(),
         }
+
+
+def _row(name: str, both: float, first: float) -> str:
+    """Shares as a person reads them, in percent; a class that is nowhere has none."""
+    shown = ["-" if math.isnan(value) else f"{100 * value:.4f}" for value in (both, first)]
+    return f"{name:<22}{shown[0]:>13}{shown[1]:>14}"
 
 
 def score_files(truth: Path, predictions: Path) -> CellScore:
