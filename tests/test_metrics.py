@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from core.engine.score.jobs import print_result
 from core.errors import UserError
 from core.metrics import Confusion, EvaluationResult, SegmentationScore
 
@@ -133,6 +135,7 @@ def test_absent_class_modes() -> None:
     assert confusion.miou("nanmean") == pytest.approx(0.75 / 2)
     assert confusion.miou("zero") == pytest.approx(0.75 / 3)
     assert confusion.miou("one") == pytest.approx(2.75 / 3)
+    assert confusion.miou("nan_one") == pytest.approx(1.75 / 3)
     assert math.isnan(filled(np.array([1]), np.array([0]), 4).miou())
 
 
@@ -219,6 +222,26 @@ def test_result_round_trip_and_derived_scores() -> None:
     assert value["miou_by_range"] == {"0-20": 50.0, "20-50": 50.0, "50+": None}
     assert value["miou_legacy"] == pytest.approx(100 * (1 / 2 + 1 / 2) / 2)
     assert EvaluationResult.from_json(value) == result
+
+
+def test_files_of_earlier_versions_call_subsets_views() -> None:
+    counts = a_result().confusion
+    value = a_result().to_json()
+    del value["subsets"], value["absent"]
+    result = EvaluationResult.from_json(value | {"views": {"in view": counts}})
+    assert result.by_subset["in view"].counts.tolist() == counts and result.absent == "skip"
+
+
+def test_a_benchmarks_own_mean_and_subsets_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    result = replace(a_result(), absent="nan_one", subsets={"first return": a_result().confusion})
+    # car 1/3, road 1/2; tree is nowhere: 1 in the tool's mean
+    assert result.to_json()["miou_official"] == pytest.approx(100 * (1 / 3 + 1 / 2 + 1) / 3)
+    print_result(result, None, legacy=False)
+    assert capsys.readouterr().out == (
+        "mIoU 41.67 (the benchmark's own tool: 61.11, first return: 41.67) on town val, 1 scan\n"
+    )
+    print_result(a_result(), None, legacy=False)
+    assert capsys.readouterr().out == "mIoU 41.67 on town val, 1 scan\n"
 
 
 def test_result_refuses_damaged_json() -> None:

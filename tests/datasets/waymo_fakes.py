@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+from waymo_frames import matrix_blob
 from waymo_protos import message
 
 from core.datasets.waymo.cells import Cells
@@ -61,10 +61,7 @@ def official_frame(token: str, images: list[np.ndarray], lidar: int = 1) -> obje
     context, _, timestamp = token.rpartition("/")
     laser = message("Laser")(name=lidar)
     for part, image in zip((laser.ri_return1, laser.ri_return2), images):
-        matrix = message("MatrixInt32")()
-        matrix.shape.dims.extend(image.shape)
-        matrix.data.extend(image.ravel().tolist())
-        part.segmentation_label_compressed = zlib.compress(matrix.SerializeToString())
+        part.segmentation_label_compressed = matrix_blob(image)
     return message("SegmentationFrame")(
         segmentation_labels=laser, context_name=context, frame_timestamp_micros=int(timestamp)
     )

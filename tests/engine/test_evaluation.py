@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -159,6 +160,32 @@ def test_score_by_hand(on_cpu: World) -> None:
         expected[truth, predicted] += 1
     assert (score.overall.counts.numpy()[1:] == expected[1:]).all()
     assert score.overall.miou() == pytest.approx((1 / 2 + 1 / 2 + 0) / 3)
+
+
+def test_named_subsets_have_scores_of_their_own(on_cpu: World) -> None:
+    """First returns (truth, prediction): (1,1) (2,1). Second: (2,2). The sweep's point and padding count nowhere."""
+    first = sample(0, [0, 0, 1, 1], [1, 2, 2, 3], keyframe=[True, True, True, False])
+    scans = [first, sample(1, [0], [3], padded=True)]
+    for number, scan in enumerate(scans):
+        column = np.array([1, 1, 2, 1], np.uint8)[: len(scan.points)]
+        scans[number] = replace(scan, points=scan.points.having(**{"return": column}))
+    subsets = {"first return": ("return", 1), "second return": ("return", 2), "x": ("nowhere", 1)}
+    score, _, _ = score_network(
+        Fixed([one_hot([1, 2, 3])]),
+        Loader([collate(scans)]),
+        4,
+        on_cpu,
+        contextlib.nullcontext,
+        subsets=subsets,
+    )
+    assert list(score.subsets) == ["first return", "second return"]
+    assert score.subsets["first return"].counts[1:].tolist() == [
+        [0, 1, 0, 0],
+        [0, 1, 0, 0],
+        [0, 0, 0, 0],
+    ]
+    assert score.subsets["second return"].miou() == 1.0
+    assert score.subsets["first return"].miou() == pytest.approx((1 / 2 + 0) / 2)
 
 
 def test_training_mode_returns_also_after_an_error(on_cpu: World) -> None:

@@ -1,4 +1,4 @@
-"""Targets: segments of the Waymo Open Dataset."""
+"""Targets: segments of the Waymo Open Dataset, and predictions for its benchmark."""
 
 from __future__ import annotations
 
@@ -10,19 +10,26 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from fuzz_mutations import BYTES
+from fuzz_mutations import BYTES, JSON
 from fuzz_runner import Target
+from waymo_fakes import FakeSplit, official_frame, official_list, truth_of
 from waymo_frames import NAME, context, frame, images
 from waymo_protos import message
 
+from core.datasets.benchmark import benchmark
 from core.datasets.waymo.frame import CAMERAS, LASERS
+from core.datasets.waymo.method_info import MethodInfo
 from core.datasets.waymo.records import RecordSegment
+from core.datasets.waymo.score import score_files
 from core.datasets.waymo.segment import Segment
 from core.datasets.waymo.segment_writer import segment_file, write_segment
 from core.datasets.waymo.tfrecord import write_record
+from core.io import write_bytes, write_json
+from core.labels import WAYMO
 
 CAMERA_NAMES, LASER_NAMES = tuple(CAMERAS.values()), tuple(LASERS.values())
 FRAMING = 12, 4  # bytes before and behind a payload
+SERVER = benchmark("waymo")
 REAL_NAME = "1024360143612057520_3580_000_3600_000"
 REAL_FILE = "waymo/v1/pvps_data_one_frame.tfrecord"
 
@@ -89,12 +96,57 @@ def matrix(content: bytes, rng: np.random.Generator) -> bytes:
     return sealed(whole.SerializeToString())
 
 
+# --- predictions ------------------------------------------------------------------------------------------------------
+def predictions(folder: Path) -> None:
+    """Frames, as a submission and as a bare list, and their truth."""
+    scans = FakeSplit(2)
+    names = [SERVER.submitted_path(scans.token(index), "val") for index in range(2)]
+    for index, name in enumerate(names):
+        content = SERVER.submitted_content(np.maximum(scans.load(index).labels, 1), scans, index)
+        write_bytes(folder / name, content)
+    for name, values in SERVER.metadata("val", uses_camera=False).items():
+        write_json(folder / name, values | {"account_name": "me", "authors": ["A", "B"]})
+    SERVER.container.pack(folder, names, None)
+    truth = [official_frame(scans.token(index), truth_of(scans, index)) for index in range(2)]
+    (folder / "truth").mkdir()
+    official_list(folder / "truth" / "truth.bin", truth)
+
+
+def predicted_matrix(content: bytes, rng: np.random.Generator) -> bytes:
+    """Damage of a frame's matrix, before it was compressed."""
+    whole = message("SegmentationFrameList").FromString(content)
+    laser = whole.frames[rng.integers(len(whole.frames))].segmentation_labels
+    part = (laser.ri_return1, laser.ri_return2)[rng.integers(2)]
+    damaged = any_damage(zlib.decompress(part.segmentation_label_compressed), rng)
+    part.segmentation_label_compressed = zlib.compress(damaged)
+    return whole.SerializeToString()
+
+
+def use_method(root: Path) -> object:
+    return MethodInfo.read(root / "submission.json").to_json()
+
+
+def use_predictions(root: Path) -> object:
+    """Check what is to be uploaded, and score it."""
+    found = list(SERVER.container.faults(root, FakeSplit(2)))
+    lacking = SERVER.container.outstanding(root)
+    score = score_files(root / "truth", root)
+    return found, lacking, score.to_json(WAYMO.classes)
+
+
 use_records = partial(use_segments, RecordSegment.find, LASER_NAMES)
 use_real_records = partial(use_segments, RecordSegment.find, ())
 
 RECORDS = "Waymo v1 segment"
+SENT = "Waymo submission, frame list"
+LIST = "frame_list.bin"
 
 TARGETS = (
     Target("waymo.records", RECORDS, records, "*.tfrecord", use_records),
     Target("waymo.payload", RECORDS, records, "*.tfrecord", use_records, (payload, matrix)),
+    Target("waymo.submission", SENT, predictions, "submission.bin", use_predictions),
+    Target("waymo.frames", SENT, predictions, LIST, use_predictions),
+    Target("waymo.truth", SENT, predictions, "truth/*.bin", use_predictions),
+    Target("waymo.classes", SENT, predictions, LIST, use_predictions, (predicted_matrix,)),
+    Target("waymo.method", SENT, predictions, "submission.json", use_method, JSON),
 )

@@ -77,7 +77,8 @@ class FrameContainer(Container):
         """Fields of ``submission.json`` that are still empty."""
         for file in find_lists(path):
             if file.is_submission:
-                info = MethodInfo.of_message(file.message)
+                with decoding(file.path, "submission"):
+                    info = MethodInfo.of_message(file.message)
                 return [f"{name} in {INFO}" for name in info.lacking]
         return []
 
