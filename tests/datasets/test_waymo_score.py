@@ -15,6 +15,7 @@ from core.errors import UserError
 from core.labels import WAYMO
 
 SPLIT = FakeSplit()
+METRICS = Path(os.environ.get("LIDISTILL_REALDATA", "realdata")) / "waymo" / "metrics"
 
 
 def written(path: Path, *frames: tuple[str, list[np.ndarray]]) -> Path:
@@ -34,11 +35,12 @@ def random_images(seed: int) -> list[np.ndarray]:
 
 
 @pytest.mark.realdata
+@pytest.mark.skipif(not METRICS.is_dir(), reason="no real files; set LIDISTILL_REALDATA")
 def test_waymos_own_fixture() -> None:
     """The values that compute_segmentation_metrics_main.cc documents for the two files: floats of six digits."""
-    folder = Path(os.environ["LIDISTILL_REALDATA"]) / "waymo" / "metrics"
     score = score_files(
-        folder / "fake_segmentation_groundtruths.bin", folder / "fake_segmentation_predictions.bin"
+        METRICS / "fake_segmentation_groundtruths.bin",
+        METRICS / "fake_segmentation_predictions.bin",
     )
     told = score.to_json(WAYMO.classes)
     assert f"{np.float32(told['miou_official'] / 100):.6g}" == "0.00395302"
