@@ -24,4 +24,5 @@ WORLDS: dict[str, str] = {  # prepare_synthetic.py --format -> a WorldFormat
     "nuscenes": "core.datasets.synthetic.nuscenes_world:NuScenesWorld",
     "semantickitti": "core.datasets.synthetic.kitti_format:KittiWorld",
     "waymo-v1": "core.datasets.synthetic.waymo_format:RecordWorld",
+    "waymo-v2": "core.datasets.synthetic.waymo_format:TableWorld",
 }

@@ -34,6 +34,12 @@ def tiny_waymo_v1(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_waymo_v2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same segments as Waymo's tables."""
+    return generate(tmp_path_factory.mktemp("tiny_waymo_v2"), waymo_spec("waymo-v2"))
+
+
+@pytest.fixture(scope="session")
 def tiny_spec() -> dict:
     """The arguments both tiny worlds share."""
     return dict(TINY)

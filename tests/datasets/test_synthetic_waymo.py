@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from core.datasets.waymo.lens import distort
 from core.datasets.waymo.range_image import CellPoints, Motion, points_of
 from core.datasets.waymo.records import RecordSegment
 from core.datasets.waymo.segment import Segment
+from core.datasets.waymo.table_segment import TableSegment
 from core.errors import UserError
 
 SPEC = waymo_spec("waymo-v1")
@@ -248,13 +249,18 @@ def test_points_fall_on_their_object_in_every_camera(tiny_waymo_v1: Path) -> Non
         assert agreed[name] >= 0.9 * total[name], name
 
 
+@pytest.mark.parametrize(("version", "workers"), [("v1", 2), ("v2", 1)])
 def test_equal_towns_are_equal_bytes_from_any_number_of_workers(
-    tiny_waymo_v1: Path, tmp_path: Path
+    version: str, workers: int, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     """And the first town of a larger world is that of a smaller one."""
-    smaller = generate(tmp_path, replace(SPEC, scenes=1, workers=2))
-    (path,) = smaller.rglob("*.tfrecord")
-    assert path.read_bytes() == (tiny_waymo_v1 / path.relative_to(smaller)).read_bytes()
+    larger = request.getfixturevalue(f"tiny_waymo_{version}")
+    spec = replace(SPEC, format=f"waymo-{version}", scenes=1, workers=workers)
+    smaller = generate(tmp_path, spec)
+    files = [path.relative_to(smaller) for path in (smaller / "training").rglob("*.*")]
+    assert len(files) == {"v1": 1, "v2": 8}[version]
+    for path in files:
+        assert (smaller / path).read_bytes() == (larger / path).read_bytes(), path
 
 
 @pytest.mark.parametrize(("sweeps", "count", "apart"), [(0, 3, 0.5), (4, 11, 0.1), (9, 21, 0.1)])
@@ -263,6 +269,33 @@ def test_labels_come_at_two_hertz_and_turns_never_overlap(
 ) -> None:
     spec = replace(SPEC, keyframes=3, sweeps_per_keyframe=sweeps)
     assert RecordWorld().frames(spec) == count and gap(spec) == pytest.approx(apart)
+
+
+def test_tables_hold_what_the_records_hold_to_the_bit(
+    tiny_waymo_v1: Path, tiny_waymo_v2: Path
+) -> None:
+    cameras = list(CAMERAS.values())
+    for one, other in zip(segments(tiny_waymo_v1), segments(tiny_waymo_v2, TableSegment)):
+        assert plain(one.context()) == plain(other.context())
+        rows, others = one.frames(), other.frames()
+        for key in ("timestamp", "labelled", "pose"):
+            assert np.array_equal(rows[key], others[key])
+        for row, same in zip(rows, others):
+            assert plain(one.read(row)) == plain(other.read(same))
+            assert plain(one.images(row, cameras)) == plain(other.images(same, cameras))
+
+
+def plain(value: object) -> object:
+    """What can be compared: dataclasses and mappings as dictionaries, arrays as type, shape and bytes."""
+    if is_dataclass(value):
+        return {item.name: plain(getattr(value, item.name)) for item in fields(value)}
+    if isinstance(value, Mapping):
+        return {key: plain(entry) for key, entry in value.items()}
+    if isinstance(value, tuple):
+        return [plain(entry) for entry in value]
+    if isinstance(value, np.ndarray):
+        return value.dtype.str, value.shape, value.tobytes()
+    return value
 
 
 def test_splits_have_as_many_names_as_the_official_ones() -> None:

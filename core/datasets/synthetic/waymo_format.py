@@ -19,7 +19,7 @@ from core.datasets.synthetic.world_format import WorldFormat
 from core.datasets.waymo.frame import TOP, CameraImage, Context, Frame, RangeImage
 from core.datasets.waymo.segment_writer import segment_file, write_segment
 
-__all__ = ["ORIGIN", "RecordWorld", "WaymoWorld", "gap"]
+__all__ = ["ORIGIN", "RecordWorld", "TableWorld", "WaymoWorld", "gap"]
 
 Recorded = tuple[Frame, dict[str, CameraImage]]
 ORIGIN = np.array([2760.0, 3674.0, 22.0])  # m, of the town in the world, as far off as a real drive
@@ -91,6 +91,16 @@ class RecordWorld(WaymoWorld):
     def write(self, folder: Path, context: Context, frames: Iterable[Recorded]) -> None:
         """See `WaymoWorld`."""
         write_segment(folder / segment_file(context.name), context, frames)
+
+
+class TableWorld(WaymoWorld):
+    """Version 2: a table per component and segment."""
+
+    def write(self, folder: Path, context: Context, frames: Iterable[Recorded]) -> None:
+        """See `WaymoWorld`."""
+        from core.datasets.waymo.table_writer import write_tables  # pyarrow, for this format alone
+
+        write_tables(folder, context, frames)
 
 
 def _name(seed: int, index: int) -> str:
