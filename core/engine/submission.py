@@ -53,6 +53,9 @@ def _add_check(check: argparse.ArgumentParser) -> None:
     check.add_argument("--root", required=True, type=Path, help="folder of the data set")
     check.add_argument("--split", default="test", choices=("train", "val", "test"))
     check.add_argument("--version", default="v1.0-trainval", help="nuScenes: folder of the tables")
+    check.add_argument(
+        "--test-frames", type=Path, metavar="FILE", help="Waymo: list of the test split's frames"
+    )
     check.add_argument("--labels", help="label space (default: the data set's own)")
     check.add_argument(
         "--partial", action="store_true", help="a rehearsal: only the scans that are on disk count"
@@ -89,7 +92,15 @@ def _check(args: argparse.Namespace) -> None:
     from core.engine.score.submission import show_faults
     from core.engine.score.submission_check import check_submission, open_split
 
-    scans = open_split(args.dataset, args.root, args.split, args.version, args.labels, args.partial)
+    scans = open_split(
+        args.dataset,
+        args.root,
+        args.split,
+        args.version,
+        args.labels,
+        args.partial,
+        args.test_frames,
+    )
     show_faults(args.path, check_submission(args.path, scans), scans)
 
 

@@ -43,12 +43,14 @@ def open_split(
     version: str,
     labels: str | None = None,
     partial: bool = False,
+    test_frames: Path | None = None,
 ) -> ScanDataset:
     """The scans a submission answers, without labels.
 
     Args:
         version: nuScenes: folder of the tables. labels: label space; None = the data set's own.
         partial: scans that are not on disk are left out on purpose.
+        test_frames: Waymo: list of the frames of the test split.
 
     Raises:
         UserError: the root, a table or all scans of the split are missing.
@@ -62,6 +64,8 @@ def open_split(
     }
     if "version" in dataset_class(Config({"dataset": section})).Config.model_fields:
         section["version"] = version
+    if test_frames is not None:
+        section["test_frames"] = str(test_frames)
     return build_dataset(Config({"dataset": section}, source="command line"), split)
 
 
