@@ -105,7 +105,7 @@ def test_quoted_commands_know_the_quoted_options(target: str) -> None:
 def faults_of(target: str, rest: str) -> list[str]:
     """The options of one quoted command that neither its help nor the configuration knows."""
     known = help_of(target)
-    jobs = re.findall(r"^    (\w+) ", known, flags=re.MULTILINE)
+    jobs = re.findall(r"^    (\w[\w-]*) ", known, flags=re.MULTILINE)
     word = rest.split(" ")[0]
     for job in [word] if word in jobs else jobs:  # evaluate.py's earlier form names no job
         known += help_of(target, job)
