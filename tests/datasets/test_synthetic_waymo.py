@@ -263,6 +263,19 @@ def test_equal_towns_are_equal_bytes_from_any_number_of_workers(
         assert (smaller / path).read_bytes() == (larger / path).read_bytes(), path
 
 
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_without_images_the_scans_are_the_same(
+    version: str, tmp_path: Path, tiny_waymo_v1: Path
+) -> None:
+    spec = replace(SPEC, format=f"waymo-{version}", scenes=1, keyframes=1, image_scale=0)
+    kind = {"v1": RecordSegment, "v2": TableSegment}[version]
+    (bare,) = kind.find(generate(tmp_path, spec) / "training").values()
+    (row,) = bare.frames()
+    assert bare.context().cameras == {} and bare.images(row, list(CAMERAS.values())) == {}
+    whole = segments(tiny_waymo_v1)[0]
+    assert plain(bare.read(row)) == plain(whole.read(whole.frames()[0]))
+
+
 @pytest.mark.parametrize(("sweeps", "count", "apart"), [(0, 3, 0.5), (4, 11, 0.1), (9, 21, 0.1)])
 def test_labels_come_at_two_hertz_and_turns_never_overlap(
     sweeps: int, count: int, apart: float
