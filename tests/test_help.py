@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = [
     "train_teacher.py",
+    "pretrain.py",
     "evaluate.py",
     "prepare_inst_database.py",
     "prepare_motion.py",

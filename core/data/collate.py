@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from core.contracts import Batch, BatchCameras, Cells, Sample, SampleCameras
-from core.data.image_augment import NO_AREA
+from core.data.picture import NO_AREA
 from core.errors import UserError
 
 __all__ = ["collate"]

@@ -18,6 +18,7 @@ __all__ = [
     "DataConfig",
     "FlipAxes",
     "ImageAugmentConfig",
+    "ResizedCropConfig",
     "ScanMixConfig",
     "VoteAugmentConfig",
 ]
@@ -58,6 +59,18 @@ class AugmentConfig(Section):
         ge=0,
         lt=1,
         description="largest fraction of points left out; that of a scan is uniform in [0, dropout]",
+    )
+    drop_box: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="largest sides of a box about a random point whose points are left out, as a share of the scan's; "
+        "SLidR: 0.2",
+    )
+    drop_box_sight: int = Field(
+        1024,
+        ge=0,
+        description="the box stays in where a camera would see fewer points than this without it",
     )
 
     @field_validator("rotate", "scale")
@@ -112,6 +125,33 @@ class VoteAugmentConfig(AugmentConfig):
     )
     scale_z: bool = Field(False, description="scale z too")
     dropout: float = Field(0.0, ge=0, le=0, description="0: no view leaves a point out")
+    drop_box: float = Field(0.0, ge=0, le=0, description="0: no view leaves a point out")
+
+
+class ResizedCropConfig(Section):
+    """``data.image_augment.resized_crop:``, a random part of each image; the defaults are SLidR's on nuScenes."""
+
+    size: tuple[int, int] = Field((416, 224), description="px, [width, height] of the result")
+    area: tuple[float, float] = Field(
+        (0.3, 1.0), description="share of the image that is cut out, uniform in [low, high]"
+    )
+    ratio: tuple[float, float] = Field(
+        (14 / 9, 17 / 9), description="width / height of the part, log-uniform in [low, high]"
+    )
+    points: int = Field(
+        1024, ge=0, description="parts are drawn until more points than this are in sight, …"
+    )
+    share: float = Field(0.75, ge=0, le=1, description="… or more than this share of the image's")
+
+    @model_validator(mode="after")
+    def _sensible(self) -> Self:
+        if min(self.size) < 2:
+            raise ValueError("width and height are at least 2 px")
+        if not 0 < self.area[0] <= self.area[1] <= 1:
+            raise ValueError("area is [low, high] with 0 < low <= high <= 1")
+        if not 0 < self.ratio[0] <= self.ratio[1]:
+            raise ValueError("ratio is [low, high] with 0 < low <= high")
+        return self
 
 
 class ImageAugmentConfig(Section):
@@ -121,6 +161,11 @@ class ImageAugmentConfig(Section):
         None,
         description="px, [width, height] of a cut-out at the image's lower edge, anywhere along it, after "
         "data.image_size; null = the whole image",
+    )
+    resized_crop: ResizedCropConfig | None = Field(
+        None,
+        description="in place of crop: a random part of the image in a size of its own, in which evaluation sees the "
+        "whole image; null = none",
     )
     flip: float = Field(0.5, ge=0, le=1, description="chance of a mirrored image")
     jitter: tuple[float, float, float] | None = Field(
@@ -135,6 +180,12 @@ class ImageAugmentConfig(Section):
         if value is not None and min(value) < 2:
             raise ValueError("width and height are at least 2 px")
         return value
+
+    @model_validator(mode="after")
+    def _one_crop(self) -> Self:
+        if self.crop is not None and self.resized_crop is not None:
+            raise ValueError("crop and resized_crop both cut the image; choose one")
+        return self
 
     @field_validator("jitter")
     @classmethod

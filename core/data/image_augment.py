@@ -5,36 +5,16 @@ As for points, every draw comes from the generator handed in.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 
 from core.data.config import ImageAugmentConfig
+from core.data.image_crop import resized_crop
+from core.data.picture import NO_AREA, Picture
 from core.errors import UserError
 
-__all__ = ["NO_AREA", "Picture", "augment_aligned", "crop", "flip", "jitter"]
-
-NO_AREA = -1  # column and row of a point that falls on no pixel
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One camera's image and where the points lie in it.
-
-    Attributes:
-        image: u8 [H, W, 3].
-        pixels: f32 [N, 2] in [-1, 1], -1 and 1 the centres of the outermost pixels; 0 where not visible.
-        visible: bool [N], between those centres.
-        areas: i16 [N, 2], column and row of the pixel on whose area a point falls, -1 where on none.
-        planes: [H, W] by name, maps aligned with the image.
-    """
-
-    image: np.ndarray
-    pixels: np.ndarray
-    visible: np.ndarray
-    areas: np.ndarray
-    planes: Mapping[str, np.ndarray] = field(default_factory=dict)
+__all__ = ["augment_aligned", "crop", "flip", "jitter"]
 
 
 def augment_aligned(
@@ -45,6 +25,8 @@ def augment_aligned(
     Raises:
         UserError: the image is smaller than the crop.
     """
+    if config.resized_crop is not None:
+        picture = resized_crop(picture, rng, config.resized_crop)
     if config.crop is not None:
         picture = crop(picture, rng, config.crop)
     if config.jitter is not None:

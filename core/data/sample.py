@@ -22,8 +22,11 @@ from core.contracts import (
 from core.data.augment import UNCHANGED, Change, draw_change, draw_kept, move
 from core.data.beams import thin
 from core.data.config import AugmentConfig, DataConfig
-from core.data.image_augment import NO_AREA, Picture, augment_aligned
+from core.data.cuboids import draw_box, enough_in_sight
+from core.data.image_augment import augment_aligned
+from core.data.image_crop import Box, nearest
 from core.data.mapping import majority_labels
+from core.data.picture import NO_AREA, Picture
 from core.datasets.columns import READ_COLUMNS
 from core.errors import UserError
 
@@ -92,6 +95,7 @@ class Recipe:
         if self.augment is not None and rng is not None:
             change = draw_change(rng, self.augment)
         xyz = move(scan.xyz, change)
+        kept = self._outside_box(scan, xyz, kept, rng)
         sensor = moved_sensor(scan.sensor, change)
         grouping = self._grouped(xyz, kept, sensor, scan.token)
         limit = self.config.max_voxels
@@ -132,6 +136,25 @@ class Recipe:
         kept = np.zeros(len(scan.points), bool)
         kept[left[stays]] = True
         return kept
+
+    def _outside_box(
+        self,
+        scan: Scan,
+        xyz: np.ndarray,
+        kept: np.ndarray | None,
+        rng: np.random.Generator | None,
+    ) -> np.ndarray | None:
+        """The points kept so far without those of a box, unless a camera would see too few."""
+        if self.augment is None or rng is None or self.augment.drop_box == 0:
+            return kept
+        before = np.ones(len(xyz), bool) if kept is None else kept
+        rows = np.flatnonzero(before)
+        left = before.copy()
+        left[rows[draw_box(xyz[rows], rng, self.augment.drop_box)]] = False
+        cameras = scan.cameras if self.images else ()
+        if not enough_in_sight(scan.xyz, left, cameras, self.augment.drop_box_sight):
+            return kept
+        return left
 
     def _grouped(
         self, xyz: np.ndarray, kept: np.ndarray | None, sensor: Sensor, token: str
@@ -183,9 +206,13 @@ class Recipe:
         if rng is not None and wanted is not None and wanted < len(cameras):
             chosen = np.sort(rng.choice(len(cameras), wanted, replace=False))
             cameras = tuple(cameras[i] for i in chosen)
+        size = config.image_size
+        if rng is None and config.image_augment is not None:
+            part = config.image_augment.resized_crop
+            size = size if part is None else part.size
         pictures = []
         for camera in cameras:
-            pictures.append(self._picture(camera, scan))
+            pictures.append(self._picture(camera, scan, size))
         if rng is not None and config.image_augment is not None:
             pictures = [augment_aligned(picture, rng, config.image_augment) for picture in pictures]
         images = _stack([picture.image for picture in pictures], cameras, scan.token)
@@ -200,9 +227,9 @@ class Recipe:
             planes=planes,
         )
 
-    def _picture(self, camera: Camera, scan: Scan) -> Picture:
-        """One camera's image in its size for the network, and where the points as recorded lie in it."""
-        image = decode_image(camera, self.config.image_size)
+    def _picture(self, camera: Camera, scan: Scan, size: tuple[int, int] | None) -> Picture:
+        """One camera's image in ``size``, and where the points as recorded lie in it."""
+        image = decode_image(camera, size)
         height, width = image.shape[:2]
         pixels, visible, areas = project_points(scan.xyz, camera, (width, height))
         if scan.pasted is not None:  # no image shows them
@@ -226,10 +253,9 @@ class Recipe:
                     cure=f"It has {', '.join(camera.planes) or 'none'}",
                 )
             plane = camera.planes[name]()
-            rows, columns = image.shape[0], image.shape[1]
-            row = (np.arange(rows) + 0.5) * plane.shape[0] / rows
-            column = (np.arange(columns) + 0.5) * plane.shape[1] / columns
-            planes[name] = plane[row.astype(np.int64)][:, column.astype(np.int64)].astype(np.int64)
+            whole = Box(0, 0, plane.shape[1], plane.shape[0])
+            size = (image.shape[1], image.shape[0])
+            planes[name] = nearest(plane, whole, size).astype(np.int64)
         return planes
 
 

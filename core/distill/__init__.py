@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from core.config import Config
 from core.distill.base import COMPARED_EDGE, Method, Needs, TeacherOutput, compared_stage
-from core.distill.score import LAST, LOSS, MIOU, Score
+from core.distill.score import LAST, LAST_LOSS, LOSS, MIOU, Score
 from core.registry import load_entry, look_up
 
 __all__ = [
     "COMPARED_EDGE",
     "LAST",
+    "LAST_LOSS",
     "LOSS",
     "METHODS",
     "MIOU",
@@ -28,6 +29,9 @@ METHODS: dict[str, str] = {  # distill.name -> module:class; imported when asked
     "u2mkd": "core.distill.u2mkd:U2MKD",
     "2dpass": "core.distill.twodpass:MSFSKD",
     "pvkd": "core.distill.pvkd:PVKD",
+    "slidr": "core.distill.slidr:SLidR",
+    "ppkt": "core.distill.ppkt:PPKT",
+    "scalr": "core.distill.scalr:ScaLR",
     "cenet": "core.distill.cenet:CENetTraining",
 }
 

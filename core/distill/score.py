@@ -10,7 +10,7 @@ from typing import Literal
 from core.config.explain import did_you_mean
 from core.errors import UserError
 
-__all__ = ["IOU", "LAST", "LOSS", "MIOU", "Score"]
+__all__ = ["IOU", "LAST", "LAST_LOSS", "LOSS", "MIOU", "Score"]
 
 IOU = "iou/val/vox"  # over points, whatever its name says: scalars.jsonl of all runs have it
 
@@ -25,10 +25,17 @@ class Score:
         kind: "iou" = IoU on the points of the val split, "loss" = the method's own losses there,
             "none" = nothing is measured and the last weights count as the best.
         classes: "iou" only: the classes whose IoUs are averaged; empty = all that are present.
+        last: it is measured, and the last weights count as the best all the same.
     """
 
     kind: Literal["iou", "loss", "none"]
     classes: tuple[str, ...] = ()
+    last: bool = False
+
+    @property
+    def decides(self) -> bool:
+        """Whether the best weights are others than the last ones."""
+        return self.kind != "none" and not self.last
 
     @property
     def scalar(self) -> str:
@@ -64,7 +71,7 @@ class Score:
 
     @classmethod
     def parse(cls, select: str | Sequence[str], classes: Sequence[str]) -> Score:
-        """Read ``eval.select``: ``miou``, ``loss``, ``none``, or ``iou/<class>`` and lists of those.
+        """Read ``eval.select``: ``miou``, ``loss``, ``last``, ``none``, or ``iou/<class>`` and lists of those.
 
         Args:
             classes: names by train id; ``classes[0]`` is "ignore".
@@ -72,7 +79,7 @@ class Score:
         Raises:
             UserError: another word, or a class that the data set does not have.
         """
-        words = {"miou": MIOU, "loss": LOSS, "none": LAST}
+        words = {"miou": MIOU, "loss": LOSS, "last": LAST_LOSS, "none": LAST}
         if isinstance(select, str) and select in words:
             return words[select]
         chosen = [select] if isinstance(select, str) else list(select)
@@ -96,3 +103,4 @@ def _check(item: str, words: list[str], classes: Sequence[str]) -> None:
 MIOU = Score("iou")
 LOSS = Score("loss")
 LAST = Score("none")
+LAST_LOSS = Score("loss", last=True)

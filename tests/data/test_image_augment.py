@@ -11,7 +11,8 @@ from data_fakes import forward_camera, make_scan
 from core.config import Config
 from core.data import ScanSamples, collate
 from core.data.config import AugmentConfig, DataConfig, ImageAugmentConfig
-from core.data.image_augment import Picture, augment_aligned, crop, flip, jitter
+from core.data.image_augment import augment_aligned, crop, flip, jitter
+from core.data.picture import Picture
 from core.data.sample import make_sample
 from core.data.sampler import SampleKey
 from core.errors import UserError

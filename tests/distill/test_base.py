@@ -9,7 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from core.contracts import Batch
-from core.distill import LAST, LOSS, METHODS, MIOU, Method, Score, TeacherOutput, method_class
+from core.distill import (
+    LAST,
+    LAST_LOSS,
+    LOSS,
+    METHODS,
+    MIOU,
+    Method,
+    Score,
+    TeacherOutput,
+    method_class,
+)
 from core.distill.supervised import Supervised
 from core.errors import UserError
 from core.losses import CrossEntropyLovasz
@@ -24,6 +34,7 @@ CLASSES = ("ignore", "car", "person", "road")
         ("miou", MIOU, "iou/val/vox"),
         ("loss", LOSS, "val_loss/total"),
         ("none", LAST, ""),
+        ("last", LAST_LOSS, "val_loss/total"),
         ("iou/car", Score("iou", ("car",)), "iou/val/vox/car"),
         (["iou/car", "iou/road"], Score("iou", ("car", "road")), "iou/val/selected"),
     ],
@@ -39,7 +50,7 @@ def test_selection(select: str | list[str], score: Score, scalar: str) -> None:
         ("miuo", "Did you mean 'miou'"),
         (["iou/car", "iou/persn"], "Did you mean 'iou/person'"),
         ("iou/ignore", "iou/"),
-        ("zzzzzzzz", "iou/car, iou/person, iou/road, loss, miou, none"),
+        ("zzzzzzzz", "iou/car, iou/person, iou/road, last, loss, miou, none"),
         (["iou/car", "loss"], "Did you mean 'loss'"),
         ([], "Name classes"),
     ],
@@ -53,6 +64,7 @@ def test_what_selects_nothing(select: str | list[str], cure: str) -> None:
 def test_which_value_is_better() -> None:
     assert MIOU.improves(1.0, None) and MIOU.improves(2.0, 1.0) and not MIOU.improves(1.0, 1.0)
     assert LOSS.improves(1.0, 2.0) and not LOSS.improves(2.0, 1.0)
+    assert MIOU.decides and LOSS.decides and not LAST.decides and not LAST_LOSS.decides
     assert MIOU.improves(1.0, math.nan) and not MIOU.improves(math.nan, 1.0)
 
 
@@ -135,8 +147,8 @@ def test_every_method_declares_what_it_is() -> None:
     for name in METHODS:
         kind = method_class(Config(tree={"distill": {"name": name}}))
         needs = kind.Config(name=name).needs
-        assert needs.labels and set(needs.teacher) <= {"logits", "stages"}
-        assert kind.predicts_classes()
+        assert set(needs.teacher) <= {"logits", "stages"}
+        assert needs.labels == kind.predicts_classes() and (needs.labels or needs.images)
 
 
 def test_rows_of_a_shared_view_are_the_students() -> None:

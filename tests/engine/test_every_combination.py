@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -40,6 +42,9 @@ METHOD_OPTIONS = {
     "2dpass": {"image": {}, "hidden": 8},
     "pvkd": {"supervoxel": [8, 8, 4], "n_point": 32, "n_voxel": 16},
     "cenet": {"w_teacher": 1.0},
+    "slidr": {"width": 8, "image": {"encoder": "resnet18", "dilated": False}},
+    "ppkt": {"width": 8, "image": {"encoder": "resnet18"}, "pairs": 64},
+    "scalr": {"image": {"encoder": "resnet18"}},
 }
 ONLY = {"cenet": ("cenet",)}  # methods of some networks
 TEACHERS = {
@@ -66,6 +71,8 @@ def make_config(
     network: str, partition: str, method: str, features: tuple[str, ...] = ("xyz", "intensity")
 ) -> Config:
     data = {"partition": PARTITIONS[partition], "augment": None, "images": True}
+    if method == "slidr":
+        data["planes"] = ["superpixels"]
     options = dict(METHOD_OPTIONS[method])
     if network in WITHOUT_FEATURES and "w_feat" in options:
         options["w_feat"] = 0.0
@@ -86,7 +93,8 @@ def make_batch(data: DataConfig) -> Batch:
         rng = np.random.default_rng(index)
         points = rng.uniform((-6, -6, -2), (12, 6, 1), (500, 3))
         labels = rng.integers(0, 17, len(points))
-        camera = forward_camera((64, 48), focal=40.0, colour=90)
+        planes = {"superpixels": lambda: np.arange(48 * 64).reshape(48, 64) // 200}
+        camera = replace(forward_camera((64, 48), focal=40.0, colour=90), planes=planes)
         scan = make_scan(points, labels=labels, cameras=(camera,), token=f"s{index}")
         samples.append(make_sample(scan, index, data))
     return collate(samples)

@@ -34,6 +34,7 @@ from core.datasets.nuscenes.between import SweepScans, sweeps_between
 from core.datasets.nuscenes.chains import walk
 from core.datasets.nuscenes.index import CAMERAS, open_index
 from core.datasets.nuscenes.panoptic import PANOPTIC, read_instances
+from core.datasets.nuscenes.parts import expanded
 from core.errors import UserError, counted
 from core.geometry import chain, invert, projection, rigid, transform
 from core.labels import NUSCENES
@@ -61,7 +62,7 @@ class NuScenesConfig(DatasetConfig):
     frames: dict[SplitName, tuple[str, ...]] = Field(
         default_factory=dict,
         description="by split, scene names, sample tokens or LIDAR_TOP sample_data tokens in place of the "
-        "official split, {train: [scene-0061]}",
+        "official split, {train: [scene-0061]}; parametrizing and verifying are SLidR's parts of the training split",
     )
     instances: bool = Field(False, description="also read the panoptic files where they are")
 
@@ -141,7 +142,9 @@ class NuScenes(ScanDataset):
             index.key_sample,
             index.lidar_token[index.key_lidar],
         )
-        wanted = np.array([name.encode() for name in names], "S")
+        training = index.scene_name[index.scene_split == b"train"]
+        given = expanded(names, [name.decode() for name in training.tolist()])
+        wanted = np.array([name.encode() for name in given], "S")
         known = np.isin(wanted, np.concatenate([np.asarray(column) for column in columns]))
         if not known.all():
             raise UserError(

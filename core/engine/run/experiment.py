@@ -214,7 +214,8 @@ class EvalConfig(Section):
     select: str | list[str] | None = Field(
         None,
         description="what the best checkpoint is best at: miou, iou/<class> or a list of those (mean), loss (the "
-        "method's own, on the val split), none (the last weights); null = as the method says, most often miou",
+        "method's own, on the val split), last (the last weights; that loss is measured), none (the last weights); "
+        "null = as the method says, most often miou",
     )
     batch_size: int = Field(1, ge=1, description="scans per process")
     pictures: int = Field(3, ge=0, description="scans drawn in report.html")

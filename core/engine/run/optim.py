@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -29,6 +29,12 @@ class OptimizerConfig(Section):
     weight_decay: float = Field(1e-4, ge=0, description="decay of the weights (adamw: decoupled)")
     momentum: float = Field(0.9, ge=0, lt=1, description="sgd: momentum")
     nesterov: bool = Field(True, description="sgd: Nesterov's form of momentum")
+    dampening: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="sgd: share of the gradient that momentum leaves out; SLidR: 0.1",
+    )
     betas: tuple[Decay, Decay] = Field(
         (0.9, 0.999), description="adam, adamw: decay of the two running means"
     )
@@ -36,6 +42,12 @@ class OptimizerConfig(Section):
         default_factory=dict,
         description="part of a parameter's name -> factor on lr, e.g. {transformer_block: 0.1}",
     )
+
+    @model_validator(mode="after")
+    def _one_momentum(self) -> Self:
+        if self.dampening > 0 and self.nesterov:
+            raise ValueError("dampening needs nesterov: false")
+        return self
 
 
 class SchedulerConfig(Section):
@@ -85,7 +97,7 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module) -> Optimizer:
         momentum = config.momentum
         nesterov = config.nesterov and momentum > 0
         return torch.optim.SGD(
-            groups, config.lr, momentum=momentum, weight_decay=decay, nesterov=nesterov
+            groups, config.lr, momentum, config.dampening, weight_decay=decay, nesterov=nesterov
         )
     if config.name == "adam":
         return torch.optim.Adam(groups, config.lr, config.betas, weight_decay=decay)

@@ -22,8 +22,9 @@ from core.engine.run.checkpoint import LAST, MANIFEST, read_checkpoint, read_man
 from core.errors import UserError
 from core.io import atomic_path, cannot_write, sha256, write_json
 
-__all__ = ["CheckpointStore", "write_torch"]
+__all__ = ["FINAL", "CheckpointStore", "write_final", "write_torch"]
 
+FINAL = "model.pt"  # in the run folder
 _STATE = re.compile(r"step-\d+\.pt")
 _FILE = re.compile(r"[\w-]+\.pt")  # names that stay in the folder
 _START_OVER = "Restore the files, or start over with another --run-dir"
@@ -181,6 +182,20 @@ def _step_of(path: Path) -> int | None:
     except UserError:
         return None
     return step if isinstance(step, int) else None
+
+
+def write_final(checkpoint: Path, folder: Path) -> None:
+    """Write a run's weights as ``model.pt``, without optimiser and generators.
+
+    Args:
+        checkpoint: whose weights. folder: of the run.
+
+    Raises:
+        UserError: the checkpoint is damaged, or the folder cannot be written.
+    """
+    state = read_checkpoint(checkpoint)
+    kept = {key: state[key] for key in ("model", "training_only", "identity", "global_step")}
+    write_torch(folder / FINAL, kept)
 
 
 class _Watched(io.FileIO):

@@ -93,7 +93,7 @@ class Checkpoints(Callback):
 
     def _improved(self) -> bool:
         """Whether this epoch's weights are the best so far; then their score is kept."""
-        if self.score.kind == "none":
+        if not self.score.decides:
             return True
         measured = self.trainer.summary
         if self.score.scalar not in measured:

@@ -28,6 +28,7 @@ from core.engine.run.distributed import (
 from core.engine.run.experiment import AmpConfig
 from core.engine.run.run_dir import RunDir
 from core.engine.run.stopping import STOP
+from core.engine.run.store import write_final
 from core.engine.run.trained import TrainedNetwork
 from core.engine.train.announce import announce, summarise
 from core.engine.train.best_score import best_score
@@ -55,7 +56,7 @@ from core.errors import UserError
 from core.io import write_json
 from core.models import Adapting, adapt
 
-__all__ = ["build_trainer", "chosen_score", "train", "train_student", "train_teacher"]
+__all__ = ["build_trainer", "chosen_score", "pretrain", "train", "train_student", "train_teacher"]
 
 
 def train_teacher(
@@ -90,7 +91,33 @@ def train_student(
             where=config.origin("distill.name"),
             cure="Name a method, e.g. --distill.name u2mkd, or run train_teacher.py with it",
         )
+    if not _needs(config).labels:
+        raise UserError(
+            f"'{config.get('distill.name')}' learns without labels, which is a pre-training",
+            where=config.origin("distill.name"),
+            cure="Run pretrain.py with it",
+        )
     train(world, config, run_path, profile=profile)
+
+
+def pretrain(world: World, config: Config, run_path: Path, *, profile: int | None = None) -> None:
+    """:func:`train` by a method that learns without labels.
+
+    Raises:
+        UserError: the configuration's method needs labels, or it gets something else wrong.
+    """
+    if config.tree.get("distill") is None or _needs(config).labels:
+        name = config.get("distill.name") or SUPERVISED
+        raise UserError(
+            f"'{name}' learns from labels, so this is no pre-training",
+            where=config.origin("distill.name"),
+            cure="Name a method without labels, e.g. --distill.name slidr, or run train_student.py with it",
+        )
+    train(world, config, run_path, profile=profile)
+
+
+def _needs(config: Config) -> Needs:
+    return config.parse(method_class(config).Config, "distill").needs
 
 
 def train(world: World, config: Config, run_path: Path, *, profile: int | None = None) -> None:
@@ -146,6 +173,8 @@ def train(world: World, config: Config, run_path: Path, *, profile: int | None =
         if unscored is not None:
             raise _without_score(unscored, trainer.run_dir)
         best = trainer.run_dir.best()
+        if not kind.predicts_classes() and world.rank == 0:
+            write_final(best, run_path)
         result = None
         if kind.predicts_classes():
             STOP.doing = "scoring the best weights"

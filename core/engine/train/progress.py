@@ -184,4 +184,5 @@ class EpochLog(SummaryWriter):
     def _scored(self, value: float) -> str:
         score = self.checkpoints.score
         text = f"{score.title} {value:.2f}"
-        return f"{text} (best)" if score.improves(value, self.checkpoints.best_value) else text
+        best = score.decides and score.improves(value, self.checkpoints.best_value)
+        return f"{text} (best)" if best else text

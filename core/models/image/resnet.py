@@ -22,7 +22,9 @@ class Block(nn.Module):
     """Residual block without its last ReLU; two 3x3 convolutions, or (``bottleneck``) 1x1, 3x3 and 1x1 to four times
     the width."""
 
-    def __init__(self, cin: int, width: int, stride: int, bottleneck: bool) -> None:
+    def __init__(
+        self, cin: int, width: int, stride: int, bottleneck: bool, dilation: int = 1
+    ) -> None:
         super().__init__()
         if bottleneck:
             cout = 4 * width
@@ -38,7 +40,9 @@ class Block(nn.Module):
         before = cin
         for i, after in enumerate(widths):
             kernel = kernels[i]
-            conv = nn.Conv2d(before, after, kernel, strides[i], kernel // 2, bias=False)
+            step = dilation if kernel == 3 else 1
+            reach = kernel // 2 * step
+            conv = nn.Conv2d(before, after, kernel, strides[i], reach, step, bias=False)
             setattr(self, f"conv{i + 1}", conv)
             setattr(self, f"bn{i + 1}", nn.BatchNorm2d(after))
             before = after
@@ -69,12 +73,21 @@ class ResNet(nn.Module):
         name: a key of ``RESNETS``.
         stem_stride: of the 7x7 convolution; 1 puts the stages at strides 2, 4, 8, 16, and 2 at 4, 8, 16, 32.
         preactivation: stages also return their sum before the last ReLU, in place of the rectified one.
+        dilated: the last three stages keep the size of the first one's map, and their 3x3 convolutions reach as far
+            as if they had not; as torchvision's ``replace_stride_with_dilation`` has it, the first block of a stage
+            still reaches as far as the stage before.
 
     Attributes:
         channels: of the four stages.
     """
 
-    def __init__(self, name: str, stem_stride: int = 1, preactivation: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        stem_stride: int = 1,
+        preactivation: bool = False,
+        dilated: bool = False,
+    ) -> None:
         super().__init__()
         bottleneck = name == "resnet50"
         self.preactivation = preactivation
@@ -85,10 +98,11 @@ class ResNet(nn.Module):
         for i, count in enumerate(RESNETS[name]):
             width = 64 << i
             cout = 4 * width if bottleneck else width
-            stride = 2 if i > 0 else 1
-            blocks = [Block(cin, width, stride, bottleneck)]
+            stride = 2 if i > 0 and not dilated else 1
+            dilation = 1 << i if dilated else 1
+            blocks = [Block(cin, width, stride, bottleneck, max(dilation // 2, 1))]
             for _ in range(count - 1):
-                blocks.append(Block(cout, width, 1, bottleneck))
+                blocks.append(Block(cout, width, 1, bottleneck, dilation))
             setattr(self, f"layer{i + 1}", nn.Sequential(*blocks))
             channels.append(cout)
             cin = cout

@@ -15,7 +15,7 @@ from torch import Tensor
 from core.contracts import Batch
 from core.sparse.points import GatherTable, gather_sum
 
-__all__ = ["MapSize", "Overlap", "PixelLinks", "map_size", "sample_image"]
+__all__ = ["MapSize", "Overlap", "PixelLinks", "map_size", "sample_image", "sample_places"]
 
 Overlap = Literal["last", "mean"]
 MapSize = tuple[int, int]  # rows and columns
@@ -255,3 +255,15 @@ def sample_image(features: Tensor, links: PixelLinks) -> Tensor:
     """Bilinear features at the points: [I * K, C, H, W] -> [SV, C], 0 where no camera looks."""
     pixels = features.permute(0, 2, 3, 1).reshape(-1, features.shape[1])
     return gather_sum(pixels, links.corners(map_size(features)))
+
+
+def sample_places(features: Tensor, image: Tensor, uv: Tensor) -> Tensor:
+    """Bilinear features at single places, [N, C, H, W] -> [P, C].
+
+    Args:
+        image: i64 [P], of each place. uv: f32 [P, 2] in [-1, 1], outermost pixel centres.
+    """
+    index, weight = _corner_pixels(uv, image, map_size(features))
+    pixels = features.permute(0, 2, 3, 1).reshape(-1, features.shape[1])
+    ptr = torch.arange(0, len(index) + 1, 4, device=index.device)
+    return gather_sum(pixels, GatherTable(ptr, index.int(), weight, len(pixels)))

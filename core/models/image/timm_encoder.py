@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from core.errors import UserError
+from core.models.image.timm_map import timm_module
 from core.models.image.weights import load_encoder, read_weights
 
 if TYPE_CHECKING:
@@ -89,22 +90,9 @@ class TimmEncoder(nn.Module):
 
 def _feature_chain(name: str) -> FeatureListNet:
     """The named network, cut into the chain of modules that leads to its four levels."""
-    try:
-        import timm
-        from timm.models import FeatureListNet
-    except ImportError as error:
-        raise UserError(
-            f"image encoder '{name}' is not built in (resnet18, resnet34, resnet50), and timm is not installed",
-            where="model.image.encoder",
-            cure="pip install timm",
-        ) from error
-    if not timm.is_model(name):
-        near = ", ".join(timm.list_models(f"*{name}*")[:3])
-        raise UserError(
-            f"neither LiDistill nor timm knows an image encoder '{name}'",
-            where="model.image.encoder",
-            cure=f"Did you mean {near}?" if near else "Names are those of timm.list_models()",
-        )
+    timm = timm_module(name, "model.image.encoder")
+    from timm.models import FeatureListNet
+
     try:
         whole = timm.create_model(name, features_only=True)
     except (RuntimeError, AttributeError, AssertionError) as error:

@@ -13,9 +13,24 @@ from core.errors import UserError
 
 __all__ = ["load_encoder", "read_weights"]
 
+# Entry of the file (None = the file itself), what the encoder's names begin with, and the beginnings of others.
+WRAPPINGS = (
+    ("state_dict", "module.encoder_q.", ()),  # MoCo v1 and v2: the encoder of queries
+    ("model", "module.encoder.", ()),  # PixPro
+    ("network", "", ()),  # OBoW
+    (
+        None,
+        "module.",
+        ("module.pro",),
+    ),  # SwAV and DeepCluster v2, without projection and prototypes
+    ("state_dict", "", ()),
+)
+
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Tensors by key of a ``.safetensors`` file, or of a ``.pth`` file (unpickled without running code).
+
+    Encoders within the files of self-supervised methods (:data:`WRAPPINGS`) are found under their own names.
 
     Raises:
         UserError: the file is missing, damaged, or no plain dictionary of tensors.
@@ -46,15 +61,33 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise UserError(
             f"cannot read these weights ({reason})", where=where, cure="Download the file again"
         ) from error
-    if not isinstance(weights, Mapping) or not all(
-        isinstance(value, Tensor) for value in weights.values()
+    found = _unwrapped(weights)
+    if not isinstance(found, Mapping) or not all(
+        isinstance(value, Tensor) for value in found.values()
     ):
         raise UserError(
             "expected tensors by layer name, found something else",
             where=where,
             cure="Save the encoder's state_dict() alone, without optimiser or settings",
         )
-    return dict(weights)
+    return dict(found)
+
+
+def _unwrapped(content: object) -> object:
+    """The encoder's tensors of a file that holds more, or names them otherwise; anything else as it is."""
+    if not isinstance(content, Mapping):
+        return content
+    for entry, beginning, others in WRAPPINGS:
+        weights = content if entry is None else content.get(entry)
+        if not isinstance(weights, Mapping):
+            continue
+        found = {}
+        for key, value in weights.items():
+            if str(key).startswith(beginning) and not (others and str(key).startswith(others)):
+                found[str(key).removeprefix(beginning)] = value
+        if found:
+            return found
+    return content
 
 
 def _safetensors_error() -> type[Exception]:

@@ -1,0 +1,137 @@
+"""Image features that LiDAR networks learn from: a frozen encoder, and where asked a 1x1 convolution that learns.
+
+The maps are those of SLidR (dilated ResNet, stride 4) and PPKT (plain ResNet, stride 32), of other encoders the last
+one; they are enlarged with aligned corners, so that what a pixel reads is bilinear in the map and can be made at
+single pixels.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from core.config import Section
+from core.errors import UserError
+from core.models.image.resnet import RESNETS, ResNet
+from core.models.image.sampling import sample_places
+from core.models.image.swiftnet import IMAGENET
+from core.models.image.timm_map import TimmMap, timm_width
+
+__all__ = ["FeatureConfig", "ImageFeatures", "encoder_width"]
+
+KEY = "distill.image"
+
+
+class FeatureConfig(Section):
+    """``distill.image:`` section."""
+
+    encoder: str = Field(
+        "resnet50", description="resnet18, resnet34, resnet50, or any network of timm by its name"
+    )
+    weights: Path | None = Field(
+        None,
+        description="file of the encoder's weights: ImageNet's, or as MoCo, SwAV, DeepCluster, OBoW, PixPro and DINO "
+        "publish theirs; null = random, for tests",
+    )
+    dilated: bool = Field(
+        False,
+        description="ResNet-50: dilation in place of the strides of the last three stages, for a map of stride 4",
+    )
+
+
+def encoder_width(config: FeatureConfig) -> int:
+    """Channels of the encoder's last map."""
+    if config.encoder in RESNETS:
+        return 2048 if config.encoder == "resnet50" else 512
+    return timm_width(config.encoder, f"{KEY}.encoder")
+
+
+class ImageFeatures(nn.Module):
+    """Images -> unit features at pixels.
+
+    Args:
+        config: see :class:`FeatureConfig`.
+        width: channels that the 1x1 convolution makes of the encoder's; None = there is no convolution.
+
+    Raises:
+        UserError: an unknown encoder, or dilation of one that has none.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: FeatureConfig, width: int | None) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = _encoder(config)
+        channels = encoder_width(config)
+        self.decoder: nn.Module = nn.Identity()
+        if width is not None:
+            self.decoder = nn.Conv2d(channels, width, 1)
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in IMAGENET)
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("std", std, persistent=False)
+
+    def load_pretrained(self) -> None:
+        """Read ``config.weights``, if it names a file, into the encoder.
+
+        Raises:
+            UserError: the file is missing, damaged or of another network.
+        """
+        if self.config.weights is not None:
+            self.encoder.load_pretrained(self.config.weights)
+
+    def maps(self, images: Tensor) -> Tensor:
+        """f32 [N, 3, H, W] in 0..1 -> f32 [N, C, h, w]; the encoder gives no gradient."""
+        with torch.no_grad():
+            normal = (images - self.mean) / self.std
+            features = self.encoder(normal.contiguous(memory_format=torch.channels_last))
+        decoded: Tensor = self.decoder(features)
+        return decoded.float()
+
+    def everywhere(self, images: Tensor) -> Tensor:
+        """f32 [N, 3, H, W] in 0..1 -> unit features of every pixel, f32 [N * H * W, C], row by row."""
+        raised = F.interpolate(
+            self.maps(images), images.shape[2:], mode="bilinear", align_corners=True
+        )
+        unit = F.normalize(raised, dim=1)
+        return unit.permute(0, 2, 3, 1).reshape(-1, unit.shape[1])
+
+    def at(self, images: Tensor, image: Tensor, column: Tensor, row: Tensor) -> Tensor:
+        """Unit features of some pixels, f32 [P, C].
+
+        Args:
+            images: f32 [N, 3, H, W] in 0..1. image, column, row: i64 [P].
+        """
+        height, width = images.shape[2:]
+        u = column.float() * (2 / max(width - 1, 1)) - 1
+        v = row.float() * (2 / max(height - 1, 1)) - 1
+        read = sample_places(self.maps(images), image, torch.stack([u, v], 1))
+        return F.normalize(read, dim=1)
+
+
+class _ResNetMap(ResNet):
+    """A ResNet as a map from images to its last features."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[N, 3, H, W] -> [N, C, H / s, W / s], s = 4 dilated, else 32."""
+        x = self.stem(images)
+        for i in range(len(self.channels)):
+            x, _ = self.stage(i, x)
+        return x
+
+
+def _encoder(config: FeatureConfig) -> _ResNetMap | TimmMap:
+    if config.dilated and config.encoder != "resnet50":
+        raise UserError(
+            f"'{config.encoder}' cannot be dilated",
+            where=f"{KEY}.dilated",
+            cure="Set it to false, or take resnet50",
+        )
+    if config.encoder in RESNETS:
+        return _ResNetMap(config.encoder, stem_stride=2, dilated=config.dilated)
+    return TimmMap(config.encoder, f"{KEY}.encoder")
