@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 import zlib
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +15,7 @@ from waymo_tables import LIDAR
 
 from core.datasets.waymo import page_values, table_cells
 from core.datasets.waymo.chunk import Chunk
+from core.datasets.waymo.footer import ColumnPages, read_footer
 from core.datasets.waymo.page_headers import DATA, DATA_V2, DICTIONARY, Page, walk_pages
 from core.datasets.waymo.tables import Table, open_table
 from core.errors import UserError
@@ -169,16 +169,7 @@ def page_bytes(entries: list[tuple[int, int, float | None]]) -> bytes:
 def chunk_of(path: Path, content: bytes) -> Chunk:
     """A column that lies at byte 4 of a file of its own."""
     path.write_bytes(b"PAR1" + content)
-    schema = SimpleNamespace(max_repetition_level=1, max_definition_level=3)
-    column = SimpleNamespace(
-        file_path="", physical_type="FLOAT", compression="UNCOMPRESSED", data_page_offset=4,
-        dictionary_page_offset=None, total_compressed_size=len(content),
-    )  # fmt: skip
-    footer = SimpleNamespace(
-        schema=SimpleNamespace(column=lambda _: schema),
-        row_group=lambda _: SimpleNamespace(column=lambda _: column),
-    )
-    return Chunk(path, footer, 0, 0)
+    return Chunk(path, ColumnPages("FLOAT", "UNCOMPRESSED", 4, len(content), False), 1, 3)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 7, 16])
@@ -238,6 +229,30 @@ def test_lists_of_fixed_size_may_be_null(tmp_path: Path) -> None:
     np.testing.assert_array_equal(table.image(SECOND, 2, 4), np.full((2, 1, 4), 1.5))
 
 
+@pytest.mark.parametrize("kind", ["one page", "plain", "second version", "zstd", "float64"])
+def test_the_footer_is_what_pyarrow_tells(tmp_path: Path, kind: str) -> None:
+    path = write(tmp_path, **PAGES[kind])
+    expected, found = pq.ParquetFile(path).metadata, read_footer(path)
+    assert [group.rows for group in found] == [4, 4, 2]
+    for number, group in enumerate(found):
+        assert len(group.columns) == expected.num_columns
+        for place, column in enumerate(group.columns):
+            right = expected.row_group(number).column(place)
+            start = right.dictionary_page_offset or right.data_page_offset
+            names = right.physical_type, right.compression
+            assert column == ColumnPages(*names, start, right.total_compressed_size, False)
+
+
+@pytest.mark.parametrize("size", [0, 7, 11, 40, -1, -9, -200])
+def test_a_file_that_was_cut_short_is_refused(tmp_path: Path, size: int) -> None:
+    path = write(tmp_path)
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(ValueError, match="does not end as Parquet does"):
+        read_footer(path)
+    with pytest.raises(UserError, match=r"no Parquet file|column footer: cannot be read"):
+        Table(path)
+
+
 # --- damage -----------------------------------------------------------------------------------------------------------
 def test_a_checksum_that_fails_names_the_column(tmp_path: Path) -> None:
     path = write(tmp_path, **SMALL_PAGES, write_page_checksum=True)
@@ -275,11 +290,11 @@ def test_a_length_that_is_damaged_asks_for_no_memory(tmp_path: Path) -> None:
     [
         (b"\x15\x00\x15\xfe\xff\xff\xff\x0f\x15\x10\x2c\x00\x00", "impossible size"),
         (b"\x15\x00\x15\x10\x15\x00\x2c\x15\xfe\xff\xff\xff\x0f\x15\x00\x15\x06\x15\x06\x00\x00", "impossible count"),
-        (b"\x15\x00\x15\x10\x15\x10\x00" + b"x" * 8, "lacks its field 5"),
-        (b"\x00", "lacks its field 1"),
+        (b"\x15\x00\x15\x10\x15\x10\x00" + b"x" * 8, "field 5 of a structure is no structure"),
+        (b"\x00", "field 1 of a structure is no number"),
         (b"\x15" + b"\xff" * 11, "more than 64 bits"),
-        (b"\x1c" * 9, "nests too deep"),
-        (b"\x19\x05\x00", "a field of type 9"),
+        (b"\x1c" * 20, "nest too deep"),
+        (b"\x1b\x05\x00", "a field of type 11"),
         (b"\x18\xff\xff\xff\x7f", "cut short"),
     ],
 )  # fmt: skip

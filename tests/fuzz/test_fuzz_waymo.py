@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import fuzz_waymo
+import fuzz_waymo_tables
 import pytest
 from fuzz_runner import NOTHING, OTHER_DATA, USER, Target, run_target
 
@@ -24,6 +25,14 @@ def assert_refused(target: Target, count: int) -> None:
 def test_a_damaged_segment_is_refused() -> None:
     (target,) = (target for target in fuzz_waymo.TARGETS if target.name == "waymo.records")
     assert_refused(target, 40)
+
+
+def test_damaged_tables_are_refused() -> None:
+    (target,) = (target for target in fuzz_waymo_tables.TARGETS if target.name == "waymo.tables")
+    tally = run_target(target, 40, seed=11)
+    assert not tally.findings, tally.findings
+    assert tally.counts[OTHER_DATA] == 0
+    assert tally.counts[USER] >= 20  # footers hold much that nobody reads
 
 
 @pytest.mark.realdata

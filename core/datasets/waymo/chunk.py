@@ -10,8 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 
+from core.datasets.waymo.footer import ColumnPages
 from core.datasets.waymo.page_headers import DICTIONARY, Unsupported, walk_pages
 from core.datasets.waymo.page_values import Entries, Leaf, Values, read_dictionary, read_page
 
@@ -22,31 +22,22 @@ class Chunk:
     """The column, its pages located; no value is read.
 
     Args:
-        path: of the file. metadata: its footer. group, column: numbers of the row group and of the column of values.
+        path: of the file. pages: where the column lies. repetition, definition: its highest levels.
 
     Raises:
         ValueError: the pages are damaged.
         Unsupported: only pyarrow reads this column.
     """
 
-    def __init__(self, path: Path, metadata: pq.FileMetaData, group: int, column: int) -> None:
-        self._path = path
-        schema, chunk = metadata.schema.column(column), metadata.row_group(group).column(column)
-        if schema.max_repetition_level > 1 or chunk.file_path:
+    def __init__(self, path: Path, pages: ColumnPages, repetition: int, definition: int) -> None:
+        if repetition > 1 or pages.external:
             raise Unsupported("lists of lists, or a column in a file of its own")
-        self._leaf = Leaf(
-            physical=chunk.physical_type,
-            codec=chunk.compression,
-            repetition=schema.max_repetition_level,
-            definition=schema.max_definition_level,
-        )
-        start = chunk.data_page_offset
-        if chunk.dictionary_page_offset:
-            start = min(start, chunk.dictionary_page_offset)
-        with open(self._path, "rb") as stream:
-            pages = walk_pages(stream.fileno(), start, chunk.total_compressed_size)
-        leading = 1 if pages and pages[0].kind == DICTIONARY else 0
-        self._dictionary, self._pages = pages[:leading], pages[leading:]
+        self._path = path
+        self._leaf = Leaf(pages.physical, pages.codec, repetition, definition)
+        with open(path, "rb") as stream:
+            found = walk_pages(stream.fileno(), pages.start, pages.size)
+        leading = 1 if found and found[0].kind == DICTIONARY else 0
+        self._dictionary, self._pages = found[:leading], found[leading:]
         counts = [page.entries for page in self._pages]
         self._firsts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
 

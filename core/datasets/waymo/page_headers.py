@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any
+
+from core.datasets.waymo.thrift import Fields, number, parse_struct, structure
 
 __all__ = ["DATA", "DATA_V2", "DICTIONARY", "Page", "Unsupported", "walk_pages"]
 
@@ -21,7 +22,6 @@ _HEADER = 256  # bytes that nearly every header fits into
 _LONG_HEADER = 1 << 16  # one with statistics of long texts
 _MOST = 1 << 28  # bytes of an unpacked page; writers make pages of 1 MiB, or of one value
 _MOST_ENTRIES = 1 << 26
-_DEPTH = 4  # of structures in one another
 
 
 class Unsupported(Exception):
@@ -75,14 +75,14 @@ def walk_pages(descriptor: int, start: int, size: int) -> list[Page]:
 
 def _page(descriptor: int, place: int, end: int) -> Page:
     fields, length = _header(descriptor, place, end)
-    kind, unpacked, size = (_number(fields, number) for number in (1, 2, 3))
+    kind, unpacked, size = (number(fields, name) for name in (1, 2, 3))
     if not (0 <= unpacked <= _MOST and 0 <= size <= end - place - length):
         raise ValueError(f"the page at byte {place} has an impossible size")
-    crc = None if fields.get(4) is None else _number(fields, 4) & 0xFFFFFFFF
+    crc = None if fields.get(4) is None else number(fields, 4) & 0xFFFFFFFF
     if kind not in _DETAILS:
         raise Unsupported(f"page type {kind}")
-    details = _struct(fields, _DETAILS[kind])
-    if kind == DATA and (_number(details, 3), _number(details, 4)) != (_LEVELS_RLE, _LEVELS_RLE):
+    details = structure(fields, _DETAILS[kind])
+    if kind == DATA and (number(details, 3), number(details, 4)) != (_LEVELS_RLE, _LEVELS_RLE):
         raise Unsupported("levels that are not run-length encoded")
     levels = (_count(details, 6), _count(details, 5)) if kind == DATA_V2 else (0, 0)
     if sum(levels) > min(size, unpacked):
@@ -94,94 +94,25 @@ def _page(descriptor: int, place: int, end: int) -> Page:
         unpacked=unpacked,
         crc=crc,
         entries=_count(details, 1),
-        encoding=_number(details, 4 if kind == DATA_V2 else 2),
+        encoding=number(details, 4 if kind == DATA_V2 else 2),
         levels=levels,
         compressed=kind != DATA_V2 or bool(details.get(7, True)),
     )
 
 
-def _number(fields: dict[int, Any], number: int) -> int:
-    value = fields.get(number)
-    if type(value) is not int:
-        raise ValueError(f"a page header lacks its field {number}")
-    return value
-
-
-def _count(fields: dict[int, Any], number: int) -> int:
-    value = _number(fields, number)
+def _count(fields: Fields, name: int) -> int:
+    value = number(fields, name)
     if not 0 <= value <= _MOST_ENTRIES:
         raise ValueError(f"a page header holds an impossible count, {value}")
     return value
 
 
-def _struct(fields: dict[int, Any], number: int) -> dict[int, Any]:
-    value = fields.get(number)
-    if not isinstance(value, dict):
-        raise ValueError(f"a page header lacks its field {number}")
-    return value
-
-
-# --- Thrift's compact protocol ----------------------------------------------------------------------------------------
-def _header(descriptor: int, place: int, end: int) -> tuple[dict[int, Any], int]:
+def _header(descriptor: int, place: int, end: int) -> tuple[Fields, int]:
     """Fields of the structure at a place of the file, and the bytes it takes."""
     for most in (_HEADER, _LONG_HEADER):
         content = os.pread(descriptor, min(most, end - place), place)
         try:
-            return _parse_struct(content, 0, _DEPTH)
+            return parse_struct(content)
         except IndexError:
             continue
     raise ValueError(f"the page header at byte {place} is cut short")
-
-
-def _parse_struct(content: bytes, at: int, depth: int) -> tuple[dict[int, Any], int]:
-    """Fields by number; numbers, truth values, bytes and structures.
-
-    Raises:
-        IndexError: the structure goes on behind the end.
-    """
-    if not depth:
-        raise ValueError("a page header nests too deep")
-    fields: dict[int, Any] = {}
-    number = 0
-    while content[at]:
-        step, kind = content[at] >> 4, content[at] & 15
-        at += 1
-        if step:
-            number += step
-        else:
-            number, at = _zigzag(content, at)
-        fields[number], at = _parse_value(content, at, kind, depth)
-    return fields, at + 1
-
-
-def _parse_value(content: bytes, at: int, kind: int, depth: int) -> tuple[Any, int]:
-    if kind in (1, 2):
-        return kind == 1, at
-    if kind == 3:
-        return content[at], at + 1
-    if kind in (4, 5, 6):
-        return _zigzag(content, at)
-    if kind == 8:
-        size, at = _varint(content, at)
-        if at + size > len(content):
-            raise IndexError
-        return content[at : at + size], at + size
-    if kind == 12:
-        return _parse_struct(content, at, depth - 1)
-    raise ValueError(f"a page header holds a field of type {kind}")
-
-
-def _zigzag(content: bytes, at: int) -> tuple[int, int]:
-    value, at = _varint(content, at)
-    return (value >> 1) ^ -(value & 1), at
-
-
-def _varint(content: bytes, at: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        byte = content[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-    raise ValueError("a page header holds a number of more than 64 bits")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from core.datasets.waymo.chunk import Chunk
+from core.datasets.waymo.footer import RowGroup
 from core.datasets.waymo.page_headers import Unsupported
 from core.datasets.waymo.page_values import Values
 
@@ -19,11 +21,11 @@ class TableCells:
     """The cells of a file; where their pages lie is kept.
 
     Args:
-        path: of the file. metadata: its footer.
+        path: of the file. metadata: its footer as pyarrow keeps it. groups: its row groups.
     """
 
-    def __init__(self, path: Path, metadata: pq.FileMetaData) -> None:
-        self._path, self._metadata = path, metadata
+    def __init__(self, path: Path, metadata: pq.FileMetaData, groups: Sequence[RowGroup]) -> None:
+        self._path, self._metadata, self._groups = path, metadata, groups
         self._chunks: dict[tuple[str, int], Chunk] = {}
 
     def read(self, name: str, group: int, row: int, entries: np.ndarray) -> Values | None:
@@ -62,8 +64,14 @@ class TableCells:
 
     def _chunk(self, name: str, group: int) -> Chunk:
         if (name, group) not in self._chunks:
-            chunk = Chunk(self._path, self._metadata, group, self._column(name))
-            self._chunks[name, group] = chunk
+            column = self._column(name)
+            schema = self._metadata.schema.column(column)
+            self._chunks[name, group] = Chunk(
+                self._path,
+                self._groups[group].columns[column],
+                schema.max_repetition_level,
+                schema.max_definition_level,
+            )
         return self._chunks[name, group]
 
     def _column(self, name: str) -> int:

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from core.datasets.waymo.casts import CURE, Place, floats, integers, lists, rows_of, sensors, texts
 from core.datasets.waymo.components import CAMERA, KEYS, LASER, SEGMENT, TIMESTAMP
+from core.datasets.waymo.footer import read_footer
 from core.datasets.waymo.frame import CAMERAS, LASERS
 from core.datasets.waymo.table_cells import TableCells
 from core.errors import UserError
@@ -56,9 +57,10 @@ class Table:
         with Place(path, "footer").reading():
             file = pq.ParquetFile(path, page_checksum_verification=True)
             self._metadata, self._columns = file.metadata, file.schema_arrow.names
-            sizes = [self._metadata.row_group(k).num_rows for k in range(file.num_row_groups)]
+            groups = read_footer(path)
+            sizes = [group.rows for group in groups]
             self._starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
-            self._cells = TableCells(path, self._metadata)
+            self._cells = TableCells(path, self._metadata, groups)
         self._shapes: dict[tuple[str, int], np.ndarray] = {}
         self._check_segment()
         self.timestamps = self.sensors = np.empty(0, np.int64)
