@@ -43,8 +43,10 @@ IGNORED_FILES = (
 # Keys whose values belong to one run alone; "settings" is a hash of the whole configuration.
 IGNORED_KEYS = re.compile(
     r"(^|/)(seconds\w*|dataset|made_up|split_scans|trained_on|\w*time|command|commit|processor|date|"
-    r"checkpoint|\w*sha256|config|settings|path|folder|root|created|source)(/|$)"
+    r"checkpoint|\w*sha256|config|settings|path|folder|root|created|source|absent|miou_official)(/|$)"
 )
+# First keys that older checkouts spell otherwise.
+RENAMED = {"views": "subsets", "miou_by_view": "miou_by_subset"}
 # Parts of a checkpoint that a continued run depends on.
 CHECKPOINT_PARTS = re.compile(
     r"^(model|training_only|train_model|ema_updates|optimizer|scheduler|scaler|random|world_size|"
@@ -147,7 +149,10 @@ def _safetensors(path: Path) -> Values:
 
 
 def _json(path: Path) -> Values:
-    return _without_ignored(_flat(json.loads(path.read_text(encoding="utf-8"))))
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if isinstance(content, dict):
+        content = {RENAMED.get(key, key): value for key, value in content.items()}
+    return _without_ignored(_flat(content))
 
 
 def _json_lines(path: Path) -> Values:

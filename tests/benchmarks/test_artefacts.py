@@ -44,6 +44,15 @@ def test_equal_but_for_what_belongs_to_one_run(folders: tuple[Path, Path]) -> No
     assert all(finding.values for finding in findings)
 
 
+def test_subsets_are_compared_with_what_was_called_views(folders: tuple[Path, Path]) -> None:
+    (folders[0] / "a.json").write_text(json.dumps({"views": {"in view": [1, 2]}}))
+    (folders[1] / "a.json").write_text(json.dumps({"subsets": {"in view": [1, 3]}, "absent": "x"}))
+    difference = only(compare_folders(*folders)).difference
+    assert difference is not None and "subsets/in view/1: 2 became 3" in difference
+    (folders[1] / "a.json").write_text(json.dumps({"subsets": {"in view": [1, 2]}}))
+    assert only(compare_folders(*folders)).difference is None
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.int64])
 def test_one_changed_bit_of_a_tensor_is_found(
     folders: tuple[Path, Path], dtype: torch.dtype
