@@ -15,17 +15,18 @@ import numpy as np
 
 from core.contracts import Scan
 from core.datasets.base import ScanDataset
-from core.io import file_stamp, sha256
+from core.datasets.columns import CELL_COLUMNS
+from core.io import file_stamp
 
 __all__ = ["scan_digest", "scan_stamp", "split_stamp"]
 
-_NOT_SEEN = ("label", "instance", "pasted", "beam")  # columns that no network reads
+_NOT_SEEN = ("label", "instance", "pasted", "beam", *CELL_COLUMNS)  # columns that no network reads
 
 
 def scan_stamp(dataset: ScanDataset, index: int, images: bool) -> str:
     """SHA-256 (hex) of the stamps of a scan's files: points, labels, ``dataset.columns``, and on request images."""
     digest = hashlib.sha256(dataset.token(index).encode())
-    for path in _files(dataset, index, images):
+    for path in dict.fromkeys(_files(dataset, index, images)):
         digest.update(file_stamp(path).encode() + b"\n")
     return digest.hexdigest()
 
@@ -48,11 +49,11 @@ def _files(dataset: ScanDataset, index: int, images: bool) -> Iterator[Path]:
     yield from dataset.column_files(index).values()
 
 
-def scan_digest(scan: Scan, images: Iterable[Path] | None = None) -> str:
+def scan_digest(scan: Scan, images: Iterable[str] | None = None) -> str:
     """SHA-256 (hex) of all values of a scan that a network may read, sweeps included; labels play no part.
 
     Args:
-        images: files of the scan's images, where a network reads those; the cameras count then too.
+        images: digests of the scan's images, where a network reads those; the cameras count then too.
     """
     digest = hashlib.sha256(repr(scan.sensor.origin).encode())
     for name in sorted(scan.points):
@@ -62,8 +63,8 @@ def scan_digest(scan: Scan, images: Iterable[Path] | None = None) -> str:
         return digest.hexdigest()
     for camera in scan.cameras:
         digest.update(_bytes(f"{camera.name} {camera.size} {camera.min_depth}", camera.projection))
-    for path in images:
-        digest.update(sha256(path).encode())
+    for image in images:
+        digest.update(image.encode())
     return digest.hexdigest()
 
 

@@ -27,7 +27,7 @@ from core.data.image_augment import augment_aligned
 from core.data.image_crop import Box, nearest
 from core.data.mapping import majority_labels
 from core.data.picture import NO_AREA, Picture
-from core.datasets.columns import READ_COLUMNS
+from core.datasets.columns import CELL_COLUMNS, READ_COLUMNS
 from core.errors import UserError
 
 __all__ = [
@@ -179,7 +179,8 @@ class Recipe:
             label = labels.astype(np.int64)
         extra = {}
         for name, column in scan.points.columns.items():
-            if name not in READ_COLUMNS:
+            passed_over = name in CELL_COLUMNS and name not in self.config.features
+            if name not in READ_COLUMNS and not passed_over:
                 extra[name] = column
         seen = scan.sensor.seen(scan.xyz)
         return Points(

@@ -177,7 +177,7 @@ class ScanSamples(Samples[Sample]):
             return sample
         images = None
         if self.digests == "images":
-            images = self.dataset.files(key.index).images.values()
+            images = self.dataset.image_digests(key.index)
         return replace(sample, content=scan_digest(scan, images))
 
     @staticmethod

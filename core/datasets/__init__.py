@@ -12,6 +12,7 @@ DATASETS: dict[str, str] = {
     "semantickitti": "core.datasets.semantickitti:SemanticKITTI",
     "nuscenes": "core.datasets.nuscenes:NuScenes",
     "pandaset": "core.datasets.pandaset:PandaSet",
+    "waymo": "core.datasets.waymo.reader:Waymo",
     "folder": "core.datasets.folder:FolderDataset",
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -24,6 +24,7 @@ from core.datasets.sections import (
     SplitName,
 )
 from core.errors import UserError, counted
+from core.io import sha256
 from core.labels import LabelSpace, label_space
 
 __all__ = [
@@ -48,7 +49,10 @@ MANIFEST = "synthetic.json"  # in the root of a synthetic world, whatever its fo
 
 @dataclass(frozen=True)
 class ScanFiles:
-    """Where one scan lies on disk: its points, its ground truth if the split has any, its images by camera name."""
+    """Where one scan lies on disk: its points, its ground truth if the split has any, its images by camera name.
+
+    A file may hold more than this scan, and all of it: points, labels and images.
+    """
 
     points: Path
     labels: Path | None
@@ -85,6 +89,7 @@ class ScanDataset(ABC):
         root: folder of the data. split: ``train``, ``val`` or ``test``.
         point_fields: float32 values per point in a scan file, 0 where files are compressed and their sizes say nothing.
         label_dtype: type of one id in a label file.
+        own_columns: values per point of columns that networks may read and this reader alone has, by name.
         sensor: the scanner; of the class: the data set's own.
         columns: of ``dataset.columns``, by name.
         budget: bool [N], the scans with labels under ``dataset.labelled``; None = all.
@@ -92,6 +97,7 @@ class ScanDataset(ABC):
 
     Config: ClassVar[type[DatasetConfig]]
     benchmark: ClassVar[Benchmark | None] = None
+    own_columns: ClassVar[Mapping[str, int]] = MappingProxyType({})
     image_source: str = "Give every scan an image of each camera"
     config: DatasetConfig
     made_up: bool = False
@@ -271,9 +277,18 @@ class ScanDataset(ABC):
                 where=str(self.root),
                 cure=f"{cure}; for jobs without images set data.images false",
             )
-        for camera, path in images.items():
-            if not path.is_file():
-                raise self.no_image(camera, path)
+        for camera, path in self.absent_images(index).items():
+            raise self.no_image(camera, path)
+
+    def absent_images(self, index: int) -> dict[str, Path]:
+        """Cameras of scan ``index`` without an image, and the file that should hold it."""
+        images = self.files(index).images
+        return {camera: path for camera, path in images.items() if not path.is_file()}
+
+    def image_digests(self, index: int) -> Iterator[str]:
+        """SHA-256 (hex) of each image of scan ``index`` as stored."""
+        for path in self.files(index).images.values():
+            yield sha256(path)
 
     def no_image(self, camera: str, path: Path) -> UserError:
         """The error of an image that is missing."""

@@ -19,7 +19,15 @@ from core.decode import read_array, read_arrays
 from core.errors import UserError
 from core.paths import check_name
 
-__all__ = ["READ_COLUMNS", "Column", "add_columns", "as_column", "column_file", "read_column"]
+__all__ = [
+    "CELL_COLUMNS",
+    "READ_COLUMNS",
+    "Column",
+    "add_columns",
+    "as_column",
+    "column_file",
+    "read_column",
+]
 
 T = TypeVar("T")
 READ_COLUMNS = (
@@ -33,6 +41,8 @@ READ_COLUMNS = (
     "no_return",
     "beam",
 )  # that readers make themselves
+# Where a point lies in the scanner's range image, and what is said of that place: of no use to a network.
+CELL_COLUMNS = ("row", "column", "laser", "no_label_zone")
 _LARGEST = np.iinfo(np.int64).max
 _TAKEN = (*READ_COLUMNS, "distance")  # which samples make
 

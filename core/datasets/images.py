@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
@@ -24,6 +25,7 @@ __all__ = [
     "image_size",
     "image_stem",
     "open_image",
+    "parse_image",
     "read_image",
     "read_map",
 ]
@@ -52,13 +54,27 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
             (transparent pixels, values above 16 bits).
     """
     with _opened_image(path) as image:
-        if size is not None and image.size != size:
-            raise UserError(
-                f"this image has {image.size[0]} x {image.size[1]} px; the calibration is for {size[0]} x {size[1]}",
-                where=str(path),
-                cure="Do not resize images, or unpack the file again",
-            )
-        return _rgb(image, path)
+        return _decoded(image, str(path), size)
+
+
+def parse_image(content: bytes, where: str, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Decode a PNG or JPEG that lies inside another file; see :func:`read_image`.
+
+    Args:
+        where: the file and the place in it, for errors.
+    """
+    with _decoder(io.BytesIO(content), where) as image:
+        return _decoded(image, where, size)
+
+
+def _decoded(image: Image.Image, where: str, size: tuple[int, int] | None) -> np.ndarray:
+    if size is not None and image.size != size:
+        raise UserError(
+            f"this image has {image.size[0]} x {image.size[1]} px; the calibration is for {size[0]} x {size[1]}",
+            where=where,
+            cure="Do not resize images, or unpack the file again",
+        )
+    return _rgb(image, where)
 
 
 def open_image(path: Path, size: tuple[int, int] | None = None) -> Callable[[], np.ndarray]:
@@ -153,50 +169,57 @@ def check_principal_point(
     )
 
 
-def _rgb(image: Image.Image, path: Path) -> np.ndarray:
+def _rgb(image: Image.Image, where: str) -> np.ndarray:
     """U8 [H, W, 3]."""
     if image.mode in _SIXTEEN_BITS:
         values = np.asarray(image).astype(np.int64)
         if values.min(initial=0) < 0 or values.max(initial=0) > 65535:
-            raise _no_colours(path, "it holds values beyond 16 bits")
+            raise _no_colours(where, "it holds values beyond 16 bits")
         grey = ((values + 128) // 257).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, 2)
     if image.mode in _TRANSPARENT or "transparency" in image.info:
         coloured = np.asarray(image.convert("RGBA"))
         if (coloured[:, :, 3] < 255).any():
-            raise _no_colours(path, "it has transparent pixels")
+            raise _no_colours(where, "it has transparent pixels")
         return coloured[:, :, :3].copy()
     if image.mode not in _COLOURS:
-        raise _no_colours(path, f"its mode is {image.mode}")
+        raise _no_colours(where, f"its mode is {image.mode}")
     return np.asarray(image.convert("RGB"))
 
 
-def _no_colours(path: Path, what: str) -> UserError:
+def _no_colours(where: str, what: str) -> UserError:
     return UserError(
         f"the colours of this image are not known: {what}",
-        where=str(path),
+        where=where,
         cure="Save it as RGB or grey, 8 or 16 bits, without an alpha channel",
     )
 
 
 @contextmanager
 def _opened_image(path: Path, source: str | None = None) -> Iterator[Image.Image]:
+    with (
+        decoding(path, "image", source),
+        open(path, "rb") as stream,
+        _decoder(stream, str(path), source) as image,
+    ):
+        yield image
+
+
+@contextmanager
+def _decoder(stream: IO[bytes], where: str, source: str | None = None) -> Iterator[Image.Image]:
     from PIL import Image, UnidentifiedImageError  # jobs without cameras never import it
 
     cure = source or "The file is damaged; unpack it again"
     damage: tuple[type[Exception], ...] = (OSError, Image.DecompressionBombError, *DAMAGE)
-    with decoding(path, "image", source), open(path, "rb") as stream:
-        try:
-            with Image.open(stream, formats=_FORMATS) as image:
-                width, height = image.size
-                if width * height > _MOST_PIXELS:
-                    raise ValueError(f"{width} x {height} px are more than a camera has")
-                yield image
-        except UnidentifiedImageError as error:
-            raise UserError(
-                "cannot decode this image: it is no PNG or JPEG", where=str(path), cure=cure
-            ) from error
-        except damage as error:
-            raise UserError(
-                f"cannot decode this image ({reason(error)})", where=str(path), cure=cure
-            ) from error
+    try:
+        with Image.open(stream, formats=_FORMATS) as image:
+            width, height = image.size
+            if width * height > _MOST_PIXELS:
+                raise ValueError(f"{width} x {height} px are more than a camera has")
+            yield image
+    except UnidentifiedImageError as error:
+        what = "cannot decode this image: it is no PNG or JPEG"
+        raise UserError(what, where=where, cure=cure) from error
+    except damage as error:
+        what = f"cannot decode this image ({reason(error)})"
+        raise UserError(what, where=where, cure=cure) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -162,6 +162,17 @@ class TrainingScans(ScanDataset):
         if self.budget[index] or all(path.is_file() for path in files.images.values()):
             return files
         return ScanFiles(files.points, files.labels)
+
+    def absent_images(self, index: int) -> dict[str, Path]:
+        """As its reader says; of an unlabelled scan none is missed."""
+        scans, row = self.member(index)
+        return scans.absent_images(row) if self.budget[index] else {}
+
+    def image_digests(self, index: int) -> Iterator[str]:
+        """Of the images that it is read with."""
+        scans, row = self.member(index)
+        if self.files(index).images:
+            yield from scans.image_digests(row)
 
     def check_images(self) -> None:
         """See that the split with labels has its images; the others need none.

@@ -9,6 +9,7 @@ from torch import nn
 
 from core.config import Config, Section
 from core.data import COLUMN_WIDTHS, DataConfig
+from core.datasets import DATASETS, dataset_class
 from core.errors import UserError
 from core.models.probe import Inputs, set_inputs
 from core.registry import look_up
@@ -166,7 +167,8 @@ def input_width(config: Config) -> int:
 def column_widths(config: Config) -> dict[str, int]:
     """Values per point of every column that networks may read, those of ``dataset.columns`` included."""
     widths = dict(COLUMN_WIDTHS)
-    config.section("dataset")
+    if config.section("dataset").get("name") in DATASETS:
+        widths |= dataset_class(config).own_columns
     for name in config.section("dataset.point_columns"):  # of the scan files themselves
         if name not in ("x", "y", "z"):
             widths.setdefault(name, 1)

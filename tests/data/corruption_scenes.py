@@ -14,7 +14,7 @@ from core.labels import SEMANTICKITTI
 RINGS, COLUMNS, HEIGHT, WALL = 64, 240, 1.73, 30.0
 CAR, ROAD, BUILDING = 1, 9, 13
 VEHICLES = np.isin(np.arange(256), (CAR, 2, 3, 4, 5, 7, 8))
-SENSOR = Scanner(beams=RINGS, scale=255.0, place=np.zeros(3, np.float32), vehicles=VEHICLES)
+SENSOR = Scanner(beams=RINGS, scale=255.0, vehicles=VEHICLES)
 
 
 def street(token: str = "08/000000", columns: int = COLUMNS, seed: int = 0) -> Scan:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from corruption_scenes import ALL, CAR, COLUMNS, RINGS, SENSOR, named, part, street
 
-from core.contracts import Points, Scan
+from core.contracts import Points, Scan, Sensor
 from core.data.corruptions import PROFILES, Scanner, chosen, corrupt
 from core.datasets.rings import rings
 from core.errors import UserError
@@ -219,8 +219,9 @@ def test_sweeps_of_one_time_are_two_sweeps() -> None:
 
 def test_the_scanner_may_stand_elsewhere() -> None:
     place = np.array([1.0, 0.5, 1.9], np.float32)
-    moved = CLEAN.having(xyz=CLEAN.xyz + place)
-    out = corrupt(moved, named("semantickitti-c", "fog_heavy"), replace(SENSOR, place=place))
+    sensor = Sensor(origin=tuple(place.tolist()))
+    moved = replace(CLEAN.having(xyz=CLEAN.xyz + place), sensor=sensor)
+    out = corrupt(moved, named("semantickitti-c", "fog_heavy"), SENSOR)
     at_home = under("fog_heavy")
     assert out.xyz == pytest.approx(at_home.xyz + place, abs=1e-3)
     known = out.instances > 0

@@ -165,9 +165,7 @@ def test_rows_follow_mix_and_corruption(root):
     first, second = scan_of(root, 0), scan_of(root, 1)
     mixed = mix_scans(first, second)
     assert len(mixed.points) == 120 and rows_agree(mixed)
-    scanner = Scanner(
-        beams=64, scale=1.0, place=np.zeros(3, np.float32), vehicles=np.zeros(256, bool)
-    )
+    scanner = Scanner(beams=64, scale=1.0, vehicles=np.zeros(256, bool))
     lost = [
         c for c in PROFILES["semantickitti-c"] if c.kind.startswith(("global_outliers", "beam"))
     ]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from waymo_fakes import FakeSegment
+from waymo_segments import FakeSegment
 
 from core.datasets import index_folder as index_files
 from core.datasets.waymo import index as waymo_index

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from waymo_fakes import SHAPE, frame, laser, turned
+from waymo_segments import SHAPE, frame, laser, turned
 
 from core.datasets.waymo.frame import TOP, LaserCalibration, RangeImage
 from core.datasets.waymo.range_image import (

@@ -18,17 +18,15 @@ __all__ = ["Scanner", "corrupt"]
 
 @dataclass(frozen=True)
 class Scanner:
-    """What a corruption must know about the scanner.
+    """What a corruption must know about the scanner, besides its place, which every scan tells.
 
     Attributes:
         beams: lasers. scale: intensities times this are counts 0..255.
-        place: f32 [3] m, where it stands in the scan's frame.
         vehicles: bool [256], train ids of vehicles.
     """
 
     beams: int
     scale: float
-    place: np.ndarray
     vehicles: np.ndarray
 
     @classmethod
@@ -44,7 +42,6 @@ class Scanner:
         return cls(
             beams=sensor.beams,
             scale=255.0 if largest <= 1 else 1.0,
-            place=sensor.place,
             vehicles=vehicles,
         )
 
@@ -91,10 +88,10 @@ def _sweeps(sweep: np.ndarray) -> list[slice]:
 
 def _seen(scan: Scan, rows: slice, scanner: Scanner) -> Sweep:
     """One sweep from the scanner's place, in counts."""
-    points = scan.xyz[rows]
+    points = scan.sensor.seen(scan.xyz[rows])
     count = len(points)
     return Sweep(
-        points=np.ascontiguousarray(points - scanner.place if scanner.place.any() else points),
+        points=np.ascontiguousarray(points),
         intensity=np.ascontiguousarray(scan.intensity[rows] * np.float32(scanner.scale)),
         vehicle=np.zeros(count, bool)
         if scan.labels is None
@@ -111,8 +108,8 @@ def _recorded(
     intensity = np.concatenate([part.intensity for part in parts])
     scale, clean = np.float32(scanner.scale), scan.intensity[origin]
     intensity = np.where(~new & (intensity == clean * scale), clean, intensity / scale)
-    if scanner.place.any():
+    if any(scan.sensor.origin):
         clean = scan.xyz[origin]
-        still = ~new & (points == clean - scanner.place).all(1)
-        points = np.where(still[:, None], clean, points + scanner.place)
+        still = ~new & (points == scan.sensor.seen(clean)).all(1)
+        points = np.where(still[:, None], clean, points + scan.sensor.place)
     return points, intensity

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,7 +38,7 @@ class CorruptedScans(ScanDataset):
         self, clean: ScanDataset, corruption: Corruption, scanner: Scanner, seed: int = 0
     ) -> None:
         self.clean, self.corruption, self.scanner, self.seed = clean, corruption, scanner, seed
-        self.sensor = clean.sensor
+        self.config, self.sensor = clean.config, clean.sensor
         self.labels, self.root, self.split = clean.labels, clean.root, clean.split
         self.point_fields, self.label_dtype = clean.point_fields, clean.label_dtype
         self.title = f"{clean.title}, {corruption.name}"
@@ -57,6 +58,14 @@ class CorruptedScans(ScanDataset):
     def files(self, index: int) -> ScanFiles:
         """The clean scan's files."""
         return self.clean.files(index)
+
+    def absent_images(self, index: int) -> dict[str, Path]:
+        """The clean scan's."""
+        return self.clean.absent_images(index)
+
+    def image_digests(self, index: int) -> Iterator[str]:
+        """The clean scan's."""
+        return self.clean.image_digests(index)
 
     def num_points(self, index: int) -> int:
         """Count the points that the corruption leaves."""

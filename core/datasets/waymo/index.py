@@ -10,9 +10,9 @@ import hashlib
 import json
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,11 @@ from core.errors import UserError, counted
 from core.geometry import first_fault
 from core.io import atomic_path, sha256, write_json
 from core.machine import usable_cores
-from core.processes import WorkerPool
+from core.processes import shared_work
 
-__all__ = ["FrameIndex", "open_index"]
+__all__ = ["WORKERS", "FrameIndex", "FrameList", "open_index"]
 
-WORKERS = "dataset.index_workers"
+WORKERS = "dataset.index_workers"  # the key that says how many processes build one
 _INDEX = "index.json"
 _ROWS = "rows.npy"
 _PARTS = "segments"  # folder of rows of single segments, until all are joined
@@ -55,7 +55,7 @@ class _Stored(BaseModel):
     segments: list[_Entry]
 
 
-class FrameIndex:
+class FrameList:
     """All frames of a split, segment by segment, by rising time.
 
     Attributes:
@@ -63,12 +63,49 @@ class FrameIndex:
             ``bounds[s]:bounds[s + 1]``.
     """
 
-    rows: np.ndarray
-    names: tuple[str, ...]
-    bounds: np.ndarray
+    def __init__(self, rows: np.ndarray, names: Sequence[str], counts: Sequence[int]) -> None:
+        """Join segments; ``counts`` are their numbers of frames."""
+        self.rows = rows
+        self.names = tuple(names)
+        self.bounds = np.cumsum([0, *counts])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def segment_of(self, row: int) -> int:
+        """Number of the segment that a row belongs to."""
+        return int(np.searchsorted(self.bounds, row, "right")) - 1
+
+    def rows_of(self, segment: int) -> range:
+        """Rows of a segment."""
+        return range(int(self.bounds[segment]), int(self.bounds[segment + 1]))
+
+    def token(self, row: int) -> str:
+        """``<context_name>/<timestamp_micros>``."""
+        return f"{self.names[self.segment_of(row)]}/{self.rows['timestamp'][row]}"
+
+    def find(self, name: str, timestamp: int) -> int | None:
+        """The row of a segment's frame, None where there is none."""
+        segment = self._numbers.get(name)
+        if segment is None:
+            return None
+        rows = self.rows_of(segment)
+        times = self.rows["timestamp"][rows.start : rows.stop]
+        place = int(np.searchsorted(times, timestamp))
+        if place == len(times) or times[place] != timestamp:
+            return None
+        return rows.start + place
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {name: number for number, name in enumerate(self.names)}
+
+
+class FrameIndex(FrameList):
+    """The list of a split as it lies in a folder, mapped: its pages are shared by every process on the machine."""
 
     def __init__(self, folder: Path, *, verify: bool = False) -> None:
-        """Map the rows of a folder; the pages are shared by every process on the machine.
+        """Map the rows of a folder.
 
         Args:
             verify: compare the file with its hash, too.
@@ -79,25 +116,17 @@ class FrameIndex:
         self.folder = folder
         stored = read_json(folder / _INDEX, _Stored)
         self.entries = tuple(stored.segments)
-        self.names = tuple(entry.name for entry in self.entries)
-        self.bounds = np.cumsum([0, *(entry.frames for entry in self.entries)])
         path = folder / _ROWS
-        self.rows = read_array(path, mapped=True)
-        foreign = self.rows.dtype != FRAME_ROW or self.rows.shape != (self.bounds[-1],)
+        rows = read_array(path, mapped=True)
+        names = [entry.name for entry in self.entries]
+        super().__init__(rows, names, [entry.frames for entry in self.entries])
+        foreign = rows.dtype != FRAME_ROW or rows.shape != (self.bounds[-1],)
         if foreign or (verify and sha256(path) != stored.sha256):
             raise UserError(f"this file is not the one that {_INDEX} names", where=str(path))
 
     def __reduce__(self) -> tuple[type, tuple[Path]]:
         """A worker maps the file again in place of receiving it."""
         return FrameIndex, (self.folder,)
-
-    def segment_of(self, row: int) -> int:
-        """Number of the segment that a row belongs to."""
-        return int(np.searchsorted(self.bounds, row, "right")) - 1
-
-    def rows_of(self, segment: int) -> range:
-        """Rows of a segment."""
-        return range(int(self.bounds[segment]), int(self.bounds[segment + 1]))
 
 
 def open_index(
@@ -208,22 +237,12 @@ def _build(
     missing = [name for name, path in files.items() if _part(path) is None]
     if missing:
         logger.info("indexing {} of {} (once)", counted(len(missing), "segment"), len(segments))
-    count = usable_cores(16) if workers is None else workers
-    with _results(_Indexer(segments, files), missing, count) as results:
+    count = min(usable_cores(16) if workers is None else workers, len(missing))
+    with shared_work(_Indexer(segments, files), missing, count, WORKERS) as results:
         hidden = not sys.stderr.isatty()
         for _ in tqdm(results, total=len(missing), desc="index", unit="segment", disable=hidden):
             pass
     _join(folder, stamps, reused, files)
-
-
-@contextmanager
-def _results(work: _Indexer, names: Sequence[str], workers: int) -> Iterator[Iterable[None]]:
-    count = min(workers, len(names))
-    if count <= 1:
-        yield map(work, names)
-        return
-    with WorkerPool(work, count, WORKERS) as pool:
-        yield pool.run(names)
 
 
 def _reusable(cache: Path, stamps: Mapping[str, str]) -> dict[str, np.ndarray]:

@@ -71,3 +71,13 @@ class Segment(ABC):
     @abstractmethod
     def sources(self) -> tuple[Path, ...]:
         """All files that :meth:`frames` reads: when one changes, what was kept of them is out of date."""
+
+    @property
+    def label_file(self) -> Path:
+        """The file that holds its labels."""
+        return self.path
+
+    @property
+    def image_file(self) -> Path:
+        """The file that holds its images, whether or not it is there."""
+        return self.path

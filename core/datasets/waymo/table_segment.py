@@ -82,6 +82,16 @@ class TableSegment(Segment):
             tags.append("lidar_segmentation")
         return tuple(self._table(tag) for tag in tags)
 
+    @property
+    def label_file(self) -> Path:
+        """The table ``lidar_segmentation``."""
+        return self._table("lidar_segmentation")
+
+    @property
+    def image_file(self) -> Path:
+        """The table ``camera_image``."""
+        return self._table("camera_image")
+
     def frames(self) -> np.ndarray:
         """Frames with range images of TOP. Every one has a pose, and every labelled one is among them."""
         poses, lidar = self._open("vehicle_pose"), self._open("lidar")
