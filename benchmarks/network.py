@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from rich.table import Table
 from torch import nn
 
+from benchmarks.convolutions import convolution_calls
 from benchmarks.sparse_conv import DTYPES, measure_peak, read_features, start
 from benchmarks.timing import median_ms, write_measurement
 from core.config import Config
@@ -38,7 +39,7 @@ from core.engine.score.evaluation import predict_points
 from core.io import atomic_path
 from core.machine import processor_name
 from core.models import build_model
-from core.sparse import Conv3d, fold_batch_norm, set_backend
+from core.sparse import fold_batch_norm, set_backend
 
 CLASSES = 20
 ENGINES = {"ours": "native", "PyTorch": "torch"}
@@ -143,25 +144,11 @@ def measure_convolutions(
     network: nn.Module, batch: Batch, dtype: str, repeats: int
 ) -> tuple[float, float]:
     """GFLOP of all convolutions of one inference, and their milliseconds with the kernel maps built."""
-    calls = []
-    hooks = [
-        module.register_forward_pre_hook(
-            lambda m, inputs, options: calls.append((m, inputs, options)), with_kwargs=True
-        )
-        for module in network.modules()
-        if isinstance(module, Conv3d)
-    ]
-    infer(network, batch, dtype)
-    for hook in hooks:
-        hook.remove()
     gflop = milliseconds = 0.0
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bf16"):
-        for module, inputs, options in calls:
-            pairs = (
-                inputs[0].num_voxels if module.pointwise else module.map_of(inputs[0])[0].num_pairs
-            )
-            gflop += 2e-9 * pairs * module.in_channels * module.out_channels
-            milliseconds += median_ms(lambda m=module, i=inputs, o=options: m(*i, **o), repeats)
+        for call in convolution_calls(network, batch):
+            gflop += 2e-9 * call.macs
+            milliseconds += median_ms(call, repeats)
     return gflop, milliseconds
 
 

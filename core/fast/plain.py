@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from core.sparse.points import GatherTable, gather_sum
 
 __all__ = [
+    "cell_max",
     "closeness",
     "neighbour_votes",
     "norm_relu_conv",
@@ -39,6 +40,13 @@ def norm_relu_conv_at_points(
     kernel = conv.weight.permute(2, 3, 1, 0).reshape(-1, conv.out_channels)
     taps = gather_sum(pixels, table).view(-1, len(kernel))
     return taps @ kernel.to(taps.dtype)
+
+
+def cell_max(values: Tensor, of_row: Tensor, cells: int) -> Tensor:
+    """Scatter the rows of each cell, keep the largest: [N, C] -> [cells, C]; 0 in a cell without rows."""
+    index = of_row[:, None].expand(-1, values.shape[1])
+    empty = values.new_zeros(cells, values.shape[1])
+    return empty.scatter_reduce(0, index, values, "amax", include_self=False)
 
 
 def closeness(search: int, sigma: float) -> Tensor:

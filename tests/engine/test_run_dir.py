@@ -108,6 +108,7 @@ def test_long_lists_of_differences_are_cut(started: RunDir) -> None:
         {"dataset__root": "elsewhere"},
         {"eval__pictures": 0},
         {"train__save_every": 7},
+        {"train__save_epochs": 7},
         {"train__max_nonfinite_steps": 1},
         {"amp__enabled": "auto"},
         {"dataset__partial": True},

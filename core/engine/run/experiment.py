@@ -176,6 +176,12 @@ class TrainConfig(Section):
     save_every: int = Field(
         500, ge=1, description="optimiser steps between checkpoints within an epoch"
     )
+    save_epochs: int = Field(
+        1,
+        ge=1,
+        description="epochs between checkpoints at an epoch's end; the last epoch's and those with the best score are "
+        "always saved. Writing takes longer than an epoch of a few steps of a large network",
+    )
     max_nonfinite_steps: int = Field(
         0, ge=0, description="steps with a NaN or infinite loss that are skipped before stopping"
     )

@@ -30,6 +30,7 @@ _FREE_KEYS = (
         "workers_per_gpu",
         "eval.pictures",
         "train.save_every",
+        "train.save_epochs",
         "train.title",
         "train.max_nonfinite_steps",
         "dataset.root",

@@ -58,18 +58,20 @@ class Evaluation(Callback):
 
 
 class Checkpoints(Callback):
-    """Save every few steps, at every epoch's end, and when a signal asks to stop; keep the best by a score.
+    """Save every few steps, at the ends of epochs, and when a signal asks to stop; keep the best by a score.
 
     SIGTERM and SIGUSR1 (SLURM's warning) save when all ranks know of them, at the end of a step or of an epoch's
     evaluation, and leave with exit code 75.
 
     Args:
         score: what decides. every: optimiser steps between checkpoints within an epoch.
+        epochs: between checkpoints at an epoch's end; the last epoch's and those with the best score are always saved.
     """
 
-    def __init__(self, score: Score, every: int) -> None:
+    def __init__(self, score: Score, every: int, epochs: int) -> None:
         self.score = score
         self.every = every
+        self.epochs = epochs
         self.best: tuple[int, float] | None = None
 
     def _trigger_step(self) -> None:
@@ -82,9 +84,20 @@ class Checkpoints(Callback):
             self._leave()
 
     def _trigger_epoch(self) -> None:
-        self.trainer.save(self._names() if self._improved() else ())
+        improved = self._improved()
+        names = self._names() if improved else ()
+        due = self._due() or (improved and self.score.kind != "none")
+        if due:
+            self.trainer.save(names)
         if self.trainer.agree_to_stop():
+            if not due:
+                self.trainer.save(names)
             self._leave()
+
+    def _due(self) -> bool:
+        """Whether this epoch's end has a checkpoint, whatever its score."""
+        epoch = self.trainer.epoch_num
+        return epoch % self.epochs == 0 or epoch == self.trainer.num_epochs
 
     @property
     def best_value(self) -> float | None:

@@ -416,7 +416,8 @@ def _fit(
     title = experiment.train.title or run_dir.path.resolve().name
     measure = validation(context, trainer, val_set, score)
     start = 0 if state is None else state["global_step"]
-    checkpoints = Checkpoints(score, experiment.train.save_every)
+    settings = experiment.train
+    checkpoints = Checkpoints(score, settings.save_every, settings.save_epochs)
     callbacks = [  # a checkpoint names the state of a callback by its place here
         Resume(state),
         Evaluation(measure, experiment.eval.every),

@@ -68,8 +68,14 @@ def kernels_of(mode: AsymMode) -> Kernels:
 
 
 def conv_block(cin: int, cout: int, kernel: Kernel) -> nn.Sequential:
-    """Convolution - LeakyReLU - BN, in this order."""
-    return nn.Sequential(Conv3d(cin, cout, kernel), SparseLeakyReLU(SLOPE), SparseBatchNorm(cout))
+    """Convolution - LeakyReLU - BN, in this order.
+
+    What the convolution returns is needed no more, so the rectifier overwrites it: a third less is kept for the
+    backward pass.
+    """
+    return nn.Sequential(
+        Conv3d(cin, cout, kernel), SparseLeakyReLU(SLOPE, inplace=True), SparseBatchNorm(cout)
+    )
 
 
 class AsymmetricBlock(nn.Module):

@@ -11,6 +11,7 @@ from core.contracts import Batch
 from core.data.mapping import gather_rows
 from core.data.partitions.cylinder import Cylinder
 from core.errors import UserError
+from core.fast.cell_max import cell_max
 from core.models.layers import PointBatchNorm
 
 __all__ = ["GEOMETRY", "PointHead", "PointNetwork", "cylinder_of", "point_inputs"]
@@ -93,9 +94,7 @@ class PointNetwork(nn.Module):
         of_point = batch.cells.of_point
         rows = (of_point >= 0).nonzero()[:, 0]
         feats = self.points(point_inputs(batch, rows))
-        cells = of_point.index_select(0, rows)[:, None].expand(-1, feats.shape[1])
-        empty = feats.new_zeros(len(batch.cells), feats.shape[1])
-        most = empty.scatter_reduce(0, cells, feats, "amax", include_self=False)
+        most = cell_max(feats, of_point.index_select(0, rows), len(batch.cells))
         if len(rows) < len(of_point):
             feats = feats.new_zeros(len(of_point), feats.shape[1]).index_copy(0, rows, feats)
         return feats, self.voxels(most)
