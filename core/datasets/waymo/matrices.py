@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from zlib_ng import zlib_ng
 
 from core.datasets.waymo.varints import decode_int32, encode_int32
 from core.datasets.waymo.wire import BYTES, Malformed, Message
@@ -66,10 +67,10 @@ def decode_matrix(
 
 def _decompress(blob: bytes | memoryview, most: int, name: str) -> bytes:
     """Decompress to at most ``most`` bytes; zlib's checksum covers them."""
-    stream = zlib.decompressobj()
+    stream = zlib_ng.decompressobj()  # half as fast again as zlib, and most of the time of a frame
     try:
         content = stream.decompress(blob, most)
-    except zlib.error as error:
+    except zlib_ng.error as error:  # type: ignore[misc]  # its stub calls the class an instance
         raise Malformed(f"{name} cannot be decompressed ({error})") from error
     if len(content) == most and not stream.eof:
         raise Malformed(f"{name} expands to {most} bytes or more, beyond what its shape allows")
