@@ -1,6 +1,6 @@
 """How fast frames of the Waymo Open Dataset are read, beside the plain way, and how fast a segment is indexed.
 
-    python benchmarks/waymo.py [--repeats 9] [--frames 198] [--folder DIR] [--cpu-time] [--json FILE]
+    python benchmarks/waymo.py [v1 v2] [--repeats 9] [--frames 198] [--folder DIR] [--cpu-time] [--json FILE]
 
 A frame has Waymo's true size: 64 x 2650 pixels of TOP in two returns, labels of both, a pose per pixel, five images of
 400 kB. It shows a made-up street; ranges carry noise of 2 cm, intensities have the 8 significant bits and elongations
@@ -9,6 +9,10 @@ A segment of ``--frames`` such frames (198: about a gigabyte) is written into ``
 temporary folder), indexed, and removed. Times are medians in ms; memory is the peak of one reading, in MiB, each in a
 fresh process. "plain" parses messages byte by byte in Python (benchmarks/waymo_plain.py) and verifies no checksum; both
 give the same arrays. "not cached" drops the file from the page cache first.
+
+v2: 52 such frames with four lidars of 200 x 600 pixels more, so that a row group has 256 rows as the official ones;
+"plain" is pyarrow's read_table with filters and to_pylist (benchmarks/waymo_tables.py). The segment that is indexed has
+few pixels, since an index reads the keys of its rows alone.
 """
 
 from __future__ import annotations
@@ -28,7 +32,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import waymo_plain
+from benchmarks import waymo_plain, waymo_tables
 from benchmarks.timing import measured_peak_mib, median_ms, write_measurement
 from core.datasets.waymo.frame import (
     CAMERAS,
@@ -41,7 +45,9 @@ from core.datasets.waymo.frame import (
     RangeImage,
 )
 from core.datasets.waymo.records import RecordSegment
+from core.datasets.waymo.segment import Segment
 from core.datasets.waymo.segment_writer import encode_frame, segment_file
+from core.datasets.waymo.table_segment import TableSegment
 from core.datasets.waymo.tfrecord import write_record
 from core.datasets.waymo.wire import Message
 from core.datasets.waymo.wire_writer import Writer
@@ -125,11 +131,25 @@ def read_ours(path: Path) -> Callable[[], Frame]:
     return lambda: segment.read(row)
 
 
+def read_tables(folder: Path) -> Callable[[], Frame]:
+    segment = TableSegment(folder, NAME)
+    row = waymo_tables.labelled_row(segment)
+    return lambda: segment.read(row)
+
+
+def read_tables_plainly(folder: Path) -> Callable[[], Frame]:
+    row = waymo_tables.labelled_row(TableSegment(folder, NAME))
+    return lambda: waymo_tables.read_plain(folder, NAME, int(row["timestamp"]))
+
+
 def read_plain(path: Path) -> Callable[[], Frame]:
     return lambda: waymo_plain.read_frame(path, 0)
 
 
-READERS = {"v1": {"plain": read_plain, "ours": read_ours}}
+READERS = {
+    "v1": {"plain": read_plain, "ours": read_ours},
+    "v2": {"plain": read_tables_plainly, "ours": read_tables},
+}
 
 
 def measure(kind: str, reader: str, path: Path, args: argparse.Namespace) -> tuple[float, float]:
@@ -144,22 +164,23 @@ def clock_of(args: argparse.Namespace) -> Callable[[], float]:
     return time.process_time if args.cpu_time else time.perf_counter
 
 
-def index_ms(path: Path, args: argparse.Namespace, *, cached: bool) -> float:
+def index_ms(segment: Segment, args: argparse.Namespace, *, cached: bool) -> float:
     """Milliseconds to go through a segment."""
-    segment = RecordSegment(NAME, path)
 
     def work() -> None:
-        if not cached:
-            with open(path, "rb") as stream:
-                os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        for path in segment.sources():
+            os.utime(path)  # nothing is kept of a file that has changed
+            if not cached:
+                with open(path, "rb") as stream:
+                    os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         segment.frames()
 
     return median_ms(work, 3, clock_of(args))
 
 
-def check_same(path: Path) -> None:
+def check_same(kind: str, path: Path) -> None:
     """Both readers give the same arrays."""
-    ours, plain = read_ours(path)(), read_plain(path)()
+    ours, plain = (READERS[kind][reader](path)() for reader in ("ours", "plain"))
     assert ours.pixel_pose is not None and plain.pixel_pose is not None
     pairs = [(ours.pixel_pose, plain.pixel_pose), (ours.pose, plain.pose)]
     for one, other in zip(ours.returns[TOP], plain.returns[TOP], strict=True):
@@ -173,6 +194,9 @@ def check_same(path: Path) -> None:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "formats", nargs="*", default=["v1", "v2"], help="v1, v2, or both (default)"
     )
     parser.add_argument("--repeats", type=int, default=9, help="readings per measurement")
     parser.add_argument("--frames", type=int, default=198, help="of the segment that is indexed")
@@ -201,30 +225,59 @@ def measure_frame(
     return found
 
 
+def measure_index(segment: Segment, args: argparse.Namespace, console: Console) -> dict[str, float]:
+    """Go through a segment, with its files in the page cache and without."""
+    index = {
+        "cached": index_ms(segment, args, cached=True),
+        "not_cached": index_ms(segment, args, cached=False),
+    }
+    size = sum(path.stat().st_size for path in segment.sources()) / 1e6
+    console.print(
+        f"index of {args.frames} frames of {segment.format}, {size:.1f} MB: {index['cached']:.0f} ms, "
+        f"not cached {index['not_cached']:.0f} ms"
+    )
+    return index
+
+
+def measure_records(folder: Path, args: argparse.Namespace, console: Console) -> dict[str, object]:
+    """All of v1."""
+    path = folder / segment_file(NAME)
+    payload = encode_frame(*true_size(np.random.default_rng(0)))
+    write_full_segment(path, payload, 1)
+    check_same("v1", path)
+    console.print(f"v1: {len(payload) / 1e6:.2f} MB, of which images {5 * IMAGE / 1e6:.2f} MB")
+    frame = measure_frame(path, "v1", args, console)
+    write_full_segment(path, payload, args.frames)
+    index = measure_index(RecordSegment(NAME, path), args, console)
+    return {"frame": frame, "index_ms": index, "bytes": len(payload)}
+
+
+def measure_tables(folder: Path, args: argparse.Namespace, console: Console) -> dict[str, object]:
+    """All of v2."""
+    context, *taken = true_size(np.random.default_rng(0))
+    true, many = folder / "true", folder / "many"
+    waymo_tables.write_true_size(true, context, (taken[0], taken[1]))
+    check_same("v2", true)
+    size = TableSegment(true, NAME).path.stat().st_size
+    console.print(f"v2: lidar of {waymo_tables.FRAMES} frames, {size / 1e6:.1f} MB")
+    frame = measure_frame(true, "v2", args, console)
+    waymo_tables.write_many(many, context, (taken[0], taken[1]), args.frames)
+    index = measure_index(TableSegment(many, NAME), args, console)
+    return {"frame": frame, "index_ms": index, "bytes": size}
+
+
 def main() -> None:
     """Measure and print."""
     args = arguments()
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    found: dict[str, object] = {"frames": args.frames}
     with tempfile.TemporaryDirectory(prefix="waymo-", dir=args.folder) as folder:
-        path = Path(folder, segment_file(NAME))
-        payload = encode_frame(*true_size(np.random.default_rng(0)))
-        write_full_segment(path, payload, 1)
-        check_same(path)
-        console.print(f"v1: {len(payload) / 1e6:.2f} MB, of which images {5 * IMAGE / 1e6:.2f} MB")
-        found = {"v1": measure_frame(path, "v1", args, console)}
-        write_full_segment(path, payload, args.frames)
-        size = path.stat().st_size / 1e9
-        index = {
-            "cached": index_ms(path, args, cached=True),
-            "not_cached": index_ms(path, args, cached=False),
-        }
-        console.print(
-            f"index of {args.frames} frames, {size:.2f} GB: {index['cached']:.0f} ms, "
-            f"not cached {index['not_cached']:.0f} ms"
-        )
+        if "v1" in args.formats:
+            found["v1"] = measure_records(Path(folder), args, console)
+        if "v2" in args.formats:
+            found["v2"] = measure_tables(Path(folder), args, console)
     if args.json:
-        values = {"frame": found, "index_ms": index, "frames": args.frames, "bytes": len(payload)}
-        write_measurement(args.json, values)
+        write_measurement(args.json, found)
 
 
 if __name__ == "__main__":

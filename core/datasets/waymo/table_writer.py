@@ -22,7 +22,7 @@ from core.io import atomic_path
 __all__ = ["write_tables"]
 
 _GROUP_ROWS = 256  # as in the official files
-_GROUP_BYTES = 256 << 20  # of values that are held until their row group is written
+_GROUP_BYTES = 256 << 20
 _TRANSFORM = pa.list_(pa.float64(), 16)
 _DTYPES = {pa.float64(): np.float64, pa.float32(): np.float32, pa.int32(): np.int32}
 _SHAPE = pa.list_(pa.int32(), 3)
@@ -36,12 +36,18 @@ Cell = Any  # of a row: number, text, bytes, array or None
 Images = Mapping[str, CameraImage]
 
 
-def write_tables(folder: Path, context: Context, frames: Iterable[tuple[Frame, Images]]) -> None:
+def write_tables(
+    folder: Path,
+    context: Context,
+    frames: Iterable[tuple[Frame, Images]],
+    *,
+    group_bytes: int = _GROUP_BYTES,
+) -> None:
     """Write ``<tag>/<context_name>.parquet`` of all tags below a split's folder; each file is whole or absent.
 
     Args:
-        frames: of the segment in any order, with their images by camera; they are read once, and a row group of them is
-            held at most.
+        frames: of the segment in any order, with their images by camera; they are gone through once.
+        group_bytes: values of a table that are held at most; a row group ends there, or at 256 rows.
 
     Raises:
         UserError: the folder cannot be written or the disk is full.
@@ -50,7 +56,7 @@ def write_tables(folder: Path, context: Context, frames: Iterable[tuple[Frame, I
         tables = {}
         for tag in columns.KEYS:
             path = folder / tag / f"{context.name}.parquet"
-            tables[tag] = stack.enter_context(_writing(path, tag, context.name))
+            tables[tag] = stack.enter_context(_writing(path, tag, context.name, group_bytes))
         _add_calibrations(tables, context)
         for frame, images in frames:
             _add_frame(tables, frame, context)
@@ -58,9 +64,9 @@ def write_tables(folder: Path, context: Context, frames: Iterable[tuple[Frame, I
 
 
 @contextmanager
-def _writing(path: Path, tag: str, segment: str) -> Iterator[_TableWriter]:
+def _writing(path: Path, tag: str, segment: str, group_bytes: int) -> Iterator[_TableWriter]:
     with atomic_path(path) as temporary:
-        writer = _TableWriter(temporary, tag, segment)
+        writer = _TableWriter(temporary, tag, segment, group_bytes)
         try:
             yield writer
             writer.flush()
@@ -71,8 +77,8 @@ def _writing(path: Path, tag: str, segment: str) -> Iterator[_TableWriter]:
 class _TableWriter:
     """A table under way; rows become a row group when there are enough of them."""
 
-    def __init__(self, path: Path, tag: str, segment: str) -> None:
-        self._segment = segment
+    def __init__(self, path: Path, tag: str, segment: str, group_bytes: int) -> None:
+        self._segment, self._group_bytes = segment, group_bytes
         self._schema = _schema(tag)
         self._rows: list[tuple[Cell, ...]] = []
         self._bytes = 0
@@ -83,7 +89,7 @@ class _TableWriter:
         self._rows.append((self._segment, *cells))
         for cell in cells:
             self._bytes += _size(cell)
-        if len(self._rows) == _GROUP_ROWS or self._bytes >= _GROUP_BYTES:
+        if len(self._rows) == _GROUP_ROWS or self._bytes >= self._group_bytes:
             self.flush()
 
     def flush(self) -> None:
