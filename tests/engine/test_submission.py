@@ -24,7 +24,7 @@ from core.engine.score.submission import fill_gaps, pack, remap, submit_checkpoi
 from core.engine.score.submission_check import check_submission, open_split, outstanding
 from core.engine.score.voting import Votes
 from core.errors import UserError
-from core.labels import LABEL_SPACES, NUSCENES, SEMANTICKITTI
+from core.labels import LABEL_SPACES, SEMANTICKITTI
 from core.models import build_model
 
 META = {
@@ -57,7 +57,7 @@ def job(folder: Path, name: str, root: Path, **data) -> tuple[Path, Path]:
             settings | {"model": {"name": "minkunet", "cr": 0.25}, "eval": {"pictures": 0}}
         )
     )
-    labels = NUSCENES if name == "nuscenes" else SEMANTICKITTI
+    labels = LABEL_SPACES[name]
     torch.manual_seed(0)
     network = build_model(load_config(path), labels.num_classes, pretrained=False)
     identity = {"fingerprint": labels.fingerprint, "classes": list(labels.classes), "config": {}}
