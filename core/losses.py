@@ -31,6 +31,7 @@ __all__ = [
     "lovasz_gradient",
     "lovasz_softmax",
     "row_mean",
+    "weighted_mean",
 ]
 
 Scope = Literal["global", "local"]
@@ -87,6 +88,11 @@ def row_mean(values: Tensor, mask: Tensor | None = None, *, scope: Scope = "glob
     total = torch.where(mask, values, 0.0).sum()
     rows = mask.to(values.dtype).sum()
     return _average(total, rows, scope)
+
+
+def weighted_mean(values: Tensor, weights: Tensor, *, scope: Scope = "global") -> Tensor:
+    """Average ``values`` [V] by ``weights`` [V], not negative; 0 when their sum is 0."""
+    return _average((weights * values).sum(), weights.sum(), scope)
 
 
 def class_mean(

@@ -86,8 +86,19 @@ def test_moving_objects_follow_semantic_kitti_mos():
     assert space.classes == ("ignore", "static", "moving")
 
 
+def test_what_could_move_is_a_class_of_its_own():
+    space, official = LABEL_SPACES["semantickitti_movable"], LABEL_SPACES["semantickitti_mos"]
+    movable = {10, 11, 13, 15, 16, 18, 20, 30, 31, 32, 250}
+    for raw, train in space.raw_to_train.items():
+        rests = official.raw_to_train.get(raw, 1)
+        assert train == (2 if raw in movable else {0: 0, 1: 1, 2: 3}[rests])
+    assert space.raw_to_train.keys() == official.raw_to_train.keys() | {250}
+    assert space.train_to_raw == (0, 9, 9, 251)
+    assert space.classes == ("ignore", "static", "movable", "moving")
+
+
 def test_fingerprints_of_all_label_spaces_differ():
-    assert len({space.fingerprint for space in LABEL_SPACES.values()}) == len(LABEL_SPACES) == 6
+    assert len({space.fingerprint for space in LABEL_SPACES.values()}) == len(LABEL_SPACES) == 7
 
 
 def test_label_spaces_are_found_from_anywhere_and_read_when_asked_for(tmp_path):

@@ -6,6 +6,7 @@ from core.data.loader import BatchLoader, build_loader
 from core.data.mapping import (
     gather_rows,
     keyframe_voxels,
+    linked_points,
     linked_voxels,
     majority_labels,
     points_to_voxels,
@@ -37,6 +38,7 @@ __all__ = [
     "collate",
     "gather_rows",
     "keyframe_voxels",
+    "linked_points",
     "linked_voxels",
     "majority_labels",
     "make_sample",

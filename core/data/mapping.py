@@ -11,6 +11,7 @@ from core.errors import UserError
 __all__ = [
     "gather_rows",
     "keyframe_voxels",
+    "linked_points",
     "linked_voxels",
     "majority_labels",
     "points_to_voxels",
@@ -78,9 +79,28 @@ def linked_voxels(student: Batch, voxels: Tensor) -> Tensor:
     Raises:
         UserError: the two views have different numbers of keyframe points.
     """
-    order = (
-        student.keyframe.cumsum(0) - 1
-    )  # ordinal of each student point among the keyframe points of the batch
+    return gather_rows(voxels, points_to_voxels(_ordinals(student, voxels), student), fill=-1)
+
+
+def linked_points(student: Batch, voxels: Tensor) -> Tensor:
+    """For each student point, ``voxels`` (:func:`keyframe_voxels` of another view) of the same point.
+
+    Returns:
+        i64 [SN], -1 for a point of another sweep.
+
+    Raises:
+        UserError: the two views have different numbers of keyframe points.
+    """
+    return gather_rows(voxels, _ordinals(student, voxels), fill=-1)
+
+
+def _ordinals(student: Batch, voxels: Tensor) -> Tensor:
+    """I64 [SN]: which of the batch's keyframe points a point is, -1 = none.
+
+    Raises:
+        UserError: another view has not as many, one of ``voxels`` each.
+    """
+    order = student.keyframe.cumsum(0) - 1
     count = int(order[-1]) + 1 if len(order) else 0
     if count != len(voxels):
         raise UserError(
@@ -88,8 +108,7 @@ def linked_voxels(student: Batch, voxels: Tensor) -> Tensor:
             f"(scans {', '.join(student.tokens)})",
             cure="Make both views from the same reading of the scan",
         )
-    ordinal = torch.where(student.keyframe, order, -1)
-    return gather_rows(voxels, points_to_voxels(ordinal, student), fill=-1)
+    return torch.where(student.keyframe, order, -1)
 
 
 def majority_labels(

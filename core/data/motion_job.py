@@ -117,12 +117,12 @@ def scans_of(config: Config, split: str) -> ScanDataset:
 
 
 def _column(dataset: ScanDataset, name: str | None) -> Column:
-    """The column whose files are to be written."""
+    """The column whose files are to be written; of several that read the same files, the one that looks ahead most."""
     found = {key: column for key, column in dataset.columns.items() if column.motion is not None}
     if name in found:
         return found[name]
-    if name is None and len(found) == 1:
-        return next(iter(found.values()))
+    if name is None and len({column.file for column in found.values()}) == 1:
+        return max(found.values(), key=_delay)
     what = (
         f"'{name}' is no column of motion" if name else f"there are {len(found)} columns of motion"
     )
@@ -132,6 +132,10 @@ def _column(dataset: ScanDataset, name: str | None) -> Column:
         cure="Write dataset: {columns: {motion: {file: 'motion/{token}.npz', channels: 8, motion: {}}}}, "
         "or choose one with --column",
     )
+
+
+def _delay(column: Column) -> int:
+    return -1 if column.motion is None else column.motion.delay
 
 
 def unbroken_runs(dataset: ScanDataset) -> list[range]:

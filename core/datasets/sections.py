@@ -92,8 +92,8 @@ class DatasetConfig(Section):
     root: Path = Field(description="folder of the data")
     labels: str | None = Field(
         None,
-        description="label space: semantickitti, semantickitti_multiscan, semantickitti_mos, nuscenes, pandaset, or "
-        "a YAML file with classes and map; null = the data set's own",
+        description="label space: semantickitti, semantickitti_multiscan, semantickitti_mos, "
+        "semantickitti_movable, nuscenes, pandaset, or a YAML file with classes and map; null = the data set's own",
     )
     use_labels: bool = Field(
         True,

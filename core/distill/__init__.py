@@ -33,6 +33,7 @@ METHODS: dict[str, str] = {  # distill.name -> module:class; imported when asked
     "ppkt": "core.distill.ppkt:PPKT",
     "scalr": "core.distill.scalr:ScaLR",
     "cenet": "core.distill.cenet:CENetTraining",
+    "wdcd": "core.distill.wdcd:WDCD",
 }
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from core.config import Section
 from core.contracts import IGNORE, Batch, Output, Stage
-from core.data import keyframe_voxels, linked_voxels
+from core.data import gather_rows, keyframe_voxels, linked_points, linked_voxels
 from core.distill.score import MIOU, Score
 from core.errors import UserError
 from core.labels import LabelSpace
@@ -79,11 +79,30 @@ class TeacherOutput:
         Raises:
             UserError: the output belongs to other scans.
         """
-        if student.tokens != self.tokens:
-            raise UserError(f"the views show different scans: {student.tokens} and {self.tokens}")
+        self._check_scans(student)
         if self.keyframe_voxels is None:
             return torch.arange(len(self.logits), device=self.logits.device)
         return linked_voxels(student, self.keyframe_voxels)
+
+    def at_points(self, student: Batch) -> tuple[Tensor, Tensor]:
+        """The teacher's logits [SN, classes] at each student point, and bool [SN] whether it has any there.
+
+        They are those of the point's voxel where the teacher does not decide for each point.
+
+        Raises:
+            UserError: the output belongs to other scans.
+        """
+        self._check_scans(student)
+        rows = student.cells.of_point
+        if self.keyframe_voxels is not None:
+            rows = linked_points(student, self.keyframe_voxels)
+        elif self.point_logits is not None:
+            return self.point_logits, rows >= 0
+        return gather_rows(self.logits, rows), rows >= 0
+
+    def _check_scans(self, student: Batch) -> None:
+        if student.tokens != self.tokens:
+            raise UserError(f"the views show different scans: {student.tokens} and {self.tokens}")
 
 
 def compared_stage(stages: Sequence[Stage]) -> Stage | None:

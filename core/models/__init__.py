@@ -39,6 +39,7 @@ LIDAR_MODELS: dict[str, str] = {  # model.name -> module:class; imported when as
     "srunet": "core.models.lidar.srunet:SRUNet",
     "voxelnet": "core.models.lidar.voxelnet:VoxelNet",
     "cenet": "core.models.lidar.cenet:CENet",
+    "motionbev": "core.models.lidar.motionbev:MotionBEV",
 }
 MODELS = LIDAR_MODELS | {"lidar_camera": "core.models.fusion.student:LidarCamera"}
 

@@ -125,6 +125,19 @@ def test_delays(root):
         load(root, 4)
 
 
+def test_columns_of_one_file_take_what_each_may_see(root):
+    config = tree(root)
+    columns = config.tree["dataset"]["columns"]
+    columns["past"] = columns["motion"] | {"motion": {"delay": 0}}
+    assert prepare_motion(config, ["train"]).kept == COUNT
+    scan = build_dataset(config, "train").load(8)
+    np.testing.assert_array_equal(scan.points["past"][:, 0], scan.points["motion"][:, 0])
+    assert scan.points["past"].any(0).tolist() == [True] + [False] * 7
+    columns["other"] = columns["motion"] | {"file": "other/{token}.npz"}
+    with pytest.raises(UserError, match="there are 3 columns of motion: motion, past, other"):
+        prepare_motion(config, ["train"])
+
+
 @pytest.mark.parametrize("other", [{"last": 5, "previous": 3}, {"bins": (180, 480)}])
 def test_other_windows_and_grids(root, other):
     with pytest.raises(UserError, match=next(iter(other))):

@@ -28,6 +28,7 @@ NETWORKS = {
     "srunet": {"cr": 0.125},
     "voxelnet": {},
     "cenet": {"width": 4},
+    "motionbev": {"width": 8, "heights": 16, "motion_channels": 1},
     "lidar_camera": {"lidar": {"name": "minkunet", "cr": 0.125}, "image": {"stem_stride": 2}},
 }
 PARTITIONS = {
@@ -45,6 +46,7 @@ METHOD_OPTIONS = {
     "slidr": {"width": 8, "image": {"encoder": "resnet18", "dilated": False}},
     "ppkt": {"width": 8, "image": {"encoder": "resnet18"}, "pairs": 64},
     "scalr": {"image": {"encoder": "resnet18"}},
+    "wdcd": {"moving": "car", "class_weight": [1.0] * 17},
 }
 ONLY = {"cenet": ("cenet",)}  # methods of some networks
 TEACHERS = {
@@ -117,6 +119,7 @@ def test_one_step(network: str, partition: str, method: str) -> None:
     if method == "u2mkd" and network == "cylinder3d":
         pytest.skip("U2MKD compares stages of 16 cells along each axis, which Cylinder3D has not")
     module = kind(settings, student, teacher, CrossEntropyLovasz()).train()
+    module.name_classes(NUSCENES.classes)
     given = None
     if teacher is not None:
         with torch.no_grad():

@@ -53,6 +53,9 @@ class Net(nn.Module):
             100,
             0.5 * (1 + cos(pi * 0.9)),
         ),  # the period stays T
+        ({"name": "exponential", "floor": 0.99**4, "warmup_steps": 10}, 4, 0.5),
+        ({"name": "exponential", "floor": 0.99**4, "warmup_steps": 10}, 10, 1.0),
+        ({"name": "exponential", "floor": 0.99**4, "warmup_steps": 10}, 60, 0.99**2),
         ({"name": "poly"}, 0, 1.0),
         ({"name": "poly", "power": 0.9}, 50, (51 / 101) ** 0.9),
         ({"name": "poly", "power": 2.0}, 100, (1 / 101) ** 2),

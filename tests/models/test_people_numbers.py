@@ -27,12 +27,14 @@ SMALL: dict[str, dict[str, Any]] = {
     "srunet": {"cr": 0.125},
     "voxelnet": {},
     "cenet": {"width": 4},
+    "motionbev": {"width": 8, "heights": 4, "motion_channels": 1},
     "lidar_camera": {"lidar": {"name": "spvcnn", "cr": 0.125}, "image": {"decoder_channels": 8}},
 }
 CELLS: dict[str, dict[str, Any]] = {
     "cylinder3d": {"partition": {"name": "cylinder"}},
     "cenet": {"partition": {"name": "range_image", "height": 16, "width": 32}},
     "voxelnet": {"partition": {"name": "grid"}},
+    "motionbev": {"partition": {"name": "cylinder", "bins": [32, 32, 4]}},
 }
 LIDAR = [
     {"lidar": {"name": "spvcnn_spformer", "cr": 0.25}},
@@ -66,6 +68,10 @@ ABSURD: dict[str, list[dict[str, Any]]] = {
     "cenet": [
         {"width": 0}, {"width": 7}, {"width": 10**9}, {"std": [1, 1, 0, 1, 1]}, {"knn": {"search": 4}},
         {"knn": {"search": 10**9 + 1}}, {"knn": {"neighbours": 0}}, {"knn": {"sigma": 0}}, {"knn": {"cutoff": -1}},
+    ],
+    "motionbev": [
+        {"width": 0}, {"width": 12}, {"width": 10**9}, {"heights": 0}, {"heights": 10**9}, {"point_features": 0},
+        {"dropblock": 1}, {"dropout": -0.1}, {"motion_channels": 0}, {"seam": "open"},
     ],
     "lidar_camera": LIDAR + IMAGE,
 }  # fmt: skip

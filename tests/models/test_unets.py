@@ -27,7 +27,9 @@ NARROW = {
     "cylinder3d": {"width": 4},
     "srunet": {"cr": 0.25},
     "cenet": {"width": 4},
+    "motionbev": {"width": 8, "heights": 4, "motion_channels": 1},
 }
+GRIDS = {"motionbev": {"bins": [32, 48, 4]}}
 
 
 def make(name: str, num_classes: int = 17, **options: object) -> nn.Module:
@@ -35,7 +37,7 @@ def make(name: str, num_classes: int = 17, **options: object) -> nn.Module:
     config = Config(tree={"model": {"name": name, **options}})
     partition = model_class(config).partitions[0]
     if partition != "voxels":
-        config.tree["data"] = {"partition": {"name": partition}}
+        config.tree["data"] = {"partition": {"name": partition, **GRIDS.get(name, {})}}
     return build_model(config, num_classes)
 
 

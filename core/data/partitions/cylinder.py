@@ -56,6 +56,11 @@ class Cylinder(PartitionSection):
             )
         return self
 
+    @property
+    def closes(self) -> bool:
+        """The last cell of azimuth touches the first: together they are a full circle."""
+        return self.cell is None and self.interval == "bins" and self.high[1] - self.low[1] == 360
+
     def coordinates(self, xyz: np.ndarray, sensor: Sensor) -> np.ndarray:
         """F32 [N, 3]: range m, azimuth degrees, height m of points f32 [N, 3] m."""
         x, y, z = sensor.seen(xyz).T

@@ -53,13 +53,13 @@ class OptimizerConfig(Section):
 class SchedulerConfig(Section):
     """``scheduler:`` section: the learning rate over time; every schedule is evaluated per optimiser step."""
 
-    name: Literal["none", "cosine", "cosine_warmup", "cosine_restarts", "poly"] = Field(
-        "cosine_warmup", description="the schedule"
+    name: Literal["none", "cosine", "cosine_warmup", "cosine_restarts", "poly", "exponential"] = (
+        Field("cosine_warmup", description="the schedule")
     )
     warmup_steps: int = Field(
         0,
         ge=0,
-        description="optimiser steps, linear warm-up of cosine_warmup; U2MKD: 1000 / processes, "
+        description="optimiser steps, linear warm-up of cosine_warmup and exponential; U2MKD: 1000 / processes, "
         "0 with one process",
     )
     cycles: int = Field(
@@ -69,9 +69,15 @@ class SchedulerConfig(Section):
         0.01,
         ge=0,
         lt=1,
-        description="cosine_restarts: factor on lr where a cycle begins and ends",
+        description="cosine_restarts: factor on lr where a cycle begins and ends; exponential: where it ends",
     )
     power: float = Field(0.9, gt=0, description="poly: exponent of the decay")
+
+    @model_validator(mode="after")
+    def _decays(self) -> Self:
+        if self.name == "exponential" and self.floor == 0:
+            raise ValueError("no exponential decay ends at 0: give floor a value above it")
+        return self
 
 
 def build_optimizer(config: OptimizerConfig, model: nn.Module) -> Optimizer:
@@ -116,6 +122,7 @@ def lr_factor(config: SchedulerConfig, step: int, total_steps: int) -> float:
     """Multiplier on the base learning rate at optimiser step ``step`` of ``total_steps``.
 
     ``cosine_warmup`` is (k+1)/W during warm-up and (1 + cos(pi (k-W)/T)) / 2 after; ``poly`` is (1 - k/(T+1))^power.
+    ``exponential`` rises so, too, and is floor^((k-W)/T) after.
     ``cosine_restarts`` rises linearly from ``floor`` to 1 and falls to it as a cosine, in each cycle.
     """
     if config.name == "cosine_restarts":
@@ -125,10 +132,12 @@ def lr_factor(config: SchedulerConfig, step: int, total_steps: int) -> float:
     if config.name == "poly":
         return (1 - min(step, total_steps) / (total_steps + 1)) ** config.power
     warmup = 0
-    if config.name == "cosine_warmup":
+    if config.name in ("cosine_warmup", "exponential"):
         warmup = config.warmup_steps
     if step < warmup:
         return (step + 1) / warmup
+    if config.name == "exponential":
+        return config.floor ** ((step - warmup) / total_steps)
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / total_steps)))
 
 

@@ -28,7 +28,6 @@ from core.sparse import Conv3d, SparseTensor, Window, WindowCache, cat
 
 __all__ = ["Cylinder3D"]
 
-_CIRCLE = 360.0  # degrees
 _DOWN = (1, 2, 4, 8, 16)  # widths of stem and encoder, in units of ``width``
 _UP = (16, 16, 8, 4, 2)  # of what enters the decoder and of its stages
 
@@ -143,8 +142,7 @@ def _window(grid: Cylinder, wrap: bool) -> Window:
     Raises:
         UserError: azimuth shall close on itself, but its cells do not.
     """
-    closed = grid.interval == "bins" and grid.high[1] - grid.low[1] == _CIRCLE
-    if wrap and not closed:
+    if wrap and not grid.closes:
         raise UserError(
             "azimuth does not close on itself in this grid: its cells are not a full circle",
             where="data.partition, because of model.wrap",

@@ -1,8 +1,10 @@
-"""Cylinder3D's network at the points: what each point brings into its cell, and the head that decides for points."""
+"""Networks of cylinders at the points: what each point brings into its cell, and Cylinder3D's head for points."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +16,7 @@ from core.errors import UserError
 from core.fast.cell_max import cell_max
 from core.models.layers import PointBatchNorm
 
-__all__ = ["GEOMETRY", "PointHead", "PointNetwork", "cylinder_of", "point_inputs"]
+__all__ = ["GEOMETRY", "PointHead", "PointNetwork", "cylinder_of", "perceptron", "point_inputs"]
 
 GEOMETRY = 8  # values per point before the other features
 _POSITION = 3  # of data.features, its first
@@ -30,7 +32,7 @@ def cylinder_of(batch: Batch) -> Cylinder:
     partition = batch.cells.partition
     if not isinstance(partition, Cylinder) or partition.cell is not None:
         raise UserError(
-            "cylinder3d needs a grid with bounds",
+            "the network needs a grid with bounds",
             where="data.partition",
             cure="Write bins, low and high in place of cell",
         )
@@ -52,7 +54,7 @@ def point_inputs(batch: Batch, rows: Tensor) -> Tensor:
     """
     if batch.features[:1] != ("xyz",):
         raise UserError(
-            f"data.features are {', '.join(batch.features)}; cylinder3d needs xyz first",
+            f"data.features are {', '.join(batch.features)}; the network needs xyz first",
             where="data.features",
             cure="Write features: [xyz, intensity]",
         )
@@ -69,6 +71,14 @@ def point_inputs(batch: Batch, rows: Tensor) -> Tensor:
     return torch.cat([polar - centre, polar, xyz[:, :2], others], 1)
 
 
+def perceptron(widths: Sequence[int]) -> nn.Sequential:
+    """Normalisation, then linear layers from width to width with normalisation and ReLU between them."""
+    layers: list[nn.Module] = [PointBatchNorm(widths[0])]
+    for cin, cout in pairwise(widths[:-1]):
+        layers += [nn.Linear(cin, cout), PointBatchNorm(cout), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(widths[-2], widths[-1]))
+
+
 class PointNetwork(nn.Module):
     """Perceptron at the points, maximum over the points of each cell, and a layer to the width of voxels.
 
@@ -78,15 +88,8 @@ class PointNetwork(nn.Module):
 
     def __init__(self, in_channel: int, point_features: int, voxel_features: int) -> None:
         super().__init__()
-        a, b, c = _HIDDEN
         width = GEOMETRY + in_channel - _POSITION
-        self.points = nn.Sequential(
-            PointBatchNorm(width),
-            nn.Linear(width, a), PointBatchNorm(a), nn.ReLU(),
-            nn.Linear(a, b), PointBatchNorm(b), nn.ReLU(),
-            nn.Linear(b, c), PointBatchNorm(c), nn.ReLU(),
-            nn.Linear(c, point_features),
-        )  # fmt: skip
+        self.points = perceptron([width, *_HIDDEN, point_features])
         self.voxels = nn.Sequential(nn.Linear(point_features, voxel_features), nn.ReLU())
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:

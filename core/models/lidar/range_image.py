@@ -46,12 +46,18 @@ class RangeOutput(Output):
 class ImageStage(Stage):
     """Features of one stage in pictures; rows are made on demand.
 
+    Args:
+        stride: pixels of the full size along a pixel of the stage. others: cells of the batch along further axes, which
+            a pixel holds all.
+
     Attributes:
         image: [B, C, h, w].
     """
 
-    def __init__(self, image: Tensor, batch: Batch, stride: int) -> None:
-        self.image, self.edge = image, (stride, stride)
+    def __init__(
+        self, image: Tensor, batch: Batch, stride: int, others: tuple[int, ...] = ()
+    ) -> None:
+        self.image, self.edge = image, (stride, stride, *others)
         self.batch = batch
 
     @property
@@ -62,10 +68,16 @@ class ImageStage(Stage):
     @property
     def rows(self) -> Tensor:
         """I64 [SV], the pixel of the stage that each of the batch's cells falls into."""
-        b, row, column = self.batch.coords.long().unbind(1)
+        b, row, column = self._places()
+        height, width = self.image.shape[2:]
+        return (b * height + row) * width + column
+
+    def _places(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Scan, row and column of each cell; what a pooling has left over at an end belongs to the last."""
+        b, row, column = self.batch.coords.long()[:, :3].unbind(1)
         height, width = self.image.shape[2:]
         stride = self.edge[0]
-        return (b * height + row // stride) * width + column // stride
+        return b, (row // stride).clamp_max(height - 1), (column // stride).clamp_max(width - 1)
 
     @property
     def channels(self) -> int:
@@ -74,8 +86,8 @@ class ImageStage(Stage):
 
     def at_cells(self) -> Tensor:
         """The features of those pixels, [SV, C]."""
-        b, row, column = self.batch.coords.long().unbind(1)
-        return self.image[b, :, row // self.edge[0], column // self.edge[1]]
+        b, row, column = self._places()
+        return self.image[b, :, row, column]
 
 
 class NeighbourConfig(Section):
