@@ -113,6 +113,6 @@ def _resized(image: np.ndarray, box: Box, size: tuple[int, int]) -> np.ndarray:
     import torch.nn.functional as F
 
     part = image[box.top : box.top + box.height, box.left : box.left + box.width]
-    pixels = torch.from_numpy(np.ascontiguousarray(part)).permute(2, 0, 1)[None].float()
+    pixels = torch.from_numpy(part.copy()).permute(2, 0, 1)[None].float()
     resized = F.interpolate(pixels, size[::-1], mode="bilinear", align_corners=False)
     return resized[0].permute(1, 2, 0).round().to(torch.uint8).numpy()

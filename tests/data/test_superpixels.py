@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from core.data import DataConfig, make_sample
 from core.data.superpixels.slic import SlicConfig, slic
 from core.data.superpixels.write import SETTINGS, default_folder, write_superpixels
 from core.datasets import build_dataset
+from core.datasets.images import read_image
 from core.datasets.planes import plane_file
 from core.errors import UserError
 
@@ -107,3 +109,16 @@ def test_what_is_no_mask_is_said(own) -> None:
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(UserError, match="cannot decode"):
         camera.planes["masks"]()
+
+
+REAL = Path(os.environ.get("LIDISTILL_REALDATA", "/nowhere")) / "nuscenes" / "samples"
+
+
+@pytest.mark.realdata
+@pytest.mark.skipif(not REAL.is_dir(), reason="no real images; set LIDISTILL_REALDATA")
+def test_real_images_have_as_many_superpixels_as_scikit_images() -> None:
+    """With scikit-image 0.18.2 images of nuScenes end at 90 to 126 superpixels of the 150 wanted."""
+    for name in ("CAM_FRONT", "CAM_BACK"):
+        (path,) = (REAL / name).glob("*.jpg")
+        labels = slic(read_image(path), SlicConfig())
+        assert 90 <= len(np.unique(labels)) <= 126
