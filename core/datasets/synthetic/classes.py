@@ -1,4 +1,4 @@
-"""What stands in the synthetic town: one table from internal classes to both data sets' raw label ids.
+"""What stands in the synthetic town: one table from internal classes to raw label ids of nuScenes and SemanticKITTI.
 
 nuScenes ids follow the nuScenes-lidarseg category order (0 noise .. 31 vehicle.ego); SemanticKITTI ids follow
 semantic-kitti-api's ``semantic-kitti.yaml``, where a moving object carries an id of its own (252..259).

@@ -15,7 +15,7 @@ from core.datasets.synthetic.materials import (
 )
 from core.datasets.synthetic.solids import Solids
 
-__all__ = ["Surfaces", "answers", "surfaces"]
+__all__ = ["Echo", "Surfaces", "brightness", "echo", "surfaces"]
 
 
 class Surfaces(NamedTuple):
@@ -44,13 +44,49 @@ def surfaces(solids: Solids, what: np.ndarray, ground: np.ndarray) -> Surfaces:
     )
 
 
-def answers(
-    reflectance: np.ndarray, cosine: np.ndarray, distance: np.ndarray, strength: float
-) -> np.ndarray:
-    """Tell how likely the echo of a pulse is heard, f64 [n]: it falls with the square of the distance.
+class Echo(NamedTuple):
+    """How pulses are answered, [n] each.
+
+    Attributes:
+        heard: bool. distance: f64 m, as measured. reflectance: f64, of the very spot. deep: f64 m, how far the pulse
+            went into the surface.
+    """
+
+    heard: np.ndarray
+    distance: np.ndarray
+    reflectance: np.ndarray
+    deep: np.ndarray
+
+
+def echo(
+    surface: Surfaces,
+    distance: np.ndarray,
+    cosine: np.ndarray,
+    strength: float,
+    rng: np.random.Generator,
+    share: float | np.ndarray = 1.0,
+) -> Echo:
+    """Answer pulses: the chance to be heard falls with the square of the distance.
 
     Args:
-        reflectance: [n]. cosine: [n], of incidence. distance: [n] m. strength: m, how far a weak surface still answers.
+        surface: what they met. distance: f64 [n] m, infinite where that is nothing. cosine: f64 [n], of incidence.
+        strength: m, how far a weak surface still answers. rng: noise and drop-outs. share: of each pulse that got
+            there.
     """
+    count = len(distance)
+    hit = np.isfinite(distance)
+    reflectance = surface.reflectance * np.clip(rng.normal(1.0, 0.18, count), 0.4, 1.6)
+    distance = np.where(hit, distance, 0.0)
     signal = reflectance * np.sqrt(cosine) * (strength / np.maximum(distance, 1.0)) ** 2
-    return 1.0 - np.exp(-6.0 * signal)
+    answer = (1.0 - np.exp(-6.0 * share * signal)) * (1.0 - surface.drop)
+    heard = hit & (rng.random(count) < answer)
+    deep = surface.depth * np.minimum(rng.exponential(1.0, count), 2.5)
+    # bounded, so that points stay in their boxes
+    jitter = np.clip(rng.standard_normal(count), -2.0, 2.0)
+    distance = distance + jitter * np.hypot(0.018, surface.roughness) + deep
+    return Echo(heard, distance, reflectance, deep)
+
+
+def brightness(power: np.ndarray, cosine: np.ndarray, distance: np.ndarray) -> np.ndarray:
+    """Weaken an echo's ``power`` [n] by the angle of incidence and on its way of ``distance`` [n] m."""
+    return power * (0.35 + 0.65 * cosine) * np.exp(-distance / 90.0)

@@ -12,8 +12,8 @@ from functools import cached_property
 import numpy as np
 
 from core.datasets.synthetic.classes import Cls
-from core.datasets.synthetic.raycast import NOTHING, cast
-from core.datasets.synthetic.response import answers, surfaces
+from core.datasets.synthetic.raycast import cast
+from core.datasets.synthetic.response import brightness, echo, surfaces
 from core.datasets.synthetic.scene import Snapshot, rigid
 from core.datasets.synthetic.solids import rotation
 
@@ -154,23 +154,13 @@ def scan(
         len(solids.kind),
     )
     surface = surfaces(solids, what, ground)
-    reflectance = surface.reflectance * np.clip(rng.normal(1.0, 0.18, count), 0.4, 1.6)
-
-    hit = what != NOTHING
-    distance = np.where(hit, distance, 0.0)
-    answer = answers(reflectance, cosine, distance, model.strength)
-    answer *= 1.0 - surface.drop
-    kept = hit & (rng.random(count) < answer)
-    deep = surface.depth * np.minimum(rng.exponential(1.0, count), 2.5)
-    # bounded, so that points stay in their boxes
-    jitter = np.clip(rng.standard_normal(count), -2.0, 2.0)
-    distance = distance + jitter * np.hypot(0.018, surface.roughness) + deep
-    kept &= distance <= model.reach
+    heard, distance, reflectance, _ = echo(surface, distance, cosine, model.strength, rng)
+    kept = heard & (distance <= model.reach)
     stray = kept & (rng.random(count) < _STRAY)
     distance = np.where(stray, distance * rng.uniform(0.2, 0.9, count), distance)
     cls = np.where(stray, int(Cls.NOISE), surface.cls)
     thing = np.where(stray, 0, surface.thing)
-    intensity = model.scale * reflectance * (0.35 + 0.65 * cosine) * np.exp(-distance / 90.0)
+    intensity = brightness(model.scale * reflectance, cosine, distance)
     intensity = np.round(np.clip(intensity, 0.0, model.ceiling) / model.step) * model.step
     return Sweep(
         points=(rays * distance[:, None])[kept].astype(np.float32),

@@ -16,7 +16,7 @@ import numpy as np
 
 from core.datasets.synthetic.materials import Mat
 from core.datasets.synthetic.raycast import NOTHING, cast_each
-from core.datasets.synthetic.response import answers, surfaces
+from core.datasets.synthetic.response import brightness, echo, surfaces
 from core.datasets.synthetic.scene import Scene, Snapshot
 from core.datasets.synthetic.waymo_labels import labels_of
 from core.datasets.synthetic.waymo_rig import COLUMNS, ROWS, TURN
@@ -188,18 +188,12 @@ def _passing(
 
 def _echoes(snapshot: Snapshot, hit: _Hit, share: np.ndarray, rng: np.random.Generator) -> _Echoes:
     """The answers to a ``share`` [n] of each pulse from where it hit."""
-    count = len(share)
     surface = surfaces(snapshot.solids, hit.what, hit.ground)
-    met = hit.what != NOTHING
-    reflectance = surface.reflectance * np.clip(rng.normal(1.0, 0.18, count), 0.4, 1.6)
-    distance = np.where(met, hit.distance, 0.0)
-    answer = answers(share * reflectance, hit.cosine, distance, _STRENGTH) * (1.0 - surface.drop)
-    heard = met & (rng.random(count) < answer)
-    deep = surface.depth * np.minimum(rng.exponential(1.0, count), 2.5)
-    jitter = np.clip(rng.standard_normal(count), -2.0, 2.0)
-    distance = distance + jitter * np.hypot(0.018, surface.roughness) + deep
-    strength = np.where(reflectance > 1.0, reflectance**3, reflectance)
-    intensity = _SCALE * share * strength * (0.35 + 0.65 * hit.cosine) * np.exp(-distance / 90.0)
+    heard, distance, reflectance, deep = echo(
+        surface, hit.distance, hit.cosine, _STRENGTH, rng, share
+    )
+    mirrored = np.where(reflectance > 1.0, reflectance**3, reflectance)
+    intensity = brightness(_SCALE * share * mirrored, hit.cosine, distance)
     return _Echoes(
         heard=heard & (distance > 0) & (distance <= REACH),
         values=np.stack([distance, intensity, _elongation(hit, deep, share, rng)], 1).astype("f4"),
