@@ -149,7 +149,7 @@ class Container(ABC):
 
         Args:
             folder: of the submission; it holds ``names`` and the files of :meth:`Benchmark.metadata`.
-            names: :meth:`Benchmark.submitted_path` of each scan. per_file: scans in one file, None = all.
+            names: :meth:`Benchmark.submitted_path` of each scan. per_file: scans in one file, 1 or more; None = all.
 
         Returns:
             the written files; others of an earlier call are gone.

@@ -117,7 +117,7 @@ def _add_submit_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--frames-per-file",
-        type=int,
+        type=_positive,
         metavar="N",
         help="Waymo: several files of so many scans each (default: one file)",
     )
@@ -191,6 +191,13 @@ def _named_file(text: str) -> tuple[str, Path]:
     if not (name and equals and path):
         raise argparse.ArgumentTypeError(f"expected NAME=FILE, got '{text}'")
     return name, Path(path)
+
+
+def _positive(text: str) -> int:
+    """A number of things, one at least."""
+    if not text.isascii() or not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 1, got '{text}'")
+    return int(text)
 
 
 def read_evaluation(

@@ -103,8 +103,9 @@ def test_shards_hold_each_frame_once_and_the_same_bytes_every_time(tmp_path: Pat
     assert sorted((tmp_path / "many").glob("*.bin")) == sorted(again), "no other shards are left"
     for one, other in zip(packed(tmp_path / "one"), again):
         assert one.read_bytes() == other.read_bytes()
-    with pytest.raises(UserError, match="--frames-per-file 0 asks for files without frames"):
-        packed(tmp_path / "many", per_file=0)
+    (tmp_path / "many" / "submission_old.bin").write_bytes(b"")
+    packed(tmp_path / "many")
+    assert (tmp_path / "many" / "submission_old.bin").is_file(), "a person's own file stays"
 
 
 def test_labels_that_go_in_come_back(tmp_path: Path) -> None:
@@ -146,10 +147,7 @@ def test_what_is_empty_is_outstanding(tmp_path: Path) -> None:
     )
     packed(tmp_path, account_name="", authors=[])
     assert faults(tmp_path) == []
-    assert CONTAINER.outstanding(tmp_path) == [
-        "account_name in submission.json",
-        "authors in submission.json",
-    ]
+    assert CONTAINER.outstanding(tmp_path) == ["account_name, authors in submission.json"]
     packed(tmp_path)
     assert CONTAINER.outstanding(tmp_path) == []
     assert CONTAINER.outstanding(tmp_path / "frame_list.bin") == []
@@ -172,10 +170,12 @@ def test_wrong_information_is_named(wrong: dict, words: str, tmp_path: Path) -> 
 
 
 def test_a_missing_frame_keeps_everything_from_being_written(tmp_path: Path) -> None:
-    names = [SERVER.submitted_path(SPLIT.token(0), "val")]
-    write_json(tmp_path / "submission.json", SERVER.metadata("val", False)["submission.json"])
-    with pytest.raises(UserError, match=r"1522688014970187\.bin: this prediction of a frame does"):
-        CONTAINER.pack(tmp_path, names, None)
+    written = packed(tmp_path, per_file=1)
+    names = [SERVER.submitted_path(SPLIT.token(index), "val") for index in range(len(SPLIT))]
+    for path in [*written, tmp_path / names[2]]:
+        path.unlink()
+    with pytest.raises(UserError, match=r"1522688015970187\.bin: this prediction of a frame does"):
+        CONTAINER.pack(tmp_path, names, 1)
     assert not list(tmp_path.glob("*.bin"))
 
 

@@ -110,6 +110,8 @@ def test_the_older_form_means_the_same(old: tuple[str, ...], new: tuple[str, ...
         (("score", CONFIG, "--vote-sum", "logits"), "--vote-sum needs --votes N"),
         (("score", CONFIG, "--vote-mode", "legacy_random"), "--vote-mode needs --votes N"),
         (("score", CONFIG, "--predict", "a"), "--predict goes with predict"),
+        (("submit", CONFIG, "--out", "o", "--frames-per-file", "0"), "expected a number from 1"),
+        ((CONFIG, "--frames-per-file", "5"), "--frames-per-file goes with submit"),
     ],
 )
 def test_nothing_asked_for_is_left_out_in_silence(

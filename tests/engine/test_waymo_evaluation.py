@@ -51,8 +51,8 @@ def test_points_and_cells_score_the_same(waymo, tiny_waymo_v1, tmp_path, capsys)
     submit(waymo, out)
     assert capsys.readouterr().out.endswith(
         "rehearsal complete: 2 scans of synthetic world (Waymo Open Dataset format) val, all checks passed. To submit: "
-        "scans of the real data set (this is a synthetic world (Waymo Open Dataset format)), and account_name in "
-        "submission.json, and unique_method_name in submission.json, and authors in submission.json\n"
+        "scans of the real data set (this is a synthetic world (Waymo Open Dataset format)), and account_name, "
+        "unique_method_name, authors in submission.json\n"
     )
     by_cell = scored(tiny_waymo_v1, out, tmp_path)
     assert f"in {tmp_path / 'truth.bin'}\n" in capsys.readouterr().out

@@ -7,6 +7,7 @@ reads. A file is a head and the frames' files one after the other: no more than 
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -36,6 +37,7 @@ from core.io import atomic_path
 __all__ = ["FrameContainer"]
 
 _KINDS = {True: "submission", False: "frame_list"}  # by FrameList.is_submission
+_PACKED = re.compile(rf"({'|'.join(_KINDS.values())})(-\d{{5}}-of-\d{{5}})?\.bin")
 _MOST = (1 << 31) - 1  # bytes of one message
 
 
@@ -44,24 +46,23 @@ class FrameContainer(Container):
 
     def pack(self, folder: Path, names: Sequence[str], per_file: int | None) -> list[Path]:
         """Write both kinds of files, each atomically; see :meth:`Container.pack`."""
-        if per_file is not None and per_file < 1:
-            raise UserError(
-                f"--frames-per-file {per_file} asks for files without frames",
-                cure="Give 1 or more, or leave the option out for a single file",
-            )
         info = MethodInfo.read(folder / INFO)
-        size = per_file or max(1, len(names))
-        shards = [names[start : start + size] for start in range(0, len(names), size)]
+        frames = []
+        for name in names:
+            with decoding(folder / name, "prediction of a frame", "Start the same command again"):
+                frames.append((folder / name, (folder / name).stat().st_size))
+        size = per_file or max(1, len(frames))
+        shards = [frames[start : start + size] for start in range(0, len(frames), size)]
         written = []
         for is_submission, stem in _KINDS.items():
             for number, shard in enumerate(shards, 1):
                 part = f"-{number:05d}-of-{len(shards):05d}" if len(shards) > 1 else ""
                 target = folder / f"{stem}{part}.bin"
-                _write(target, [folder / name for name in shard], info if is_submission else None)
+                _write(target, shard, info if is_submission else None)
                 written.append(target)
-            for path in folder.glob(f"{stem}*.bin"):
-                if path not in written:
-                    path.unlink()
+        for path in folder.iterdir():
+            if _PACKED.fullmatch(path.name) and path not in written:
+                path.unlink()
         return written
 
     def faults(self, path: Path, scans: Split) -> Iterator[str]:
@@ -79,21 +80,20 @@ class FrameContainer(Container):
             if file.is_submission:
                 with decoding(file.path, "submission"):
                     info = MethodInfo.of_message(file.message)
-                return [f"{name} in {INFO}" for name in info.lacking]
+                return [f"{', '.join(info.lacking)} in {INFO}"] if info.lacking else []
         return []
 
 
-def _write(target: Path, frames: Sequence[Path], info: MethodInfo | None) -> None:
+def _write(target: Path, frames: Sequence[tuple[Path, int]], info: MethodInfo | None) -> None:
     """Write a submission, or with ``info`` None a bare list.
 
+    Args:
+        frames: files and their sizes in bytes.
+
     Raises:
-        UserError: a frame is missing, or there are too many for one message.
+        UserError: there are too many for one message.
     """
-    sizes = []
-    for frame in frames:
-        with decoding(frame, "prediction of a frame", "Start evaluate.py submit again"):
-            sizes.append(frame.stat().st_size)
-    results = sum(Writer().header(FRAMES, size).size + size for size in sizes)
+    results = sum(Writer().header(FRAMES, size).size + size for _, size in frames)
     head = Writer()
     if info is not None:
         info.write(head)
@@ -106,7 +106,7 @@ def _write(target: Path, frames: Sequence[Path], info: MethodInfo | None) -> Non
         )
     with atomic_path(target) as temporary, open(temporary, "wb") as stream:
         stream.write(head.tobytes())
-        for frame, size in zip(frames, sizes):
+        for frame, size in frames:
             stream.write(Writer().header(FRAMES, size).tobytes())
             with open(frame, "rb") as source:
                 shutil.copyfileobj(source, stream)
