@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from waymo_frames import CAMERA_NUMBERS, LASER_NUMBERS, NAME, context, frame, images
 
 from core.datasets.waymo.frame import TOP, CameraImage, Context, Frame, RangeImage
+from core.datasets.waymo.table_segment import TableSegment
 
 LABELLED = (1, 3)
 K1 = ("key.segment_context_name", "key.frame_timestamp_micros")
@@ -178,3 +179,33 @@ def write_reference(folder: Path, types: dict | None = None, **options: Any) -> 
     for tag, rows in rows_of(context(), frames()).items():
         write_table(folder, tag, rows, types, **options)
     return folder
+
+
+def rewrite(folder: Path, tag: str, change, types: dict | None = None, **options) -> None:
+    """Write one table anew, its rows changed."""
+    rows = rows_of(context(), frames())[tag]
+    (folder / tag / f"{NAME}.parquet").unlink()
+    write_table(folder, tag, change(rows) or rows, types, **options)
+
+
+def segment(folder: Path) -> TableSegment:
+    found = TableSegment.find(folder)
+    assert list(found) == [NAME]
+    return found[NAME]  # type: ignore[return-value]
+
+
+def assert_equal(found: Frame, expected: Frame, *, poses: float = 0.0) -> None:
+    assert (found.context, found.timestamp) == (expected.context, expected.timestamp)
+    np.testing.assert_allclose(found.pose, expected.pose, atol=poses, rtol=0)
+    np.testing.assert_array_equal(found.pixel_pose, expected.pixel_pose)
+    assert found.pixel_pose.dtype == np.float32
+    assert set(found.returns) == set(expected.returns)
+    for name, right_images in expected.returns.items():
+        assert len(found.returns[name]) == len(right_images)
+        for image, right in zip(found.returns[name], right_images):
+            np.testing.assert_array_equal(image.values, right.values)
+            assert image.values.dtype == np.float32
+            assert (image.labels is None) == (right.labels is None)
+            if right.labels is not None:
+                np.testing.assert_array_equal(image.labels, right.labels)
+                assert image.labels.dtype == np.int32

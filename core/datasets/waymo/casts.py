@@ -22,14 +22,15 @@ _LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
 
 @dataclass(frozen=True)
 class Place:
-    """A column of a file, for errors."""
+    """A column of a file, or its footer (the empty name), for errors."""
 
     path: Path
     column: str
 
     def error(self, what: str, cure: str = CURE) -> UserError:
         """Make the error of what is wrong with it."""
-        return UserError(f"column {self.column}: {what}", where=str(self.path), cure=cure)
+        part = f"column {self.column}" if self.column else "the footer"
+        return UserError(f"{part}: {what}", where=str(self.path), cure=cure)
 
     @contextmanager
     def reading(self) -> Iterator[None]:

@@ -54,7 +54,7 @@ class Table:
     def __init__(self, path: Path) -> None:
         self.path = path
         _check_magic(path)
-        with Place(path, "footer").reading():
+        with Place(path, "").reading():
             file = pq.ParquetFile(path, page_checksum_verification=True)
             self._metadata, self._columns = file.metadata, file.schema_arrow.names
             groups = read_footer(path)
@@ -225,7 +225,7 @@ class Table:
 
 def _check_magic(path: Path) -> None:
     """Prove that a file begins as Parquet does, before pyarrow says in many words that it does not."""
-    with Place(path, "footer").reading(), open(path, "rb") as stream:
+    with Place(path, "").reading(), open(path, "rb") as stream:
         start = stream.read(4)
     if start != b"PAR1":
         raise UserError(
