@@ -14,7 +14,7 @@ from waymo_fakes import SHAPE, FakeSplit, official_frame, official_list, truth_o
 from waymo_protos import message
 
 from core.datasets.benchmark import benchmark
-from core.datasets.waymo.frame_lists import FrameList
+from core.datasets.waymo.frame_lists import FrameFile
 from core.datasets.waymo.matrices import decode_matrix
 from core.datasets.waymo.score import score_files
 from core.errors import UserError
@@ -95,7 +95,7 @@ def test_shards_hold_each_frame_once_and_the_same_bytes_every_time(tmp_path: Pat
         "submission-00001-of-00002.bin", "submission-00002-of-00002.bin",
         "frame_list-00001-of-00002.bin", "frame_list-00002-of-00002.bin",
     ]  # fmt: skip
-    assert [len(FrameList(path)) for path in shards] == [2, 1, 2, 1]
+    assert [len(FrameFile(path)) for path in shards] == [2, 1, 2, 1]
     assert faults(tmp_path / "many") == []
     part = "submission-00001-of-00002.bin"
     assert faults(tmp_path / "many" / part) == [f"{part}: frame {SPLIT.token(2)} is missing"]

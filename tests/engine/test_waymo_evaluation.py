@@ -12,7 +12,7 @@ from test_submission import job
 
 from core.config import load_config
 from core.datasets.benchmark import benchmark
-from core.datasets.waymo.frame_lists import FrameList
+from core.datasets.waymo.frame_lists import FrameFile
 from core.datasets.waymo.reader import Waymo
 from core.engine import submission
 from core.engine.run.distributed import World
@@ -96,7 +96,7 @@ def test_a_begun_submission_is_completed_and_checked(
     submit(waymo, tmp_path / "b", per_file=1)
     one = tmp_path / "a" / "submission.bin"
     whole = one.read_bytes()
-    token = FrameList(one).tokens[1]
+    token = FrameFile(one).tokens[1]
     (tmp_path / "a" / "frames" / f"{token}.bin").unlink()
     one.unlink()
     info = json.loads((tmp_path / "a" / "submission.json").read_text())
@@ -109,7 +109,7 @@ def test_a_begun_submission_is_completed_and_checked(
     assert told.endswith("(this is a synthetic world (Waymo Open Dataset format))\n"), (
         "all filled in"
     )
-    assert FrameList(one).tokens == [token_of(path) for path in shards(tmp_path / "b")]
+    assert FrameFile(one).tokens == [token_of(path) for path in shards(tmp_path / "b")]
     assert one.read_bytes() != whole and (tmp_path / "a" / "frame_list.bin").read_bytes() in whole
     arguments = ["--dataset", "waymo", "--root", str(tiny_waymo_v1), "--split"]
     submission.main(["check", str(tmp_path / "b"), *arguments, "val"])
@@ -120,7 +120,7 @@ def test_a_begun_submission_is_completed_and_checked(
     with pytest.raises(UserError, match="4 faults, listed above"):
         submission.main(["check", str(one), *arguments, "train"])
     told = capsys.readouterr().out
-    token = FrameList(one).tokens[0]
+    token = FrameFile(one).tokens[0]
     assert told.startswith(
         f"submission.bin: frame {token} is not one of the 2 frames of the train split\n"
     )
@@ -131,7 +131,7 @@ def shards(folder: Path) -> list[Path]:
 
 
 def token_of(path: Path) -> str:
-    (token,) = FrameList(path).tokens
+    (token,) = FrameFile(path).tokens
     return token
 
 

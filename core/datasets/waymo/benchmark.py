@@ -9,7 +9,7 @@ import numpy as np
 
 from core.datasets.benchmark import Benchmark, NumpyFormat, Split
 from core.datasets.waymo.cells import CellSplit
-from core.datasets.waymo.frame_lists import encode_frame
+from core.datasets.waymo.frame_lists import encode_prediction
 from core.datasets.waymo.method_info import INFO, MethodInfo
 from core.datasets.waymo.submission import FrameContainer
 
@@ -39,7 +39,7 @@ class WaymoBenchmark(NumpyFormat, Benchmark):
         cells = cast(CellSplit, scans).cells(index)
         images = np.zeros((2, *cells.shape, 2), np.int32)
         images[:, :, :, 1] = cells.images(classes)
-        return encode_frame(scans.token(index), list(images))
+        return encode_prediction(scans.token(index), list(images))
 
     def metadata(
         self, split: str, uses_camera: bool, sweeps: tuple[int, int] = (0, 0)

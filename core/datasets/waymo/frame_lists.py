@@ -30,9 +30,9 @@ __all__ = [
     "FRAMES",
     "RESULTS",
     "RETURNS",
-    "FrameList",
+    "FrameFile",
     "class_image",
-    "encode_frame",
+    "encode_prediction",
     "find_lists",
     "frame_fields_fault",
     "range_images",
@@ -43,7 +43,7 @@ RETURNS = LaserField.RETURN_1, LaserField.RETURN_2
 _TOP_NUMBER = next(number for number, name in LASERS.items() if name == TOP)
 
 
-def encode_frame(token: str, images: Sequence[np.ndarray]) -> bytes:
+def encode_prediction(token: str, images: Sequence[np.ndarray]) -> bytes:
     """A serialised SegmentationFrame of TOP.
 
     Args:
@@ -59,7 +59,7 @@ def encode_frame(token: str, images: Sequence[np.ndarray]) -> bytes:
     return frame.integer(SegmentationFrameField.TIMESTAMP, int(timestamp)).tobytes()
 
 
-class FrameList:
+class FrameFile:
     """A file of frames, of either kind.
 
     Args:
@@ -179,11 +179,11 @@ def class_image(image: np.ndarray) -> np.ndarray:
     return classes
 
 
-def find_lists(path: Path) -> Iterator[FrameList]:
+def find_lists(path: Path) -> Iterator[FrameFile]:
     """The files of frames that ``path`` is, or that lie in it as ``*.bin``, by name.
 
     Raises:
-        UserError: there is none, or see :class:`FrameList`.
+        UserError: there is none, or see :class:`FrameFile`.
     """
     paths = [path]
     if path.is_dir():
@@ -191,4 +191,4 @@ def find_lists(path: Path) -> Iterator[FrameList]:
     if not paths:
         raise UserError("no .bin files in this folder", where=str(path))
     for each in paths:
-        yield FrameList(each)
+        yield FrameFile(each)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from core.datasets.waymo.frame import NUM_CLASSES
-from core.datasets.waymo.frame_lists import FrameList, class_image, find_lists
+from core.datasets.waymo.frame_lists import FrameFile, class_image, find_lists
 from core.decode import decoding
 from core.errors import UserError, counted
 from core.metrics import Absent, Confusion
@@ -166,13 +166,13 @@ def score_files(truth: Path, predictions: Path) -> CellScore:
     return score
 
 
-def _places(lists: Iterable[FrameList]) -> dict[str, tuple[FrameList, int]]:
+def _places(lists: Iterable[FrameFile]) -> dict[str, tuple[FrameFile, int]]:
     """Where each frame lies: a submission, and a plain list of the same frames beside it, count once.
 
     Raises:
         UserError: a frame is in one kind of file twice.
     """
-    places: dict[bool, dict[str, tuple[FrameList, int]]] = {True: {}, False: {}}
+    places: dict[bool, dict[str, tuple[FrameFile, int]]] = {True: {}, False: {}}
     for file in lists:
         known = places[file.is_submission]
         for index, token in enumerate(file.tokens):
@@ -187,7 +187,7 @@ def _places(lists: Iterable[FrameList]) -> dict[str, tuple[FrameList, int]]:
     return places[False] or places[True]
 
 
-def _classes(file: FrameList, index: int) -> list[np.ndarray]:
+def _classes(file: FrameFile, index: int) -> list[np.ndarray]:
     images = file.images(index)
     with decoding(file.path, f"frame {file.tokens[index]}"):
         return [class_image(image) for image in images]

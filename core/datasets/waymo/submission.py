@@ -22,7 +22,7 @@ from core.datasets.waymo.frame_lists import (
     FRAMES,
     RESULTS,
     RETURNS,
-    FrameList,
+    FrameFile,
     find_lists,
     frame_fields_fault,
     range_images,
@@ -36,7 +36,7 @@ from core.io import atomic_path
 
 __all__ = ["FrameContainer"]
 
-_KINDS = {True: "submission", False: "frame_list"}  # by FrameList.is_submission
+_KINDS = {True: "submission", False: "frame_list"}  # by FrameFile.is_submission
 _PACKED = re.compile(rf"({'|'.join(_KINDS.values())})(-\d{{5}}-of-\d{{5}})?\.bin")
 _MOST = (1 << 31) - 1  # bytes of one message
 
@@ -113,7 +113,7 @@ def _write(target: Path, frames: Sequence[tuple[Path, int]], info: MethodInfo | 
 
 
 # --- what is wrong ----------------------------------------------------------------------------------------------------
-def _info_faults(lists: Sequence[FrameList]) -> Iterator[str]:
+def _info_faults(lists: Sequence[FrameFile]) -> Iterator[str]:
     """Of the fields beside the frames; all files have to say the same."""
     first = None
     for file in lists:
@@ -129,7 +129,7 @@ def _info_faults(lists: Sequence[FrameList]) -> Iterator[str]:
             yield f"{file.path.name}: it names another method than {lists[0].path.name}"
 
 
-def _set_faults(lists: Sequence[FrameList], scans: CellSplit) -> Iterator[str]:
+def _set_faults(lists: Sequence[FrameFile], scans: CellSplit) -> Iterator[str]:
     """Of files that together have to hold each frame of the split once."""
     numbers = {scans.token(index): index for index in range(len(scans))}
     holders: dict[str, str] = {}

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from core.datasets.waymo.cells import CellSplit
-from core.datasets.waymo.frame_lists import FRAMES, encode_frame
+from core.datasets.waymo.frame_lists import FRAMES, encode_prediction
 from core.datasets.waymo.wire_writer import Writer
 from core.errors import UserError
 from core.io import atomic_path
@@ -31,4 +31,4 @@ def write_truth(scans: CellSplit, path: Path) -> None:
                 raise UserError(f"frame {token} has no labels", where=str(scans.root))
             cells = scans.cells(index)
             images = list(cells.images(labels[: len(cells)].astype(np.int32)))
-            stream.write(Writer().content(FRAMES, encode_frame(token, images)).tobytes())
+            stream.write(Writer().content(FRAMES, encode_prediction(token, images)).tobytes())
