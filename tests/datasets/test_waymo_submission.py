@@ -6,17 +6,22 @@ import json
 import re
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import waymo_frames as made
 from waymo_fakes import SHAPE, FakeSplit, official_frame, official_list, truth_of
 from waymo_protos import message
 
 from core.datasets.benchmark import benchmark
+from core.datasets.waymo.frame import Frame
 from core.datasets.waymo.frame_lists import FrameFile
 from core.datasets.waymo.matrices import decode_matrix
 from core.datasets.waymo.score import score_files
+from core.datasets.waymo.segment_writer import segment_file, write_segment
+from core.engine.score.submission_check import check_submission, open_split
 from core.errors import UserError
 from core.io import write_bytes, write_json
 
@@ -286,3 +291,41 @@ def test_no_files_of_frames(tmp_path: Path) -> None:
     (tmp_path / "a.bin").write_text(json.dumps({"no": "message"}))
     with pytest.raises(UserError, match="cannot decode this file of classes by frame"):
         faults(tmp_path)
+
+
+# --- the test split ---------------------------------------------------------------------------------------------------
+def standing(frame: Frame) -> Frame:
+    """The frame of a vehicle that does not move while it is measured."""
+    pixels = np.zeros_like(frame.pixel_pose)
+    pixels[..., 3:] = frame.pose[:3, 3]
+    return replace(frame, pixel_pose=pixels)
+
+
+def test_the_test_split_is_that_of_its_list(tmp_path: Path) -> None:
+    """Three frames without labels, two of which the list names; the official list has 2,982."""
+    frames = [standing(made.frame(number, labelled=False)) for number in range(3)]
+    path = tmp_path / "testing" / segment_file(made.NAME)
+    write_segment(path, made.context(), [(each, made.images()) for each in frames])
+    listed = tmp_path / "frames.txt"
+    listed.write_text("".join(f"{made.NAME},{frames[number].timestamp}\n" for number in (0, 2)))
+    scans = open_split("waymo", tmp_path, "test", "", test_frames=listed)
+    assert [scans.token(index) for index in range(2)] == [
+        f"{made.NAME}/{frames[number].timestamp}" for number in (0, 2)
+    ]
+    for index in range(len(scans)):
+        classes = np.full(scans.num_points(index), 18, np.uint8)
+        name = SERVER.submitted_path(scans.token(index), scans.official_split)
+        write_bytes(tmp_path / "out" / name, SERVER.submitted_content(classes, scans, index))
+    write_json(
+        tmp_path / "out" / "submission.json", SERVER.metadata("testing", False)["submission.json"]
+    )
+    names = [
+        path.relative_to(tmp_path / "out").as_posix()
+        for path in (tmp_path / "out" / "frames").rglob("*.bin")
+    ]
+    CONTAINER.pack(tmp_path / "out", sorted(names), None)
+    (fault, *others) = check_submission(tmp_path / "out", scans)
+    assert fault.startswith("data set: test has 2 of the official 2,982 scans")
+    assert all(other.startswith("data set: ") for other in others)
+    scans = open_split("waymo", tmp_path, "test", "", partial=True, test_frames=listed)
+    assert list(check_submission(tmp_path / "out", scans)) == []
