@@ -1,4 +1,4 @@
-"""``python -m core.engine.submission check|remap|waymo-truth|waymo-score``; ``--help`` imports nothing heavy."""
+"""``python -m core.engine.submission check|remap|moving-score|waymo-…``; ``--help`` imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ Check and mend files for the benchmark servers; 'evaluate.py submit' writes them
 
 python -m core.engine.submission check DIR/submission.zip --dataset semantickitti --root DATA --split test
 python -m core.engine.submission remap IN OUT --to raw
+python -m core.engine.submission moving-score DIR --root DATA
 python -m core.engine.submission waymo-truth --root DATA --split val --out truth.bin
 python -m core.engine.submission waymo-score truth.bin DIR
 """
@@ -39,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     jobs = parser.add_subparsers(dest="job", required=True)
     _add_check(jobs.add_parser("check", help="see whether the benchmark would take a submission"))
     _add_remap(jobs.add_parser("remap", help="rewrite .label files in other ids, elsewhere"))
+    _add_moving(jobs.add_parser("moving-score", help="score what moves in SemanticKITTI's files"))
     _add_truth(jobs.add_parser("waymo-truth", help="labels of a split for Waymo's metric tool"))
     _add_score(jobs.add_parser("waymo-score", help="score Waymo's files as its metric tool does"))
     args = parser.parse_args(argv)
@@ -73,6 +75,21 @@ def _add_remap(change: argparse.ArgumentParser) -> None:
     change.add_argument(
         "--label-space", default="semantickitti", help="a built-in one or a YAML file"
     )
+
+
+def _add_moving(score: argparse.ArgumentParser) -> None:
+    score.add_argument(
+        "predictions", type=Path, metavar="DIR", help="holds sequences/NN/predictions/*.label"
+    )
+    score.add_argument("--root", required=True, type=Path, help="folder of the data set")
+    score.add_argument("--split", default="val", choices=("train", "val"))
+    score.add_argument(
+        "--labels", default="semantickitti_movable", help="label space with a class 'moving'"
+    )
+    score.add_argument(
+        "--partial", action="store_true", help="only the scans that are on disk count"
+    )
+    score.add_argument("--json", type=Path, help="where to write the scores")
 
 
 def _add_truth(truth: argparse.ArgumentParser) -> None:
@@ -112,6 +129,26 @@ def _remap(args: argparse.Namespace) -> None:
     sys.stdout.write(f"{counted(count, 'file')} remapped to {args.to} ids, in {args.target}\n")
 
 
+def _moving(args: argparse.Namespace) -> None:
+    from core.config import Config
+    from core.engine.score.moving import moving_line
+    from core.engine.score.moving_files import score_files
+    from core.io import write_json
+
+    section = {
+        "name": "semantickitti",
+        "root": str(args.root),
+        "labels": args.labels,
+        "cameras": [],
+        "partial": args.partial,
+    }
+    config = Config({"dataset": section}, source="command line")
+    result = score_files(args.predictions, config, args.split)
+    if args.json is not None:
+        write_json(args.json, result.to_json())
+    sys.stdout.write(f"{moving_line(result)} on {result.scored}\n")
+
+
 def _truth(args: argparse.Namespace) -> None:
     from core.config import Config
     from core.datasets import build_dataset
@@ -135,7 +172,13 @@ def _score(args: argparse.Namespace) -> None:
     sys.stdout.write(f"{score.told(WAYMO.classes)}\n")
 
 
-_JOBS = {"check": _check, "remap": _remap, "waymo-truth": _truth, "waymo-score": _score}
+_JOBS = {
+    "check": _check,
+    "remap": _remap,
+    "moving-score": _moving,
+    "waymo-truth": _truth,
+    "waymo-score": _score,
+}
 
 
 if __name__ == "__main__":

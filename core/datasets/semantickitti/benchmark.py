@@ -49,7 +49,7 @@ class SemanticKITTIBenchmark(Benchmark):
 
     def decode(self, content: bytes, labels: LabelSpace, where: Path) -> np.ndarray:
         """Read raw ids u32; instances are dropped."""
-        return labels.to_train(stored_ids(content, self.dtype, where), where)
+        return labels.to_train(self.class_ids(stored_ids(content, self.dtype, where)), where)
 
     def allowed_ids(self, labels: LabelSpace) -> Sequence[int]:
         """The raw ids of the train ids; with moving classes, all ids of things that move, as the server reads them."""

@@ -11,8 +11,10 @@ from types import MappingProxyType
 from typing import Any
 
 from loguru import logger
+from torch import Tensor
 
 from core.config import Config
+from core.contracts import Batch
 from core.data.content import split_stamp
 from core.data.labelled import check_labelled
 from core.datasets.base import ScanDataset
@@ -21,6 +23,7 @@ from core.engine.run.context import Context
 from core.engine.run.distributed import World
 from core.engine.run.provenance import provenance
 from core.engine.score.evaluation import score_network
+from core.engine.score.moving import SequenceCounts, moving_line, with_moving
 from core.engine.score.opened import Opened
 from core.engine.score.voting import PLAIN, Votes, loader_and_predictor
 from core.errors import UserError, counted
@@ -107,13 +110,19 @@ def evaluate_checkpoint(
         dataset, context.experiment.eval.pictures if report and world.rank == 0 else 0
     )
     loader, predict = loader_and_predictor(context, dataset, context.data, votes)
+    sequences = SequenceCounts(dataset, world.device)
+
+    def seen(batch: Batch, predicted: Tensor) -> None:
+        pictures(batch, predicted)
+        sequences(batch, predicted)
+
     score, totals, skipped = score_network(
         model,
         loader,
         labels.num_classes,
         world,
         context.autocast,
-        pictures,
+        seen,
         predict,
         {} if dataset.benchmark is None else dataset.benchmark.subsets,
     )
@@ -127,6 +136,7 @@ def evaluate_checkpoint(
         votes=votes.count,
         extra=_extra(opened, dataset, votes),
     )
+    result = with_moving(result, sequences.by_name(), dataset)
     if world.rank == 0:
         for message in skipped:
             logger.warning("skipped: {}", message)
@@ -178,7 +188,9 @@ def print_result(result: EvaluationResult, page: Path | None, legacy: bool) -> N
     )
     voted = f", {result.votes} votes each" if result.votes > 1 else ""
     told = f"{_official(result)}{lenient} on {result.scored}{voted}{ending}"
-    sys.stdout.write(f"mIoU {100 * result.miou:.2f}{told}\n")
+    moving = moving_line(result)
+    lines = [f"mIoU {100 * result.miou:.2f}{told}", *([moving] if moving else [])]
+    sys.stdout.write("\n".join(lines) + "\n")
     sys.stdout.flush()
 
 
