@@ -93,7 +93,7 @@ class DatasetConfig(Section):
     labels: str | None = Field(
         None,
         description="label space: semantickitti, semantickitti_multiscan, semantickitti_mos, "
-        "semantickitti_movable, nuscenes, pandaset, or a YAML file with classes and map; null = the data set's own",
+        "semantickitti_movable, nuscenes, pandaset, waymo, or a YAML file with classes and map; null = its own",
     )
     use_labels: bool = Field(
         True,

@@ -142,8 +142,15 @@ def _point_files(part: Part) -> list[Path]:
 
 
 def _alike(paths: list[Path], known: list[Path]) -> np.ndarray:
-    """Bool [N]: a file has the content of a known one, whatever both are called."""
-    sizes = np.array([os.path.getsize(path) for path in paths])
-    wanted = set(sizes.tolist())
-    contents = {file_stamp(path, time=False) for path in known if os.path.getsize(path) in wanted}
-    return np.array([file_stamp(path, time=False) in contents for path in paths], bool)
+    """Bool [N]: a file has the content of a known one, whatever both are called.
+
+    A file that holds many scans is looked at once.
+    """
+    sizes = {path: os.path.getsize(path) for path in dict.fromkeys(paths)}
+    wanted = set(sizes.values())
+    contents = set()
+    for path in dict.fromkeys(known):
+        if os.path.getsize(path) in wanted:
+            contents.add(file_stamp(path, time=False))
+    alike = {path: file_stamp(path, time=False) in contents for path in sizes}
+    return np.array([alike[path] for path in paths], bool)

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from core.config import Config
+from core.data import DataConfig, collate, make_sample
+from core.data.corruptions import PROFILES, Scanner, corrupt
+from core.data.instances.build import build_database
+from core.data.sampler import SampleKey
+from core.data.samples import ScanSamples
 from core.datasets import build_dataset
 from core.datasets.base import ScanDataset
 from core.errors import UserError
+from core.models import input_width
 
 
 def build(root: Path, split: str = "train", **keys: object) -> ScanDataset:
@@ -81,3 +88,45 @@ def test_tables_that_are_not_there(tiny_waymo_v2, tmp_path):
     with pytest.raises(UserError, match="no frame of the train split has labels"):
         build(root)
     assert len(build(root, frames="all")) == 3
+
+
+# --- what other floors do with its scans ------------------------------------------------------------------------------
+def test_samples_have_five_images_of_one_size_and_columns_of_waymo(tiny_waymo_v1):
+    scan = build(tiny_waymo_v1).load(0)
+    features = ("xyz", "intensity", "elongation", "range", "return")
+    data = DataConfig(voxel_size=0.5, features=features, images=True, image_size=(96, 64))
+    sample = make_sample(scan, 0, data)
+    assert sample.cameras is not None and sample.cameras.images.shape == (5, 3, 64, 96)
+    assert sample.cameras.visible.any(1).all()  # each camera sees points
+    batch = collate([sample])
+    assert batch.point_feats.shape == (len(scan.points), 7)
+    np.testing.assert_array_equal(batch.point_feats[:, 6].numpy(), scan.points["return"])
+    assert "row" not in batch.points and "no_label_zone" not in batch.points
+    config = Config({"dataset": {"name": "waymo"}, "data": {"features": list(features)}})
+    assert input_width(config) == 7
+
+
+def test_corruptions_are_made_around_the_scanner(tiny_waymo_v1):
+    """Fog cuts what is far from the scanner, which stands 1.43 m before and 2.184 m above the frame's origin."""
+    scans = build(tiny_waymo_v1)
+    scan, scanner = scans.load(0, cameras=False), Scanner.of(scans)
+    assert scanner.beams == 64 and scanner.scale == 255
+    corruption = next(c for c in PROFILES["semantickitti-c"] if c.kind == "fog")
+    corrupted = corrupt(scan, corruption, scanner)
+    moved = replace(scan, sensor=replace(scan.sensor, origin=(0.0, 0.0, 0.0)))
+    moved = moved.having(xyz=scan.xyz - scan.sensor.place)
+    at_home = corrupt(moved, corruption, scanner)
+    np.testing.assert_allclose(corrupted.xyz, at_home.xyz + scan.sensor.place, atol=1e-3)
+
+
+def test_objects_are_cut_out_and_pasted(tiny_waymo_v1, tmp_path):
+    section = {"name": "waymo", "root": str(tiny_waymo_v1), "index_workers": 0}
+    paste = {"database": str(tmp_path / "objects"), "count": 4}
+    config = Config({"dataset": section, "data": {"paste": paste}})
+    database = build_database(config)
+    assert len(database.index) > 10
+    scans = build_dataset(config, "train")
+    samples = ScanSamples(scans, config.parse(DataConfig, "data"), training=True)
+    whole, made = scans.load(0, cameras=False), samples[SampleKey(0, 0)]
+    new = made.points.take(slice(len(whole.points), None))
+    assert len(new) and (new["label"] > 0).all() and (new["return"] == 0).all()

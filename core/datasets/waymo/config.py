@@ -10,11 +10,9 @@ from pydantic import Field, model_validator
 from core.datasets.base import DatasetConfig, Multisweeps, SplitName
 from core.datasets.waymo.frame import LASERS
 from core.datasets.waymo.source import PointOptions
-from core.datasets.waymo.splits import FormatName
+from core.datasets.waymo.splits import TEST_LIST, FormatName
 
-__all__ = ["TEST_LIST", "WaymoConfig"]
-
-TEST_LIST = "3d_semseg_test_set_frames.txt"
+__all__ = ["WaymoConfig"]
 
 LaserName = Literal["TOP", "FRONT", "SIDE_LEFT", "SIDE_RIGHT", "REAR"]
 

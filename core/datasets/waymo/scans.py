@@ -131,8 +131,8 @@ class FrameScans(ScanDataset):
         return points.having(xyz=transform(moved, points["xyz"])).as_sweep(number, lag)
 
     def _seen(self, row: int, *, required: bool) -> tuple[Camera, ...]:
-        """All cameras that are wanted; none where one is missing and the frame may do without."""
-        names = self._cameras()
+        """All cameras that are wanted; none where there are no images, or a frame that may do without lacks one."""
+        names = tuple(self._source.files(row, labelled=False, cameras=self._cameras()).images)
         cameras = self._source.cameras(row, names)
         if len(cameras) == len(names):
             return cameras

@@ -21,6 +21,7 @@ __all__ = [
     "FOLDERS",
     "FORMATS",
     "SEGMENTS",
+    "TEST_LIST",
     "FormatName",
     "find_format",
     "find_root",
@@ -40,6 +41,8 @@ FOLDERS: dict[str, tuple[str, ...]] = {
 }
 SEGMENTS = {"train": 798, "val": 202, "test": 150}  # of the official splits
 _ALL_FOLDERS = tuple(folder for folders in FOLDERS.values() for folder in folders)
+TEST_LIST = "3d_semseg_test_set_frames.txt"
+_LIST = f"dataset.test_frames names {TEST_LIST} of the waymo-open-dataset repository, as it is"
 _NAMES = {
     "v1": "segment-*.tfrecord",
     "v2": "lidar/*.parquet",
@@ -143,16 +146,15 @@ def listed_frames(path: Path, frames: FrameList) -> tuple[np.ndarray, Sequence[s
         UserError: the list is missing, empty, or a line is no such pair or there twice.
     """
     rows, absent, seen = [], [], set()
-    for number, line in enumerate(read_text(path, "list of frames").splitlines(), 1):
+    lines = read_text(path, "list of frames", cure=_LIST).splitlines()
+    for number, line in enumerate(lines, 1):
         text = line.strip()
         if not text:
             continue
         name, _, timestamp = text.partition(",")
         if not name or not timestamp.isascii() or not timestamp.isdecimal() or text in seen:
             what = f"line {number} is '{text[:80]}', which is no 'context_name,timestamp_micros' or there twice"
-            raise UserError(
-                what, where=str(path), cure="Take 3d_semseg_test_set_frames.txt as it is"
-            )
+            raise UserError(what, where=str(path), cure=_LIST)
         seen.add(text)
         row = frames.find(name, int(timestamp)) if len(timestamp) < 19 else None
         if row is None:
@@ -160,5 +162,5 @@ def listed_frames(path: Path, frames: FrameList) -> tuple[np.ndarray, Sequence[s
         else:
             rows.append(row)
     if not seen:
-        raise UserError("the list names no frame", where=str(path))
+        raise UserError("the list names no frame", where=str(path), cure=_LIST)
     return np.sort(np.array(rows, np.int64)), absent
