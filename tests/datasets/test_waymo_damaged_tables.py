@@ -102,6 +102,7 @@ def test_wrong_columns_are_refused_by_name(copy: Path) -> None:
         ({f"{FIRST}.shape": [6, 20, 2]}, "return1.values: row . holds 240 values .* H x W x 4 numbers"),
         ({f"{FIRST}.shape": [-6, -10, 4]}, "return1.shape: holds a side below 0"),
         ({f"{FIRST}.shape": [2**20, 2**20, 4]}, "return1.shape: .* more than 67108864 values"),
+        ({f"{FIRST}.shape": [2**30, 2**30, 16]}, "return1.shape: .* more than 67108864 values"),
         ({f"{FIRST}.values": [float("nan")] * 240}, "return1.values: holds NaN or infinite values"),
         ({f"{FIRST}.values": [None] * 240}, "return1.values: cannot be read .*nulls"),
         ({f"{SECOND}.shape": [2, 30, 4]}, "return2.values: has 2 x 30 pixels; .* has 6 x 10"),

@@ -7,13 +7,14 @@ prove that a list begins and ends there.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from core.datasets.waymo.footer import ColumnPages
 from core.datasets.waymo.page_headers import DICTIONARY, Unsupported, walk_pages
-from core.datasets.waymo.page_values import Entries, Leaf, Values, read_dictionary, read_page
+from core.datasets.waymo.page_values import PLAIN, Entries, Leaf, Texts, read_dictionary, read_page
 
 __all__ = ["Chunk"]
 
@@ -41,8 +42,8 @@ class Chunk:
         counts = [page.entries for page in self._pages]
         self._firsts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
 
-    def read(self, row: int, entries: np.ndarray) -> Values | None:
-        """Read the values of a row, as stored.
+    def read(self, row: int, entries: np.ndarray) -> np.ndarray | None:
+        """Read the numbers of a row, as stored.
 
         Args:
             entries: i64 [rows], values that each row of the group has, 1 for a null or an empty list.
@@ -85,17 +86,33 @@ class Chunk:
         lengths = np.add.reduceat(there.astype(np.int64), np.flatnonzero(begins))
         return lengths, np.concatenate([page.values for page in pages])
 
-    def _read_pages(self, begin: int, end: int) -> list[Entries]:
-        with open(self._path, "rb") as stream:
-            dictionary = None
-            for page in self._dictionary:
-                dictionary = read_dictionary(stream.fileno(), page, self._leaf)
-            pages = []
-            for page in self._pages[begin:end]:
-                pages.append(read_page(stream.fileno(), page, self._leaf, dictionary))
-        return pages
+    def texts(self, rows: Sequence[int]) -> list[bytes | None]:
+        """Read rows of a column of byte strings; a page that holds several of them is decoded once.
 
-    def _cut(self, page: Entries, first: int, last: int, start: int) -> Values:
+        Raises:
+            ValueError, Unsupported: as of :meth:`read`.
+        """
+        found: list[bytes | None] = [None] * len(rows)
+        numbers = np.searchsorted(self._firsts, rows, "right") - 1
+        for number in np.unique(numbers).tolist():
+            (page,) = self._read_pages(number, number + 1)
+            if self._leaf.repetition or not isinstance(page.values, Texts):
+                raise ValueError("it holds something else than byte strings")
+            there = page.definition == self._leaf.definition
+            for place in np.flatnonzero(numbers == number).tolist():
+                local = int(rows[place] - self._firsts[number])
+                if there[local]:
+                    found[place] = page.values.content(int(np.count_nonzero(there[:local])))
+        return found
+
+    def _read_pages(self, begin: int, end: int) -> list[Entries]:
+        chosen, dictionary = self._pages[begin:end], None
+        with open(self._path, "rb") as stream:
+            if self._dictionary and any(page.encoding != PLAIN for page in chosen):
+                dictionary = read_dictionary(stream.fileno(), self._dictionary[0], self._leaf)
+            return [read_page(stream.fileno(), page, self._leaf, dictionary) for page in chosen]
+
+    def _cut(self, page: Entries, first: int, last: int, start: int) -> np.ndarray:
         """The values of entries ``first`` to ``last`` that lie in a page, whose own first one is ``start``."""
         begin, end = max(first - start, 0), min(last - start, len(page.repetition))
         expected = np.full(end - begin, self._leaf.repetition, np.int32)
@@ -104,18 +121,18 @@ class Chunk:
         follows = page.repetition[end : end + 1]
         if not np.array_equal(page.repetition[begin:end], expected) or follows.any():
             raise ValueError("its lists have other lengths than the shapes beside them")
+        if not isinstance(page.values, np.ndarray):
+            raise ValueError("it holds byte strings; numbers are expected")
         there = page.definition == self._leaf.definition
         skipped = int(np.count_nonzero(there[:begin]))
         return page.values[skipped : skipped + int(np.count_nonzero(there[begin:end]))]
 
 
-def _joined(parts: list[Values], count: int) -> Values | None:
+def _joined(parts: list[np.ndarray], count: int) -> np.ndarray | None:
     """The ``count`` values of a cell from its pages; a single one may be absent."""
     found = sum(len(part) for part in parts)
     if found == 0 and count == 1:
         return None
     if found != count:
         raise ValueError("it holds nulls within a list")
-    if isinstance(parts[0], list):
-        return parts[0]
     return np.concatenate(parts)

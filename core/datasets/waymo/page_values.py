@@ -16,13 +16,38 @@ import pyarrow as pa
 
 from core.datasets.waymo.page_headers import DATA_V2, DICTIONARY, Page, Unsupported
 
-__all__ = ["Entries", "Leaf", "Values", "read_dictionary", "read_page"]
+__all__ = ["PLAIN", "Entries", "Leaf", "Texts", "Values", "read_dictionary", "read_page"]
 
-_PLAIN, _DICTIONARIES = 0, (2, 8)
+PLAIN, _DICTIONARIES = 0, (2, 8)
 _CODECS = {"SNAPPY": "snappy", "GZIP": "gzip", "ZSTD": "zstd", "BROTLI": "brotli"}
 _NUMBERS = {"FLOAT": "<f4", "DOUBLE": "<f8", "INT32": "<i4", "INT64": "<i8"}
 _TEXT = "BYTE_ARRAY"
-Values = np.ndarray | list[bytes]
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Byte strings of a page; none is copied before it is asked for.
+
+    Attributes:
+        block: u8 [B]. starts, ends: i64 [N], where each lies in it.
+    """
+
+    block: np.ndarray
+    starts: np.ndarray
+    ends: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, chosen: slice | np.ndarray) -> Texts:
+        return Texts(self.block, self.starts[chosen], self.ends[chosen])
+
+    def content(self, number: int) -> bytes:
+        """A copy of one of them."""
+        return self.block[self.starts[number] : self.ends[number]].tobytes()
+
+
+Values = np.ndarray | Texts
 
 
 @dataclass(frozen=True)
@@ -56,7 +81,7 @@ def read_dictionary(descriptor: int, page: Page, leaf: Leaf) -> Values:
     Raises:
         ValueError: the page is damaged. Unsupported: only pyarrow reads it.
     """
-    if page.encoding not in (_PLAIN, 2):
+    if page.encoding not in (PLAIN, 2):
         raise Unsupported(f"a dictionary of encoding {page.encoding}")
     return _plain(_unpack(_content(descriptor, page), page.unpacked, leaf), page.entries, leaf)
 
@@ -144,7 +169,7 @@ def _levels(block: np.ndarray, highest: int, count: int) -> np.ndarray:
 def _decode(
     block: np.ndarray, count: int, encoding: int, leaf: Leaf, dictionary: Values | None
 ) -> Values:
-    if encoding == _PLAIN:
+    if encoding == PLAIN:
         return _plain(block, count, leaf)
     if encoding not in _DICTIONARIES:
         raise Unsupported(f"encoding {encoding}")
@@ -155,8 +180,6 @@ def _decode(
     places = _runs(block[1:], int(block[0]), count)
     if not 0 <= places.min() <= places.max() < len(dictionary):
         raise ValueError("a page points outside its dictionary")
-    if isinstance(dictionary, list):
-        return [dictionary[place] for place in places]
     return dictionary[places]
 
 
@@ -165,8 +188,7 @@ def _plain(block: np.ndarray, count: int, leaf: Leaf) -> Values:
         ends = _text_ends(block, count)
         if len(ends) != count or (int(ends[-1]) if count else 0) != len(block):
             raise ValueError("the byte strings of a page do not fill it")
-        starts = [0, *ends[:-1]]
-        return [block[start + 4 : end].tobytes() for start, end in zip(starts, ends)]
+        return Texts(block, np.concatenate([[0], ends])[:-1] + 4, ends)
     if leaf.physical not in _NUMBERS:
         raise Unsupported(f"type {leaf.physical}")
     dtype = np.dtype(_NUMBERS[leaf.physical])

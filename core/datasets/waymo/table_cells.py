@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 from core.datasets.waymo.chunk import Chunk
 from core.datasets.waymo.footer import RowGroup
 from core.datasets.waymo.page_headers import Unsupported
-from core.datasets.waymo.page_values import Values
 
 __all__ = ["TableCells"]
 
@@ -28,15 +27,15 @@ class TableCells:
         self._path, self._metadata, self._groups = path, metadata, groups
         self._chunks: dict[tuple[str, int], Chunk] = {}
 
-    def read(self, name: str, group: int, row: int, entries: np.ndarray) -> Values | None:
-        """Read one cell as it is stored.
+    def read(self, name: str, group: int, row: int, entries: np.ndarray) -> np.ndarray | None:
+        """Read one cell of a column of lists of numbers, as it is stored.
 
         Args:
             name: of the column. group, row: a row group, and a row in it. entries: i64 [rows], values that each row of
                 the group has in the column, 1 for a null or an empty list.
 
         Returns:
-            numbers, or a list of one byte string; None where it is null or empty.
+            None where it is null or empty.
 
         Raises:
             ValueError, OSError, pa.ArrowException: the column is damaged or holds another number of values.
@@ -44,7 +43,18 @@ class TableCells:
         try:
             return self._chunk(name, group).read(row, entries)
         except Unsupported:
-            return self._streamed(name, group, row)
+            return _numbers(self._streamed(name, group, [row])[0])
+
+    def texts(self, name: str, group: int, rows: Sequence[int]) -> list[bytes | None]:
+        """Read cells of a column of byte strings.
+
+        Raises:
+            ValueError, OSError, pa.ArrowException: the column is damaged or of another type.
+        """
+        try:
+            return self._chunk(name, group).texts(rows)
+        except Unsupported:
+            return [_text(value) for value in self._streamed(name, group, rows)]
 
     def lists(self, name: str, group: int) -> tuple[np.ndarray, np.ndarray] | None:
         """Read all lists of numbers of a row group, see :meth:`Chunk.lists`.
@@ -86,23 +96,29 @@ class TableCells:
             raise ValueError(f"{len(found)} columns of values have this name")
         return found[0]
 
-    def _streamed(self, name: str, group: int, row: int) -> Values | None:
-        """The cell by pyarrow, which decodes the row group from its start."""
+    def _streamed(self, name: str, group: int, rows: Sequence[int]) -> list[pa.Scalar]:
+        """Cells by pyarrow, which decodes the row group from its start."""
         file = pq.ParquetFile(self._path, metadata=self._metadata, page_checksum_verification=True)
         batches = file.iter_batches(1, row_groups=[group], columns=[name], use_threads=False)
+        found: dict[int, pa.Scalar] = {}
         for number, batch in enumerate(batches):
-            if number == row:
-                return _stored(batch.column(0)[0])
+            if number in rows:
+                found[number] = batch.column(0)[0]
+            if len(found) == len(set(rows)):
+                return [found[row] for row in rows]
         raise ValueError("its row group ends early")
 
 
-def _stored(value: pa.Scalar) -> Values | None:
-    """A cell as :meth:`TableCells.read` gives it."""
-    if not value.is_valid:
+def _numbers(value: pa.Scalar) -> np.ndarray | None:
+    """A list as :meth:`TableCells.read` gives it."""
+    if not value.is_valid or not len(value.values):
         return None
-    if isinstance(value, pa.BinaryScalar | pa.LargeBinaryScalar):
-        return [value.as_py()]
-    values = value.values
-    if values.null_count:
+    if value.values.null_count:
         raise ValueError("it holds nulls within a list")
-    return np.asarray(values.to_numpy()) if len(values) else None
+    return np.asarray(value.values.to_numpy())
+
+
+def _text(value: pa.Scalar) -> bytes | None:
+    if not isinstance(value, pa.BinaryScalar | pa.LargeBinaryScalar):
+        raise ValueError("it holds something else than byte strings")
+    return value.as_py()

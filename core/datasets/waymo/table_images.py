@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from core.datasets.poses import check_poses
@@ -10,7 +12,7 @@ from core.datasets.waymo.casts import CURE, Place
 from core.datasets.waymo.frame import NUM_CLASSES, CameraImage, RangeImage
 from core.datasets.waymo.tables import Table
 
-__all__ = ["read_camera_image", "read_labels", "read_pixel_pose", "read_returns"]
+__all__ = ["read_camera_images", "read_labels", "read_pixel_pose", "read_returns"]
 
 _JPEG = b"\xff\xd8"
 
@@ -65,19 +67,22 @@ def read_labels(table: Table, row: int, images: tuple[RangeImage, ...]) -> tuple
     return tuple(labelled)
 
 
-def read_camera_image(table: Table, row: int) -> CameraImage:
-    """Read a row of the table ``camera_image``.
+def read_camera_images(table: Table, rows: Mapping[str, int]) -> dict[str, CameraImage]:
+    """Read rows of the table ``camera_image``, by camera.
 
     Raises:
-        UserError: a column is missing or damaged, there is no JPEG, or the pose is no rigid transform.
+        UserError: a column is missing or damaged, there is no JPEG, or a pose is no rigid transform.
     """
     place = Place(table.path, f"{columns.IMAGE}.image")
-    content = table.content(place.column, row)
-    if content is None or not content.startswith(_JPEG):
-        raise place.error(f"row {row} holds no JPEG")
-    pose = table.transform(f"{columns.IMAGE}.pose.transform", row)
-    check_poses(pose[None], table.path, f"row {row}", CURE)
-    return CameraImage(content, pose)
+    images = {}
+    contents = table.contents(place.column, list(rows.values()))
+    for (name, row), content in zip(rows.items(), contents):
+        if content is None or not content.startswith(_JPEG):
+            raise place.error(f"row {row} holds no JPEG")
+        pose = table.transform(f"{columns.IMAGE}.pose.transform", row)
+        check_poses(pose[None], table.path, f"row {row}", CURE)
+        images[name] = CameraImage(content, pose)
+    return images
 
 
 def _there(values: np.ndarray | None, row: int, place: Place) -> np.ndarray:

@@ -26,7 +26,7 @@ from core.datasets.waymo.frame import (
 from core.datasets.waymo.segment import Segment
 from core.datasets.waymo.table_context import read_cameras, read_lasers, read_statistics
 from core.datasets.waymo.table_images import (
-    read_camera_image,
+    read_camera_images,
     read_labels,
     read_pixel_pose,
     read_returns,
@@ -157,12 +157,12 @@ class TableSegment(Segment):
     def images(self, row: np.void, cameras: Sequence[str]) -> dict[str, CameraImage]:
         """Read images from the table ``camera_image``."""
         table = self._open("camera_image")
-        found = {}
+        rows = {}
         for name in cameras:
             place = table.row(int(row["timestamp"]), _CAMERA_NUMBERS[name])
             if place is not None:
-                found[name] = read_camera_image(table, place)
-        return found
+                rows[name] = place
+        return read_camera_images(table, rows)
 
     def _top(
         self, time: int, returns: Mapping[str, tuple[RangeImage, ...]], labels: bool

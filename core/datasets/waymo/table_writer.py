@@ -32,6 +32,10 @@ _SHAPE_OR_NULL = pa.list_(pa.int32())
 _LASER_NUMBERS = {name: number for number, name in LASERS.items()}
 _CAMERA_NUMBERS = {name: number for number, name in CAMERAS.items()}
 _KEY_TYPES = {columns.TIMESTAMP: pa.int64(), columns.LASER: pa.int8(), columns.CAMERA: pa.int8()}
+# pyarrow looks at a page's size after that many values: official row groups of images are one page of 100 MB.
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "camera_image": {"write_batch_size": 1, "use_dictionary": False}
+}
 Cell = Any  # of a row: number, text, bytes, array or None
 Images = Mapping[str, CameraImage]
 
@@ -82,7 +86,9 @@ class _TableWriter:
         self._schema = _schema(tag)
         self._rows: list[tuple[Cell, ...]] = []
         self._bytes = 0
-        self._writer = pq.ParquetWriter(path, self._schema, write_page_checksum=True)
+        self._writer = pq.ParquetWriter(
+            path, self._schema, write_page_checksum=True, **_OPTIONS.get(tag, {})
+        )
 
     def add(self, *cells: Cell) -> None:
         """Add a row, its cells as the columns behind the segment's name come."""

@@ -11,6 +11,7 @@ without a checksum: a flipped bit that turns one distance into another is not no
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -149,41 +150,44 @@ class Table:
         if values is None and not shape.any():
             return None
         count = 0 if values is None else len(values)
-        if not isinstance(values, np.ndarray) or count != shape.prod() or shape[2] != channels:
+        if values is None or count != shape.prod() or shape[2] != channels:
             told = " x ".join(str(size) for size in shape)
             raise place.error(
                 f"row {row} holds {count} values for a shape of {told}; H x W x {channels} numbers are expected"
             )
         return values.reshape(shape)
 
-    def content(self, name: str, row: int) -> bytes | None:
-        """One cell of a column of byte strings."""
-        group, local = self._locate(row)
-        place, rows = Place(self.path, name), int(self._starts[group + 1] - self._starts[group])
-        with place.reading():
-            self._check_there(place)
-            values = self._cells.read(name, group, local, np.ones(rows, np.int64))
-        if isinstance(values, np.ndarray):
-            raise place.error("holds numbers; byte strings are expected")
-        return None if values is None else values[0]
+    def contents(self, name: str, rows: Sequence[int]) -> list[bytes | None]:
+        """Cells of a column of byte strings; those of a row group are read together."""
+        place = Place(self.path, name)
+        self._check_there(place)
+        located = [self._locate(row) for row in rows]
+        found: list[bytes | None] = [None] * len(rows)
+        for group in {group for group, _ in located}:
+            chosen = [number for number, (own, _) in enumerate(located) if own == group]
+            with place.reading():
+                cells = self._cells.texts(name, group, [located[number][1] for number in chosen])
+            for number, cell in zip(chosen, cells):
+                found[number] = cell
+        return found
 
     def _shapes_of(self, name: str, group: int) -> np.ndarray:
         """Shapes of the images of a row group, i64 [rows, 3]; zeros where there is none."""
         if (name, group) not in self._shapes:
             place = Place(self.path, name)
             shapes = self._lists_of_three(place, group)
-            if (shapes < 0).any() or (shapes.prod(1) > _MOST).any():
+            if (shapes < 0).any() or (shapes.astype(np.float64).prod(1) > _MOST).any():
                 raise place.error(f"holds a side below 0, or an image of more than {_MOST} values")
-            self._shapes[name, group] = shapes.astype(np.int64)
+            self._shapes[name, group] = shapes
         return self._shapes[name, group]
 
     def _lists_of_three(self, place: Place, group: int) -> np.ndarray:
-        """Lists of a row group, [rows, 3]; zeros for a null one."""
+        """Lists of a row group, i64 [rows, 3]; zeros for a null one."""
         self._check_there(place)
         with place.reading():
             found = self._cells.lists(place.column, group)
         if found is None:
-            return rows_of(self._column(place.column, group), 3, place)[0]
+            return rows_of(self._column(place.column, group), 3, place)[0].astype(np.int64)
         lengths, values = found
         if len(lengths) != self._starts[group + 1] - self._starts[group]:
             raise place.error("its pages hold another number of rows than the footer tells")
