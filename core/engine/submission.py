@@ -106,8 +106,8 @@ def _add_score(score: argparse.ArgumentParser) -> None:
 
 
 def _check(args: argparse.Namespace) -> None:
-    from core.engine.score.submission import show_faults
     from core.engine.score.submission_check import check_submission, open_split
+    from core.engine.score.submission_verdict import show_faults
 
     scans = open_split(
         args.dataset,

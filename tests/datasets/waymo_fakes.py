@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,10 +11,24 @@ import numpy as np
 from waymo_frames import matrix_blob
 from waymo_protos import message
 
+from core.datasets.benchmark import benchmark
 from core.datasets.waymo.cells import Cells
+from core.io import write_bytes, write_json
 from core.labels import WAYMO
 
-__all__ = ["SHAPE", "FakeSplit", "official_frame", "official_list", "truth_of"]
+__all__ = [
+    "CONTAINER",
+    "SERVER",
+    "SHAPE",
+    "SPLIT",
+    "FakeSplit",
+    "classes_of",
+    "faults",
+    "official_frame",
+    "official_list",
+    "packed",
+    "truth_of",
+]
 
 SHAPE = (4, 9)
 
@@ -71,3 +86,41 @@ def official_list(path: Path, frames: list[object]) -> Path:
     """A file of a SegmentationFrameList."""
     path.write_bytes(message("SegmentationFrameList")(frames=frames).SerializeToString())
     return path
+
+
+# --- a submission ---------------------------------------------------------------------------------------------------
+SPLIT = FakeSplit(count=3)
+SERVER = benchmark("waymo")
+CONTAINER = SERVER.container
+INFO = {
+    "account_name": "me@example.com",
+    "unique_method_name": "Net",
+    "authors": ["A. Author", "Ü. Zweite"],
+    "sensor_type": "LIDAR_TOP",
+    "past_frames": 2,
+}
+
+
+def classes_of(index: int) -> np.ndarray:
+    """Predicted classes, 1 to 22, of the points of a frame."""
+    count = len(SPLIT.cells(index))
+    return np.random.default_rng(index).integers(1, 23, count).astype(np.uint8)
+
+
+def packed(
+    folder: Path,
+    classes: Callable[[int], np.ndarray] = classes_of,
+    per_file: int | None = None,
+    **info,
+) -> list[Path]:
+    """A whole submission."""
+    names = [SERVER.submitted_path(SPLIT.token(index), "val") for index in range(len(SPLIT))]
+    for index, name in enumerate(names):
+        write_bytes(folder / name, SERVER.submitted_content(classes(index), SPLIT, index))
+    (written,) = SERVER.metadata("val", uses_camera=False).items()
+    write_json(folder / written[0], written[1] | INFO | info)
+    return CONTAINER.pack(folder, names, per_file)
+
+
+def faults(path: Path) -> list[str]:
+    return list(CONTAINER.faults(path, SPLIT))

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sys
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -32,14 +32,10 @@ from core.engine.run.distributed import World, barrier, rank_zero_first, sole_jo
 from core.engine.score.opened import Opened
 from core.engine.score.prediction import PredictionFolder, fill_folder
 from core.engine.score.source import open_source
-from core.engine.score.submission_check import (
-    ZIP,
-    check_submission,
-    file_names,
-    outstanding,
-)
+from core.engine.score.submission_check import ZIP, check_submission
+from core.engine.score.submission_verdict import show_faults
 from core.engine.score.voting import PLAIN, Votes
-from core.errors import UserError, counted
+from core.errors import UserError
 from core.io import atomic_path, write_bytes, write_json
 from core.labels import LabelSpace
 from core.paths import inside
@@ -49,7 +45,6 @@ __all__ = [
     "fill_gaps",
     "pack",
     "remap",
-    "show_faults",
     "submit_checkpoint",
 ]
 
@@ -278,38 +273,3 @@ def _remapped(path: Path, to: str, labels: LabelSpace) -> np.ndarray:
             cure="These are raw ids already; they need no remapping",
         )
     return (ids & 0xFFFF0000) | labels.to_raw(classes)
-
-
-def show_faults(path: Path, faults: Iterator[str] | list[str], scans: ScanDataset) -> None:
-    """Print what is wrong; else what a server would still ask for, or that it would take this.
-
-    Raises:
-        UserError: something is.
-    """
-    count = 0
-    for fault in faults:
-        count += 1
-        if count <= 20:
-            sys.stdout.write(f"{fault}\n")
-    if count:
-        raise UserError(
-            f"the benchmark would not take this submission: {counted(count, 'fault')}, listed above"
-            + (" as far as the first 20" if count > 20 else ""),
-            where=str(path),
-            cure="Delete the faulty files and start evaluate.py --submit again: it writes what is missing",
-        )
-    sys.stdout.write(f"{_readiness(path, scans)}\n")
-    sys.stdout.flush()
-
-
-def _readiness(path: Path, scans: ScanDataset) -> str:
-    """The last line about a submission without a fault."""
-    container = None if scans.benchmark is None else scans.benchmark.container
-    if container is None:
-        wanted = outstanding(scans, file_names(path))
-    else:
-        wanted = outstanding(scans, ()) + container.outstanding(path)
-    if not wanted:
-        return f"{path} is ready to be submitted"
-    done = f"rehearsal complete: {counted(len(scans), 'scan')} of {scans.title} {scans.split}, all checks passed"
-    return f"{done}. To submit: {', and '.join(wanted)}"
