@@ -38,10 +38,10 @@ def resized_crop(picture: Picture, rng: np.random.Generator, config: ResizedCrop
     seen = int(np.count_nonzero(picture.visible))
     for _ in range(_CROPS):
         box = _draw(width, height, rng, config)
-        part = cut(picture, box, config.size)
-        left = int(np.count_nonzero(part.visible))
+        _, visible = _places(picture, box, config.size)
+        left = int(np.count_nonzero(visible))
         if not seen or left > config.points or left > config.share * seen:
-            return part
+            return cut(picture, box, config.size)
     return cut(picture, Box(0, 0, width, height), config.size)
 
 
@@ -71,6 +71,18 @@ def cut(picture: Picture, box: Box, size: tuple[int, int]) -> Picture:
     Args:
         size: (width, height) px of the result.
     """
+    pixels, visible = _places(picture, box, size)
+    return Picture(
+        image=_resized(picture.image, box, size),
+        pixels=pixels,
+        visible=visible,
+        areas=_areas(picture.areas, box, size),
+        planes={name: nearest(plane, box, size) for name, plane in picture.planes.items()},
+    )
+
+
+def _places(picture: Picture, box: Box, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Where the points lie in the part, f32 [N, 2] in [-1, 1], and whether they do, bool [N]."""
     old = np.array(picture.image.shape[1::-1], np.float32) - 1
     new = np.array(size, np.float32)
     corner = np.array([box.left, box.top], np.float32)
@@ -79,13 +91,7 @@ def cut(picture: Picture, box: Box, size: tuple[int, int]) -> Picture:
     inside: np.ndarray = (at >= 0) & (at <= new - 1)
     visible = picture.visible & inside.all(1)
     pixels = np.where(visible[:, None], 2 * at / (new - 1) - 1, np.float32(0))
-    return Picture(
-        image=_resized(picture.image, box, size),
-        pixels=pixels.astype(np.float32, copy=False),
-        visible=visible,
-        areas=_areas(picture.areas, box, size),
-        planes={name: nearest(plane, box, size) for name, plane in picture.planes.items()},
-    )
+    return pixels.astype(np.float32, copy=False), visible
 
 
 def _areas(areas: np.ndarray, box: Box, size: tuple[int, int]) -> np.ndarray:

@@ -134,6 +134,19 @@ def test_segmentation_begins_with_its_weights(
             torch.testing.assert_close(value, before[name], rtol=0, atol=1e-6)
 
 
+def test_other_cells_than_in_the_pretraining_are_told(
+    straight: Path, tiny_nuscenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    keys = {
+        "train.init_from": str(straight),
+        "num_epochs": "1",
+        "data.partition.cell": "[0.5, 2.0, 0.2]",
+    }
+    train_teacher(World(), world(tiny_nuscenes, "finetune", **keys), tmp_path)
+    told = [line for line in capsys.readouterr().err.splitlines() if "was trained with:" in line]
+    assert len(told) == 1 and "data.partition" in told[0] and "0.5" in told[0]
+
+
 @pytest.mark.parametrize("name", ["ppkt", "scalr"])
 def test_other_methods_on_the_same_trainer(tiny_nuscenes: Path, tmp_path: Path, name: str) -> None:
     pretrain(World(), world(tiny_nuscenes, name, num_epochs="1"), tmp_path)

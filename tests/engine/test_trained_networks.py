@@ -316,7 +316,7 @@ def test_scans_in_another_unit_are_told(config, run, bright, tmp_path, warnings)
 def test_a_teacher_and_a_beginning_of_other_scans_are_told(
     config, run, bright, tmp_path, warnings
 ) -> None:
-    given = [*SMALL, "--dataset.root", str(bright)]
+    given = [*SMALL, "--dataset.root", str(bright), "--data.voxel_size", "0.5"]
     begun = load_config(config, [*given, "--train.init_from", str(run)])
     context = Context.open(begun, World())
     build_trainer(context, context.dataset("train"), RunDir(tmp_path / "a"), None)

@@ -50,9 +50,7 @@ class SuperpixelReport:
         if not len(self.images):
             return line
         few, many = int(self.images.min()), int(self.images.max())
-        return (
-            f"{line}; {few} to {many} superpixels, {np.median(self.images):.0f} in the middle one"
-        )
+        return f"{line}; {few} to {many} superpixels, median {np.median(self.images):.0f}"
 
 
 def write_superpixels(

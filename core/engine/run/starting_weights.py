@@ -8,12 +8,14 @@ from pathlib import Path
 from loguru import logger
 from torch import Tensor, nn
 
+from core.data import DataConfig
 from core.distill import Method
 from core.distill.base import STUDENT, check_beginnings
+from core.engine.run.adopted import Change
 from core.engine.run.checkpoint import load_weights
 from core.engine.run.trained import TrainedNetwork, read_network
 
-__all__ = ["KEY", "start_from"]
+__all__ = ["KEY", "start_from", "warn_of_other_cells"]
 
 KEY = "train.init_from"
 
@@ -40,6 +42,26 @@ def start_from(method: Method, path: Path, skipped: Sequence[str] = ()) -> Train
         given, target = method.joined_state(given, found.training_only), method
     _load_but(target, given, tuple(skipped), found.path)
     return found
+
+
+def warn_of_other_cells(found: TrainedNetwork, data: DataConfig) -> None:
+    """Warn where a run's cells or features are others than those its first weights were trained on.
+
+    SLidR's fine-tuning refuses that; going on at another resolution may be meant.
+
+    Args:
+        found: what the run begins with. data: the run's section.
+    """
+    if found.tree is None:
+        return
+    before, now = found.config.parse(DataConfig, "data").view(), data.view()
+    differing = []
+    for key in ("voxel_size", "partition", "features"):
+        if before.get(key) != now.get(key):
+            differing.append(Change(f"data.{key}", before.get(key), now.get(key)))
+    if differing:
+        told = "; ".join(map(str, differing))
+        logger.warning("other cells than {} was trained with: {}", found.path, told)
 
 
 def _load_but(

@@ -184,8 +184,8 @@ def _step_of(path: Path) -> int | None:
     return step if isinstance(step, int) else None
 
 
-def write_final(checkpoint: Path, folder: Path) -> None:
-    """Write a run's weights as ``model.pt``, without optimiser and generators.
+def write_final(checkpoint: Path, folder: Path) -> Path:
+    """Write a run's weights as ``model.pt``, without optimiser and generators; the file.
 
     Args:
         checkpoint: whose weights. folder: of the run.
@@ -196,6 +196,7 @@ def write_final(checkpoint: Path, folder: Path) -> None:
     state = read_checkpoint(checkpoint)
     kept = {key: state[key] for key in ("model", "training_only", "identity", "global_step")}
     write_torch(folder / FINAL, kept)
+    return folder / FINAL
 
 
 class _Watched(io.FileIO):

@@ -64,7 +64,7 @@ def summarise(
 
     Args:
         result: of the best weights on the val split, None where they predict no classes.
-        best: their checkpoint. seconds: since the command was started.
+        best: the file of their weights. seconds: since the command was started.
     """
     if trainer.world.rank > 0:
         return
@@ -76,7 +76,9 @@ def summarise(
         logger.info("{}   {}", _classes(result), spent)
         logger.info("report    {}", run / "report.html")
     logger.info("weights   {} ({:.0f} MB)", best, best.stat().st_size / 1e6)
-    if result is not None:
+    if result is None:
+        logger.info("next      python train_teacher.py CONFIG --train.init_from {}", run)
+    else:
         options = f"--checkpoint {run} --out PREDICTIONS --preview"
         logger.info("next      python evaluate.py predict SCANS {}", options)
 

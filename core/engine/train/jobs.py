@@ -27,6 +27,7 @@ from core.engine.run.distributed import (
 )
 from core.engine.run.experiment import AmpConfig
 from core.engine.run.run_dir import RunDir
+from core.engine.run.starting_weights import warn_of_other_cells
 from core.engine.run.stopping import STOP
 from core.engine.run.store import write_final
 from core.engine.run.trained import TrainedNetwork
@@ -174,7 +175,7 @@ def train(world: World, config: Config, run_path: Path, *, profile: int | None =
             raise _without_score(unscored, trainer.run_dir)
         best = trainer.run_dir.best()
         if not kind.predicts_classes() and world.rank == 0:
-            write_final(best, run_path)
+            best = write_final(best, run_path)
         result = None
         if kind.predicts_classes():
             STOP.doing = "scoring the best weights"
@@ -220,6 +221,8 @@ def build_trainer(
         _compare_inputs(context, teacher.found, teacher.data, shown, "the teacher")
     if begun_from is not None:
         _compare_inputs(context, begun_from, context.data, record, "the network to begin with")
+        if context.world.rank == 0:
+            warn_of_other_cells(begun_from, context.data)
     loader = context.loader_of(source.samples(train_set, training=True), training=True)
     identity = {
         "fingerprint": labels.fingerprint,

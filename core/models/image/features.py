@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from core.config import Section
 from core.errors import UserError
+from core.models.image.layers import Pointwise
 from core.models.image.resnet import RESNETS, ResNet
 from core.models.image.sampling import sample_places
 from core.models.image.swiftnet import IMAGENET
@@ -71,7 +72,7 @@ class ImageFeatures(nn.Module):
         channels = encoder_width(config)
         self.decoder: nn.Module = nn.Identity()
         if width is not None:
-            self.decoder = nn.Conv2d(channels, width, 1)
+            self.decoder = Pointwise(channels, width)
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in IMAGENET)
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
