@@ -77,6 +77,14 @@ def test_lists_of_other_lengths_than_expected_are_refused(
             chunk.read(row, np.array(counts))
 
 
+def test_byte_strings_are_no_numbers_and_numbers_no_byte_strings(tmp_path: Path) -> None:
+    chunk = chunk_of(tmp_path / "column", page_bytes(entries_of(LISTS)))
+    with pytest.raises(ValueError, match="something else than byte strings"):
+        chunk.texts([0])
+    with pytest.raises(ValueError, match="end before the row"):
+        chunk.texts([0, 99])
+
+
 def test_nulls_within_a_list_are_refused(tmp_path: Path) -> None:
     entries = [(0, 3, 1.0), (1, 2, None), (1, 3, 2.0), (0, 3, 3.0)]
     chunk = chunk_of(tmp_path / "column", page_bytes(entries[:2]) + page_bytes(entries[2:]))

@@ -92,6 +92,8 @@ class Chunk:
         Raises:
             ValueError, Unsupported: as of :meth:`read`.
         """
+        if max(rows) >= self._firsts[-1]:
+            raise ValueError("its pages end before the row")
         found: list[bytes | None] = [None] * len(rows)
         numbers = np.searchsorted(self._firsts, rows, "right") - 1
         for number in np.unique(numbers).tolist():

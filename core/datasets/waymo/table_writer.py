@@ -56,7 +56,7 @@ def write_tables(
     Raises:
         UserError: the folder cannot be written or the disk is full.
     """
-    with ExitStack() as stack:
+    with ExitStack() as stack:  # "lidar", by which a segment is found, is the last to get its name
         tables = {}
         for tag in columns.KEYS:
             path = folder / tag / f"{context.name}.parquet"
