@@ -17,6 +17,7 @@ SCRIPTS = [
     "prepare_motion.py",
     "prepare_superpixels.py",
     "prepare_synthetic.py",
+    "prepare_teacher_logits.py",
 ]
 MODULES = ["core.check_data", "core.engine.exchange", "core.engine.submission"]
 COMMANDS = [*([name] for name in SCRIPTS), *(["-m", name] for name in MODULES)]

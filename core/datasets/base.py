@@ -91,7 +91,7 @@ class ScanDataset(ABC):
         label_dtype: type of one id in a label file.
         own_columns: values per point of columns that networks may read and this reader alone has, by name.
         sensor: the scanner; of the class: the data set's own.
-        columns: of ``dataset.columns``, by name.
+        columns: of ``dataset.columns``, by name, as far as they are read for the split.
         budget: bool [N], the scans with labels under ``dataset.labelled``; None = all.
     """
 
@@ -135,7 +135,10 @@ class ScanDataset(ABC):
         self.root = self._find_root(config.root)
         self.labels = self.label_space(config)
         self.sensor = config.sensor.over(self.sensor)
-        self.columns = config.columns
+        self.columns = {}
+        for name, column in config.columns.items():
+            if self.split == "train" or not column.train_only:
+                self.columns[name] = column
         self.made_up = (self.root / MANIFEST).is_file()
         if self.made_up:
             self.title = f"synthetic world ({self.title} format)"

@@ -66,6 +66,9 @@ class Column(Section):
         None, description="array of the .npz file; null = the only one, and for .npy"
     )
     channels: int = Field(1, ge=1, description="values per point")
+    train_only: bool = Field(
+        False, description="read for the training split alone, e.g. a teacher's logits"
+    )
     motion: MotionConfig | None = Field(
         None,
         description="the files hold motion maps, written by prepare_motion.py, in which each point reads its cells; "

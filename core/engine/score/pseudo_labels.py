@@ -23,7 +23,7 @@ from core.engine.score.opened import Opened
 from core.engine.score.prediction import view_of
 from core.engine.score.voting import Votes, voted_scores, winners
 
-__all__ = ["NetworkTeacher", "label_by_network"]
+__all__ = ["NetworkTeacher", "label_by_network", "own_view"]
 
 
 def label_by_network(
@@ -84,7 +84,7 @@ class NetworkTeacher:
         Raises:
             UserError: the two configurations do not go together.
         """
-        own = _own_view(found, config)
+        own = own_view(found, config)
         scans = budgeted_scans(own, sweeps=True)
         return cls(Opened(found, Context.open(own, world)), scans, votes)
 
@@ -128,7 +128,7 @@ class NetworkTeacher:
             yield GivenLabels.by("teacher", label.byte().cpu().numpy(), confidence.cpu().numpy())
 
 
-def _own_view(found: TrainedNetwork, config: Config) -> Config:
+def own_view(found: TrainedNetwork, config: Config) -> Config:
     """The configuration of a network's training with the scans of another one.
 
     What changes how a network sees scans stays its own, where both have one reader.

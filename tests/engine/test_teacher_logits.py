@@ -1,0 +1,155 @@
+"""A network's logits on disk: row by row those of the network, written once, of one network and one scan."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from toys import TOY_LABELS, random_checkpoint
+
+from core.config import Config
+from core.contracts import Output
+from core.data import ChosenScans, DataConfig, collate
+from core.datasets import DATASETS, build_dataset
+from core.distill import TeacherOutput
+from core.distill.wdcd import WDCD
+from core.engine.run.distributed import World
+from core.engine.score.teacher_logits import write_teacher_logits
+from core.errors import UserError
+from core.losses import CrossEntropyLovasz
+from core.models import build_model
+
+VIEW = {"voxel_size": 0.5, "augment": None}
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setitem(DATASETS, "toy", "toys:ToyReader")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    yield
+
+
+def tree(**column: Any) -> dict[str, Any]:
+    return {
+        "num_epochs": 1,
+        "batch_size": 1,
+        "workers_per_gpu": 0,
+        "model": {"name": "minkunet", "cr": 0.1},
+        "data": dict(VIEW),
+        "dataset": {"name": "toy"} | column,
+    }
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    return random_checkpoint(Config(tree()), TOY_LABELS, tmp_path / "teacher.pt")
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    """A student's, in other voxels than the teacher's."""
+    column = {"file": "logits/{token}.npz", "key": "logits", "channels": 3, "train_only": True}
+    student = tree(root=str(tmp_path), columns={"said": column})
+    student["data"] = {"voxel_size": 2.0}
+    student["distill"] = {"name": "wdcd", "logits": "said"}
+    return Config(student)
+
+
+def network_of(checkpoint: Path) -> torch.nn.Module:
+    network = build_model(Config(tree()), 3)
+    network.load_state_dict(torch.load(checkpoint, weights_only=True)["model"])
+    return network.eval()
+
+
+def test_each_row_is_what_the_network_says_of_that_point(config, checkpoint):
+    writer = write_teacher_logits(World(), config, checkpoint)
+    network, scans = network_of(checkpoint), build_dataset(config, "train")
+    data = DataConfig(**VIEW)
+    for index in (0, 3):
+        sample = ChosenScans(scans, data, [index]).recipe.sample(scans.read(index), index)
+        batch = collate([sample])
+        with torch.no_grad():
+            logits = network(batch).logits[batch.point_to_voxel]
+        stored = torch.from_numpy(scans.load(index).points["said"])
+        torch.testing.assert_close(stored, logits.log_softmax(1), atol=2e-3, rtol=2e-3)
+        assert writer.path(index).name == f"train{index}.npz"
+    assert "said" not in build_dataset(config, "val").load(0).points
+
+
+def test_a_stored_teacher_teaches_what_a_live_one_does(config, checkpoint):
+    write_teacher_logits(World(), config, checkpoint)
+    scans = build_dataset(config, "train")
+    data = DataConfig(**VIEW)
+    batch = collate([ChosenScans(scans, data, [0]).recipe.sample(scans.load(0), 0)])
+    with torch.no_grad():
+        teacher = TeacherOutput.shared(batch, network_of(checkpoint)(batch))
+    torch.manual_seed(1)
+    logits = torch.randn(len(batch.cells), 3)
+    losses = []
+    for name, given in ((None, teacher), ("said", None)):
+        options = {"logits": name, "moving": "wall", "class_weight": (0, 1.0, 5.0)}
+        made = WDCD(
+            WDCD.Config(name="wdcd", **options),
+            _Says(logits),
+            None,
+            CrossEntropyLovasz(),
+        )
+        made.name_classes(TOY_LABELS.classes)
+        losses.append(made(batch, given))
+    torch.testing.assert_close(losses[0], losses[1], atol=1e-4, rtol=1e-3)
+
+
+class _Says(torch.nn.Module):
+    def __init__(self, logits: torch.Tensor) -> None:
+        super().__init__()
+        self.logits = torch.nn.Parameter(logits)
+
+    def forward(self, batch: object) -> Output:
+        return Output(self.logits)
+
+
+def test_it_goes_on_and_keeps_what_is_there(config, checkpoint):
+    writer = write_teacher_logits(World(), config, checkpoint)
+    kept = [writer.path(index) for index in range(len(writer.scans))]
+    times = [path.stat().st_mtime_ns for path in kept]
+    whole = np.load(kept[1])["logits"]
+    kept[1].unlink()
+    write_teacher_logits(World(), config, checkpoint)
+    assert np.array_equal(np.load(kept[1])["logits"], whole)
+    again = [path.stat().st_mtime_ns for path in kept]
+    assert [a == b for a, b in zip(times, again)] == [True, False, True, True]
+
+
+def test_logits_of_another_network_or_scan_are_refused(config, checkpoint, tmp_path):
+    writer = write_teacher_logits(World(), config, checkpoint)
+    weights = torch.load(checkpoint, weights_only=True)
+    weights["model"] = {key: value + 1 for key, value in weights["model"].items()}
+    torch.save(weights, tmp_path / "other.pt")
+    with pytest.raises(UserError, match=r"train0\.npz.*another checkpoint"):
+        write_teacher_logits(World(), config, tmp_path / "other.pt")
+    shutil.copy(writer.path(2), writer.path(1))
+    with pytest.raises(UserError, match=r"train1\.npz.*another scan \(train2\)"):
+        write_teacher_logits(World(), config, checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"channels": 4}, "4 channels.*gives 3 values"), ({"key": "maps"}, "key maps")],
+)
+def test_the_column_has_to_fit(config, checkpoint, change, message):
+    config.tree["dataset"]["columns"]["said"] |= change
+    with pytest.raises(UserError, match=message):
+        write_teacher_logits(World(), config, checkpoint)
+
+
+def test_the_column_has_to_be_named(config, checkpoint):
+    del config.tree["distill"]
+    with pytest.raises(UserError, match="nothing says where the logits go"):
+        write_teacher_logits(World(), config, checkpoint)
+    with pytest.raises(UserError, match="'else' is no column"):
+        write_teacher_logits(World(), config, checkpoint, name="else")
