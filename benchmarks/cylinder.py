@@ -1,7 +1,7 @@
 """What Cylinder3D costs on one scan on the CPU in the published grid: time, arithmetic and memory, 0.5x and 1.0x.
 
     python benchmarks/cylinder.py [--scan FILE.bin] [--widths 0.5x 1.0x] [--parts times kernels memory] [--repeats 3]
-        [--threads N] [--json FILE]
+        [--threads N] [--cpu-time] [--json FILE]
 
 Without ``--scan`` a scan of the synthetic town is cast with the model of a 64-beam scanner. "times": ours takes turns
 with the plain PyTorch engine (gather, multiply, add) in one process, and with losses on the dense grid as published;
@@ -16,6 +16,7 @@ from __future__ import annotations
 import project  # noqa: F401  isort: skip
 
 import argparse
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -162,6 +163,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--repeats", type=int, default=3, help="calls per measurement")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
+    parser.add_argument(
+        "--cpu-time",
+        action="store_true",
+        help="kernels in time of the processor, for a machine in use; of one thread",
+    )
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     return parser.parse_args()
 
@@ -177,10 +183,11 @@ def measure_network(
     counted = ", ".join(f"{key} {value:.2f}" for key, value in found["gmacs"].items())
     console.print(f"{name}: GMACs of an inference: {counted}")
     if "kernels" in args.parts:
+        clock = time.process_time if args.cpu_time else time.perf_counter
         found |= {"kernels": {}, "peak_gflops": {}, "convolutions": {}}
         for dtype, type_ in DTYPES.items():
-            peak = measure_peak(type_, 10)
-            works = measure_kernels(network, batch, dtype, max(3, args.repeats))
+            peak = measure_peak(type_, 10, clock)
+            works = measure_kernels(network, batch, dtype, max(3, args.repeats), clock)
             title = f"{name}, {dtype}, peak {peak:.0f} GFLOP/s"
             console.print(kernel_table(works, peak, title))
             whole = total(works)

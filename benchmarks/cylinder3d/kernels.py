@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +14,9 @@ from benchmarks.convolutions import Call, convolution_calls
 from benchmarks.sparse_conv import DTYPES
 from benchmarks.timing import median_ms
 from core.contracts import Batch
+
+Clock = Callable[[], float]
+Median = Callable[[Callable[[], object]], float]
 
 __all__ = ["Work", "count_macs", "measure_kernels"]
 
@@ -48,45 +53,48 @@ def kernel_name(call: Call) -> str:
     return name
 
 
-def measure_kernels(network: nn.Module, batch: Batch, dtype: str, repeats: int) -> dict[str, Work]:
+def measure_kernels(
+    network: nn.Module, batch: Batch, dtype: str, repeats: int, clock: Clock = time.perf_counter
+) -> dict[str, Work]:
     """The network's convolutions, each alone, summed by kernel.
 
     Args:
-        network: in evaluation mode.
+        network: in evaluation mode. clock: gives seconds.
     """
     found: dict[str, Work] = {}
+    median = partial(median_ms, repeats=repeats, clock=clock)
     for call in convolution_calls(network, batch):
         work = found.setdefault(kernel_name(call), Work())
-        forward, backward = _times(call, dtype, repeats)
+        forward, backward = _times(call, dtype, median)
         work.count += 1
         work.gflop += 2e-9 * call.macs
         work.forward += forward
         work.backward += backward
-        work.product += _product(call, dtype, repeats)
+        work.product += _product(call, dtype, median)
     return dict(sorted(found.items()))
 
 
-def _times(call: Call, dtype: str, repeats: int) -> tuple[float, float]:
+def _times(call: Call, dtype: str, median: Median) -> tuple[float, float]:
     """Ms of forward and backward, with the features in the type."""
     feats = call.x.feats.detach().to(DTYPES[dtype])
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bf16"):
         with torch.no_grad():
             x = call.x.replace(feats)
-            forward = median_ms(lambda: call.module(x), repeats)
+            forward = median(lambda: call.module(x))
         leaf = feats.clone().requires_grad_()
         y = call.module(call.x.replace(leaf)).feats
     leaves = (leaf, call.module.kernel)
     grad = torch.randn_like(y)
-    backward = median_ms(lambda: torch.autograd.grad(y, leaves, grad, retain_graph=True), repeats)
+    backward = median(lambda: torch.autograd.grad(y, leaves, grad, retain_graph=True))
     return forward, backward
 
 
-def _product(call: Call, dtype: str, repeats: int) -> float:
+def _product(call: Call, dtype: str, median: Median) -> float:
     """Ms of [pairs, cin] x [cin, cout]: the arithmetic of the forward pass without any gathering."""
     module = call.module
     rows = torch.randn(call.pairs, module.in_channels).to(DTYPES[dtype])
     weight = torch.randn(module.in_channels, module.out_channels).to(DTYPES[dtype])
-    return median_ms(lambda: torch.mm(rows, weight), repeats)
+    return median(lambda: torch.mm(rows, weight))
 
 
 @torch.no_grad()

@@ -75,7 +75,7 @@ def perceptron(widths: Sequence[int]) -> nn.Sequential:
     """Normalisation, then linear layers from width to width with normalisation and ReLU between them."""
     layers: list[nn.Module] = [PointBatchNorm(widths[0])]
     for cin, cout in pairwise(widths[:-1]):
-        layers += [nn.Linear(cin, cout), PointBatchNorm(cout), nn.ReLU()]
+        layers += [nn.Linear(cin, cout), PointBatchNorm(cout), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers, nn.Linear(widths[-2], widths[-1]))
 
 
