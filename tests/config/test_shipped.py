@@ -314,3 +314,20 @@ def test_no_absolute_paths_in_configurations_or_code() -> None:
         for m in ABSOLUTE.finditer(p.read_text())
     ]
     assert len(files) > 50 and found == []
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher"),
+    [
+        ("semantickitti/u2mkd/full.yaml", "semantickitti/spformer.yaml"),
+        ("nuscenes/u2mkd/b.yaml", "nuscenes/spformer.yaml"),
+        ("waymo/u2mkd.yaml", "waymo/spformer.yaml"),
+    ],
+)
+def test_the_teacher_that_a_student_names_is_the_one_that_is_trained(
+    student: str, teacher: str
+) -> None:
+    """Stage 2 compares ``teacher.model`` key by key with what the checkpoint was trained with."""
+    trained = load_config(CONFIG_ROOT / teacher, ["--model.cr", "2.0"]).section("model")
+    wanted = load_config(CONFIG_ROOT / student).section("teacher.model")
+    assert wanted and {key: trained.get(key) for key in wanted} == dict(wanted)
