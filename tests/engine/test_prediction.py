@@ -226,6 +226,7 @@ def test_formats_read_back(form, tmp_path) -> None:
     names = {
         "semantickitti": ["sequences/08/predictions/000123.label", "000124.label"],
         "nuscenes": ["08/000123_lidarseg.bin", "000124_lidarseg.bin"],
+        "waymo": ["08/000123.npy", "000124.npy"],
         "npy": ["08/000123.npy", "000124.npy"],
     }[form]
     for token, name in zip(("08/000123", "000124"), names):
@@ -235,6 +236,7 @@ def test_formats_read_back(form, tmp_path) -> None:
     assert (tmp_path / names[1]).stat().st_size == {
         "semantickitti": 80,
         "nuscenes": 20,
+        "waymo": 148,
         "npy": 148,
     }[form]
 
