@@ -16,16 +16,19 @@ from core.config import Config
 from core.data import DataConfig, collate, make_sample
 from core.datasets import build_dataset
 from core.datasets.base import ScanDataset
+from core.datasets.columns import Column
 from core.engine.score.moving import (
     COUNTINGS,
     SequenceCounts,
     moving_class,
+    moving_line,
     moving_score,
+    with_moving,
 )
 from core.engine.submission import main
 from core.errors import UserError
 from core.labels import LABEL_SPACES
-from core.metrics import Confusion
+from core.metrics import Confusion, EvaluationResult
 
 MOVABLE = LABEL_SPACES["semantickitti_movable"]
 MOVING = 3
@@ -110,6 +113,24 @@ def test_sequences_are_counted_apart_and_padding_not_at_all():
     assert list(found) == ["00", "08"]
     assert found["00"].counts.tolist() == [[0, 0, 0, 1], [0, 1, 0, 0], [0] * 4, [0, 0, 0, 1]]
     assert found["08"].counts.tolist() == [[0] * 4, [0, 1, 0, 0], [0, 0, 0, 1], [0, 1, 0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("features", "looks"), [(("xyz", "past"), ""), (("motion", "past"), ", looking 7 scans ahead")]
+)
+def test_a_score_says_how_far_its_network_looked_ahead(features, looks):
+    scans = Drives()
+    ahead = {"file": "{token}.npz", "channels": 8}
+    scans.columns = {
+        "motion": Column.model_validate(ahead | {"motion": {}}),
+        "past": Column.model_validate(ahead | {"motion": {"delay": 0}}),
+    }
+    known = {"num_scans": 1, "num_points": 1, "seconds": 0.0, "checkpoint": "", "command": ""}
+    result = EvaluationResult("D", "val", MOVABLE.classes, TABLE, {}, checkpoint_sha256="", **known)
+    told = with_moving(result, {}, scans, features)
+    assert set(told.extra["moving"]["delays"]) == set(features) - {"xyz"}
+    assert moving_line(told) == f"moving: IoU 23.48, precision 50.82, recall 30.39{looks}"
+    assert moving_line(result) == ""
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

@@ -136,7 +136,7 @@ def evaluate_checkpoint(
         votes=votes.count,
         extra=_extra(opened, dataset, votes),
     )
-    result = with_moving(result, sequences.by_name(), dataset)
+    result = with_moving(result, sequences.by_name(), dataset, context.data.features)
     if world.rank == 0:
         for message in skipped:
             logger.warning("skipped: {}", message)

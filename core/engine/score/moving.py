@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -139,19 +139,25 @@ class SequenceCounts:
 
 
 def with_moving(
-    result: EvaluationResult, sequences: Mapping[str, Confusion], scans: ScanDataset
+    result: EvaluationResult,
+    sequences: Mapping[str, Confusion],
+    scans: ScanDataset,
+    features: Sequence[str] = (),
 ) -> EvaluationResult:
     """The result, with all that is told of what moves in ``extra``; as it is where the classes do not tell what moves.
 
     Scores are in percent, in all three countings, and in the official one by range and sequence; beside them stand the
-    delay of each column of motion and the digest of the poses.
+    delay of each column of motion that is read and the digest of the poses.
+
+    Args:
+        features: names of the columns that the network reads.
     """
     moving = moving_class(scans.labels)
     if moving is None:
         return result
     delays = {}
     for name, column in scans.columns.items():
-        if column.motion is not None:
+        if column.motion is not None and name in features:
             delays[name] = column.motion.delay
     record = {
         "countings": {c: moving_score(result.overall, moving, c).to_json() for c in COUNTINGS},
