@@ -1,7 +1,8 @@
 """Write motion maps of scans that follow one another, for a column of dataset.columns with 'motion:'.
 
 python prepare_motion.py CONFIG
-python prepare_motion.py CONFIG --split test --dataset.columns.motion.motion.delay 0   # of the past alone
+python prepare_motion.py CONFIG --splits test
+python prepare_motion.py CONFIG --dataset.columns.motion.motion.delay 0   # of the past alone
 
 A point reads its cells when the scan is loaded. Poses are needed; labels are not read. Started again it goes on where
 it stopped.
@@ -9,38 +10,30 @@ it stopped.
 
 from __future__ import annotations
 
-import argparse
 import sys
 
-from core.engine.run.cli import read_arguments, run_command
+from core.engine.run.cli import preparing_parser, read_arguments, run_command
 from core.machine import usable_cores
 
 
 def main() -> None:
     """Read the command line, write the maps, print how many and how large."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog="Any key of the configuration can be overridden: --dataset.root FOLDER.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("config", help="YAML file of a job whose dataset.columns name motion")
+    parser = preparing_parser(__doc__)
     parser.add_argument(
-        "--split",
-        action="append",
+        "--splits",
+        nargs="+",
+        default=["train", "val"],
         choices=("train", "val", "test"),
-        help="once for each split (train and val)",
+        help="whose scans (train val)",
     )
     parser.add_argument("--column", help="name in dataset.columns (the only one of motion)")
-    parser.add_argument("--workers", type=int, help="processes (one per processor)")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args, config = read_arguments(parser)
     workers = usable_cores(most=16) if args.workers is None else max(args.workers, 1)
     from core.data.motion_job import prepare_motion
     from core.engine.run.experiment import check_config
 
     check_config(config)
-    report = prepare_motion(config, args.split or ["train", "val"], args.column, workers)
+    report = prepare_motion(config, args.splits, args.column, workers)
     sys.stdout.write(f"{report.text()}\n")
 
 

@@ -41,13 +41,19 @@ _AGAIN = "Delete the file and start prepare_teacher_logits.py again"
 
 
 def write_teacher_logits(
-    world: World, config: Config, checkpoint: Path, *, split: str = "train", name: str | None = None
+    world: World,
+    config: Config,
+    checkpoint: Path,
+    *,
+    split: str = "train",
+    name: str | None = None,
+    workers: int | None = None,
 ) -> LogitsWriter:
     """Ask a network about every scan of a split that has no file yet.
 
     Args:
         config: of the student; its ``dataset`` names the scans and the column. name: of the column; None = that of
-            ``distill.logits``.
+            ``distill.logits``. workers: processes that read scans; None = as many as in the network's training.
 
     Returns:
         what wrote the files, which knows how many.
@@ -57,6 +63,8 @@ def write_teacher_logits(
             of another network or scan.
     """
     found = read_network(checkpoint, "--checkpoint")
+    if workers is not None:
+        found.config.merge({"workers_per_gpu": workers}, "--workers")
     writer = LogitsWriter.of(world, config, found, split, _column(config, name))
     missing = writer.missing()
     for index, logits in zip(missing, writer.logits(missing)):
