@@ -225,3 +225,21 @@ def test_a_flipped_byte_is_refused_or_changes_nothing(tmp_path: Path) -> None:
                 assert_equal(frame, right)
         path.write_bytes(content)
     assert refused > 24
+
+
+def test_a_damaged_schema_does_not_end_the_process(copy: Path) -> None:
+    """Flips that make pyarrow's ``metadata.row_group(0).column(0)`` throw where nothing catches it."""
+    path = copy / "lidar" / f"{NAME}.parquet"
+    content = path.read_bytes()
+    start = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    refused = 0
+    for place in range(start + 16, start + 28):
+        for bit in range(8):
+            damaged = bytearray(content)
+            damaged[place] ^= 1 << bit
+            path.write_bytes(damaged)
+            try:
+                segment(copy).frames()
+            except UserError:
+                refused += 1
+    assert refused > 40
