@@ -116,7 +116,9 @@ def test_a_damaged_segment_in_a_worker_is_named(root):
 def test_damaged_indices_are_made_anew(root):
     index = open_one(root)
     rows = np.array(index.rows)
-    for name, content in (("rows.npy", None), ("index.json", b"{"), ("rows.npy", b"")):
+    renamed = (index.folder / "index.json").read_bytes().replace(b'"frames": 3', b'"frames": 2', 1)
+    damage = (("rows.npy", None), ("index.json", b"{"), ("rows.npy", b""), ("index.json", renamed))
+    for name, content in damage:
         path = index.folder / name
         if content is None:
             content = bytearray(path.read_bytes())

@@ -49,10 +49,20 @@ class _Entry(BaseModel):
 
 
 class _Stored(BaseModel):
-    """``index.json``, which is written last."""
+    """``index.json``, which is written last: its segments, and the SHA-256 of them and of the rows' file."""
 
-    sha256: str
     segments: list[_Entry]
+    segments_sha256: str
+    rows_sha256: str
+
+    @classmethod
+    def of(cls, segments: list[_Entry], rows: Path) -> _Stored:
+        return cls(segments=segments, segments_sha256=_digest(segments), rows_sha256=sha256(rows))
+
+
+def _digest(segments: list[_Entry]) -> str:
+    described = [entry.model_dump() for entry in segments]
+    return hashlib.sha256(json.dumps(described).encode()).hexdigest()
 
 
 class FrameList:
@@ -115,13 +125,15 @@ class FrameIndex(FrameList):
         """
         self.folder = folder
         stored = read_json(folder / _INDEX, _Stored)
+        if _digest(stored.segments) != stored.segments_sha256:
+            raise UserError("this index was altered", where=str(folder / _INDEX))
         self.entries = tuple(stored.segments)
         path = folder / _ROWS
         rows = read_array(path, mapped=True)
         names = [entry.name for entry in self.entries]
         super().__init__(rows, names, [entry.frames for entry in self.entries])
         foreign = rows.dtype != FRAME_ROW or rows.shape != (self.bounds[-1],)
-        if foreign or (verify and sha256(path) != stored.sha256):
+        if foreign or (verify and sha256(path) != stored.rows_sha256):
             raise UserError(f"this file is not the one that {_INDEX} names", where=str(path))
 
     def __reduce__(self) -> tuple[type, tuple[Path]]:
@@ -283,8 +295,7 @@ def _join(
             entries.append(_Entry(name=name, stamp=stamp, frames=len(rows)))
             parts.append(rows)
         np.save(stream, np.concatenate(parts), allow_pickle=False)
-    stored = _Stored(sha256=sha256(path), segments=entries)
-    write_json(folder / _INDEX, stored.model_dump(), indent=None)
+    write_json(folder / _INDEX, _Stored.of(entries, path).model_dump(), indent=None)
 
 
 def _tidy(cache: Path, folder: Path) -> None:
