@@ -11,7 +11,6 @@ from torch import Tensor
 from core.contracts import Batch
 from core.distill.base import TeacherOutput
 from core.distill.images import Embedding, Pairs, info_nce, looked_up
-from core.models.image.features import FeatureConfig
 
 __all__ = ["PPKT"]
 
@@ -23,7 +22,6 @@ class PPKT(Embedding):
         """``distill:`` section; defaults are those of SLidR's comparison."""
 
         name: Literal["ppkt"] = Field(description="the method")
-        image: FeatureConfig = Field(FeatureConfig(), description="the image network, frozen")
         pairs: int = Field(
             4096, ge=2, description="pairs drawn from a batch, without repetition; all if fewer"
         )

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from nuscenes.utils.splits import train, val
 
-from core.datasets.nuscenes.parts import PARTS, expanded
+from core.datasets.nuscenes.parts import PARAMETRIZING, VERIFYING, expanded
 
 
 def test_the_parts_are_the_training_split() -> None:
-    parametrizing, verifying = (expanded([part], train) for part in PARTS)
+    parametrizing, verifying = (expanded([part], train) for part in (PARAMETRIZING, VERIFYING))
     assert (len(parametrizing), len(verifying)) == (600, 100)
     assert sorted(parametrizing + verifying) == sorted(train)
     assert not set(verifying) & set(val)

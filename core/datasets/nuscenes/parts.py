@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["PARTS", "expanded"]
+__all__ = ["PARAMETRIZING", "VERIFYING", "expanded"]
 
-PARTS = ("parametrizing", "verifying")  # 600 scenes to train on, 100 to choose settings by
-_VERIFYING = (
+PARAMETRIZING = "parametrizing"  # 600 scenes to train on
+VERIFYING = "verifying"  # 100 to choose settings by
+_HELD_OUT = (
     *(8, 9, 19, 29, 32, 42, 45, 49, 52, 54, 56, 66, 67, 73, 131, 152, 166, 168, 183, 190, 194),
     *(208, 210, 211, 241, 243, 248, 259, 260, 261, 287, 292, 297, 305, 306, 350, 352, 358, 361),
     *(365, 368, 377, 388, 391, 395, 413, 427, 428, 438, 444, 452, 453, 459, 463, 464, 475, 513),
@@ -26,12 +27,12 @@ def expanded(names: Sequence[str], training: Sequence[str]) -> list[str]:
     Args:
         training: names of the official split's scenes.
     """
-    held_out = {f"scene-{number:04d}" for number in _VERIFYING}
+    held_out = {f"scene-{number:04d}" for number in _HELD_OUT}
     found: list[str] = []
     for name in names:
-        if name == "verifying":
+        if name == VERIFYING:
             found += sorted(held_out)
-        elif name == "parametrizing":
+        elif name == PARAMETRIZING:
             found += [scene for scene in training if scene not in held_out]
         else:
             found.append(name)
