@@ -25,7 +25,7 @@ from torch import nn
 
 from benchmarks.gain.experiment import ROOT
 from benchmarks.network import CLASSES, Timing
-from benchmarks.sparse_conv import DTYPES, read_features, start
+from benchmarks.sparse_conv import DTYPES, read_features, scan_parser, start
 from benchmarks.timing import write_measurement
 from core.config import load_config
 from core.contracts import Batch, Output, Points, Scan
@@ -114,16 +114,8 @@ def frames_per_second(times: dict[str, dict[str, Timing]]) -> dict[str, float]:
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = scan_parser(__doc__, 9)
     parser.add_argument("config", type=Path, nargs="?", default=CONFIG, help="YAML of a CENet")
-    parser.add_argument(
-        "--scan", type=Path, help=".bin file of float32 (x, y, z, intensity); default: synthetic"
-    )
-    parser.add_argument("--repeats", type=int, default=9, help="calls per measurement")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
-    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     return parser.parse_args()
 
 

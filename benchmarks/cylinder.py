@@ -20,7 +20,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,7 +33,7 @@ from benchmarks.cylinder3d.scene import WIDTHS, cylinder_batch, network_of
 from benchmarks.cylinder3d.steps import LOSSES, check_losses, infer, train
 from benchmarks.cylinder3d.weight import peak_gb
 from benchmarks.network import ENGINES, Timing
-from benchmarks.sparse_conv import DTYPES, measure_peak, read_features, start
+from benchmarks.sparse_conv import DTYPES, measure_peak, read_features, scan_parser, start
 from benchmarks.timing import write_measurement
 from core.contracts import Batch
 from core.engine.run.cli import run_command
@@ -153,22 +152,14 @@ def memory_table(memory: dict[str, Any]) -> Table:
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--scan", type=Path, help=".bin file of float32 (x, y, z, intensity); default: synthetic"
-    )
+    parser = scan_parser(__doc__, 3)
     parser.add_argument("--widths", nargs="+", choices=WIDTHS, default=list(WIDTHS))
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--repeats", type=int, default=3, help="calls per measurement")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
     parser.add_argument(
         "--cpu-time",
         action="store_true",
         help="kernels in time of the processor, for a machine in use; of one thread",
     )
-    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     return parser.parse_args()
 
 

@@ -29,7 +29,7 @@ from rich.table import Table
 from torch import nn
 
 from benchmarks.convolutions import convolution_calls
-from benchmarks.sparse_conv import DTYPES, measure_peak, read_features, start
+from benchmarks.sparse_conv import DTYPES, measure_peak, read_features, scan_parser, start
 from benchmarks.timing import median_ms, write_measurement
 from core.config import Config
 from core.contracts import Batch, Output, Points, Scan
@@ -187,17 +187,9 @@ def time_table(times: dict[str, dict[str, Timing]]) -> Table:
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--scan", type=Path, help=".bin file of float32 (x, y, z, intensity); default: synthetic"
-    )
+    parser = scan_parser(__doc__, 3)
     parser.add_argument("--voxel-size", type=float, default=0.05, help="m")
     parser.add_argument("--cr", type=float, default=1.0, help="factor on MinkUNet's channel counts")
-    parser.add_argument("--repeats", type=int, default=3, help="calls per measurement")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
-    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     return parser.parse_args()
 
 

@@ -298,6 +298,24 @@ def start(threads: int) -> tuple[Console, str]:
     return console, status
 
 
+def scan_parser(description: str | None, repeats: int) -> argparse.ArgumentParser:
+    """The options of every benchmark on a scan.
+
+    Args:
+        repeats: how many calls if not told otherwise.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--scan", type=Path, help=".bin file of float32 (x, y, z, intensity); default: synthetic"
+    )
+    parser.add_argument("--repeats", type=int, default=repeats, help="calls per measurement")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
+    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
+    return parser
+
+
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(

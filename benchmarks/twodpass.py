@@ -30,7 +30,7 @@ from rich.table import Table
 from torch import nn
 
 from benchmarks.network import CLASSES, Timing, as_scan, infer
-from benchmarks.sparse_conv import DTYPES, read_features, start
+from benchmarks.sparse_conv import DTYPES, read_features, scan_parser, start
 from benchmarks.timing import write_measurement
 from core.config import Config, load_config
 from core.contracts import Batch
@@ -206,22 +206,14 @@ def time_table(times: dict[str, Any], args: argparse.Namespace) -> Table:
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = scan_parser(__doc__, 3)
     parser.add_argument(
         "config", type=Path, nargs="?", default=CONFIG, help="YAML of a twodpass network"
-    )
-    parser.add_argument(
-        "--scan", type=Path, help=".bin file of float32 (x, y, z, intensity); default: synthetic"
     )
     parser.add_argument("--votes", type=int, default=12, help="views of the scan")
     parser.add_argument("--vote-chunk", type=int, help="views at a time (1)")
     parser.add_argument("--cr", type=float, default=1.0, help="factor on MinkUNet's channel counts")
     parser.add_argument("--minkunet-voxel", type=float, default=0.05, help="m")
-    parser.add_argument("--repeats", type=int, default=3, help="calls per measurement")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
-    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     return parser.parse_args()
 
 
