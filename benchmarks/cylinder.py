@@ -154,7 +154,7 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = scan_parser(__doc__, 3)
     parser.add_argument("--widths", nargs="+", choices=WIDTHS, default=list(WIDTHS))
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS))
     parser.add_argument(
         "--cpu-time",
         action="store_true",
@@ -174,19 +174,7 @@ def measure_network(
     counted = ", ".join(f"{key} {value:.2f}" for key, value in found["gmacs"].items())
     console.print(f"{name}: GMACs of an inference: {counted}")
     if "kernels" in args.parts:
-        clock = time.process_time if args.cpu_time else time.perf_counter
-        found |= {"kernels": {}, "peak_gflops": {}, "convolutions": {}}
-        for dtype, type_ in DTYPES.items():
-            peak = measure_peak(type_, 10, clock)
-            works = measure_kernels(network, batch, dtype, max(3, args.repeats), clock)
-            title = f"{name}, {dtype}, peak {peak:.0f} GFLOP/s"
-            console.print(kernel_table(works, peak, title))
-            whole = total(works)
-            forward, backward = whole.shares(peak)
-            found["peak_gflops"][dtype] = peak
-            found["kernels"][dtype] = {key: asdict(work) for key, work in works.items()}
-            shares = {"forward_share": forward, "backward_share": backward}
-            found["convolutions"][dtype] = asdict(whole) | shares
+        found |= kernels_of(name, network, batch, args, console)
     if "times" in args.parts:
         times = measure_times(network, batch, args.repeats)
         console.print(time_table(times, name))
@@ -194,6 +182,22 @@ def measure_network(
             work: {key: asdict(timing) for key, timing in by_engine.items()}
             for work, by_engine in times.items()
         }
+    return found
+
+
+def kernels_of(
+    name: str, network: nn.Module, batch: Batch, args: argparse.Namespace, console: Console
+) -> dict[str, Any]:
+    """Convolutions by kernel and in all, and the machine's peak; by type, printed and as plain values."""
+    clock = time.process_time if args.cpu_time else time.perf_counter
+    found: dict[str, Any] = {"kernels": {}, "peak_gflops": {}, "convolutions": {}}
+    for dtype, type_ in DTYPES.items():
+        peak = measure_peak(type_, 10, clock)
+        works = measure_kernels(network, batch, dtype, max(3, args.repeats), clock)
+        console.print(kernel_table(works, peak, f"{name}, {dtype}, peak {peak:.0f} GFLOP/s"))
+        found["peak_gflops"][dtype] = peak
+        found["kernels"][dtype] = {kernel: work.to_json(peak) for kernel, work in works.items()}
+        found["convolutions"][dtype] = total(works).to_json(peak)
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 
 import torch
@@ -40,6 +40,11 @@ class Work:
         """Of the peak (GFLOP/s), forward and backward."""
         each = self.gflop / peak * 1e3
         return each / self.forward, 2 * each / self.backward
+
+    def to_json(self, peak: float) -> dict[str, float]:
+        """Its fields and shares."""
+        forward, backward = self.shares(peak)
+        return asdict(self) | {"forward_share": forward, "backward_share": backward}
 
 
 def kernel_name(call: Call) -> str:
