@@ -44,13 +44,13 @@ from core.datasets.waymo.frame import (
     LaserCalibration,
     RangeImage,
 )
-from core.datasets.waymo.records import RecordSegment
 from core.datasets.waymo.segment import Segment
-from core.datasets.waymo.segment_writer import encode_frame, segment_file
-from core.datasets.waymo.table_segment import TableSegment
-from core.datasets.waymo.tfrecord import write_record
-from core.datasets.waymo.wire import Message
-from core.datasets.waymo.wire_writer import Writer
+from core.datasets.waymo.v1.segment import RecordSegment
+from core.datasets.waymo.v1.tfrecord import write_record
+from core.datasets.waymo.v1.writer import encode_frame, segment_file
+from core.datasets.waymo.v2.segment import TableSegment
+from core.datasets.waymo.wire.message import Message
+from core.datasets.waymo.wire.writer import Writer
 from core.engine.run.cli import run_command
 from core.engine.run.memory import keep_freed_memory
 

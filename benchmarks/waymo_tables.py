@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from core.datasets.waymo import components as columns
 from core.datasets.waymo.frame import LASERS, TOP, CameraImage, Context, Frame, RangeImage
-from core.datasets.waymo.table_segment import TableSegment
-from core.datasets.waymo.table_writer import write_tables
+from core.datasets.waymo.v2 import components as columns
+from core.datasets.waymo.v2.segment import TableSegment
+from core.datasets.waymo.v2.writer import write_tables
 
 FRAMES = 52  # the first row group of 256 rows is then full, as in the official files
 SMALL = 200, 600  # rows and columns of the four other lidars

@@ -7,7 +7,7 @@ __all__ = ["BENCHMARKS", "CORRUPTION_PROFILES", "FAMILIES", "FORMATS", "SUPERPIX
 BENCHMARKS: dict[str, str] = {  # dataset.name -> module:class
     "semantickitti": "core.datasets.semantickitti.benchmark:SemanticKITTIBenchmark",
     "nuscenes": "core.datasets.nuscenes.benchmark:NuScenesBenchmark",
-    "waymo": "core.datasets.waymo.benchmark:WaymoBenchmark",
+    "waymo": "core.datasets.waymo.scoring.benchmark:WaymoBenchmark",
 }
 FORMATS: dict[str, str] = BENCHMARKS | {"npy": "core.datasets.benchmark:NumpyFormat"}
 SUPERPIXELS = "superpixels"  # in dataset.planes and data.planes

@@ -152,8 +152,8 @@ def _moving(args: argparse.Namespace) -> None:
 def _truth(args: argparse.Namespace) -> None:
     from core.config import Config
     from core.datasets import build_dataset
-    from core.datasets.waymo.cells import CellSplit
-    from core.datasets.waymo.truth import write_truth
+    from core.datasets.waymo.scoring.cells import CellSplit
+    from core.datasets.waymo.scoring.truth import write_truth
 
     section = {"name": "waymo", "root": str(args.root)}
     scans = build_dataset(Config({"dataset": section}, source="command line"), args.split)
@@ -162,7 +162,7 @@ def _truth(args: argparse.Namespace) -> None:
 
 
 def _score(args: argparse.Namespace) -> None:
-    from core.datasets.waymo.score import score_files
+    from core.datasets.waymo.scoring.score import score_files
     from core.io import write_json
     from core.labels import WAYMO
 

@@ -23,9 +23,9 @@ from core.datasets.synthetic.waymo_rig import DELAYS, calibrations
 from core.datasets.waymo.frame import CAMERAS, TOP, CameraCalibration, CameraImage, Context, Frame
 from core.datasets.waymo.lens import distort
 from core.datasets.waymo.range_image import CellPoints, Motion, points_of
-from core.datasets.waymo.records import RecordSegment
 from core.datasets.waymo.segment import Segment
-from core.datasets.waymo.table_segment import TableSegment
+from core.datasets.waymo.v1.segment import RecordSegment
+from core.datasets.waymo.v2.segment import TableSegment
 from core.errors import UserError
 
 SPEC = waymo_spec("waymo-v1")

@@ -21,7 +21,7 @@ from waymo_tables import (
 )
 
 from core.datasets.waymo.frame import TOP
-from core.datasets.waymo.table_writer import write_tables
+from core.datasets.waymo.v2.writer import write_tables
 from core.errors import UserError
 
 FIRST, SECOND = f"{LIDAR}.range_image_return1", f"{LIDAR}.range_image_return2"

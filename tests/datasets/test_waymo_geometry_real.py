@@ -15,7 +15,7 @@ from core.datasets.waymo.cameras import camera_of
 from core.datasets.waymo.frame import CAMERAS, TOP, CameraCalibration
 from core.datasets.waymo.lens import distort
 from core.datasets.waymo.range_image import cells_of, inclinations
-from core.datasets.waymo.records import RecordSegment
+from core.datasets.waymo.v1.segment import RecordSegment
 
 REAL = Path(os.environ.get("LIDISTILL_REALDATA", "realdata")) / "waymo"
 pytestmark = [

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from core.datasets.waymo import page_values
-from core.datasets.waymo.chunk import Chunk
-from core.datasets.waymo.footer import ColumnPages
-from core.datasets.waymo.page_headers import DATA, DATA_V2, Page, walk_pages
+from core.datasets.waymo.v2 import page_values
+from core.datasets.waymo.v2.chunk import Chunk
+from core.datasets.waymo.v2.footer import ColumnPages
+from core.datasets.waymo.v2.page_headers import DATA, DATA_V2, Page, walk_pages
 
 # Lists over several pages, as older writers cut them; pyarrow ends a page where a list ends.
 LISTS: list[list[float] | None] = [[1, 2, 3, 4, 5], None, [6, 7], [], [8], [9, 10, 11, 12, 13, 14]]

@@ -32,7 +32,7 @@ from core.datasets.waymo.cameras import undistorted
 from core.datasets.waymo.frame import TOP
 from core.datasets.waymo.lens import distort, undistort
 from core.datasets.waymo.range_image import Motion, points_of
-from core.datasets.waymo.segment_writer import segment_file, write_segment
+from core.datasets.waymo.v1.writer import segment_file, write_segment
 from core.errors import UserError
 
 FIRST, SECOND = NAMES["training"]

@@ -11,9 +11,9 @@ import pytest
 from waymo_protos import message
 
 from core.datasets.waymo.frame import CAMERAS, LASERS, Context
-from core.datasets.waymo.records import RecordSegment
-from core.datasets.waymo.tfrecord import open_records
-from core.datasets.waymo.wire import Message
+from core.datasets.waymo.v1.segment import RecordSegment
+from core.datasets.waymo.v1.tfrecord import open_records
+from core.datasets.waymo.wire.message import Message
 from core.errors import UserError
 
 REAL = Path(os.environ.get("LIDISTILL_REALDATA", "realdata")) / "waymo" / "v1"

@@ -25,12 +25,12 @@ from waymo_frames import (
 from waymo_protos import message
 
 from core.datasets.waymo.frame import CAMERAS, FRAME_ROW, Frame
-from core.datasets.waymo.matrices import encode_matrix
-from core.datasets.waymo.messages import decode_context, decode_frame, decode_images
-from core.datasets.waymo.records import RecordSegment
-from core.datasets.waymo.segment_writer import encode_frame, segment_file, write_segment
-from core.datasets.waymo.tfrecord import write_record
-from core.datasets.waymo.wire import Malformed, Message
+from core.datasets.waymo.v1.messages import decode_context, decode_frame, decode_images
+from core.datasets.waymo.v1.segment import RecordSegment
+from core.datasets.waymo.v1.tfrecord import write_record
+from core.datasets.waymo.v1.writer import encode_frame, segment_file, write_segment
+from core.datasets.waymo.wire.matrices import encode_matrix
+from core.datasets.waymo.wire.message import Malformed, Message
 from core.errors import UserError
 
 FRAMES = 4  # of the small segment; every second one is labelled

@@ -10,7 +10,7 @@ import pytest
 from waymo_fakes import SHAPE, FakeSplit, official_frame, official_list, truth_of
 from waymo_protos import message
 
-from core.datasets.waymo.score import score_files
+from core.datasets.waymo.scoring.score import score_files
 from core.errors import UserError
 from core.labels import WAYMO
 

@@ -24,10 +24,10 @@ from waymo_fakes import (
 from waymo_protos import message
 
 from core.datasets.waymo.frame import Frame
-from core.datasets.waymo.frame_lists import FrameFile
-from core.datasets.waymo.matrices import decode_matrix
-from core.datasets.waymo.score import score_files
-from core.datasets.waymo.segment_writer import segment_file, write_segment
+from core.datasets.waymo.scoring.frame_lists import FrameFile
+from core.datasets.waymo.scoring.score import score_files
+from core.datasets.waymo.v1.writer import segment_file, write_segment
+from core.datasets.waymo.wire.matrices import decode_matrix
 from core.engine.score.submission_check import check_submission, open_split
 from core.errors import UserError
 from core.io import write_bytes, write_json

@@ -25,11 +25,11 @@ from waymo_tables import (
     write_table,
 )
 
-from core.datasets.waymo.casts import Place, sensors
 from core.datasets.waymo.frame import CAMERAS, FRAME_ROW, LASERS, TOP, CameraCalibration, Frame
-from core.datasets.waymo.table_segment import TableSegment
-from core.datasets.waymo.table_writer import write_tables
-from core.datasets.waymo.tables import open_table
+from core.datasets.waymo.v2.casts import Place, sensors
+from core.datasets.waymo.v2.segment import TableSegment
+from core.datasets.waymo.v2.tables import open_table
+from core.datasets.waymo.v2.writer import write_tables
 from core.errors import UserError
 
 REAL = Path(os.environ.get("LIDISTILL_REALDATA", "realdata")) / "waymo/v2/training"

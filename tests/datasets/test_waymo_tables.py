@@ -12,10 +12,10 @@ import pytest
 from waymo_frames import NAME
 from waymo_tables import LIDAR
 
-from core.datasets.waymo import page_values, table_cells
-from core.datasets.waymo.footer import ColumnPages, read_footer
-from core.datasets.waymo.page_headers import DICTIONARY, walk_pages
-from core.datasets.waymo.tables import Table, open_table
+from core.datasets.waymo.v2 import cells, page_values
+from core.datasets.waymo.v2.footer import ColumnPages, read_footer
+from core.datasets.waymo.v2.page_headers import DICTIONARY, walk_pages
+from core.datasets.waymo.v2.tables import Table, open_table
 from core.errors import UserError
 
 FIRST, SECOND = f"{LIDAR}.range_image_return1", f"{LIDAR}.range_image_return2"
@@ -103,7 +103,7 @@ def test_cells_are_what_pyarrow_reads(
     def left_to_pyarrow(*_: object) -> None:
         raise AssertionError("the row group was decoded from its start")
 
-    monkeypatch.setattr(table_cells.TableCells, "_streamed", left_to_pyarrow)
+    monkeypatch.setattr(cells.TableCells, "_streamed", left_to_pyarrow)
     assert_cells_equal(write(tmp_path, **PAGES[kind]))
 
 
@@ -112,10 +112,8 @@ def test_other_encodings_are_left_to_pyarrow(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     used = []
-    streamed = table_cells.TableCells._streamed
-    monkeypatch.setattr(
-        table_cells.TableCells, "_streamed", lambda *a: (used.append(a), streamed(*a))[1]
-    )
+    streamed = cells.TableCells._streamed
+    monkeypatch.setattr(cells.TableCells, "_streamed", lambda *a: (used.append(a), streamed(*a))[1])
     assert_cells_equal(write(tmp_path, **STREAMED[kind]))
     assert used
 

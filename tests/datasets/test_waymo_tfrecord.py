@@ -10,7 +10,7 @@ from pathlib import Path
 import google_crc32c
 import pytest
 
-from core.datasets.waymo.tfrecord import Span, masked_crc, open_records, write_record
+from core.datasets.waymo.v1.tfrecord import Span, masked_crc, open_records, write_record
 from core.errors import UserError
 
 PAYLOADS = [b"first", b"", bytes(range(256)) * 300]

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from waymo_protos import message
 
-from core.datasets.waymo.matrices import decode_matrix, encode_matrix
-from core.datasets.waymo.varints import decode_int32, encode_int32
-from core.datasets.waymo.wire import BYTES, FIXED32, FIXED64, VARINT, Malformed, Message
-from core.datasets.waymo.wire_writer import Writer
+from core.datasets.waymo.wire.matrices import decode_matrix, encode_matrix
+from core.datasets.waymo.wire.message import BYTES, FIXED32, FIXED64, VARINT, Malformed, Message
+from core.datasets.waymo.wire.varints import decode_int32, encode_int32
+from core.datasets.waymo.wire.writer import Writer
 
 EDGES = [0, 1, 127, 128, 16383, 16384, 2**21, 2**31 - 1, -1, -128, -(2**31)]
 

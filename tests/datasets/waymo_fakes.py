@@ -12,7 +12,7 @@ from waymo_frames import matrix_blob
 from waymo_protos import message
 
 from core.datasets.benchmark import benchmark
-from core.datasets.waymo.cells import Cells
+from core.datasets.waymo.scoring.cells import Cells
 from core.io import write_bytes, write_json
 from core.labels import WAYMO
 

@@ -20,7 +20,7 @@ from core.datasets.waymo.frame import (
     RangeImage,
 )
 from core.datasets.waymo.segment import Segment
-from core.datasets.waymo.segment_writer import segment_file, write_segment
+from core.datasets.waymo.v1.writer import segment_file, write_segment
 from core.errors import UserError
 from core.geometry import rigid
 

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from waymo_frames import CAMERA_NUMBERS, LASER_NUMBERS, NAME, context, frame, images
 
 from core.datasets.waymo.frame import TOP, CameraImage, Context, Frame, RangeImage
-from core.datasets.waymo.table_segment import TableSegment
+from core.datasets.waymo.v2.segment import TableSegment
 
 LABELLED = (1, 3)
 K1 = ("key.segment_context_name", "key.frame_timestamp_micros")

@@ -12,8 +12,8 @@ from test_submission import job
 
 from core.config import load_config
 from core.datasets.benchmark import benchmark
-from core.datasets.waymo.frame_lists import FrameFile
 from core.datasets.waymo.reader import Waymo
+from core.datasets.waymo.scoring.frame_lists import FrameFile
 from core.engine import submission
 from core.engine.run.distributed import World
 from core.engine.score.jobs import evaluate_checkpoint

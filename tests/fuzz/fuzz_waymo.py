@@ -18,12 +18,12 @@ from waymo_protos import message
 
 from core.datasets.benchmark import benchmark
 from core.datasets.waymo.frame import CAMERAS, LASERS
-from core.datasets.waymo.method_info import MethodInfo
-from core.datasets.waymo.records import RecordSegment
-from core.datasets.waymo.score import score_files
+from core.datasets.waymo.scoring.method_info import MethodInfo
+from core.datasets.waymo.scoring.score import score_files
 from core.datasets.waymo.segment import Segment
-from core.datasets.waymo.segment_writer import segment_file, write_segment
-from core.datasets.waymo.tfrecord import write_record
+from core.datasets.waymo.v1.segment import RecordSegment
+from core.datasets.waymo.v1.tfrecord import write_record
+from core.datasets.waymo.v1.writer import segment_file, write_segment
 from core.io import write_bytes, write_json
 from core.labels import WAYMO
 

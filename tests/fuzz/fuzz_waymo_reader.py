@@ -12,7 +12,7 @@ from fuzz_runner import Target
 from waymo_segments import NAMES, context, frame, images
 
 from core.datasets.waymo.exported import RETURNS
-from core.datasets.waymo.segment_writer import segment_file, write_segment
+from core.datasets.waymo.v1.writer import segment_file, write_segment
 
 LIST = "frames.txt"
 (NAME,) = NAMES["testing"]

@@ -12,8 +12,8 @@ from fuzz_waymo import LASER_NAMES, any_damage, use_segments
 from waymo_frames import context, frame, images
 from waymo_tables import write_reference
 
-from core.datasets.waymo.table_segment import TableSegment
-from core.datasets.waymo.table_writer import write_tables
+from core.datasets.waymo.v2.segment import TableSegment
+from core.datasets.waymo.v2.writer import write_tables
 
 FILES = "*/*.parquet"
 

@@ -17,7 +17,7 @@ from core.datasets.synthetic.waymo_laser import turn
 from core.datasets.synthetic.waymo_rig import DELAYS, TURN, calibrations
 from core.datasets.synthetic.world_format import WorldFormat
 from core.datasets.waymo.frame import TOP, CameraImage, Context, Frame, RangeImage
-from core.datasets.waymo.segment_writer import segment_file, write_segment
+from core.datasets.waymo.v1.writer import segment_file, write_segment
 
 __all__ = ["ORIGIN", "RecordWorld", "TableWorld", "WaymoWorld", "gap"]
 
@@ -98,7 +98,7 @@ class TableWorld(WaymoWorld):
 
     def write(self, folder: Path, context: Context, frames: Iterable[Recorded]) -> None:
         """See `WaymoWorld`."""
-        from core.datasets.waymo.table_writer import write_tables  # pyarrow, for this format alone
+        from core.datasets.waymo.v2.writer import write_tables  # pyarrow, for this format alone
 
         write_tables(folder, context, frames)
 

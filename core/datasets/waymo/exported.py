@@ -16,10 +16,10 @@ import numpy as np
 from core.contracts import Camera, Points, Sensor
 from core.datasets.base import ScanFiles
 from core.datasets.files import listing
-from core.datasets.waymo.cells import Cells
 from core.datasets.waymo.frame import FRAME_ROW, TOP
 from core.datasets.waymo.index import FrameList
 from core.datasets.waymo.range_image import CellPoints
+from core.datasets.waymo.scoring.cells import Cells
 from core.datasets.waymo.source import FrameSource, PointOptions, points_table
 from core.decode import read_array
 from core.errors import UserError

@@ -13,12 +13,12 @@ import numpy as np
 
 from core.contracts import Sensor
 from core.datasets.base import Gap, ScanDataset
-from core.datasets.waymo.benchmark import WaymoBenchmark
 from core.datasets.waymo.config import WaymoConfig
 from core.datasets.waymo.exported import ExportedFrames, exported_names
 from core.datasets.waymo.frame import CAMERAS
 from core.datasets.waymo.index import open_index
 from core.datasets.waymo.scans import FrameScans
+from core.datasets.waymo.scoring.benchmark import WaymoBenchmark
 from core.datasets.waymo.source import FULL_SCALE, FrameSource, SegmentFrames
 from core.datasets.waymo.splits import (
     FOLDERS,

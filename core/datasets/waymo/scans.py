@@ -10,9 +10,9 @@ import numpy as np
 
 from core.contracts import Camera, Points, Scan, Sensor
 from core.datasets.base import Gap, ScanDataset, ScanFiles, near_sensor
-from core.datasets.waymo.cells import Cells
 from core.datasets.waymo.config import WaymoConfig
 from core.datasets.waymo.frame import CAMERAS, TOP
+from core.datasets.waymo.scoring.cells import Cells
 from core.datasets.waymo.source import FrameSource
 from core.errors import UserError
 from core.geometry import chain, invert, transform

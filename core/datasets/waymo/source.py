@@ -13,10 +13,10 @@ import numpy as np
 from core.contracts import Camera, Points, Sensor
 from core.datasets.base import ScanFiles
 from core.datasets.waymo.cameras import camera_of
-from core.datasets.waymo.cells import Cells
 from core.datasets.waymo.frame import LASERS, TOP, Context, Frame
 from core.datasets.waymo.index import FrameIndex, FrameList
 from core.datasets.waymo.range_image import CellPoints, Motion, points_of
+from core.datasets.waymo.scoring.cells import Cells
 from core.datasets.waymo.segment import Segment
 from core.errors import UserError
 from core.labels import LabelSpace

@@ -31,8 +31,8 @@ __all__ = [
 
 FormatName = Literal["v1", "v2", "npy"]
 FORMATS: dict[str, str] = {  # dataset.format -> module:class; of the releases
-    "v1": "core.datasets.waymo.records:RecordSegment",
-    "v2": "core.datasets.waymo.table_segment:TableSegment",
+    "v1": "core.datasets.waymo.v1.segment:RecordSegment",
+    "v2": "core.datasets.waymo.v2.segment:TableSegment",
 }
 FOLDERS: dict[str, tuple[str, ...]] = {
     "train": ("training",),

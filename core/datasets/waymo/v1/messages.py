@@ -11,17 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from core.datasets.waymo.fields import (
-    CameraCalibrationField,
-    CameraImageField,
-    ContextField,
-    FrameField,
-    LaserCalibrationField,
-    LaserField,
-    RangeImageField,
-    StatsField,
-    TransformField,
-)
 from core.datasets.waymo.frame import (
     CAMERAS,
     LASERS,
@@ -34,8 +23,19 @@ from core.datasets.waymo.frame import (
     LaserCalibration,
     RangeImage,
 )
-from core.datasets.waymo.matrices import decode_matrix
-from core.datasets.waymo.wire import Malformed, Message
+from core.datasets.waymo.wire.fields import (
+    CameraCalibrationField,
+    CameraImageField,
+    ContextField,
+    FrameField,
+    LaserCalibrationField,
+    LaserField,
+    RangeImageField,
+    StatsField,
+    TransformField,
+)
+from core.datasets.waymo.wire.matrices import decode_matrix
+from core.datasets.waymo.wire.message import Malformed, Message
 from core.geometry import first_fault
 
 __all__ = ["Head", "decode_context", "decode_frame", "decode_head", "decode_images"]

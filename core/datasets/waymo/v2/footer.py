@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.datasets.waymo.thrift import Fields, number, parse_struct, structure, structures
+from core.datasets.waymo.v2.thrift import Fields, number, parse_struct, structure, structures
 
 __all__ = ["ColumnPages", "RowGroup", "read_footer"]
 

@@ -7,17 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from core.datasets.waymo.fields import (
-    CameraCalibrationField,
-    CameraImageField,
-    ContextField,
-    FrameField,
-    LaserCalibrationField,
-    LaserField,
-    RangeImageField,
-    StatsField,
-    TransformField,
-)
 from core.datasets.waymo.frame import (
     CAMERAS,
     LASERS,
@@ -29,9 +18,20 @@ from core.datasets.waymo.frame import (
     LaserCalibration,
     RangeImage,
 )
-from core.datasets.waymo.matrices import encode_matrix
-from core.datasets.waymo.tfrecord import write_record
-from core.datasets.waymo.wire_writer import Writer
+from core.datasets.waymo.v1.tfrecord import write_record
+from core.datasets.waymo.wire.fields import (
+    CameraCalibrationField,
+    CameraImageField,
+    ContextField,
+    FrameField,
+    LaserCalibrationField,
+    LaserField,
+    RangeImageField,
+    StatsField,
+    TransformField,
+)
+from core.datasets.waymo.wire.matrices import encode_matrix
+from core.datasets.waymo.wire.writer import Writer
 from core.io import atomic_path
 
 __all__ = ["encode_frame", "segment_file", "write_segment"]

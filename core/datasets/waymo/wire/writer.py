@@ -1,4 +1,4 @@
-"""Messages of protocol buffers are written without protobuf; :mod:`core.datasets.waymo.wire` reads them."""
+"""Messages of protocol buffers are written without protobuf; :mod:`core.datasets.waymo.wire.message` reads them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from core.datasets.waymo.wire import BYTES, FIXED64, VARINT
+from core.datasets.waymo.wire.message import BYTES, FIXED64, VARINT
 
 __all__ = ["Writer"]
 

@@ -12,9 +12,16 @@ from pathlib import Path
 
 import numpy as np
 
-from core.datasets.waymo.footer import ColumnPages
-from core.datasets.waymo.page_headers import DICTIONARY, Unsupported, walk_pages
-from core.datasets.waymo.page_values import PLAIN, Entries, Leaf, Texts, read_dictionary, read_page
+from core.datasets.waymo.v2.footer import ColumnPages
+from core.datasets.waymo.v2.page_headers import DICTIONARY, Unsupported, walk_pages
+from core.datasets.waymo.v2.page_values import (
+    PLAIN,
+    Entries,
+    Leaf,
+    Texts,
+    read_dictionary,
+    read_page,
+)
 
 __all__ = ["Chunk"]
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from core.datasets.poses import check_poses
-from core.datasets.waymo import components as columns
-from core.datasets.waymo.casts import CURE, Place
 from core.datasets.waymo.frame import NUM_CLASSES, CameraImage, RangeImage
-from core.datasets.waymo.tables import Table
+from core.datasets.waymo.v2 import components as columns
+from core.datasets.waymo.v2.casts import CURE, Place
+from core.datasets.waymo.v2.tables import Table
 
 __all__ = ["read_camera_images", "read_labels", "read_pixel_pose", "read_returns"]
 

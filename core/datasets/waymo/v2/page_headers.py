@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from core.datasets.waymo.thrift import Fields, number, parse_struct, structure
+from core.datasets.waymo.v2.thrift import Fields, number, parse_struct, structure
 
 __all__ = ["DATA", "DATA_V2", "DICTIONARY", "Page", "Unsupported", "walk_pages"]
 

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from core.datasets.waymo.chunk import Chunk
-from core.datasets.waymo.footer import RowGroup
-from core.datasets.waymo.page_headers import Unsupported
+from core.datasets.waymo.v2.chunk import Chunk
+from core.datasets.waymo.v2.footer import RowGroup
+from core.datasets.waymo.v2.page_headers import Unsupported
 
 __all__ = ["TableCells"]
 

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
 
-from core.datasets.waymo.fields import SubmissionField
-from core.datasets.waymo.wire import Malformed, Message
-from core.datasets.waymo.wire_writer import Writer
+from core.datasets.waymo.wire.fields import SubmissionField
+from core.datasets.waymo.wire.message import Malformed, Message
+from core.datasets.waymo.wire.writer import Writer
 from core.decode import read_json
 
 __all__ = ["INFO", "MethodInfo", "SensorType"]

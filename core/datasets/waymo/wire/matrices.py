@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from zlib_ng import zlib_ng
 
-from core.datasets.waymo.varints import decode_int32, encode_int32
-from core.datasets.waymo.wire import BYTES, Malformed, Message
-from core.datasets.waymo.wire_writer import Writer
+from core.datasets.waymo.wire.message import BYTES, Malformed, Message
+from core.datasets.waymo.wire.varints import decode_int32, encode_int32
+from core.datasets.waymo.wire.writer import Writer
 
 __all__ = ["decode_matrix", "encode_matrix"]
 

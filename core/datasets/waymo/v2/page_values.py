@@ -14,7 +14,7 @@ import numba
 import numpy as np
 import pyarrow as pa
 
-from core.datasets.waymo.page_headers import DATA_V2, DICTIONARY, Page, Unsupported
+from core.datasets.waymo.v2.page_headers import DATA_V2, DICTIONARY, Page, Unsupported
 
 __all__ = ["PLAIN", "Entries", "Leaf", "Texts", "Values", "read_dictionary", "read_page"]
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from core.datasets.waymo.frame import NUM_CLASSES
-from core.datasets.waymo.frame_lists import FrameFile, class_image, find_lists
+from core.datasets.waymo.scoring.frame_lists import FrameFile, class_image, find_lists
 from core.decode import decoding
 from core.errors import UserError, counted
 from core.metrics import Absent, Confusion

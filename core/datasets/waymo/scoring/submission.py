@@ -16,9 +16,9 @@ from typing import cast
 import numpy as np
 
 from core.datasets.benchmark import Container, Split
-from core.datasets.waymo.cells import CellSplit
 from core.datasets.waymo.frame import NUM_CLASSES
-from core.datasets.waymo.frame_lists import (
+from core.datasets.waymo.scoring.cells import CellSplit
+from core.datasets.waymo.scoring.frame_lists import (
     FRAMES,
     RESULTS,
     RETURNS,
@@ -27,9 +27,9 @@ from core.datasets.waymo.frame_lists import (
     frame_fields_fault,
     range_images,
 )
-from core.datasets.waymo.method_info import INFO, MethodInfo
-from core.datasets.waymo.wire import Malformed, Message
-from core.datasets.waymo.wire_writer import Writer
+from core.datasets.waymo.scoring.method_info import INFO, MethodInfo
+from core.datasets.waymo.wire.message import Malformed, Message
+from core.datasets.waymo.wire.writer import Writer
 from core.decode import decoding
 from core.errors import UserError, counted
 from core.io import atomic_path

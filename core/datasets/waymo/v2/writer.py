@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from core.datasets.waymo import components as columns
 from core.datasets.waymo.frame import CAMERAS, LASERS, TOP, CameraImage, Context, Frame
+from core.datasets.waymo.v2 import components as columns
 from core.io import atomic_path
 
 __all__ = ["write_tables"]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from core.datasets.waymo.cells import CellSplit
-from core.datasets.waymo.frame_lists import FRAMES, encode_prediction
-from core.datasets.waymo.wire_writer import Writer
+from core.datasets.waymo.scoring.cells import CellSplit
+from core.datasets.waymo.scoring.frame_lists import FRAMES, encode_prediction
+from core.datasets.waymo.wire.writer import Writer
 from core.errors import UserError
 from core.io import atomic_path
 

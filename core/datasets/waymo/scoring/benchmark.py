@@ -8,10 +8,10 @@ from typing import Any, cast
 import numpy as np
 
 from core.datasets.benchmark import Benchmark, NumpyFormat, Split
-from core.datasets.waymo.cells import CellSplit
-from core.datasets.waymo.frame_lists import encode_prediction
-from core.datasets.waymo.method_info import INFO, MethodInfo
-from core.datasets.waymo.submission import FrameContainer
+from core.datasets.waymo.scoring.cells import CellSplit
+from core.datasets.waymo.scoring.frame_lists import encode_prediction
+from core.datasets.waymo.scoring.method_info import INFO, MethodInfo
+from core.datasets.waymo.scoring.submission import FrameContainer
 
 __all__ = ["WaymoBenchmark"]
 

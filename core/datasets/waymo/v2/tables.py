@@ -18,11 +18,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from core.datasets.waymo.casts import CURE, Place, floats, integers, lists, rows_of, sensors, texts
-from core.datasets.waymo.components import CAMERA, KEYS, LASER, SEGMENT, TIMESTAMP
-from core.datasets.waymo.footer import read_footer
 from core.datasets.waymo.frame import CAMERAS, LASERS
-from core.datasets.waymo.table_cells import TableCells
+from core.datasets.waymo.v2.casts import (
+    CURE,
+    Place,
+    floats,
+    integers,
+    lists,
+    rows_of,
+    sensors,
+    texts,
+)
+from core.datasets.waymo.v2.cells import TableCells
+from core.datasets.waymo.v2.components import CAMERA, KEYS, LASER, SEGMENT, TIMESTAMP
+from core.datasets.waymo.v2.footer import read_footer
 from core.errors import UserError
 from core.io import read_once
 

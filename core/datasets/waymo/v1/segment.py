@@ -18,17 +18,17 @@ import numpy as np
 
 from core.datasets.files import listing
 from core.datasets.waymo.frame import FRAME_ROW, TOP, CameraImage, Context, Frame
-from core.datasets.waymo.messages import (
+from core.datasets.waymo.segment import Segment
+from core.datasets.waymo.v1.messages import (
     Head,
     decode_context,
     decode_frame,
     decode_head,
     decode_images,
 )
-from core.datasets.waymo.segment import Segment
-from core.datasets.waymo.segment_writer import segment_file
-from core.datasets.waymo.tfrecord import CURE, RecordFile, Span, open_records
-from core.datasets.waymo.wire import Malformed, Message
+from core.datasets.waymo.v1.tfrecord import CURE, RecordFile, Span, open_records
+from core.datasets.waymo.v1.writer import segment_file
+from core.datasets.waymo.wire.message import Malformed, Message
 from core.errors import UserError
 
 __all__ = ["RecordSegment"]

@@ -17,7 +17,7 @@ from typing import IO, NamedTuple
 
 import google_crc32c
 
-from core.datasets.waymo.wire import Malformed
+from core.datasets.waymo.wire.message import Malformed
 from core.decode import decoding, open_at_once
 from core.errors import UserError
 
@@ -161,7 +161,7 @@ def _foreign(head: bytes) -> str:
 
 
 class RecordView:
-    """A payload in its file, read in blocks as it is asked for; a :class:`~core.datasets.waymo.wire.Source`."""
+    """A payload in its file, read in blocks as it is asked for; a :class:`~core.datasets.waymo.wire.message.Source`."""
 
     def __init__(self, descriptor: int, start: int, size: int) -> None:
         self._descriptor, self._start, self._size = descriptor, start, size

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from core.datasets.waymo.wire import Malformed
+from core.datasets.waymo.wire.message import Malformed
 
 __all__ = ["decode_int32", "encode_int32"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from core.datasets.poses import check_poses
-from core.datasets.waymo import components as columns
-from core.datasets.waymo.casts import CURE, Place
 from core.datasets.waymo.frame import CAMERAS, LASERS, CameraCalibration, LaserCalibration
-from core.datasets.waymo.tables import Table
+from core.datasets.waymo.v2 import components as columns
+from core.datasets.waymo.v2.casts import CURE, Place
+from core.datasets.waymo.v2.tables import Table
 
 __all__ = ["read_cameras", "read_lasers", "read_statistics"]
 

@@ -12,17 +12,17 @@ from pathlib import Path
 
 import numpy as np
 
-from core.datasets.waymo.fields import (
+from core.datasets.waymo.frame import LASERS, NUM_CLASSES, TOP
+from core.datasets.waymo.wire.fields import (
     LaserField,
     RangeImageField,
     SegmentationFrameField,
     SegmentationFrameListField,
     SubmissionField,
 )
-from core.datasets.waymo.frame import LASERS, NUM_CLASSES, TOP
-from core.datasets.waymo.matrices import decode_matrix, encode_matrix
-from core.datasets.waymo.wire import Malformed, Message
-from core.datasets.waymo.wire_writer import Writer
+from core.datasets.waymo.wire.matrices import decode_matrix, encode_matrix
+from core.datasets.waymo.wire.message import Malformed, Message
+from core.datasets.waymo.wire.writer import Writer
 from core.decode import decoding
 from core.errors import UserError
 

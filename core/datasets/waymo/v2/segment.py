@@ -10,8 +10,6 @@ import numpy as np
 
 from core.datasets.files import listing
 from core.datasets.poses import check_poses
-from core.datasets.waymo import components as columns
-from core.datasets.waymo.casts import CURE, Place
 from core.datasets.waymo.frame import (
     CAMERAS,
     FRAME_ROW,
@@ -24,14 +22,16 @@ from core.datasets.waymo.frame import (
     RangeImage,
 )
 from core.datasets.waymo.segment import Segment
-from core.datasets.waymo.table_context import read_cameras, read_lasers, read_statistics
-from core.datasets.waymo.table_images import (
+from core.datasets.waymo.v2 import components as columns
+from core.datasets.waymo.v2.casts import CURE, Place
+from core.datasets.waymo.v2.context import read_cameras, read_lasers, read_statistics
+from core.datasets.waymo.v2.images import (
     read_camera_images,
     read_labels,
     read_pixel_pose,
     read_returns,
 )
-from core.datasets.waymo.tables import Table, open_table
+from core.datasets.waymo.v2.tables import Table, open_table
 from core.errors import UserError
 
 __all__ = ["TableSegment"]

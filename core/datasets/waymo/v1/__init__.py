@@ -1,0 +1,1 @@
+"""Release 1: a TFRecord file per segment."""

@@ -1,0 +1,1 @@
+"""Release 2: a Parquet table per segment and component."""
