@@ -145,10 +145,11 @@ def test_a_place_of_another_file_is_refused(path: Path) -> None:
     ("content", "what"),
     [
         (b"PAR1" + bytes(40), "dataset.format: v2"),
-        (gzip.compress(b"x" * 99), "compressed with gzip"),
+        (gzip.compress(b"x" * 99, mtime=0), "compressed with gzip"),
         (b"some text that is long enough", "no TFRecord file"),
         (b"x", "no TFRecord file"),
     ],
+    ids=["parquet", "gzip", "text", "short"],
 )
 def test_other_files_are_refused_by_name(path: Path, content: bytes, what: str) -> None:
     path.write_bytes(content)
