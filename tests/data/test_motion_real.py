@@ -15,7 +15,11 @@ from core.datasets import build_dataset
 from core.datasets.motion_config import MotionConfig
 from core.datasets.motion_maps import MotionSource, motion_column, scanner_pose, write_motion
 
-pytestmark = pytest.mark.realdata
+REAL = Path(os.environ.get("LIDISTILL_REALDATA", "realdata")) / "pandaset_mos"
+pytestmark = [
+    pytest.mark.realdata,
+    pytest.mark.skipif(not REAL.is_dir(), reason="no real scans; set LIDISTILL_REALDATA"),
+]
 MOVES = 3  # train id
 
 
@@ -24,7 +28,7 @@ def finished() -> list[tuple[FinishedScan, np.ndarray]]:
     """Scans of sequence 08 with all their features, and their labels."""
     section = {
         "name": "semantickitti",
-        "root": str(Path(os.environ.get("LIDISTILL_REALDATA", "realdata")) / "pandaset_mos"),
+        "root": str(REAL),
         "labels": "semantickitti_movable",
         "cameras": [],
         "partial": True,

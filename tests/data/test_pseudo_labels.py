@@ -246,7 +246,7 @@ def test_the_report_by_hand() -> None:
 
 def test_what_moves_is_said_by_the_label_spaces() -> None:
     """Ground, buildings and plants are carried by all of them, and nothing with a motor or legs."""
-    alive = ("car", "truck", "bus", "trailer", "vehicle", "cycl", "person", "pedestrian", "moving")
+    alive = ("car", "truck", "bus", "trailer", "vehicle", "cycl", "person", "pedestrian", "mov")
     for name, space in LABEL_SPACES.items():
         standing = {space.classes[train_id] for train_id in standing_classes(space)}
         moving = {c for c in space.classes[1:] if any(word in c for word in alive)}

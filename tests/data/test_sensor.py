@@ -113,6 +113,7 @@ def test_objects_are_pasted_about_the_scanner(tmp_path):
 class OneScan:
     """A data set of one scan, as far as corruptions look at it."""
 
+    config = None
     labels = SEMANTICKITTI
     title, root, split, point_fields, label_dtype = "one", Path("."), "val", 4, np.dtype("u1")
 
