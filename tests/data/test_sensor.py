@@ -25,7 +25,7 @@ from core.data.instances.paste import Paster, U2MKDPaste
 from core.data.partitions.cylinder import Cylinder
 from core.data.partitions.range_image import RangeImage
 from core.data.sample import make_sample
-from core.datasets.base import SensorConfig
+from core.datasets.base import DatasetConfig, SensorConfig
 from core.datasets.pandaset import PandaSet
 from core.labels import NUSCENES, SEMANTICKITTI
 from core.models.lidar.sphereformer import from_scanner
@@ -113,7 +113,7 @@ def test_objects_are_pasted_about_the_scanner(tmp_path):
 class OneScan:
     """A data set of one scan, as far as corruptions look at it."""
 
-    config = None
+    config = DatasetConfig(name="one", root=Path("."))
     labels = SEMANTICKITTI
     title, root, split, point_fields, label_dtype = "one", Path("."), "val", 4, np.dtype("u1")
 
