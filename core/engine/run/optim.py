@@ -30,7 +30,7 @@ class OptimizerConfig(Section):
     momentum: float = Field(0.9, ge=0, lt=1, description="sgd: momentum")
     nesterov: bool = Field(True, description="sgd: Nesterov's form of momentum")
     dampening: float = Field(
-        0.0,
+        0,
         ge=0,
         lt=1,
         description="sgd: share of the gradient that momentum leaves out; SLidR: 0.1",
