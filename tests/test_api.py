@@ -22,6 +22,8 @@ from core.engine.train.jobs import train_teacher
 from core.errors import UserError
 from core.labels import SEMANTICKITTI
 
+REALDATA = Path(os.environ.get("LIDISTILL_REALDATA", "realdata"))
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -201,11 +203,10 @@ def test_records_of_scanners() -> None:
 
 
 @pytest.mark.realdata
-@pytest.mark.skipif("LIDISTILL_REALDATA" not in os.environ, reason="LIDISTILL_REALDATA is not set")
+@pytest.mark.skipif(not REALDATA.is_dir(), reason="no real scans; set LIDISTILL_REALDATA")
 def test_beams_of_real_scanners() -> None:
-    realdata = Path(os.environ["LIDISTILL_REALDATA"])
-    kitti = sorted(realdata.glob("semantickitti/**/velodyne/*.bin"))[0]
-    nuscenes = sorted(realdata.glob("nuscenes/samples/LIDAR_TOP/*.bin"))[0]
+    kitti = sorted(REALDATA.glob("semantickitti/**/velodyne/*.bin"))[0]
+    nuscenes = sorted(REALDATA.glob("nuscenes/samples/LIDAR_TOP/*.bin"))[0]
     found = []
     for path, fields in ((kitti, 4), (nuscenes, 5)):
         values = np.fromfile(path, np.float32).reshape(-1, fields)

@@ -315,14 +315,14 @@ def cells_of(points: np.ndarray, size: float) -> tuple[Tensor, np.ndarray, np.nd
 
 def scan(tmp_path: Path) -> np.ndarray:
     """The middle of a real scan, where there is one."""
-    root = os.environ.get("LIDISTILL_REALDATA")
-    if root is None:
+    root = Path(os.environ.get("LIDISTILL_REALDATA", "realdata"))
+    if not root.is_dir():
         rng = np.random.default_rng(0)
         ground = np.c_[
             rng.uniform(-9, 9, (3000, 2)), rng.normal(-1.7, 0.05, 3000), rng.random(3000)
         ]
         return ground.astype(np.float32)
-    path = sorted(Path(root).glob("semantickitti/**/velodyne/*.bin"))[0]
+    path = sorted(root.glob("semantickitti/**/velodyne/*.bin"))[0]
     points = np.fromfile(path, np.float32).reshape(-1, 4)
     return points[(np.abs(points[:, :2]) < 9).all(1) & (points[:, 2] < 2)]
 
