@@ -31,9 +31,8 @@ _KIND = "TFRecord file"
 _HEADER = struct.Struct("<QI")  # length of the payload and its checksum
 _FOOTER = struct.Struct("<I")
 _LARGEST = 1 << 28  # bytes of a payload; a frame has 5 MB
-_BLOCK = (
-    1 << 14
-)  # bytes read at a time where a payload is looked into; headers are short and lie close together
+# Bytes read at a time where a payload is looked into; headers are short and lie close together.
+_BLOCK = 1 << 14
 _OTHERS = {  # how files begin that are no TFRecord
     b"PAR1": "a Parquet file: it belongs to a data set that dataset.format: v2 reads",
     b"\x1f\x8b": "compressed with gzip; TFRecord files are read as they were downloaded, uncompressed",

@@ -15,18 +15,13 @@ import numpy as np
 
 __all__ = ["BYTES", "FIXED32", "FIXED64", "VARINT", "Field", "Malformed", "Message", "Source"]
 
-VARINT, FIXED64, BYTES, FIXED32 = (
-    0,
-    1,
-    2,
-    5,
-)  # kinds of fields; 3 and 4 are groups, which no message here has
+# Kinds of fields; 3 and 4 are groups, which no message here has.
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 _FIXED = {FIXED64: 8, FIXED32: 4}  # bytes
 _HEADER = 20  # bytes, the longest tag and the longest number after it
 _LONGEST = 10  # bytes of a varint
-_MOST_FIELDS = (
-    1 << 20
-)  # of one message: a frame has hundreds, the unpacked values of a range image 339,200
+# Of one message: a frame has hundreds, the unpacked values of a range image 339,200.
+_MOST_FIELDS = 1 << 20
 _MOST_TEXT = 1 << 12  # bytes
 _MOST_NUMBERS = 1 << 16  # of a repeated field
 _WORD = 1 << 64
