@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -73,6 +74,7 @@ class Batch:
         cells: the points' cells.
         origins: f32 [B, 3] m, the scanner in each view's frame.
         cameras: None when the batch has no images.
+        cell_features: of a cell: those of the ``point`` that represents it, or the ``mean`` over its points.
         contents: digests of the scans, "" where not asked for.
     """
 
@@ -87,6 +89,7 @@ class Batch:
     cameras: BatchCameras | None = None
     skipped: tuple[str, ...] = ()
     contents: tuple[str, ...] = ()
+    cell_features: Literal["point", "mean"] = "point"
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -141,6 +144,7 @@ class Batch:
             cameras=None if self.cameras is None else self.cameras.take(scans, points),
             skipped=self.skipped,
             contents=tuple(self.contents[i] for i in scans if self.contents),
+            cell_features=self.cell_features,
         )
 
     def at_cells(self, column: str) -> Tensor:
@@ -155,8 +159,19 @@ class Batch:
 
     @cached_property
     def feats(self) -> Tensor:
-        """F32 [SV, C], the features of each cell's representative."""
+        """F32 [SV, C], the features of each cell's representative, or the mean over its points."""
+        if self.cell_features == "mean":
+            return self._mean_feats()
         return self.point_feats.index_select(0, self.cells.point)
+
+    def _mean_feats(self) -> Tensor:
+        """F32 [SV, C]; points of no cell play no part."""
+        rows = (self.cells.of_point >= 0).nonzero()[:, 0]
+        cell = self.cells.of_point.index_select(0, rows)
+        feats = self.point_feats.index_select(0, rows)
+        total = feats.new_zeros(len(self.cells), feats.shape[1]).index_add(0, cell, feats)
+        count = torch.bincount(cell, minlength=len(self.cells)).clamp_min(1)
+        return total / count[:, None]
 
     @property
     def coords(self) -> Tensor:

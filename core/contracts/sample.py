@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
@@ -66,6 +67,7 @@ class Sample:
             score.
         skipped: why damaged scans were passed over before this one was found, one line each.
         content: digest of the scan it was made from, where that is asked for.
+        cell_features: those of a cell are those of the ``point`` that represents it, or the ``mean`` over its points.
     """
 
     token: str
@@ -80,6 +82,7 @@ class Sample:
     padded: bool = False
     skipped: tuple[str, ...] = ()
     content: str = ""
+    cell_features: Literal["point", "mean"] = "point"
 
     @property
     def coords(self) -> np.ndarray:

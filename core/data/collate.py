@@ -36,6 +36,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         point_offsets=torch.from_numpy(points),
         features=samples[0].features,
         cells=_join_cells(samples, cells, points),
+        cell_features=samples[0].cell_features,
         origins=torch.from_numpy(np.stack([sample.origin for sample in samples])),
         cameras=_join_cameras(samples),
         skipped=tuple(line for sample in samples for line in sample.skipped),

@@ -257,6 +257,11 @@ class DataConfig(Section):
         description="columns of the points that networks read, in this order: xyz (m), intensity, distance (m), "
         "lag (s), and those of dataset.columns",
     )
+    cell_features: Literal["point", "mean"] = Field(
+        "point",
+        description='what networks of cells read: "point" = the features of the point that represents a cell, '
+        '"mean" = the mean over its points, so that lag also tells how a cell was seen in past sweeps',
+    )
     augment: AugmentConfig | None = Field(
         AugmentConfig(), description="training only: augmentation of the points; null = none"
     )
@@ -362,6 +367,8 @@ class DataConfig(Section):
         view = self.model_dump(mode="json", exclude={*DRAWN, *CELLS})
         if self.beams is None:
             del view["beams"]  # what was kept before there was this key says nothing of it
+        if self.cell_features == "point":
+            del view["cell_features"]  # likewise
         cells = self.cells
         if isinstance(cells, Voxels):
             return {"voxel_size": cells.size} | view

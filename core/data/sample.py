@@ -107,6 +107,7 @@ class Recipe:
             index=index,
             points=points,
             features=self.config.features,
+            cell_features=self.config.cell_features,
             partition=self.partition,
             grouping=grouping,
             labels=_cell_labels(points["label"], grouping, self.config.label_vote),
