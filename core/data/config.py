@@ -304,6 +304,9 @@ class DataConfig(Section):
         gt=0,
         description="intensities are divided by it (1 = as recorded: KITTI 0..1, nuScenes 0..255)",
     )
+    intensity_offset: float = Field(
+        0.0, description="added to them then; 1 where SLidR's network is trained on SemanticKITTI"
+    )
     sweeps: bool = Field(
         True, description="false = the keyframe's own points only, whatever the reader appends"
     )

@@ -184,11 +184,13 @@ class Recipe:
             if name not in READ_COLUMNS and not passed_over:
                 extra[name] = column
         seen = scan.sensor.seen(scan.xyz)
+        config = self.config
+        intensity = scan.intensity / np.float32(config.intensity_divisor)
         return Points(
             xyz=xyz,
             lag=scan.time_lag,
             sweep=scan.points["sweep"],
-            intensity=scan.intensity / np.float32(self.config.intensity_divisor),
+            intensity=intensity + np.float32(config.intensity_offset),
             label=label,
             distance=np.sqrt(np.einsum("ij,ij->i", seen, seen)),
             **extra,

@@ -22,7 +22,8 @@ class TransformerConfig(FeatureConfig):
 
     encoder: str = Field(
         "vit_large_patch14_dinov2.lvd142m",
-        description="resnet18, resnet34, resnet50, or any network of timm by its name; published: DINOv2 ViT-L/14",
+        description="resnet18, resnet34, resnet50, swiftnet, or any network of timm by its name; published: DINOv2 "
+        "ViT-L/14",
     )
 
 

@@ -133,6 +133,33 @@ TWODPASS = {
     "train.grad_clip": 1.0,
 }
 
+SRUNET = {
+    "model.name": "srunet",
+    "data.features": ["intensity"],
+    "data.partition": {"name": "cylinder", "cell": [0.1, 1.0, 0.1]},
+    "optimizer.name": "sgd",
+    "optimizer.momentum": 0.9,
+    "optimizer.dampening": 0.1,
+    "optimizer.weight_decay": 0.0001,
+}
+SLIDR = {
+    **SRUNET,
+    "batch_size": 4,
+    "num_epochs": 50,
+    "optimizer.lr": 0.5,
+    "dataset.frames": {"train": ["parametrizing"], "val": ["verifying"]},
+}
+DOWNSTREAM = SRUNET | {"eval.select": "none", "train.init_from": "runs/nuscenes/slidr/minkunet"}
+FINETUNE = DOWNSTREAM | {"num_epochs": 100, "train.init_skip": ["final."]}
+PROBE = {
+    **DOWNSTREAM,
+    "num_epochs": 50,
+    "optimizer.lr": 0.05,
+    "optimizer.lr_scale": {"final.": 1},
+    "train.trainable": ["final."],
+    "dataset.labelled": None,
+}
+
 
 def below(section: str, values: dict[str, Any]) -> dict[str, Any]:
     """The keys of a section, dotted."""
@@ -191,6 +218,31 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "data.image_size": [400, 240],
         "data.train_cameras": 1,
     },
+    "nuscenes/slidr/minkunet": SLIDR | {"distill.name": "slidr"},
+    "nuscenes/slidr/ppkt": SLIDR | {"distill.name": "ppkt", "distill.pairs": 4096},
+    "nuscenes/slidr/finetune": {
+        **FINETUNE,
+        "batch_size": 16,
+        "optimizer.lr": 0.02,
+        "optimizer.lr_scale": {"final.": 100},
+        "dataset.labelled": {"fraction": 0.01, "by": "every_scene"},
+    },
+    "nuscenes/slidr/probe": PROBE | {"batch_size": 16},
+    "nuscenes/slidr/probe_decoder": {
+        **PROBE,
+        "batch_size": 16,
+        "train.init_skip": ["ups.", "final."],
+        "train.trainable": ["ups.", "final."],
+    },
+    "semantickitti/slidr/finetune": {
+        **FINETUNE,
+        "batch_size": 10,
+        "optimizer.lr": 0.05,
+        "optimizer.lr_scale": {"final.": 40},
+        "dataset.labelled": {"fraction": 0.01, "by": "frame"},
+        "data.intensity_offset": 1,
+    },
+    "semantickitti/slidr/probe": PROBE | {"batch_size": 10, "data.intensity_offset": 1},
 }
 
 # What published weights were trained with and tensors do not show.

@@ -44,6 +44,14 @@ def test_golden_sample():
     }
 
 
+def test_an_offset_comes_after_the_divisor():
+    data = DataConfig(
+        voxel_size=1.0, features=("intensity",), intensity_divisor=2.0, intensity_offset=1.0
+    )
+    sample = make_sample(make_scan([[0, 0, 0], [2, 0, 0], [4, 0, 0]]), 0, data)  # 0, 1 and 2
+    assert sample.feats.tolist() == [[1.0], [1.5], [2.0]] and sample.feats.dtype == np.float32
+
+
 def test_majority_vote():
     scan = make_scan(np.zeros((3, 3)), labels=[1, 2, 2])
     assert make_sample(scan, 0, PLAIN).labels.tolist() == [1]

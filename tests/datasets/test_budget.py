@@ -53,6 +53,17 @@ def test_slidrs_rules() -> None:
     assert chosen(fraction=0.01, by="frame").tolist() == list(range(0, 800, 100))
 
 
+def test_slidrs_label_fractions() -> None:
+    """7 to 700 scenes of nuScenes, and 192 of the 19,130 training scans of SemanticKITTI, as SLidR counts them."""
+    scenes = [f"scene-{i:04d}" for i in range(700)]
+    for fraction, count in ((0.01, 7), (0.05, 35), (0.1, 70), (0.25, 175), (1, 700)):
+        budget = LabelBudget(fraction=fraction, by="every_scene")
+        assert labelled_scans(budget, scenes, scenes).sum() == count
+    scans = [f"{i:06d}" for i in range(19_130)]
+    budget = LabelBudget(fraction=0.01, by="frame")
+    assert labelled_scans(budget, scans, ["00"] * len(scans)).sum() == 192
+
+
 def test_a_list(tmp_path: Path) -> None:
     path = tmp_path / "mine.txt"
     path.write_text("03/000002  # the crossing\n\n19/000039\n")

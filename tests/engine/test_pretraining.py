@@ -41,7 +41,7 @@ def superpixels(tiny_nuscenes: Path, tmp_path_factory: pytest.TempPathFactory) -
 def world(root: Path, name: str, **keys: str) -> Config:
     """A shipped configuration on the tiny world."""
     options = {"dataset.root": str(root), **SMALL, **keys}
-    if name == "finetune":
+    if name in ("finetune", "probe", "probe_decoder"):
         del options["data.image_augment.resized_crop.size"]
     words = [word for key, value in options.items() for word in (f"--{key}", value)]
     return load_config(str(CONFIGS / f"{name}.yaml"), words)
@@ -132,6 +132,26 @@ def test_segmentation_begins_with_its_weights(
     for name, value in after.items():
         if name.endswith("kernel"):
             torch.testing.assert_close(value, before[name], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "learning"), [("probe", ("final.",)), ("probe_decoder", ("ups.", "final."))]
+)
+def test_probes_leave_the_rest_of_the_network_alone(
+    straight: Path, tiny_nuscenes: Path, tmp_path: Path, name: str, learning: tuple[str, ...]
+) -> None:
+    """Not even statistics move; what learns began anew."""
+    keys = {"train.init_from": str(straight), "num_epochs": "1"}
+    train_teacher(World(), world(tiny_nuscenes, name, **keys), tmp_path)
+    before = read_checkpoint(straight / "model.pt")["model"]
+    after = read_checkpoint(tmp_path / "checkpoints" / "last.pt")["model"]
+    moved = set()
+    for key, value in after.items():
+        if value.shape != before[key].shape or not torch.equal(value, before[key]):
+            moved.add(key)
+    learnt = {key for key in after if key.startswith(learning)}
+    assert moved <= learnt and {key for key in learnt if key.endswith("kernel")} <= moved
+    assert {"final.weight", "final.bias"} <= moved
 
 
 def test_other_cells_than_in_the_pretraining_are_told(

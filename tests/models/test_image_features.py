@@ -8,9 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
+from made_samples import unlike_new
 from torch import Tensor
 
 from core.errors import UserError
+from core.models.fusion.student import LidarCamera
 from core.models.image.features import FeatureConfig, ImageFeatures, encoder_width
 from core.models.image.weights import read_weights
 
@@ -124,6 +126,35 @@ def test_a_transformer_gives_a_map_of_its_patches(tmp_path: Path) -> None:
 def test_a_convolutional_network_of_timm() -> None:
     features = made(6, encoder="test_resnet")
     assert features.at(IMAGES, *torch.tensor([[0, 1], [3, 95], [5, 63]])).shape == (2, 6)
+
+
+def test_swiftnet_as_a_lidar_camera_network_learned_it(tmp_path: Path) -> None:
+    """Its decoded map, a quarter of the images in size, with the weights of the image branch alone."""
+    torch.manual_seed(1)
+    keys = {"name": "lidar_camera", "lidar": {"name": "minkunet", "cr": 0.1}, "l2c": False}
+
+    def network(**image: int) -> LidarCamera:
+        given = keys | {"image": {"stem_stride": 2, **image}}
+        return LidarCamera(LidarCamera.Config.model_validate(given), 5)
+
+    trained = unlike_new(network()).eval()
+    path = tmp_path / "best.pt"
+    torch.save({"model": trained.state_dict(), "global_step": 3}, path)
+    features = made(encoder="swiftnet", weights=path)
+    features.load_pretrained()
+    branch = trained.pix_branch
+    with torch.no_grad():
+        x, skips = branch.stem(IMAGES), []
+        for i in range(4):
+            x, skip = branch.stage(i, x)
+            skips.append(skip)
+        expected = branch.decode(skips)
+        found = features.maps(IMAGES)
+    assert found.shape == (2, encoder_width(FeatureConfig(encoder="swiftnet")), 16, 24)
+    torch.testing.assert_close(found, expected)
+    torch.save({"model": network(decoder_channels=96).state_dict()}, path)
+    with pytest.raises(UserError, match=r"not those of the encoder; of another shape: spp"):
+        features.load_pretrained()
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """Image features that LiDAR networks learn from: a frozen encoder, and where asked a 1x1 convolution that learns.
 
-The maps are those of SLidR (dilated ResNet, stride 4) and PPKT (plain ResNet, stride 32), of other encoders the last
-one; they are enlarged with aligned corners, so that what a pixel reads is bilinear in the map and can be made at
-single pixels.
+The maps are those of SLidR (dilated ResNet, stride 4) and PPKT (plain ResNet, stride 32), of SwiftNet the decoded one
+(stride 4), of other encoders the last one; they are enlarged with aligned corners, so that what a pixel reads is
+bilinear in the map and can be made at single pixels.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from core.models.image.layers import Pointwise
 from core.models.image.resnet import RESNETS, ResNet
 from core.models.image.sampling import sample_places
 from core.models.image.swiftnet import IMAGENET
+from core.models.image.swiftnet_map import SWIFTNET, SwiftNetMap
 from core.models.image.timm_map import TimmMap, timm_width
 
 __all__ = ["FeatureConfig", "ImageFeatures", "encoder_width"]
@@ -31,12 +32,14 @@ class FeatureConfig(Section):
     """``distill.image:`` section."""
 
     encoder: str = Field(
-        "resnet50", description="resnet18, resnet34, resnet50, or any network of timm by its name"
+        "resnet50",
+        description="resnet18, resnet34, resnet50, swiftnet (as lidar_camera trains it), or any network of timm by its "
+        "name",
     )
     weights: Path | None = Field(
         None,
         description="file of the encoder's weights: ImageNet's, or as MoCo, SwAV, DeepCluster, OBoW, PixPro and DINO "
-        "publish theirs; null = random, for tests",
+        "publish theirs; of swiftnet a checkpoint of the run that trained it; null = random, for tests",
     )
     dilated: bool = Field(
         False,
@@ -46,6 +49,8 @@ class FeatureConfig(Section):
 
 def encoder_width(config: FeatureConfig) -> int:
     """Channels of the encoder's last map."""
+    if config.encoder == SWIFTNET:
+        return SwiftNetMap.channels
     if config.encoder in RESNETS:
         return 2048 if config.encoder == "resnet50" else 512
     return timm_width(config.encoder, f"{KEY}.encoder")
@@ -126,13 +131,15 @@ class _ResNetMap(ResNet):
         return x
 
 
-def _encoder(config: FeatureConfig) -> _ResNetMap | TimmMap:
+def _encoder(config: FeatureConfig) -> _ResNetMap | SwiftNetMap | TimmMap:
     if config.dilated and config.encoder != "resnet50":
         raise UserError(
             f"'{config.encoder}' cannot be dilated",
             where=f"{KEY}.dilated",
             cure="Set it to false, or take resnet50",
         )
+    if config.encoder == SWIFTNET:
+        return SwiftNetMap()
     if config.encoder in RESNETS:
         return _ResNetMap(config.encoder, stem_stride=2, dilated=config.dilated)
     return TimmMap(config.encoder, f"{KEY}.encoder")

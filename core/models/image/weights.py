@@ -23,6 +23,7 @@ WRAPPINGS = (
         "module.",
         ("module.pro",),
     ),  # SwAV and DeepCluster v2, without projection and prototypes
+    ("model", "pix_branch.", ()),  # a checkpoint of this project: SwiftNet of lidar_camera
     ("state_dict", "", ()),
 )
 
