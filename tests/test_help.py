@@ -19,7 +19,12 @@ SCRIPTS = [
     "prepare_synthetic.py",
     "prepare_teacher_logits.py",
 ]
-MODULES = ["core.check_data", "core.engine.exchange", "core.engine.submission"]
+MODULES = [
+    "core.check_data",
+    "core.engine.exchange",
+    "core.engine.submission",
+    "core.engine.visualise",
+]
 COMMANDS = [*([name] for name in SCRIPTS), *(["-m", name] for name in MODULES)]
 # Imports the command as Python would run it, and tells whether torch came along.
 PROBE = """

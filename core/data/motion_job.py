@@ -32,7 +32,7 @@ from core.errors import UserError, counted
 from core.locks import sole_writer
 from core.processes import WorkerPool
 
-__all__ = ["MotionReport", "prepare_motion", "scans_of", "unbroken_runs"]
+__all__ = ["MotionReport", "column_of_motion", "prepare_motion", "scans_of", "unbroken_runs"]
 
 _CHUNK = 50  # scans of a task; their windows reach over its ends, so that shorter ones cost more
 
@@ -88,7 +88,7 @@ def prepare_motion(
     total = MotionReport(0, 0, 0)
     for split in splits:
         dataset = scans_of(config, split)
-        chosen = _column(dataset, column)
+        chosen = column_of_motion(dataset, column)
         folder = dataset.root / chosen.file.partition("{")[0]
         if not folder.is_dir() and not chosen.file.partition("{")[0].endswith("/"):
             folder = folder.parent
@@ -116,8 +116,12 @@ def scans_of(config: Config, split: str) -> ScanDataset:
     return build_dataset(config, split)
 
 
-def _column(dataset: ScanDataset, name: str | None) -> Column:
-    """The column whose files are to be written; of several that read the same files, the one that looks ahead most."""
+def column_of_motion(dataset: ScanDataset, name: str | None) -> Column:
+    """The column of motion of this name; None = the only one, of several of the same files that which looks ahead most.
+
+    Raises:
+        UserError: there is no such column, or none was named and there are several.
+    """
     found = {key: column for key, column in dataset.columns.items() if column.motion is not None}
     if name in found:
         return found[name]

@@ -27,6 +27,7 @@ __all__ = [
     "MotionMaps",
     "MotionSource",
     "check_source",
+    "maps_of",
     "motion_column",
     "poses_digest",
     "read_header",
@@ -239,6 +240,21 @@ def motion_column(
         f32 [count, channels] m.
 
     Raises:
+        UserError: see :func:`maps_of`.
+    """
+    made = maps_of(path, settings, scan, count, poses)
+    return made.at_points(scan.sensor.seen(scan.xyz[:count]), settings)
+
+
+def maps_of(
+    path: Path, settings: MotionConfig, scan: Scan, count: int, poses: Sequence[Path]
+) -> MotionMaps:
+    """Read the motion maps of a scan.
+
+    Args:
+        scan, count, poses: see :func:`motion_column`.
+
+    Raises:
         UserError: the file is missing or damaged, or see :func:`check_source`; or the scan has another pose than when
             the maps were made.
     """
@@ -252,7 +268,7 @@ def motion_column(
             where=str(path),
             cure=f"{_AGAIN}, which then makes them anew",
         )
-    return made.at_points(scan.sensor.seen(scan.xyz[:count]), settings)
+    return made
 
 
 def _arrays(arrays: Mapping[str, np.ndarray], settings: MotionConfig, path: Path) -> MotionMaps:

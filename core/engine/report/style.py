@@ -1,10 +1,15 @@
-"""Style sheet and frame of the report page. No script, no font, no picture comes from outside the file."""
+"""Style sheet and frame of pages. No script, no font, no picture comes from outside the file."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
 from html import escape
+from typing import Any
 
-__all__ = ["page"]
+__all__ = ["page", "ribbon"]
 
 _STYLE = """
 :root{color-scheme:light dark;--bg:#f6f7f9;--card:#fff;--ink:#14181f;--soft:#5b6472;--line:#e3e6eb;--track:#eceff3;
@@ -114,16 +119,35 @@ def ribbon(caveat: str) -> str:
     return f'<div class="ribbon" role="note">{escape(caveat)}</div>'
 
 
-def page(title: str, body: str, footer: str) -> str:
+def page(
+    title: str,
+    body: str,
+    footer: str,
+    script: str = "",
+    data: Mapping[str, Any] | None = None,
+    style: str = "",
+) -> str:
     """A whole HTML document.
 
     Args:
         title, footer: plain text, escaped here. body: HTML.
+        script: JavaScript that runs once the body is there; the page allows this one, by its hash, and no other.
+        data: what the script finds as JSON in the element ``data``.
+        style: CSS beside that of all pages.
     """
+    policy = _POLICY
+    end = ""
+    if script:
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        policy += f"; script-src 'sha256-{digest}'"
+        text = json.dumps(data or {}, allow_nan=False, separators=(",", ":")).replace(
+            "<", "\\u003c"
+        )
+        end = f'<script type="application/json" id="data">{text}</script><script>{script}</script>'
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head>\n"
-        f"<body><main>\n{body}\n<footer>{escape(footer)}</footer></main></body></html>\n"
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        f"<title>{escape(title)}</title><style>{_STYLE}{style}</style></head>\n"
+        f"<body><main>\n{body}\n<footer>{escape(footer)}</footer></main>{end}</body></html>\n"
     )

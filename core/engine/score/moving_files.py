@@ -21,7 +21,7 @@ from core.errors import UserError, counted
 from core.metrics import EvaluationResult, SegmentationScore
 from core.paths import inside
 
-__all__ = ["score_files"]
+__all__ = ["prediction_path", "read_prediction", "score_files", "truth_of"]
 
 
 def score_files(folder: Path, config: Config, split: str) -> EvaluationResult:
@@ -47,8 +47,8 @@ def score_files(folder: Path, config: Config, split: str) -> EvaluationResult:
     points = 0
     for index, path in enumerate(tqdm(paths, unit="scan", disable=None)):
         scan = scans.read(index, cameras=False)
-        predicted = torch.from_numpy(_predicted(path, scan, scans)).long()
-        truth = torch.from_numpy(_truth(scan, scans)).long()
+        predicted = torch.from_numpy(read_prediction(path, scan, scans)).long()
+        truth = torch.from_numpy(truth_of(scan, scans)).long()
         distance = np.linalg.norm(scan.sensor.seen(scan.xyz), axis=1)
         score.update(predicted, truth, torch.from_numpy(distance))
         sequences.add(torch.full_like(truth, sequences.number_of(index)), truth, predicted)
@@ -69,10 +69,14 @@ def score_files(folder: Path, config: Config, split: str) -> EvaluationResult:
     return with_moving(result, sequences.by_name(), scans)
 
 
+def prediction_path(folder: Path, scans: ScanDataset, index: int) -> Path:
+    """The file of a scan's predictions, ``sequences/NN/predictions/NNNNNN.label``, whether or not it exists."""
+    return inside(folder, prediction_format("semantickitti").path(scans.token(index)))
+
+
 def _paths(folder: Path, scans: ScanDataset) -> list[Path]:
     """The file of each scan; all are there."""
-    files = prediction_format("semantickitti")
-    paths = [inside(folder, files.path(scans.token(index))) for index in range(len(scans))]
+    paths = [prediction_path(folder, scans, index) for index in range(len(scans))]
     missing = [path for path in paths if not path.is_file()]
     if missing:
         raise UserError(
@@ -83,7 +87,12 @@ def _paths(folder: Path, scans: ScanDataset) -> list[Path]:
     return paths
 
 
-def _predicted(path: Path, scan: Scan, scans: ScanDataset) -> np.ndarray:
+def read_prediction(path: Path, scan: Scan, scans: ScanDataset) -> np.ndarray:
+    """Train ids u8 [N] of a scan from a file of predictions, u32 raw ids.
+
+    Raises:
+        UserError: the file is damaged, has another number of points, or holds an id that is no class.
+    """
     content = read_bytes(path, "file of predictions")
     classes = prediction_format("semantickitti").decode(content, scans.labels, path)
     if len(classes) != len(scan.points):
@@ -95,7 +104,12 @@ def _predicted(path: Path, scan: Scan, scans: ScanDataset) -> np.ndarray:
     return classes
 
 
-def _truth(scan: Scan, scans: ScanDataset) -> np.ndarray:
+def truth_of(scan: Scan, scans: ScanDataset) -> np.ndarray:
+    """Train ids u8 [N] of a scan's labels.
+
+    Raises:
+        UserError: it has none.
+    """
     if scan.labels is None:
         raise UserError(
             f"scan {scan.token} has no labels to compare with",
