@@ -2,12 +2,16 @@
 
     python benchmarks/distillation_gain.py unlabelled                      # an experiment of benchmarks/experiments
     python benchmarks/distillation_gain.py unlabelled --dry-run            # its commands, and which are done
+    python benchmarks/distillation_gain.py downstream --arms random slidr_lin --fractions 0.025
     python benchmarks/distillation_gain.py u2mkd --seeds 0 1 2 --arms fusion full no_learner -- --distill.w_kl 2
 
 An experiment is a YAML file: its arms, each a configuration and the keys that are others; the teacher, the
 shares of labels, the steps. Runs of one seed share the student's initial weights and the scans that have labels; arms
 that see the same scans share their order, too. The control is the best of the arms without a teacher, each at a
 quarter, half and all of the steps, by its mean over seeds. What is compared are the last weights.
+
+Of an experiment with pre-trainings (``downstream``) each is run once per seed, and its weights begin the arms of all
+protocols and shares of labels.
 
 Every run has a folder, found again by what it depends on (configuration, worlds, teacher) and not by its name: a
 stopped benchmark goes on with the same command, and experiments share runs. A change of the code is no other run: give
@@ -29,6 +33,7 @@ from benchmarks.gain.experiment import ROOT, Experiment, read_experiment
 from benchmarks.gain.page import write_page
 from benchmarks.gain.plan import Plan
 from benchmarks.gain.running import run_jobs
+from benchmarks.gain.steps import resolved
 from benchmarks.gain.summary import Summary
 from benchmarks.gain.tables import print_summary, write_records
 from benchmarks.results import RESULTS
@@ -136,7 +141,7 @@ def plan_of(args: argparse.Namespace, experiment: Experiment) -> Plan:
     """All jobs, with the keys after ``--`` over all others."""
     extra = Config()
     extra.override(args.overrides)
-    arms = args.arms or experiment.shown or list(experiment.arms)
+    arms = experiment.named(args.arms or experiment.shown or list(experiment.arms))
     teacher = None if args.teacher is None else args.teacher.resolve()
     return Plan(experiment, arms, args.folder.resolve(), _flat(extra), teacher)
 
@@ -146,27 +151,30 @@ def _flat(config: Config) -> dict[str, object]:
     return {key: config.get(key) for key in config.origins if not isinstance(config.get(key), dict)}
 
 
-def check_world(experiment: Experiment) -> None:
-    """Refuse a world that is not there.
+def check_worlds(experiment: Experiment) -> None:
+    """Refuse worlds that are not there: the experiment's, and the one that its image network learns from.
 
     Raises:
         UserError: with the command that writes it.
     """
-    world = experiment.world.get("root")
-    if world is not None and not (ROOT / world).is_dir():
-        made = experiment.made_by
-        raise UserError(
-            "the world of this experiment is not there",
-            where=world,
-            cure=None if made is None else f"Write it: python {made}",
-        )
+    worlds = [(experiment.world.get("root"), experiment.made_by)]
+    image = experiment.image
+    if image is not None and image.made_by is not None:
+        worlds.append((resolved(image.config, image.set)["dataset"]["root"], image.made_by))
+    for world, made_by in worlds:
+        if world is not None and not (ROOT / world).is_dir():
+            raise UserError(
+                "a world of this experiment is not there",
+                where=world,
+                cure=None if made_by is None else f"Write it: python {made_by}",
+            )
 
 
 def main() -> None:
     """Run what is left, collect, print, write."""
     args = arguments()
     experiment = chosen_experiment(args)
-    check_world(experiment)
+    check_worlds(experiment)
     plan = plan_of(args, experiment)
     if args.dry_run:
         for job in plan.jobs:

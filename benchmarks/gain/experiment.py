@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +13,16 @@ from core.config.explain import did_you_mean
 from core.datasets.budget import LabelBudget
 from core.errors import UserError
 
-__all__ = ["CONTROL", "EXPERIMENTS", "ROOT", "Arm", "Experiment", "budget_name", "read_experiment"]
+__all__ = [
+    "CONTROL",
+    "EXPERIMENTS",
+    "ROOT",
+    "Arm",
+    "Experiment",
+    "Training",
+    "budget_name",
+    "read_experiment",
+]
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENTS = ROOT / "benchmarks" / "experiments"
@@ -42,15 +52,20 @@ class Arm(Section):
         description="shares of the steps, each a run; null = all, and control_parts if a control",
     )
     scored: Overrides = Field(default_factory=dict, description="keys that evaluate.py is told")
+    pretrained: str | None = Field(
+        None, description="pre-training whose weights it begins with; null = as its YAML says"
+    )
+    protocol: str | None = Field(None, description="that it is trained by; given by 'protocols'")
 
 
-class Teacher(Section):
-    """How the teacher of each label budget is trained."""
+class Training(Section):
+    """How something is trained that arms build on."""
 
     config: Path = Field(description="YAML of the training")
     set: Overrides = Field(default_factory=dict, description="keys of it that are others here")
     steps: int = Field(ge=1, description="optimiser steps")
-    seed: int | None = Field(None, ge=0, description="one teacher for all; null = that of the arms")
+    seed: int | None = Field(None, ge=0, description="one for all; null = that of the arms")
+    made_by: str | None = Field(None, description="command that writes a world of its own")
 
 
 class Experiment(Section):
@@ -74,7 +89,20 @@ class Experiment(Section):
     draw: Literal["seed", "once"] = Field(
         "seed", description='labelled scans are drawn anew for each "seed" of the runs, or "once"'
     )
-    teacher: Teacher | None = Field(None, description="null = no arm has one")
+    teacher: Training | None = Field(
+        None, description="of each label budget; null = no arm has one"
+    )
+    image: Training | None = Field(
+        None,
+        description="image network whose weights the pre-trainings learn from; null = as their YAML says",
+    )
+    pretraining: dict[str, Training] = Field(
+        default_factory=dict, description="without labels, once per seed, by name"
+    )
+    protocols: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="keys of arms, e.g. config, by name: every arm is trained by each, as ARM_PROTOCOL; {} = as it is",
+    )
     arms: dict[str, Arm] = Field(min_length=1, description="by name")
     shown: tuple[str, ...] = Field(
         (), description="arms that are run if not told otherwise; () = all"
@@ -107,6 +135,26 @@ class Experiment(Section):
         cure = did_you_mean(name, list(self.arms), "Arms are") + more
         raise UserError(f"there is no arm '{name}'", where="--arms", cure=cure)
 
+    def named(self, names: Sequence[str]) -> list[str]:
+        """Names of arms, where a name without a protocol stands for all of its arms."""
+        found = []
+        for name in names:
+            of_protocols = [f"{name}_{protocol}" for protocol in self.protocols]
+            known = [full for full in of_protocols if full in self.arms]
+            found += [name] if name in self.arms else known or [name]
+        return found
+
+    def counterpart(self, name: str, arm: str) -> str:
+        """The arm that ``name`` in ``against`` means for an arm: the one of the same protocol."""
+        known = self.arms.get(arm)
+        if known is None or known.protocol is None:
+            return name
+        return f"{name}_{known.protocol}"
+
+    def world_keys(self) -> Overrides:
+        """``world`` as keys of a configuration."""
+        return {f"dataset.{key}": value for key, value in self.world.items()}
+
     def parts(self, arm: Arm) -> tuple[float, ...]:
         """Shares of the steps that the arm is trained for."""
         if arm.parts is not None:
@@ -131,14 +179,30 @@ def read_experiment(name: str) -> Experiment:
             cure=did_you_mean(name, known, "Experiments are"),
         )
     config = load_config(path)
+    _train_by_protocols(config)
     experiment = config.parse(Experiment)
     _check(experiment, config)
     return experiment
 
 
+def _train_by_protocols(config: Config) -> None:
+    """Put in place of each arm one per protocol; of what is no mapping the fields' types tell."""
+    protocols, plain = config.tree.get("protocols"), config.tree.get("arms")
+    if not (isinstance(protocols, dict) and isinstance(plain, dict)):
+        return
+    arms = {}
+    for name, arm in plain.items():
+        for protocol, keys in protocols.items():
+            if not (isinstance(arm, dict) and isinstance(keys, dict)):
+                return
+            joined = keys | arm | {"set": keys.get("set", {}) | arm.get("set", {})}
+            arms[f"{name}_{protocol}"] = joined | {"protocol": protocol}
+    config.tree["arms"] = arms
+
+
 def _check(experiment: Experiment, config: Config) -> None:
     """Refuse references to nothing."""
-    for name in (*experiment.against, *experiment.shown):
+    for name in experiment.named((*experiment.against, *experiment.shown)):
         if name != CONTROL and name not in experiment.arms:
             raise UserError(
                 f"there is no arm '{name}'",
@@ -151,6 +215,12 @@ def _check(experiment: Experiment, config: Config) -> None:
             where=f"{config.origin('arms')}, key 'arms'",
             cure="Set control: true of one, or name other arms in 'against'",
         )
+    if experiment.protocols and controls:
+        raise UserError(
+            "the best of the controls would be one of several protocols",
+            where=f"{config.origin('arms')}, key 'control'",
+            cure="Name the arm that each is compared with in 'against'",
+        )
     for name, arm in experiment.arms.items():
         _check_teachers(name, arm, experiment, config)
 
@@ -158,6 +228,12 @@ def _check(experiment: Experiment, config: Config) -> None:
 def _check_teachers(name: str, arm: Arm, experiment: Experiment, config: Config) -> None:
     """Refuse an arm whose teacher does not exist, or is taught itself."""
     where = f"{config.origin('arms')}, arm '{name}'"
+    if arm.pretrained is not None and arm.pretrained not in experiment.pretraining:
+        raise UserError(
+            f"there is no pre-training '{arm.pretrained}'",
+            where=f"{where}, key 'pretrained'",
+            cure=did_you_mean(arm.pretrained, list(experiment.pretraining), "Known are"),
+        )
     if arm.labeller is not None:
         other = experiment.arms.get(arm.labeller)
         if other is None or other.pseudo != "none":

@@ -1,4 +1,4 @@
-"""From an experiment to its jobs: databases, teachers, arms, scores, in the order in which they are run."""
+"""From an experiment to its jobs: databases, teachers, pre-trainings, arms, scores, in the order they are run."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.gain.experiment import Arm, Experiment, Overrides, budget_name
+from benchmarks.gain.pretraining import pretraining_job
 from benchmarks.gain.steps import Job, Made, resolved
 from core.datasets.budget import LabelBudget
 
@@ -101,9 +102,7 @@ class Plan:
     def _shared(self, budget: LabelBudget | None, seed: int) -> Overrides:
         """Keys of all trainings of one budget and seed."""
         experiment = self.experiment
-        shared: Overrides = {"dataset.labelled": None}
-        for key, value in experiment.world.items():
-            shared[f"dataset.{key}"] = value
+        shared = {"dataset.labelled": None} | experiment.world_keys()
         if budget is not None:
             wanted = budget.model_dump(mode="json")
             if experiment.draw == "seed" and budget.by in ("keyframe", "scene"):
@@ -165,6 +164,9 @@ class Plan:
             uses.append(Made("teacher_pretrain", teacher.training))
         if arm.teacher == "cached":
             uses.append(Made("teacher.cache", teacher.training, "knowledge"))
+        if arm.pretrained is not None:
+            begun = pretraining_job(self.experiment, arm.pretrained, seed, _ALIKE, self.folder)
+            uses.append(Made("train.init_from", begun))
         title = f"{name}-{_short(budget)}-s{seed}" + (f"-{steps}" if part < 1 else "")
         training = self._training(title, arm.config, settings, tuple(uses))
         scores = {

@@ -134,7 +134,7 @@ class Summary:
 
     def gain(self, line: Line, over: str, budget: str, view: str) -> Gain | None:
         """A line less what it is compared with; None = there is nothing to compare."""
-        other = self.reference(over, budget)
+        other = self.reference(self.experiment.counterpart(over, line.arm), budget)
         if other is None or other == line:
             return None
         difference = paired(self.values(line, budget, view), self.values(other, budget, view))
