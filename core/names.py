@@ -18,6 +18,8 @@ FAMILIES: dict[str, str] = {  # name after --from -> module:class; imported when
     "sphereformer": "core.engine.exchange.sphereformer:SphereFormerWeights",
     "cylinder3d": "core.engine.exchange.cylinder3d:Cylinder3DWeights",
     "cenet": "core.engine.exchange.cenet:CENetWeights",
+    "slidr": "core.engine.exchange.slidr:SLidRWeights",
+    "openpcdet": "core.engine.exchange.openpcdet:OpenPCDetWeights",
     "spvnas": "core.engine.exchange.spvnas:SPVNASWeights",
 }
 WORLDS: dict[str, str] = {  # prepare_synthetic.py --format -> a WorldFormat

@@ -5,6 +5,7 @@ from __future__ import annotations
 from core.config import Config
 from core.distill.base import COMPARED_EDGE, Method, Needs, TeacherOutput, compared_stage
 from core.distill.score import LAST, LAST_LOSS, LOSS, MIOU, Score
+from core.labels import LabelSpace
 from core.registry import load_entry, look_up
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "TeacherOutput",
     "compared_stage",
     "method_class",
+    "network_outputs",
 ]
 
 SUPERVISED = "supervised"  # where there is no ``distill`` section
@@ -48,3 +50,13 @@ def method_class(config: Config) -> type[Method]:
     else:
         found = look_up(METHODS, config, "distill.name", "methods")
     return found
+
+
+def network_outputs(config: Config, labels: LabelSpace) -> int:
+    """Width of the output of the network that a configuration trains: its classes, or its method's embedding.
+
+    Raises:
+        UserError: an unknown method, or a setting of it that is wrong.
+    """
+    kind = method_class(config)
+    return kind.outputs(config.parse(kind.Config, "distill"), labels)

@@ -320,6 +320,23 @@ WEIGHTS: dict[str, dict[str, Any]] = {
         "data.partition.low": [0, -180, -5],
         "data.partition.high": [50, 180, 3],
     },
+    "nuscenes/slidr/published_minkunet": {
+        **FP32,
+        "data.partition": {"name": "cylinder", "cell": [0.1, 1.0, 0.1]},
+        "data.features": ["intensity"],
+        "data.intensity_divisor": None,  # as recorded, 0 to 255
+        "model.name": "srunet",
+        "model.kernel_size": None,  # 3
+        "distill.width": None,  # 64
+    },
+    "nuscenes/slidr/published_voxelnet": {
+        **FP32,
+        "data.partition": {"name": "grid", "radius": 51.2},
+        "data.features": None,  # xyz, intensity
+        "data.intensity_divisor": None,
+        "model": {"name": "voxelnet", "normalize": True},
+        "distill.width": None,
+    },
     "nuscenes/published_minkunet": FP32 | {"dataset.multisweeps.num_sweeps": 0},
     "nuscenes/published_spvcnn": FP32 | {"dataset.multisweeps.num_sweeps": 0},
 }

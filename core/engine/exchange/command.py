@@ -5,6 +5,9 @@ training needs. One metadata entry, ``lidistill``, says in JSON what the file is
 ``fingerprint`` of the label space, ``source_sha256`` of the checkpoint and ``teacher_sha256``; absolute paths are cut
 down to file names. ``--lidar-only`` takes a student's LiDAR network, where that gives the same predictions.
 
+``export RUN --format openpcdet --out FILE.pth`` writes the backbone of a ``voxelnet`` for the detectors of OpenPCDet
+(``--pretrained_model``), in the layout of ``--spconv 1`` or 2, and says how many tensors a detector loads.
+
 ``import FILE --config YAML --out CHECKPOINT.pt`` writes a checkpoint that evaluate.py and ``teacher_pretrain`` take,
 from such a file or from published weights of U2MKD (``--part teacher|student``), 2DPASS, SphereFormer or spvnas. Whose
 they are is told by their names, or with ``--from``. Files of other projects are read without running anything in them.
@@ -41,9 +44,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(dest="command", required=True)
-    export = commands.add_parser("export", help="write a network as safetensors")
+    export = commands.add_parser("export", help="write a network as safetensors, or for OpenPCDet")
     export.add_argument("source", type=Path, metavar="RUN_OR_CHECKPOINT")
-    export.add_argument("--out", type=Path, required=True, metavar="FILE.safetensors")
+    export.add_argument("--out", type=Path, required=True, metavar="FILE")
+    export.add_argument(
+        "--format",
+        choices=("safetensors", "openpcdet"),
+        default="safetensors",
+        help="safetensors, for this project; openpcdet: voxelnet as the backbone of a detector (safetensors)",
+    )
+    export.add_argument(
+        "--spconv",
+        choices=("1", "2"),
+        help="major version of spconv that OpenPCDet runs with, whose layouts differ (2)",
+    )
     export.add_argument(
         "--lidar-only", action="store_true", help="a student's LiDAR network, where it stands alone"
     )
@@ -74,13 +88,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             "--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
         )
     args, overrides = parser.parse_known_args(argv)
-    from core.engine.exchange.weights import export_weights, import_weights
+    from core.engine.exchange.weights import import_weights
 
     if args.command == "export":
         if overrides:
             parser.error(f"unrecognized arguments: {' '.join(overrides)}")
-        metadata = export_weights(args.source, args.out, lidar_only=args.lidar_only)
-        what = f"{metadata['config']['model']['name']} with {len(metadata['classes']) - 1} classes"
+        what = _export(parser, args)
     elif args.command == "widen":
         from core.engine.exchange.widening import widen_checkpoint
 
@@ -93,3 +106,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         state = import_weights(args.source, config, args.out, part=args.part, family=args.family)
         what = f"{sum(value.numel() for value in state['model'].values()) / 1e6:.2f} M values"
     sys.stdout.write(f"{args.out}: {what}\n")
+
+
+def _export(parser: argparse.ArgumentParser, args: argparse.Namespace) -> str:
+    """Write a network in the format asked for; what was written, for a person."""
+    if args.format == "openpcdet":
+        if args.lidar_only:
+            parser.error("--lidar-only goes with --format safetensors")
+        from core.engine.exchange.openpcdet import export_openpcdet
+
+        return export_openpcdet(args.source, args.out, args.spconv or "2").text()
+    if args.spconv is not None:
+        parser.error("--spconv goes with --format openpcdet")
+    from core.engine.exchange.weights import export_weights
+
+    metadata = export_weights(args.source, args.out, lidar_only=args.lidar_only)
+    return f"{metadata['config']['model']['name']} with {len(metadata['classes']) - 1} classes"

@@ -30,6 +30,7 @@ class Target:
         classes: its outputs, class 0 (ignore) included.
         part: one of the family's ``parts``, or None.
         file, origin: for errors, where the weights and where ``model.name`` come from.
+        settings: plain values of the file's entry ``config``.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Target:
     part: str | None = None
     file: str = ""
     origin: str = ""
+    settings: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass

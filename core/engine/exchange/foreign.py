@@ -11,6 +11,7 @@ import mmap
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -21,10 +22,15 @@ from core.decode import decoding
 from core.engine.exchange.pickled import Pickle, Storage, StoredTensor
 from core.errors import UserError
 
-__all__ = ["Weights", "read_weights"]
+__all__ = ["Foreign", "Weights", "read_foreign", "read_weights"]
 
 Weights = dict[str, Tensor]
-_ENTRIES = ("model", "state_dict", "model_state_dict")  # of a checkpoint, those that may be weights
+_ENTRIES = (  # of a checkpoint, those that may be weights
+    *("model", "state_dict", "model_state_dict"),
+    "model_points",  # SLidR's, beside its image network
+    "model_state",  # OpenPCDet's
+)
+_SETTINGS = "config"  # of a checkpoint, what its trainer was configured with
 _CURE = (
     "Copy or download the file again; it must be what its author's training wrote with torch.save"
 )
@@ -143,10 +149,27 @@ def _check_order(little: bool) -> None:
         raise ValueError("it was written on a machine of the other byte order")
 
 
+@dataclass(frozen=True)
+class Foreign:
+    """What another project's checkpoint holds.
+
+    Attributes:
+        weights: by name. settings: plain values of its entry ``config``, empty where it has none.
+    """
+
+    weights: Weights
+    settings: Mapping[str, object]
+
+
 def read_weights(path: Path) -> Weights:
+    """Read the weights in another project's checkpoint; see :func:`read_foreign`."""
+    return read_foreign(path).weights
+
+
+def read_foreign(path: Path) -> Foreign:
     """Read the weights in another project's checkpoint by their names, without the prefix of several GPUs.
 
-    They are its entry ``model`` or ``state_dict``, or the whole file. Nothing in the file is run.
+    They are one of its entries, such as ``model`` or ``state_dict``, or the whole file. Nothing in the file is run.
 
     Raises:
         UserError: the file is missing, damaged or no checkpoint, is one of this project, or holds no weights.
@@ -164,7 +187,18 @@ def read_weights(path: Path) -> Weights:
         weights = {}
         for name, stored in named.items():
             weights[name.removeprefix(_MODULE)] = archive.tensor(stored)
-        return weights
+        return Foreign(weights, _settings(archive.value))
+
+
+def _settings(value: object) -> dict[str, object]:
+    """The plain values of the entry ``config``."""
+    config = value.get(_SETTINGS) if isinstance(value, dict) else None
+    found: dict[str, object] = {}
+    if isinstance(config, dict):
+        for key, setting in config.items():
+            if isinstance(key, str) and isinstance(setting, bool | int | float | str):
+                found[key] = setting
+    return found
 
 
 def _named_tensors(value: object, path: Path) -> dict[str, StoredTensor]:

@@ -13,9 +13,9 @@ from loguru import logger
 from torch import nn
 
 from core.config import Config
-from core.distill import Method, method_class
+from core.distill import Method, method_class, network_outputs
 from core.engine.exchange.families import Family, Target, Translated, chosen_family
-from core.engine.exchange.foreign import Weights, read_weights
+from core.engine.exchange.foreign import Weights, read_foreign
 from core.engine.run.checkpoint import load_weights
 from core.engine.run.experiment import Experiment
 from core.errors import UserError
@@ -56,8 +56,8 @@ def read_published(
     Raises:
         UserError: the file is damaged, of no known family or holds no such network.
     """
-    weights = read_weights(path)
-    known, project = chosen_family(family, weights, str(path))
+    found = read_foreign(path)
+    known, project = chosen_family(family, found.weights, str(path))
     name = str(config.get("model.name"))
     if name not in project.networks:
         raise UserError(
@@ -73,9 +73,10 @@ def read_published(
         )
     config = _with_needed_settings(config, project)
     with torch.device("meta"):  # names and shapes are enough
-        network = build_model(config, labels.num_classes, pretrained=False)
-    target = Target(name, network, labels.num_classes, part, str(path), config.origin("model.name"))
-    made = project.translate(weights, target)
+        network = build_model(config, network_outputs(config, labels), pretrained=False)
+    origin = config.origin("model.name")
+    target = Target(name, network, labels.num_classes, part, str(path), origin, found.settings)
+    made = project.translate(found.weights, target)
     for note in made.notes:
         logger.info("{}: {}", project.title, note)
     return Published(config, made.network, made.training, _by_reason(made), known, part)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from core.config import Config
 from core.datasets import dataset_class
+from core.distill import network_outputs
 from core.engine.exchange.foreign import Weights
 from core.engine.exchange.published import check_training_part, read_published
 from core.engine.run.adopted import changes_between
@@ -60,7 +61,7 @@ def export_weights(source: Path, out: Path, *, lidar_only: bool = False) -> dict
     weights = found.weights
     if lidar_only:
         weights = _lidar_part(config, weights, found.path)
-    network = build_model(config, len(found.classes), pretrained=False)
+    network = build_model(config, found.outputs, pretrained=False)
     load_weights(network, weights, str(found.path))
     metadata = {
         "format": 1,
@@ -165,7 +166,8 @@ def import_weights(
             where=str(source),
             cure="Leave them out",
         )
-    model = build_model(found.config, labels.num_classes, pretrained=False)
+    outputs = network_outputs(found.config, labels)
+    model = build_model(found.config, outputs, pretrained=False)
     load_weights(model, found.network, str(source))
     training = check_training_part(
         found.training, model, found.config, labels.num_classes, str(source)

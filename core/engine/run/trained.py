@@ -12,7 +12,9 @@ from torch import Tensor
 from core.config import Config
 from core.data import DataConfig
 from core.data.sensor_record import SensorRecord
+from core.datasets import dataset_class
 from core.decode import type_errors
+from core.distill import method_class, network_outputs
 from core.engine.run.checkpoint import EXPORTED, find_checkpoint, read_hashed
 from core.engine.run.exported import read_exported
 from core.errors import UserError
@@ -79,6 +81,19 @@ class TrainedNetwork:
         for key in _SECTIONS:
             config.section(key)
         return config
+
+    @property
+    def outputs(self) -> int:
+        """Width of its output: its classes, or the embedding of a pre-training.
+
+        Raises:
+            UserError: the file has no configuration.
+        """
+        config = self.config
+        if method_class(config).predicts_classes():
+            return len(self.classes)
+        reader = dataset_class(config)
+        return network_outputs(config, reader.label_space(config.parse(reader.Config, "dataset")))
 
     @property
     def intensity_divisor(self) -> float:
