@@ -1,7 +1,8 @@
-"""Score a checkpoint, predict scans of one's own, submit to a benchmark, or score under corruptions.
+"""Score a checkpoint, predict scans of one's own or as they come, submit to a benchmark, or score under corruptions.
 
 python evaluate.py score configs/synthetic/minkunet_demo.yaml --checkpoint runs/synthetic/minkunet_demo --report
 python evaluate.py predict my_scans --checkpoint RUN --out predictions --preview
+python evaluate.py stream scanner_output --checkpoint RUN --follow
 python evaluate.py submit configs/semantickitti/spvcnn.yaml --checkpoint RUN --votes 12 --out submissions/first
 python evaluate.py robustness configs/semantickitti/spvcnn.yaml --checkpoint RUN --benchmark robo3d
 

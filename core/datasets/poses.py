@@ -15,12 +15,14 @@ __all__ = [
     "check_poses",
     "check_quaternions",
     "check_times",
+    "parse_poses",
     "read_poses",
     "read_table",
     "read_times",
 ]
 
 _NOT_UNIT = 5e-3  # of a quaternion's length
+_POSE = (12, 16)  # numbers in a line
 
 
 def read_table(path: Path, columns: Sequence[int], cure: str | None = None) -> np.ndarray:
@@ -36,20 +38,28 @@ def read_table(path: Path, columns: Sequence[int], cure: str | None = None) -> n
         UserError: the file is missing or empty, or a line is empty, holds another number of values, or something else
             than finite numbers; names the line.
     """
-    lines = read_text(path, cure=cure).rstrip().splitlines()
+    rows = _parse_rows(read_text(path, cure=cure).rstrip().splitlines(), columns, path, cure)
+    if not len(rows):
+        allowed = " or ".join(str(count) for count in columns)
+        raise UserError(
+            f"the file is empty; expected {allowed} numbers per line", where=str(path), cure=cure
+        )
+    return rows
+
+
+def _parse_rows(
+    lines: Sequence[str], columns: Sequence[int], path: Path, cure: str | None, first: int = 1
+) -> np.ndarray:
+    """Lines of a table as f64 [lines, columns]; ``first`` is the number of the first one."""
     allowed = " or ".join(str(count) for count in columns)
     rows: list[list[float]] = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(lines, first):
         row = _numbers(line.split())
         width = len(rows[0]) if rows else len(row)
         if len(row) not in columns or len(row) != width or not np.isfinite(row).all():
             what = f"line {number} holds {_shown(line)}; expected {allowed} finite numbers in each line"
             raise UserError(what, where=str(path), cure=cure)
         rows.append(row)
-    if not rows:
-        raise UserError(
-            f"the file is empty; expected {allowed} numbers per line", where=str(path), cure=cure
-        )
     return np.array(rows, np.float64)
 
 
@@ -62,10 +72,33 @@ def read_poses(path: Path, cure: str | None = None) -> np.ndarray:
     Raises:
         UserError: see :func:`read_table` and :func:`check_poses`.
     """
-    values = read_table(path, (12, 16), cure)
+    return _as_poses(read_table(path, _POSE, cure), path, cure)
+
+
+def parse_poses(
+    lines: Sequence[str], path: Path, cure: str | None = None, *, first: int = 1
+) -> np.ndarray:
+    """Some lines of a text file of poses, as :func:`read_poses` reads all of them.
+
+    Args:
+        path: the file, for errors. first: number of the first line.
+
+    Returns:
+        f64 [lines, 4, 4].
+
+    Raises:
+        UserError: see :func:`read_table` and :func:`check_poses`.
+    """
+    if not lines:
+        return np.empty((0, 4, 4))
+    return _as_poses(_parse_rows(lines, _POSE, path, cure, first), path, cure, first)
+
+
+def _as_poses(values: np.ndarray, path: Path, cure: str | None, first: int = 1) -> np.ndarray:
+    """Rows of 12 or 16 numbers as f64 [F, 4, 4], proven."""
     poses = np.tile(np.eye(4), (len(values), 1, 1))
     poses.reshape(len(values), 16)[:, : values.shape[1]] = values
-    check_poses(poses, path, "line {}", cure, first=1)
+    check_poses(poses, path, "line {}", cure, first=first)
     return poses
 
 

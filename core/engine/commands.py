@@ -1,4 +1,4 @@
-"""The four jobs of ``evaluate.py`` and their options: score, predict, submit, robustness.
+"""The jobs of ``evaluate.py`` and their options: score, predict, stream, submit, robustness.
 
 CONFIG may be left out: a checkpoint knows its own. The form of earlier versions, ``evaluate.py CONFIG --predict IN …``,
 is translated before anything is parsed. An option that belongs to another job is an error: nothing that was asked for
@@ -8,6 +8,7 @@ is left out in silence.
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -26,18 +27,33 @@ __all__ = ["COMMANDS", "evaluation_parser", "job_of", "read_evaluation", "run_fo
 COMMANDS = {
     "score": "score a checkpoint on every raw point of a split",
     "predict": "label scans: a folder of one's own, or a split of the data set",
+    "stream": "label scans one by one as a scanner gives them, and measure how long it takes",
     "submit": "write and check a submission to the benchmark",
     "robustness": "score clean and corrupted scans",
 }
-_FLAGS = ("-h", "--help", "--debug", "--report", "--preview", "--keep-labels", "--vote-flips")
+_FLAGS = (
+    "-h",
+    "--help",
+    "--debug",
+    "--report",
+    "--preview",
+    "--keep-labels",
+    "--vote-flips",
+    "--follow",
+)
 _LISTS = ("--kinds",)  # take all words up to the next option
 _NUMBER = re.compile(r"-\.?\d")
 _OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")  # section.key=VALUE
-_LEGACY = {"--predict": "predict", "--submit": "submit", "--robustness": "robustness"}
+_LEGACY = {
+    "--predict": "predict",
+    "--stream": "stream",
+    "--submit": "submit",
+    "--robustness": "robustness",
+}
 
 
 def evaluation_parser(description: str) -> argparse.ArgumentParser:
-    """Parser of ``{score,predict,submit,robustness} [CONFIG] …``."""
+    """Parser of ``{score,predict,stream,submit,robustness} [CONFIG] …``."""
     parser = argparse.ArgumentParser(
         description=description.strip(),
         epilog=cli.OVERRIDES,
@@ -62,7 +78,8 @@ def evaluation_parser(description: str) -> argparse.ArgumentParser:
             help="checkpoint, run folder (its best one), or exported .safetensors",
         )
         _OPTIONS[name](command)
-        _add_vote_options(command)
+        if name != "stream":
+            _add_vote_options(command)
     return parser
 
 
@@ -94,6 +111,13 @@ def _add_predict_options(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder of the predictions, default RUN/predictions/NAME; one that was begun is completed",
     )
+    _add_form_options(parser)
+    parser.add_argument(
+        "--preview", action="store_true", help="draw the first scan from above, DIR/preview.png"
+    )
+
+
+def _add_form_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=tuple(FORMATS), help="default: as the label space")
     parser.add_argument(
         "--point-fields",
@@ -101,8 +125,54 @@ def _add_predict_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="values per point in .bin and plain .npy files",
     )
+
+
+def _add_stream_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--preview", action="store_true", help="draw the first scan from above, DIR/preview.png"
+        "source",
+        metavar="SCANS",
+        help="a folder of scans, a drive's folder with velodyne/, or split:train|val|test",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="folder of the predictions, default RUN/stream/NAME; scans that are there are predicted again",
+    )
+    _add_form_options(parser)
+    parser.add_argument(
+        "--poses",
+        type=Path,
+        metavar="FILE",
+        help="12 numbers per line, a line per scan (default: poses.txt with the scans or above them)",
+    )
+    parser.add_argument(
+        "--delay",
+        type=_count,
+        default=0,
+        metavar="N",
+        help="scans that a prediction may wait for, because motion features look at them (default 0)",
+    )
+    parser.add_argument(
+        "--period",
+        type=_seconds,
+        default=100.0,
+        metavar="MS",
+        help="milliseconds between two scans (default 100: 10 Hz)",
+    )
+    parser.add_argument(
+        "--follow",
+        action="store_true",
+        help="the folder grows; SIGTERM, SIGUSR1 or Ctrl-C end the stream, and what was predicted stays",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=_seconds,
+        metavar="S",
+        help="with --follow: seconds without a new scan that end the stream too",
+    )
+    parser.add_argument(
+        "--json", type=Path, help="where to write the times (default: DIR/latency.json)"
     )
 
 
@@ -150,6 +220,7 @@ def _add_robustness_options(parser: argparse.ArgumentParser) -> None:
 _OPTIONS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "score": _add_score_options,
     "predict": _add_predict_options,
+    "stream": _add_stream_options,
     "submit": _add_submit_options,
     "robustness": _add_robustness_options,
 }
@@ -200,6 +271,24 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _count(text: str) -> int:
+    """A number of things, perhaps none."""
+    if not text.isascii() or not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a number from 0, got '{text}'")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    """A positive time."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a positive number, got '{text}'")
+    return value
+
+
 def read_evaluation(
     parser: argparse.ArgumentParser, argv: Sequence[str]
 ) -> tuple[argparse.Namespace, Config]:
@@ -212,7 +301,10 @@ def read_evaluation(
         option = word.partition("=")[0]
         if option in elsewhere:
             parser.error(f"{option} goes with {' or '.join(elsewhere[option])}, not {args.command}")
-    _check_votes(parser, args)
+    if args.command == "stream" and args.timeout is not None and not args.follow:
+        parser.error("--timeout needs --follow")
+    if args.command != "stream":
+        _check_votes(parser, args)
     if args.command == "score" and args.votes > 1 and args.profile is not None:
         parser.error("--votes does not go with --profile")
     if args.command == "score" and args.profile is not None and (args.report or args.json):
@@ -285,8 +377,8 @@ def _translated(parser: argparse.ArgumentParser, argv: list[str]) -> list[str]:
             parser.error(f"{option} needs a value")
         value, after = after[0], after[1:]
     rest = rest[:place] + after
-    if option == "--predict":
-        return ["predict", *named, value, *rest]
+    if option in ("--predict", "--stream"):
+        return [_LEGACY[option], *named, value, *rest]
     spelled = "--out" if option == "--submit" else "--benchmark"
     return [_LEGACY[option], *named, *rest, spelled, value]
 
@@ -372,9 +464,30 @@ def read_votes(args: argparse.Namespace) -> Votes:
     return Votes(args.votes, args.vote_mode, added_up, args.vote_chunk, args.vote_flips)
 
 
+def _stream_of(args: argparse.Namespace, run_path: Path) -> tuple[Callable[..., Any], list[Any]]:
+    """The job of a stream and its targets."""
+    from core.engine.score.source import default_out
+    from core.engine.score.stream import StreamOptions, stream_checkpoint
+
+    options = StreamOptions(
+        delay=args.delay,
+        period=args.period / 1e3,
+        poses=args.poses,
+        follow=args.follow,
+        timeout=args.timeout,
+        format=args.format,
+        point_fields=args.point_fields,
+        json_path=args.json,
+    )
+    out = args.out or default_out(run_path, args.source, "stream")
+    return stream_checkpoint, [args.source, out, options]
+
+
 def job_of(args: argparse.Namespace, run_path: Path) -> tuple[Callable[..., Any], list[Any]]:
     """Choose the job ``(world, config, checkpoint, *targets)`` and its targets."""
     job: Callable[..., Any]
+    if args.command == "stream":
+        return _stream_of(args, run_path)
     votes = read_votes(args)
     if args.command == "submit":
         from core.engine.score.submission import submit_checkpoint

@@ -1,4 +1,4 @@
-"""``evaluate.py``: the four jobs, the older form of the command line, and options that do not go together."""
+"""``evaluate.py``: its jobs, the older form of the command line, and options that do not go together."""
 
 from __future__ import annotations
 
@@ -67,6 +67,10 @@ def read(*argv: str):
             ),
         ),
         (
+            (CONFIG, "--stream", "in", "--checkpoint", "c", "--follow", "--timeout", "5"),
+            ("stream", CONFIG, "in", "--checkpoint", "c", "--follow", "--timeout", "5"),
+        ),
+        (
             (CONFIG, "--submit", "o", "--split", "val", "--checkpoint", "c"),
             ("submit", CONFIG, "--out", "o", "--split", "val", "--checkpoint", "c"),
         ),
@@ -98,7 +102,7 @@ def test_the_older_form_means_the_same(old: tuple[str, ...], new: tuple[str, ...
         ((CONFIG, "--robustness", "robo3d", "--submit", "b"), "two jobs"),
         (
             (CONFIG, "--predict", "a", "--out", "o", "--json", "s"),
-            "--json goes with score or robustness",
+            "--json goes with score or stream or robustness",
         ),
         ((CONFIG, "--robustness", "robo3d", "--report"), "--report goes with score"),
         ((CONFIG, "--submit", "o", "--keep-labels"), "--keep-labels goes with robustness"),
@@ -112,6 +116,12 @@ def test_the_older_form_means_the_same(old: tuple[str, ...], new: tuple[str, ...
         (("score", CONFIG, "--predict", "a"), "--predict goes with predict"),
         (("submit", CONFIG, "--out", "o", "--frames-per-file", "0"), "expected a number from 1"),
         ((CONFIG, "--frames-per-file", "5"), "--frames-per-file goes with submit"),
+        ((CONFIG, "--stream", "a", "--predict", "b"), "two jobs"),
+        (("stream", CONFIG, "in", "--votes", "4"), "--votes goes with score or predict or"),
+        (("predict", CONFIG, "in", "--delay", "4"), "--delay goes with stream"),
+        (("stream", CONFIG, "in", "--timeout", "4"), "--timeout needs --follow"),
+        (("stream", CONFIG, "in", "--period", "0"), "expected a positive number"),
+        (("stream", CONFIG, "in", "--delay", "-1"), "expected a number from 0"),
     ],
 )
 def test_nothing_asked_for_is_left_out_in_silence(

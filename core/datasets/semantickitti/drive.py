@@ -20,6 +20,7 @@ __all__ = [
     "known_poses",
     "read_calib",
     "read_camera",
+    "read_lidar_place",
     "read_track",
     "world_from_lidar",
 ]
@@ -59,6 +60,15 @@ def read_calib(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return _p2(path, lines), _tr(path, lines)
 
 
+def read_lidar_place(path: Path) -> np.ndarray:
+    """Read ``Tr`` of a ``calib.txt`` alone, camera_from_lidar f64 [4, 4].
+
+    Raises:
+        UserError: the line is missing, written twice or malformed, or is no rigid transform.
+    """
+    return _tr(path, _calib_lines(path))
+
+
 @read_once("calib.txt", entries=_DRIVES)
 def read_camera(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """:func:`read_calib` of a drive's folder."""
@@ -72,8 +82,7 @@ def world_from_lidar(folder: Path) -> np.ndarray:
     Raises:
         UserError: ``poses.txt`` or ``calib.txt`` is missing or malformed, or holds no rigid transforms.
     """
-    calib = folder / "calib.txt"
-    camera_from_lidar = _tr(calib, _calib_lines(calib))
+    camera_from_lidar = read_lidar_place(folder / "calib.txt")
     cameras = read_poses(folder / "poses.txt", _cure("poses.txt"))
     # poses.txt moves the camera; both worlds are anchored at their first frame.
     return invert(camera_from_lidar) @ cameras @ camera_from_lidar

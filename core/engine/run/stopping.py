@@ -92,6 +92,26 @@ class StopSignals:
         if self.asked:
             self._leave_now()
 
+    @contextmanager
+    def awaited(self) -> Iterator[None]:
+        """A wish to stop, Ctrl-C too, is how the block regularly ends: it sees it in ``asked`` and comes to its end.
+
+        The command goes on after it, and what comes later is taken no notice of.
+        """
+        before = signal.getsignal(signal.SIGINT)
+        self._held = True
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, self._note)
+        try:
+            yield
+        finally:
+            if self.asked:
+                self.settle()
+            else:
+                self._held = self._settled
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGINT, before)
+
     def settle(self) -> None:
         """Take no notice from now on, to the process's last moment: the work is done, or its end is decided."""
         self._settled = self._held = True

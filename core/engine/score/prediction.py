@@ -46,7 +46,7 @@ from core.io import write_bytes, write_json
 from core.labels import LabelSpace
 from core.paths import inside
 
-__all__ = ["PredictionFolder", "fill_folder", "predict_checkpoint", "view_of"]
+__all__ = ["PredictionFolder", "fill_folder", "predict_checkpoint", "view_digest", "view_of"]
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ def fill_folder(
     missing = from_rank_zero(lambda: folder.missing(stamps))
     made_by = {
         "checkpoint_sha256": opened.found.sha256,
-        "settings_sha256": _digest(context.config, view, votes.settings(context)),
+        "settings_sha256": view_digest(context.config, view, votes.settings(context)),
         "dataset": scans.title,
     }
     folder.begin(made_by | opened.record, stamps, world.rank)
@@ -272,7 +272,7 @@ def view_of(context: Context, scans: ScanDataset) -> DataConfig:
     return data
 
 
-def _digest(config: Config, view: DataConfig, votes: dict[str, Any]) -> str:
+def view_digest(config: Config, view: DataConfig, votes: dict[str, Any]) -> str:
     """Of all that changes a prediction besides the weights."""
     settings = [
         config.tree["model"],

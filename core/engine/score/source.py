@@ -17,7 +17,7 @@ from core.datasets.scan_columns import ColumnsConfig
 from core.datasets.scan_formats import SCAN_FORMATS, check_scan_file, has_fixed_rows, stem_of
 from core.errors import UserError
 
-__all__ = ["default_out", "open_source"]
+__all__ = ["default_out", "folder_section", "open_source"]
 
 
 def open_source(config: Config, source: str, point_fields: int | None = None) -> ScanDataset:
@@ -51,6 +51,29 @@ def _open_folder(
 ) -> FolderDataset:
     """Scans with the classes, the scanner and, as far as they are known, the columns of a data set."""
     root, scans = _scans_of(source)
+    given = folder_section(root, scans, reader, section, point_fields)
+    found = FolderDataset(given, "test")
+    found.labels = reader.label_space(section)
+    found.sensor = section.sensor.over(reader.sensor)
+    _check_rows(found, found.config.point_fields)
+    return found
+
+
+def folder_section(
+    root: Path,
+    scans: str,
+    reader: type[ScanDataset],
+    section: DatasetConfig,
+    point_fields: int | None = None,
+) -> FolderConfig:
+    """How scans of a folder are read, with what is known of the columns of a data set's.
+
+    Args:
+        scans: pattern of their names below ``root``. point_fields: see :func:`open_source`.
+
+    Raises:
+        UserError: ``point_fields`` is given for files that say it themselves.
+    """
     keys: dict[str, Any] = {}
     if isinstance(section, FolderConfig):
         keys = section.model_dump(include={"point_fields", *ColumnsConfig.model_fields})
@@ -60,17 +83,12 @@ def _open_folder(
         if not has_fixed_rows(Path(scans)) and Path(scans).suffix != ".npy":
             raise UserError(
                 "files of this kind say themselves which values a point has",
-                where=f"--point-fields {point_fields}, {source}",
+                where=f"--point-fields {point_fields}, {root}",
                 cure="Leave --point-fields out; dataset.point_columns names columns",
             )
         keys["point_fields"] = point_fields
     folder = {"name": "folder", "root": root, "scans": scans, "columns": section.columns} | keys
-    given = Config({"dataset": folder}, source="--predict")
-    found = FolderDataset(given.parse(FolderConfig, "dataset"), "test")
-    found.labels = reader.label_space(section)
-    found.sensor = section.sensor.over(reader.sensor)
-    _check_rows(found, found.config.point_fields)
-    return found
+    return Config({"dataset": folder}, source="--predict").parse(FolderConfig, "dataset")
 
 
 def _check_rows(scans: FolderDataset, fields: int) -> None:
@@ -108,9 +126,9 @@ def _scans_of(source: Path) -> tuple[Path, str]:
     )
 
 
-def default_out(run: Path, source: str) -> Path:
-    """Where predictions go unless told: ``<run>/predictions/<name>`` of a split, a folder or a scan."""
+def default_out(run: Path, source: str, job: str = "predictions") -> Path:
+    """Where predictions go unless told: ``<run>/<job>/<name>`` of a split, a folder or a scan."""
     kind, _, split = source.partition(":")
     if kind == "split":
-        return run / "predictions" / split
-    return run / "predictions" / stem_of(Path(source).resolve())
+        return run / job / split
+    return run / job / stem_of(Path(source).resolve())
