@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from forked import exit_code, fork, until
 from loguru import logger
 
 from core import locks
@@ -20,15 +21,14 @@ from core.locks import LOCK, sole_writer
 
 def elsewhere(job: Callable[[], None]) -> int:
     """Do ``job`` in another process; 0 = it came to its end, 2 = a UserError, which is told in the folder."""
-    child = os.fork()
-    if child == 0:
-        code = 0
+
+    def told() -> None:
         try:
             job()
         except UserError:
-            code = 2
-        os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            os._exit(2)
+
+    return exit_code(fork(told))
 
 
 def enter(folder: Path) -> None:
@@ -67,20 +67,14 @@ def test_a_killed_holder_lets_go_although_its_workers_live(tmp_path: Path) -> No
 
     def hold() -> None:
         with sole_writer(tmp_path / "run", "x"):
-            worker = os.fork()
-            if worker == 0:
-                time.sleep(1)
-                os._exit(0)
+            fork(lambda: time.sleep(1))
             ready.touch()
             time.sleep(60)
 
-    holder = os.fork()
-    if holder == 0:
-        hold()
-    while not ready.exists():
-        time.sleep(0.01)
+    holder = fork(hold)
+    until(ready.exists)
     os.kill(holder, signal.SIGKILL)
-    os.waitpid(holder, 0)
+    assert exit_code(holder) == -signal.SIGKILL
     enter(tmp_path / "run")
 
 

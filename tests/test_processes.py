@@ -6,13 +6,13 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 import torch
+from forked import exit_code, fork, until
 
 from core import processes
 from core.errors import UserError
@@ -183,15 +183,6 @@ def gone(workers: list[int], seconds: float) -> bool:
     return False
 
 
-def in_a_child(job: Callable[[], Any]) -> int:
-    """Fork, do ``job`` there, and leave as Python does."""
-    child = os.fork()
-    if child == 0:
-        job()
-        os._exit(0)
-    return child
-
-
 def test_workers_of_a_killed_process_leave(tmp_path: Path) -> None:
     """Two pools: the second's workers hold the first's lines open until they leave themselves."""
     told = tmp_path / "pids"
@@ -202,11 +193,10 @@ def test_workers_of_a_killed_process_leave(tmp_path: Path) -> None:
         told.with_suffix(".tmp").rename(told)
         time.sleep(60)
 
-    child = in_a_child(job)
-    while not told.exists():
-        time.sleep(0.01)
+    child = fork(job)
+    until(told.exists)
     os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+    assert exit_code(child) == -signal.SIGKILL
     assert gone([int(word) for word in told.read_text().split()], 4.0)
 
 
@@ -219,5 +209,5 @@ def test_a_pool_that_is_forgotten_ends_its_workers() -> None:
 
 def test_a_fork_of_this_process_does_not_end_its_workers(pool: WorkerPool) -> None:
     before = pids(pool)
-    os.waitpid(in_a_child(pool.close), 0)
+    assert exit_code(fork(pool.close)) == 0
     assert pids(pool) == before

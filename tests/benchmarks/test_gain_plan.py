@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forked import until
 
 import benchmarks.distillation_gain as script
 from benchmarks.gain import running
@@ -221,11 +222,10 @@ def test_a_signal_stops_the_command_that_runs(
     log = teacher.folder / "output.log"
 
     def ask() -> None:
-        while not (log.is_file() and log.read_text()):
-            time.sleep(0.01)
+        until(lambda: log.is_file() and bool(log.read_text()))
         running.STOP.asked = "SIGTERM"
 
-    threading.Thread(target=ask).start()
+    threading.Thread(target=ask, daemon=True).start()
     began = time.perf_counter()
     with pytest.raises(SystemExit) as stopped:
         run_jobs([teacher, student], 1)

@@ -9,12 +9,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 import torch
 from folder_world import write_world
+from forked import exit_code, fork
 
 from core.config import load_config
 from core.engine.run import distributed, relay
@@ -59,23 +61,9 @@ def ends(job: Job, folder: Path, limit: float = 60.0) -> tuple[list[int], list[s
     paths = [folder / f"{rank}.txt" for rank in range(2)]
     pids = []
     for rank, path in enumerate(paths):
-        pid = os.fork()
-        if pid == 0:
-            one_rank(rank, port, job, path)
-        pids.append(pid)
-    codes = [wait(pid, time.monotonic() + limit) for pid in pids]
+        pids.append(fork(partial(one_rank, rank, port, job, path)))
+    codes = [exit_code(pid, limit) for pid in pids]
     return codes, [path.read_text(encoding="utf-8") for path in paths]
-
-
-def wait(pid: int, deadline: float) -> int:
-    while time.monotonic() < deadline:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.02)
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    pytest.fail("a rank hangs")
 
 
 # --- outside of a training ------------------------------------------------------------------------------------------

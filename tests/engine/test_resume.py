@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 from folder_world import write_world
+from forked import until
 
 REPO = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -159,9 +160,7 @@ def test_sigterm_saves_and_leaves_with_its_own_code(config, tmp_path):
     job = subprocess.Popen(
         command(1, config, run, "--num_epochs", "200"), env=ENV, stderr=subprocess.PIPE, text=True
     )
-    while len(steps(run)) < 2:
-        assert job.poll() is None
-        time.sleep(0.01)
+    until(lambda: len(steps(run)) >= 2 or job.poll() is not None)
     job.send_signal(signal.SIGTERM)
     _, messages = job.communicate(timeout=60)
     assert job.returncode == 75 and "start the same command" in messages

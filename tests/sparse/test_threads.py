@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from forked import exit_code, fork
 from sparse_scene import scene
 
 from core.sparse import Conv3d
@@ -45,10 +45,11 @@ def test_threads_may_come_and_go(work):
 
 def test_a_forked_child_has_helpers_of_its_own(work):
     assert work()
-    child = os.fork()
-    if child == 0:
-        os._exit(0 if work() and work() else 1)
-    assert os.waitpid(child, 0)[1] == 0
+
+    def twice() -> None:
+        assert work() and work()
+
+    assert exit_code(fork(twice)) == 0
     assert work()
 
 
