@@ -106,6 +106,7 @@ def scans_of(config: Config, split: str) -> ScanDataset:
     changes: dict[str, object] = {
         "use_labels": False,
         "labelled": None,
+        "drop_static": None,
         "unlabelled": [],
         "pseudo_labels": None,
         "cameras": [],

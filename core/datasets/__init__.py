@@ -29,14 +29,16 @@ def dataset_class(config: Config) -> type[ScanDataset]:
 def build_dataset(config: Config, split: str) -> ScanDataset:
     """Open one split (``train``, ``val`` or ``test``) of the data set that ``config`` names.
 
-    A training split with a label budget or unlabelled scans is :class:`core.datasets.training.TrainingScans`.
+    A training split with a label budget, unlabelled scans or scans that are dropped is
+    :class:`core.datasets.training.TrainingScans`.
 
     Raises:
         UserError: a wrong key, a missing folder, or a split without scans.
     """
     check_split(split)
     section = config.parse(dataset_class(config).Config, "dataset")
-    if split != "train" or (section.labelled is None and not section.unlabelled):
+    chosen = section.labelled is not None or section.drop_static is not None
+    if split != "train" or not (chosen or section.unlabelled):
         return _open(config, split)
     from core.datasets.unlabelled import training_scans
 

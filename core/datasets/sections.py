@@ -19,6 +19,7 @@ __all__ = [
     "SPLITS",
     "UNLABELLED",
     "DatasetConfig",
+    "DropStatic",
     "Multisweeps",
     "SensorConfig",
     "SplitName",
@@ -85,6 +86,17 @@ class SensorConfig(Section):
         return replace(sensor, **given)
 
 
+class DropStatic(Section):
+    """``dataset.drop_static:``, which scans with few moving points are left out; {} = as published."""
+
+    least: int = Field(10, ge=1, description="moving points with which a scan always stays")
+    every: int = Field(
+        10,
+        ge=1,
+        description="of the other scans one in so many stays, counted from the last one that did",
+    )
+
+
 class DatasetConfig(Section):
     """The ``dataset:`` section, as far as all data sets share it."""
 
@@ -121,6 +133,11 @@ class DatasetConfig(Section):
     )
     labelled: LabelBudget | None = Field(
         None, description="training split only: the scans that keep their labels; null = all"
+    )
+    drop_static: DropStatic | None = Field(
+        None,
+        description="training split only: leave out scans with labels in which nearly nothing moves; needs a class "
+        "'moving'; {} = the white list of MotionBEV and KDMOS; null = all stay",
     )
     unlabelled: Annotated[tuple[UnlabelledKind, ...], BeforeValidator(_kinds)] = Field(
         (),

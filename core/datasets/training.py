@@ -14,6 +14,7 @@ import numpy as np
 from core.contracts import Scan
 from core.datasets.base import Gap, ScanDataset, ScanFiles
 from core.datasets.pseudo import PseudoLabels
+from core.datasets.static_scans import DroppedScans
 from core.errors import counted
 
 __all__ = ["Part", "PartKind", "TrainingScans"]
@@ -54,6 +55,7 @@ class TrainingScans(ScanDataset):
 
     Attributes:
         budget: bool [N], whether a scan has labels. pseudo: labels of the others; None = they have none.
+        dropped: what ``dataset.drop_static`` has left; None = nothing was dropped.
     """
 
     budget: np.ndarray
@@ -67,6 +69,7 @@ class TrainingScans(ScanDataset):
     ) -> None:
         self.take_after(labelled)
         self.pseudo: PseudoLabels | None = None
+        self.dropped: DroppedScans | None = None
         self.parts = tuple(parts)
         self._labelled, self._split = labelled, split
         part = np.repeat(np.arange(len(parts)), [len(part.rows) for part in parts])
@@ -241,6 +244,8 @@ class TrainingScans(ScanDataset):
         told = [counted(len(self), "scan")]
         for part in self.parts:
             told.append(f"{len(part.rows)} {part.kind}")
+        if self.dropped is not None:
+            told.append(f"{len(self.dropped.dropped)} static ones dropped")
         return ", ".join(told)
 
     def describe(self) -> str:

@@ -14,6 +14,7 @@ from core.config import Config
 from core.datasets.base import DatasetConfig, ScanDataset
 from core.datasets.budget import labelled_scans
 from core.datasets.pseudo import PseudoLabels
+from core.datasets.static_scans import drop_static
 from core.datasets.training import Part, PartKind, TrainingScans
 from core.errors import UserError, counted
 from core.io import file_stamp
@@ -32,15 +33,20 @@ def training_scans(config: Config, section: DatasetConfig, open_split: Opener) -
         open_split: opens a split of a configuration with all its scans.
 
     Raises:
-        UserError: the budget leaves no scan with labels, the data set has no sweeps, or nothing is left of the
-            unlabelled scenes.
+        UserError: the budget leaves no scan with labels, no class moves where static scans are to be dropped, the data
+            set has no sweeps, or nothing is left of the unlabelled scenes.
     """
     labelled = split = open_split(config, "train")
-    parts = [Part("labelled", labelled, _budgeted(labelled, section))]
+    rows = _budgeted(labelled, section)
+    dropped = None
+    if section.drop_static is not None and section.use_labels:
+        dropped = drop_static(labelled, rows, section.drop_static)
+        rows = np.array([labelled.index_of(token) for token in dropped.tokens], np.int64)
+    parts = [Part("labelled", labelled, rows)]
     order = np.arange(len(parts[0].rows))
     if "rest" in section.unlabelled:
         split = open_split(_without_labels(config), "train")
-        parts.append(_rest(split, parts[0]))
+        parts.append(_rest(split, parts[0], () if dropped is None else dropped.dropped))
         order = _order_of_split(split, parts)
     if "sweeps" in section.unlabelled:
         bare = open_split(_without_labels(config), "train")
@@ -48,6 +54,7 @@ def training_scans(config: Config, section: DatasetConfig, open_split: Opener) -
     if "scenes" in section.unlabelled:
         parts.append(_scenes(config, section, parts, open_split))
     scans = TrainingScans(labelled, split, parts, order)
+    scans.dropped = dropped
     if section.pseudo_labels is not None and len(parts) > 1:
         least = section.pseudo_confidence
         digest = scans.labelled_digest
@@ -79,9 +86,9 @@ def _budgeted(labelled: ScanDataset, section: DatasetConfig) -> np.ndarray:
     return np.flatnonzero(labelled_scans(section.labelled, tokens, scenes))
 
 
-def _rest(split: ScanDataset, labelled: Part) -> Part:
-    """All other scans of the split."""
-    taken = set(_tokens(labelled))
+def _rest(split: ScanDataset, labelled: Part, dropped: Iterable[str]) -> Part:
+    """All other scans of the split but those that were dropped."""
+    taken = {*_tokens(labelled), *dropped}
     rows = [row for row in range(len(split)) if split.token(row) not in taken]
     return Part("rest", split, np.array(rows, np.int64))
 

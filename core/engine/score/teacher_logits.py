@@ -98,6 +98,7 @@ class LogitsWriter:
         without: dict[str, Any] = {
             "use_labels": False,
             "labelled": None,
+            "drop_static": None,
             "unlabelled": [],
             "pseudo_labels": None,
         }

@@ -86,6 +86,12 @@ def check_same_scans(old: dict[str, Any], new: dict[str, Any], run_path: Path) -
 
 
 def write_labelled(train_set: ScanDataset, run_path: Path) -> None:
-    """Write the tokens of the scans with labels into ``labelled.txt``, where not all scans have them."""
-    if isinstance(train_set, TrainingScans):
-        write_text(run_path / "labelled.txt", "\n".join(train_set.labelled_tokens) + "\n")
+    """Write the tokens of the scans with labels into ``labelled.txt``, where not all scans have them.
+
+    What ``dataset.drop_static`` has left goes into ``drop_static.txt``, with its moving points.
+    """
+    if not isinstance(train_set, TrainingScans):
+        return
+    write_text(run_path / "labelled.txt", "\n".join(train_set.labelled_tokens) + "\n")
+    if train_set.dropped is not None:
+        write_text(run_path / "drop_static.txt", train_set.dropped.text())
