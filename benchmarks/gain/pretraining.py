@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gain.experiment import Experiment, Overrides
+from benchmarks.gain.experiment import Experiment, Overrides, Training
 from benchmarks.gain.steps import Job, Made, resolved
 from core.names import SUPERPIXELS
 
@@ -35,15 +35,8 @@ def pretraining_job(
     if experiment.image is not None:
         trained = _image_network(experiment, seed, alike, folder)
         uses.append(Made("distill.image.weights", trained, _IMAGE_WEIGHTS))
-    return Job(
-        f"pretraining-{name}-s{own_seed}",
-        folder,
-        "pretrain.py",
-        spec.config,
-        options=("--run-dir", "{folder}"),
-        settings=tuple(settings.items()),
-        uses=tuple(uses),
-    )
+    title = f"pretraining-{name}-s{own_seed}"
+    return _training(title, "pretrain.py", spec, settings, uses, folder)
 
 
 def _superpixels(config: Path, world: Overrides, folder: Path) -> Job:
@@ -64,13 +57,26 @@ def _image_network(experiment: Experiment, seed: int, alike: Overrides, folder: 
     assert spec is not None, "the caller looks"
     own_seed = seed if spec.seed is None else spec.seed
     settings = alike | {"train.seed": own_seed, "train.steps": spec.steps} | spec.set
+    title = f"image-network-s{own_seed}"
+    return _training(title, "train_student.py", spec, settings, (), folder)
+
+
+def _training(
+    title: str,
+    script: str,
+    spec: Training,
+    settings: Overrides,
+    uses: Sequence[Made],
+    folder: Path,
+) -> Job:
     return Job(
-        f"image-network-s{own_seed}",
+        title,
         folder,
-        "train_student.py",
+        script,
         spec.config,
         options=("--run-dir", "{folder}"),
         settings=tuple(settings.items()),
+        uses=tuple(uses),
     )
 
 

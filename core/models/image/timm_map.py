@@ -10,9 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from core.errors import UserError
-from core.models.image.weights import load_encoder, read_weights
+from core.models.image.packaged import timm_weights
+from core.models.image.weights import load_encoder
 
-__all__ = ["TimmMap", "timm_module", "timm_width"]
+__all__ = ["Normal", "TimmMap", "timm_module", "timm_normal", "timm_width"]
+
+_SIDE = 32  # patches, or px: the coarsest stride of convolutional networks
+Normal = tuple[tuple[float, ...], tuple[float, ...]]  # mean and deviation of RGB in 0..1
 
 
 def timm_module(name: str, key: str) -> ModuleType:
@@ -63,9 +67,21 @@ def _create(name: str, key: str) -> Any:
 
 
 def timm_width(name: str, key: str) -> int:
-    """Channels of a network's last features; see :class:`TimmMap`."""
-    with torch.device("meta"):
-        return int(_create(name, key).num_features)
+    """Channels of a network's last features; see :class:`TimmMap`.
+
+    Not timm's ``num_features``: those are of the classifier's input, which EfficientNets widen once more.
+    """
+    with torch.device("meta"):  # shapes alone
+        network = TimmMap(name, key).eval()
+        height, width = network.patch
+        found: Tensor = network(torch.empty(1, 3, _SIDE * height, _SIDE * width))
+    return found.shape[1]
+
+
+def timm_normal(network: Any) -> Normal:
+    """What the images were normalised by that a network of timm was trained with."""
+    known = network.pretrained_cfg
+    return tuple(known["mean"]), tuple(known["std"])
 
 
 class TimmMap(nn.Module):
@@ -74,6 +90,9 @@ class TimmMap(nn.Module):
     Args:
         name: as in ``timm.list_models()``. key: that names it, for errors.
 
+    Attributes:
+        normal: mean and deviation that it reads images by.
+
     Raises:
         UserError: see :func:`_create`.
     """
@@ -81,6 +100,8 @@ class TimmMap(nn.Module):
     def __init__(self, name: str, key: str) -> None:
         super().__init__()
         self.net = _create(name, key)
+        self.normal = timm_normal(self.net)
+        self._name = name
         self._key = key
         embedding = getattr(self.net, "patch_embed", None)
         self.patch: tuple[int, int] = getattr(embedding, "patch_size", (1, 1))
@@ -105,12 +126,12 @@ class TimmMap(nn.Module):
         return found[-1]
 
     def load_pretrained(self, path: Path) -> None:
-        """timm's own weights of the whole model; the classifier is dropped.
+        """timm's own weights of the whole model, or a package's; the classifier is dropped.
 
         Raises:
-            UserError: see :func:`load_encoder`.
+            UserError: see :func:`timm_weights` and :func:`load_encoder`.
         """
-        weights = read_weights(path)
+        weights = timm_weights(path, self._name)
         own = {key.partition(".")[0] for key in self.net.state_dict()}
         dropped = {f"{key.partition('.')[0]}." for key in weights} - {f"{name}." for name in own}
         load_encoder(self.net, weights, path, dropped=dropped)
