@@ -13,6 +13,7 @@ SCRIPTS = [
     "train_teacher.py",
     "pretrain.py",
     "evaluate.py",
+    "prepare_detection.py",
     "prepare_inst_database.py",
     "prepare_motion.py",
     "prepare_superpixels.py",

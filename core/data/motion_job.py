@@ -100,8 +100,12 @@ def prepare_motion(
     return total
 
 
-def scans_of(config: Config, split: str) -> ScanDataset:
-    """All scans of a split, with and without labels, which are not read; no sweeps."""
+def scans_of(config: Config, split: str, command: str = "prepare_motion.py") -> ScanDataset:
+    """All scans of a split, with and without labels, which are not read; no sweeps.
+
+    Args:
+        command: that asks, for errors.
+    """
     config = deepcopy(config)
     changes: dict[str, object] = {
         "use_labels": False,
@@ -113,7 +117,7 @@ def scans_of(config: Config, split: str) -> ScanDataset:
     }
     if "multisweeps" in config.section("dataset"):
         changes["multisweeps"] = {"num_sweeps": 0}
-    config.merge(changes, "prepare_motion.py", "dataset")
+    config.merge(changes, command, "dataset")
     return build_dataset(config, split)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from loguru import logger
 
 from core.contracts import Scan, Sensor
+from core.contracts.boxes import Boxes
 from core.datasets.benchmark import Benchmark
 from core.datasets.columns import Column, add_columns, column_file
 from core.datasets.planes import add_planes
@@ -186,6 +187,19 @@ class ScanDataset(ABC):
         if self.config.planes:
             scan = add_planes(scan, self.config.planes)
         return scan
+
+    def boxes(self, index: int) -> Boxes:
+        """Read the boxes about the objects of scan ``index``, for detectors.
+
+        Raises:
+            UserError: this data set has none that are read here, or a file is missing or damaged.
+        """
+        raise UserError(
+            f"boxes of {self.title} are not read here",
+            where="key 'dataset.name'",
+            cure="PandaSet has them, and SemanticKITTI's layout may have sequences/NN/boxes/NNNNNN.json; OpenPCDet "
+            "itself reads KITTI, nuScenes and Waymo",
+        )
 
     def pose_files(self, index: int) -> tuple[Path, ...]:
         """The files that say where the scanner stood in the drive of scan ``index``; none where poses lie elsewhere."""

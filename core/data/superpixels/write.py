@@ -8,19 +8,18 @@ from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from core.config import Config
+from core.data.made_with import note_settings
 from core.data.superpixels.slic import SlicConfig, slic
 from core.datasets import build_dataset, dataset_class
 from core.datasets.base import ScanDataset
 from core.datasets.planes import NO_LABEL, plane_file
-from core.decode import read_json
 from core.errors import UserError, counted
-from core.io import write_bytes, write_json
+from core.io import write_bytes
 from core.locks import sole_writer
 from core.names import SUPERPIXELS
 from core.processes import shared_work
@@ -117,18 +116,7 @@ def _begin(out: Path, settings: SlicConfig) -> None:
         UserError: the folder holds others.
     """
     made_with = {"method": "slic", "version": VERSION, **settings.model_dump(mode="json")}
-    path = out / SETTINGS
-    if not path.is_file():
-        write_json(path, made_with)
-        return
-    found = read_json(path, dict[str, Any])
-    differing = [key for key in made_with if found.get(key) != made_with[key]]
-    if differing:
-        raise UserError(
-            f"this folder holds superpixels that were made otherwise ({', '.join(differing)})",
-            where=str(path),
-            cure="Give another folder with --out, or delete this one",
-        )
+    note_settings(out / SETTINGS, made_with, "superpixels")
 
 
 @dataclass(frozen=True)

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from core.contracts import IGNORE
+from core.contracts.boxes import Boxes, in_box
 from core.errors import UserError
+from core.geometry import chain, rigid
 from core.labels import LabelSpace
 
-__all__ = ["COLUMNS", "RAW_NAMES", "FramePoints", "check_cuboids", "check_numbers", "instances_of"]
+__all__ = [
+    "COLUMNS",
+    "RAW_NAMES",
+    "FramePoints",
+    "boxes_of",
+    "check_cuboids",
+    "check_numbers",
+    "instances_of",
+]
 
 COLUMNS = (
     "uuid", "label", "yaw", "position.x", "position.y", "position.z", "dimensions.x", "dimensions.y", "dimensions.z",
@@ -114,20 +124,53 @@ def instances_of(
         rows, sensor = rows_of[train], table["cuboids.sensor_id"][k]
         if sensor >= 0:
             rows = rows[points.sensor[rows] == sensor]
-        inside = rows[_inside(points.world[rows] - centre[k], size[k], table["yaw"][k])]
+        inside = rows[in_box(points.world[rows] - centre[k], size[k], table["yaw"][k])]
         instances[inside] = _number(str(table["uuid"][k]), str(table["cuboids.sibling_id"][k]))
     return instances
 
 
-def _inside(offset: np.ndarray, size: np.ndarray, yaw: float) -> np.ndarray:
-    """Bool [N]: offsets f64 [N, 3] m from the centre of a cuboid lie inside it."""
-    x, y, z = offset.T
-    along, across = np.cos(yaw) * x + np.sin(yaw) * y, np.cos(yaw) * y - np.sin(yaw) * x
-    return (
-        (np.abs(along) <= size[0] / 2)
-        & (np.abs(across) <= size[1] / 2)
-        & (np.abs(z) <= size[2] / 2)
+def boxes_of(
+    table: Mapping[str, np.ndarray], sensors: Collection[int], world_from_scan: np.ndarray
+) -> Boxes:
+    """The cuboids of a frame as boxes in the scan's frame, turned until its z is the world's.
+
+    PandaSet's cuboids stand upright in the world, and vehicles at a slant of some degrees; the scan's origin and
+    direction of travel stay. A cuboid's own y is its length. Those of other sensors' points are left out, and of two
+    siblings the second. Cuboids without an extent hold nothing and are left out too.
+
+    Args:
+        table: :data:`COLUMNS`. sensors: numbers of those whose points the scan holds.
+        world_from_scan: f64 [4, 4], x forward, y left.
+    """
+    centre, size = (
+        np.stack([table[f"{k}.{a}"] for a in "xyz"], 1).astype(np.float64)
+        for k in ("position", "dimensions")
     )
+    kept = _seen_once(table, sensors) & (size > 0).all(1)
+    forward = np.arctan2(world_from_scan[1, 0], world_from_scan[0, 0])
+    cos, sin = np.cos(forward), np.sin(forward)
+    turned = np.array([[cos, sin, 0], [-sin, cos, 0], [0, 0, 1]])
+    upright_from_world = rigid(turned, -turned @ world_from_scan[:3, 3])
+    heading = table["yaw"].astype(np.float64) + np.pi / 2 - forward
+    heading = np.arctan2(np.sin(heading), np.cos(heading))
+    return Boxes(
+        centre=centre[kept] @ turned.T + upright_from_world[:3, 3],
+        size=size[kept][:, [1, 0, 2]],
+        heading=heading[kept],
+        names=tuple(table["label"][kept].tolist()),
+        upright_from_scan=chain(upright_from_world, world_from_scan),
+    )
+
+
+def _seen_once(table: Mapping[str, np.ndarray], sensors: Collection[int]) -> np.ndarray:
+    """Bool [B]: cuboids of points that the scan holds, of two siblings the first sensor's."""
+    sensor = table["cuboids.sensor_id"]
+    kept = (sensor < 0) | np.isin(sensor, list(sensors))
+    first = set(table["uuid"][kept & (sensor == 0)].tolist())
+    for row in np.flatnonzero(kept & (sensor == 1)):
+        if table["cuboids.sibling_id"][row] in first:
+            kept[row] = False
+    return kept
 
 
 def _number(name: str, sibling: str) -> int:

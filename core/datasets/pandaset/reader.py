@@ -20,6 +20,7 @@ import numpy as np
 from pydantic import BeforeValidator, Field
 
 from core.contracts import Camera, Points, Scan, Sensor
+from core.contracts.boxes import Boxes
 from core.datasets.base import (
     DatasetConfig,
     Gap,
@@ -41,6 +42,7 @@ from core.datasets.numbered import numbered_files
 from core.datasets.pandaset.cuboids import (
     COLUMNS,
     FramePoints,
+    boxes_of,
     check_cuboids,
     check_numbers,
     instances_of,
@@ -331,10 +333,16 @@ class PandaSet(SequenceDataset):
     def _instances(
         self, folder: Path, frame: int, own: FramePoints, labels: np.ndarray
     ) -> np.ndarray:
-        path = folder / "annotations" / "cuboids" / f"{frame:02d}{_SUFFIX}"
-        table = read_frame(path, COLUMNS, SOURCE + "; without cuboids set dataset.instances false")
-        check_cuboids(table, path, SOURCE)
+        table = _cuboids(folder, frame, "; without cuboids set dataset.instances false")
         return instances_of(own, labels, table, self.labels)
+
+    def boxes(self, index: int) -> Boxes:
+        """The frame's cuboids; see :func:`boxes_of`."""
+        sequence, frame = self._frames[index]
+        folder = self.root / sequence
+        sensors = [SENSORS.index(name) for name in self.config.sensors]
+        pose = chain(pose_of(folder / "lidar", frame), _QUARTER_TURN)
+        return boxes_of(_cuboids(folder, frame), sensors, pose)
 
     def _neighbours(self, folder: Path, frame: int) -> list[int]:
         """Past frames from near to far, then future ones, as far as the sequence has them."""
@@ -359,6 +367,14 @@ class PandaSet(SequenceDataset):
             check_principal_point(intrinsic, size, path, folder / "intrinsics.json")
             cameras.append(Camera(name, size, matrix, open_image(path, size)))
         return tuple(cameras)
+
+
+def _cuboids(folder: Path, frame: int, advice: str = "") -> dict[str, np.ndarray]:
+    """The table of a frame's cuboids, checked; ``advice`` is for where it is missing."""
+    path = folder / "annotations" / "cuboids" / f"{frame:02d}{_SUFFIX}"
+    table = read_frame(path, COLUMNS, SOURCE + advice)
+    check_cuboids(table, path, SOURCE)
+    return table
 
 
 def _scan_file(folder: Path, frame: int) -> Path:

@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import BeforeValidator, Field, model_validator
 
 from core.contracts import Camera, Points, Scan, Sensor
+from core.contracts.boxes import Boxes
 from core.datasets.base import (
     DatasetConfig,
     Gap,
@@ -25,6 +26,7 @@ from core.datasets.base import (
     SplitName,
     near_sensor,
 )
+from core.datasets.boxes import read_boxes
 from core.datasets.files import listing, meant_above, read_labels, read_points
 from core.datasets.images import (
     check_principal_point,
@@ -259,6 +261,11 @@ class SemanticKITTI(SequenceDataset):
             labels=labels,
             images={name: find_image(folder / name, f"{frame:06d}") for name in self.cameras},
         )
+
+    def boxes(self, index: int) -> Boxes:
+        """Boxes beside the scans, which the official archives do not have; see :mod:`core.datasets.boxes`."""
+        sequence, frame = self._frames[index]
+        return read_boxes(self.root / "sequences" / sequence / "boxes" / f"{frame:06d}.json")
 
     def pose_files(self, index: int) -> tuple[Path, ...]:
         """Poses of the camera and its place, which together are those of the scanner."""
