@@ -110,7 +110,7 @@ def test_no_room_for_a_result_is_one_paragraph() -> None:
 
 
 # --- ends that were not asked for -----------------------------------------------------------------------------------
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGUSR2])
 def test_killed_while_this_process_computes(pool: WorkerPool, number: int) -> None:
     """Nothing is raised until the next result is wanted, whatever the trainer does meanwhile."""
     results = pool.run(range(9))
