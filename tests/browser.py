@@ -55,7 +55,7 @@ class Browser:
     def click(self, selector: str, x: float = 0.5, y: float = 0.5) -> None:
         """A click at a place within an element, in shares of its width and height."""
         self.run(
-            f"document.querySelector({json.dumps(selector)}).scrollIntoView({{block: 'center'}})"
+            f"document.querySelector({json.dumps(selector)}).scrollIntoView({{block: 'center', behavior: 'instant'}})"
         )
         box = self.run(
             f"return document.querySelector({json.dumps(selector)}).getBoundingClientRect().toJSON()"
