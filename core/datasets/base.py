@@ -94,6 +94,7 @@ class ScanDataset(ABC):
         sensor: the scanner; of the class: the data set's own.
         columns: of ``dataset.columns``, by name, as far as they are read for the split.
         budget: bool [N], the scans with labels under ``dataset.labelled``; None = all.
+        leak: what the split holds of a benchmark's hidden test split, a sentence; empty = nothing.
     """
 
     Config: ClassVar[type[DatasetConfig]]
@@ -111,7 +112,17 @@ class ScanDataset(ABC):
     sensor: Sensor = Sensor()
     columns: Mapping[str, Column] = MappingProxyType({})
     budget: np.ndarray | None = None
+    leak: str = ""
     _gaps: list[Gap]  # noted while the split was opened
+
+    @classmethod
+    def leak_of(cls, config: DatasetConfig, split: str) -> str:
+        """What a split of a configuration holds of the benchmark's hidden test split, a sentence; empty = nothing.
+
+        Raises:
+            UserError: it may not hold it.
+        """
+        return ""
 
     @classmethod
     def label_space(cls, config: DatasetConfig) -> LabelSpace:

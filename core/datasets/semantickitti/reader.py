@@ -24,6 +24,7 @@ from core.datasets.base import (
     Need,
     ScanFiles,
     SplitName,
+    check_split,
     near_sensor,
 )
 from core.datasets.boxes import read_boxes
@@ -43,6 +44,7 @@ from core.datasets.semantickitti.drive import (
     read_camera,
     read_track,
 )
+from core.datasets.semantickitti.road import RoadConfig, check_leak, check_road, is_road
 from core.datasets.sequences import SequenceDataset, sequence_names
 from core.errors import UserError, counted
 from core.geometry import chain, invert, projection, transform
@@ -87,6 +89,10 @@ class SemanticKITTIConfig(DatasetConfig):
         "split's frames only",
     )
 
+    road: RoadConfig = Field(
+        RoadConfig(), description="KITTI-Road, sequences 30 to 41, which tell what moves alone"
+    )
+
     @model_validator(mode="after")
     def _no_label_beside_the_budget(self) -> Self:
         sweeps = self.multisweeps
@@ -124,13 +130,15 @@ class SemanticKITTI(SequenceDataset):
                 f"SemanticKITTI has no camera {self.cameras}",
                 cure="dataset.cameras may name image_2 only",
             )
-        self.sequences = (
-            config.split.get(self.split)
-            or tuple(config.frames.get(self.split, {}))
-            or self._official_sequences()
-        )
+        self.sequences = _named(config, self.split) or self._official_sequences()
         # The test sequences' labels are kept by the benchmark's server.
         self.labelled = config.use_labels and split != "test"
+        if not self.made_up:
+            self.leak = self.leak_of(config, self.split)
+        if self.labelled:
+            check_road(self.sequences, self.labels)
+        if any(is_road(name) for name in self.sequences) and not self.made_up:
+            self.title = f"{self.title} and KITTI-Road"
         self._note_folders(self.root / "sequences", "sequences", _is_sequence)
         self._frames = []
         for sequence in self.sequences:
@@ -143,6 +151,13 @@ class SemanticKITTI(SequenceDataset):
                 cure="Run 'python -m core.check_data CONFIG' for the full list",
             )
         self.warn_of_unread()
+
+    @classmethod
+    def leak_of(cls, config: DatasetConfig, split: str) -> str:
+        """Sequence 41 of KITTI-Road; see :func:`core.datasets.semantickitti.road.check_leak`."""
+        assert isinstance(config, SemanticKITTIConfig)
+        sequences = _named(config, split) or config.road.sequences(split)
+        return check_leak(sequences, split, config.road.leak)
 
     @staticmethod
     def _find_root(root: Path) -> Path:
@@ -162,7 +177,7 @@ class SemanticKITTI(SequenceDataset):
 
     def _official_sequences(self) -> tuple[str, ...]:
         """Those of the split; of a made-up world the ones that it has."""
-        official = OFFICIAL_SEQUENCES[self.split]
+        official = OFFICIAL_SEQUENCES[self.split] + self.config.road.sequences(self.split)
         if not self.made_up:
             return official
         folders = listing(self.root / "sequences")
@@ -232,8 +247,10 @@ class SemanticKITTI(SequenceDataset):
             None where ``frames`` chooses some, or where ``split`` names sequences that do not make up the official
             split: those are the user's own.
         """
-        count = _OFFICIAL_COUNTS[self.split]
-        if self.config.frames.get(self.split) or self.sequences != OFFICIAL_SEQUENCES[self.split]:
+        road = self.config.road
+        count = _OFFICIAL_COUNTS[self.split] + road.count(self.split)
+        official = OFFICIAL_SEQUENCES[self.split] + road.sequences(self.split)
+        if self.config.frames.get(self.split) or self.sequences != official:
             return None
         if self.config.split.get(self.split) and len(self) != count:
             return None
@@ -301,6 +318,8 @@ class SemanticKITTI(SequenceDataset):
         if labelled and files.labels is not None:
             raw = read_labels(files.labels, self.label_dtype, len(values))
             label = self.labels.to_train(raw & 0xFFFF, files.labels)
+            if self.split == "train" and is_road(sequence):
+                label = self.config.road.labels(raw & 0xFFFF, label, self.labels)
             instance = (raw >> 16).astype(np.int32)
         return Points(
             xyz=np.ascontiguousarray(values[:, :3]),
@@ -363,6 +382,12 @@ class SemanticKITTI(SequenceDataset):
         sequences = sorted({sequence for sequence, _ in self._frames})
         named = f"sequence{'s' * (len(sequences) > 1)} {', '.join(sequences)}"
         return f"{self.title} {self.split}: {counted(len(self), 'scan')} of {named} in {self.root}"
+
+
+def _named(config: SemanticKITTIConfig, split: str) -> tuple[str, ...]:
+    """The sequences that a configuration names for a split; none = the official ones."""
+    name = check_split(split)
+    return config.split.get(name) or tuple(config.frames.get(name, {}))
 
 
 def _is_sequence(name: str) -> bool:

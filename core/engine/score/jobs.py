@@ -103,6 +103,8 @@ def evaluate_checkpoint(
     context = opened.context
     dataset = context.dataset(split)
     check_labelled(dataset, context.data)
+    if dataset.leak and world.rank == 0:
+        logger.warning("{}; the score file says so", dataset.leak)
     labels = dataset.labels
     model = opened.network(labels)
     opened.compare_scans(dataset)
@@ -154,6 +156,8 @@ def _extra(opened: Opened, scans: ScanDataset, votes: Votes) -> dict[str, Any]:
     extra = opened.record
     if votes.count > 1:
         extra["votes"] = votes.settings(opened.context)
+    if scans.leak:
+        extra["leak"] = scans.leak
     if opened.context.world.rank == 0:
         extra |= scored_by(opened.context, scans)
     return extra

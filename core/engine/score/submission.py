@@ -19,16 +19,19 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
+from loguru import logger
 from tqdm.auto import tqdm
 
 from core.config import Config
 from core.contracts import IGNORE
 from core.data import DataConfig
+from core.datasets import dataset_class
 from core.datasets.base import ScanDataset
 from core.datasets.benchmark import benchmark
 from core.datasets.find import find_files
 from core.datasets.official import check_complete
 from core.engine.run.distributed import World, barrier, rank_zero_first, sole_job
+from core.engine.run.trained import TrainedNetwork
 from core.engine.score.opened import Opened
 from core.engine.score.prediction import PredictionFolder, fill_folder
 from core.engine.score.source import open_source
@@ -120,6 +123,8 @@ def submit_checkpoint(
     with rank_zero_first(world):
         scans = open_source(context.config, f"split:{split}")
     check_complete(scans)
+    if split == "test":
+        _check_choice(opened.found)
     named = scans.official_split
     folder = SubmissionFolder(out, server.name, scans.labels, named, scans)
     with sole_job(world, out, "--out"):
@@ -133,6 +138,29 @@ def submit_checkpoint(
         barrier()  # the zip needs the files of all ranks
         if world.rank == 0:
             _pack_all(folder, scans, context.data, per_file)
+
+
+def _check_choice(found: TrainedNetwork) -> None:
+    """Refuse weights that were chosen by scans of the hidden test split.
+
+    Raises:
+        UserError: they were.
+    """
+    if found.tree is None or found.config.get("dataset.name") is None:
+        return
+    reader = dataset_class(found.config)
+    try:
+        section = found.config.parse(reader.Config, "dataset")
+    except UserError as error:
+        logger.warning("what these weights were chosen by is not known: {}", error)
+        return
+    leak = reader.leak_of(section, "val")
+    if leak:
+        raise UserError(
+            f"these weights were chosen by a score of which {leak}",
+            where=str(found.path),
+            cure="Train with a val split that does without it, and submit those weights",
+        )
 
 
 def _pack_all(

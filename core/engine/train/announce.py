@@ -52,6 +52,8 @@ def announce(
         counted(count, "val scan"),
         labels.num_classes - 1,
     )
+    if val_set is not None and val_set.leak:
+        logger.warning("{}: what is chosen by it must not be submitted", val_set.leak)
     place = "new" if state is None else f"goes on after step {state['global_step']}"
     path = trainer.run_dir.path.resolve()
     logger.info("run    {}   ({}; the same command continues it)", path, place)
