@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
 from core.contracts.boxes import Boxes
 from core.decode import read_json
 from core.errors import UserError
+from core.geometry import FARTHEST
 
 __all__ = ["read_boxes"]
 
@@ -29,23 +32,23 @@ class _Box:
     center: _Triple
     lwh: _Triple
     heading: float
-    points: int = -1
+    points: Annotated[int, Field(ge=-1, lt=1 << 32)] = -1
 
 
 def read_boxes(path: Path) -> Boxes:
     """Read the boxes of a scan.
 
     Raises:
-        UserError: the file is missing or no such list, a number is not finite, or a side is no length.
+        UserError: the file is missing or no such list, a number is not finite or far too large, or a side is no length.
     """
     found = read_json(path, list[_Box], cure=_CURE)
     rows = [(*box.center, *box.lwh, box.heading) for box in found]
     values = np.array(rows, np.float64).reshape(-1, 7)
-    sound = np.isfinite(values).all(1) & (values[:, 3:6] > 0).all(1)
+    sound = (np.abs(values) <= FARTHEST).all(1) & (values[:, 3:6] > 0).all(1)
     if not sound.all():
         row = int(np.argmin(sound))
         raise UserError(
-            f"box {row} ('{found[row].label}') has sides that are no lengths, or numbers that are not finite",
+            f"box {row} ('{found[row].label}') has sides that are no lengths, or numbers that no place has",
             where=str(path),
             cure=_CURE,
         )

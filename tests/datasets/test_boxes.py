@@ -130,7 +130,9 @@ def test_a_file_of_boxes(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"lwh": [4, 0, 1]}, r"box 0 \('Car'\) has sides that are no lengths"),
-        ({"heading": float("inf")}, "not finite|finite number"),
+        ({"heading": float("inf")}, "numbers that no place has|finite number"),
+        ({"center": [1, 2, 1e300]}, "numbers that no place has"),
+        ({"points": 10**30}, "points"),
         ({"center": [1, 2]}, "center"),
         ({"label": 3}, "label"),
     ],

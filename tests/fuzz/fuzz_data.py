@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -27,6 +28,7 @@ from test_semantickitti import write_sequence as write_kitti
 
 from core.config import Config, load_config
 from core.datasets import build_dataset
+from core.datasets.boxes import read_boxes
 from core.datasets.calibration import read_calibration
 from core.datasets.images import read_image
 from core.datasets.nuscenes.index import open_index
@@ -61,6 +63,19 @@ def kitti(folder: Path) -> None:
 use_kitti = partial(
     loaded, name="semantickitti", split={"train": ["00"]}, multisweeps={"num_sweeps": 1}
 )
+
+
+def boxes(folder: Path) -> None:
+    found = []
+    for i, label in enumerate(("Car", "Pickup Truck", "Pedestrian")):
+        place = {"center": [4.0 * i, -2.5, 0.25], "lwh": [4.5, 1.9, 1.5], "heading": 0.5 * i}
+        found.append({"id": i, "label": label, "points": 0, **place})
+    (folder / "000000.json").write_text(json.dumps(found))
+
+
+def use_boxes(root: Path) -> object:
+    found = read_boxes(root / "000000.json")
+    return found.names, found.counts(np.zeros((3, 3), np.float32))
 
 
 # --- nuScenes --------------------------------------------------------------------------------------------------------
@@ -255,6 +270,7 @@ TARGETS = (
     Target("kitti.points", KITTI, kitti, "sequences/*/velodyne/*", use_kitti),
     Target("kitti.labels", KITTI, kitti, "sequences/*/labels/*", use_kitti),
     Target("kitti.text", "calib, poses, times", kitti, "sequences/*/*.txt", use_kitti, LINES),
+    Target("boxes", "files of boxes", boxes, "*.json", use_boxes, JSON),
     Target("images", "images", images, "*.*", use_images),
     Target("images.header", "images", images, "*.png", use_images, (png_chunks,)),
     Target("nuscenes.tables", "nuScenes tables", nuscenes, "v1.0-mini/*.json", use_nuscenes, JSON),
