@@ -375,7 +375,10 @@ class DataConfig(Section):
         cells = self.cells
         if isinstance(cells, Voxels):
             return {"voxel_size": cells.size} | view
-        return {"partition": cells.model_dump(mode="json")} | view
+        partition = cells.model_dump(mode="json")
+        if partition.get("start") == "lowest":
+            del partition["start"]  # as above
+        return {"partition": partition} | view
 
     def uses_images(self, training: bool) -> bool:
         """The view has images."""

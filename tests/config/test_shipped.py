@@ -322,7 +322,7 @@ WEIGHTS: dict[str, dict[str, Any]] = {
     },
     "nuscenes/slidr/published_minkunet": {
         **FP32,
-        "data.partition": {"name": "cylinder", "cell": [0.1, 1.0, 0.1]},
+        "data.partition": {"name": "cylinder", "cell": [0.1, 1.0, 0.1], "start": "scanner"},
         "data.features": ["intensity"],
         "data.intensity_divisor": None,  # as recorded, 0 to 255
         "model.name": "srunet",

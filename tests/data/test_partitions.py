@@ -92,6 +92,21 @@ def test_unbounded_cells_of_slidr() -> None:
         unbounded.index(np.array([[3e5, 0, 0]], np.float32), HERE)
 
 
+def test_cells_that_begin_at_the_scanner() -> None:
+    """Cells of strides up to 64 are those of floor(x / size), in every scan."""
+    steady = cylinder(cell=(0.1, 1.0, 0.1), start="scanner")
+    for points in (cloud(500), cloud(500) + np.array([0, 0, 3.33], np.float32)):
+        index, _ = steady.index(points, HERE)
+        x, y, z = points.T.astype(np.float64)
+        exact = np.stack([np.hypot(x, y) / 0.1, np.degrees(np.arctan2(y, x)), z / 0.1], 1)
+        clear = (np.abs(exact - np.round(exact)) > 1e-3).all(1)
+        shift = index[clear] - np.floor(exact[clear])
+        assert (shift == shift[0]).all() and (shift % 64 == 0).all()
+        assert index.min() >= 0 and shift[0, 1] == 192
+    with pytest.raises(ValueError, match="start is that of a grid without bounds"):
+        cylinder(start="scanner")
+
+
 # --- range image ----------------------------------------------------------------------------------------------------
 def test_range_image_between_the_beams_of_the_scanner() -> None:
     beams = (-10.0, 20.0)
@@ -133,9 +148,10 @@ def test_the_nearest_point_represents_a_pixel() -> None:
     [
         cylinder(bins=(500, 720, 60), outside="drop"),
         cylinder(cell=(0.1, 0.5, 0.1)),
+        cylinder(cell=(0.1, 0.5, 0.1), start="scanner"),
         RangeImage(name="range_image", height=200, width=4000, elevation=(-60, 60)),
     ],
-    ids=["cylinder", "cells", "image"],
+    ids=["cylinder", "cells", "steady", "image"],
 )
 @pytest.mark.parametrize("sensor", [HERE, ROOF], ids=["here", "roof"])
 def test_a_cells_centre_lies_in_the_cell(partition, sensor: Sensor) -> None:

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from data_fakes import make_scan
 from made_samples import doubled, made_sample
 from minkowski_reference import Minkowski, offset_of, published_unet
 from torch import Tensor
 
 from core.config import Config, load_config
 from core.contracts import Batch
-from core.data import collate
+from core.data import DataConfig, collate, make_sample
 from core.distill.supervised import Supervised
 from core.engine.exchange.slidr import minkowski_kernel
 from core.engine.exchange.weights import import_weights
@@ -115,6 +116,34 @@ def test_its_embedding_is_minkowskis(tmp_path: Path) -> None:
         found = network.double().eval()(batch).logits
     expected = Minkowski(weights).run(batch.feats, batch.coords[:, 1:].long())
     assert expected.std(0).min() > 1e-3 * expected.abs().max(), "outputs differ from cell to cell"
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6 * float(expected.abs().max()))
+
+
+def test_from_points_to_embeddings(tmp_path: Path) -> None:
+    """With cells as published, floor(x / size) about the scanner, each point's embedding is the published one."""
+    weights = published_unet(cr=0.25)
+    state = imported(weights, tmp_path, config(**{"model.cr": "0.25"}))
+    trained = Config(state["identity"]["config"])
+    network = build_model(trained, 64, pretrained=False)
+    load_weights(network, state["model"], "test")
+    rng = np.random.default_rng(2)
+    reach, angle = rng.uniform(2, 4, 220), np.radians(rng.uniform(-9, 9, 220))
+    height = rng.uniform(-1.7, -0.9, 220)
+    xyz = np.stack([reach * np.cos(angle), reach * np.sin(angle), height], 1).astype(np.float32)
+    plain = {"images": False, "augment": None, "planes": []}
+    data = trained.parse(DataConfig, "data").model_copy(update=plain)
+    batch = doubled(collate([make_sample(make_scan(xyz), 0, data)]))
+    with torch.no_grad():
+        found = network.double().eval()(batch).logits[batch.cells.of_point]
+    x, y, z = xyz.T
+    polar = np.stack([np.hypot(x, y) / 0.1, np.degrees(np.arctan2(y, x)), z / 0.1], 1)
+    cells, first, of_point = np.unique(
+        np.floor(polar).astype(np.int64), axis=0, return_index=True, return_inverse=True
+    )
+    intensity = torch.arange(len(xyz), dtype=torch.float64)[:, None]  # of make_scan
+    expected = Minkowski(weights).run(intensity[first], torch.from_numpy(cells))
+    assert len(cells) > 150 and cells.min() < 0
+    expected = expected[torch.from_numpy(of_point.ravel())]
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6 * float(expected.abs().max()))
 
 

@@ -15,6 +15,7 @@ from core.sparse import MAX_SPAN
 __all__ = ["Cylinder"]
 
 Vector = tuple[float, float, float]
+_COARSEST = 64  # cells; strides of networks divide it
 
 
 class Cylinder(PartitionSection):
@@ -41,6 +42,11 @@ class Cylinder(PartitionSection):
         None,
         description="m, degrees, m: size of a cell in a grid without bounds; null = bins, low and high",
     )
+    start: Literal["lowest", "scanner"] = Field(
+        "lowest",
+        description="where a grid without bounds begins: at a scan's lowest cell, or at a multiple of 64 cells from "
+        "the scanner, so that strides meet the same places in each scan, as SLidR's released weights know it",
+    )
 
     @model_validator(mode="after")
     def _sensible(self) -> Cylinder:
@@ -50,6 +56,8 @@ class Cylinder(PartitionSection):
             raise ValueError("each coordinate of low is smaller than that of high")
         if self.cell is not None and min(self.cell) <= 0:
             raise ValueError("sizes of a cell are positive")
+        if self.cell is None and self.start != "lowest":
+            raise ValueError("start is that of a grid without bounds, which cell makes")
         if self.cell is not None and {"bins", "low", "high"} & self.model_fields_set:
             raise ValueError(
                 "cell makes a grid without bounds; bins, low and high do not go with it"
@@ -74,7 +82,7 @@ class Cylinder(PartitionSection):
         """
         polar = self.coordinates(xyz, sensor)
         if self.cell is not None:
-            return _unbounded(polar, np.array(self.cell)), None
+            return self._unbounded(polar, np.array(self.cell)), None
         low, high = np.array(self.low, np.float32), np.array(self.high, np.float32)
         index = np.floor((np.clip(polar, low, high) - low) / self.cell_size()).astype(np.int32)
         last = np.array(self.bins, np.int32) - 1
@@ -90,34 +98,40 @@ class Cylinder(PartitionSection):
         return ((np.array(self.high) - np.array(self.low)) / steps).astype(np.float32)
 
     def centres(self, coords: np.ndarray, sensor: Sensor) -> np.ndarray:
-        """F32 [M, 3] m, in the scan's frame; the height of a grid without bounds counts from its lowest cell."""
+        """F32 [M, 3] m, in the scan's frame; the height of a grid without bounds counts from where it begins."""
         if self.cell is None:
             middle = (coords + np.float32(0.5)) * self.cell_size() + np.array(self.low, np.float32)
         else:
             cell = np.array(self.cell)
-            start = np.array([0, np.floor(-180 / cell[1]), 0])
-            middle = ((coords + start + 0.5) * cell).astype(np.float32)
+            first = self._begin(np.array([0, np.floor(-180 / cell[1]), 0]))
+            middle = ((coords + first + 0.5) * cell).astype(np.float32)
         angle = np.radians(middle[:, 1])
         points = np.stack(
             [middle[:, 0] * np.cos(angle), middle[:, 0] * np.sin(angle), middle[:, 2]], 1
         )
         return (points + sensor.place).astype(np.float32)
 
+    def _begin(self, lowest: np.ndarray) -> np.ndarray:
+        """The cell f64 [3] that is counted as 0, no higher than the lowest."""
+        if self.start == "lowest":
+            return lowest
+        return np.floor(lowest / _COARSEST) * _COARSEST
 
-def _unbounded(polar: np.ndarray, cell: np.ndarray) -> np.ndarray:
-    """I32 [N, 3]: azimuth counted from -180 degrees, height from the lowest point.
+    def _unbounded(self, polar: np.ndarray, cell: np.ndarray) -> np.ndarray:
+        """I32 [N, 3]: azimuth counted from -180 degrees, height from the lowest point, or from below them.
 
-    Args:
-        polar: f32 [N, 3] m, degrees, m. cell: [3], of one cell.
-    """
-    index = np.floor(polar / cell.astype(np.float32))
-    near = np.abs(index) < EXACT  # False for NaN
-    if len(index):
-        index -= np.array([0, np.floor(-180 / cell[1]), index[:, 2].min()], np.float32)
-    if not (near & (index < MAX_SPAN)).all():
-        raise UserError(
-            f"the points reach too far for cells of this size (at most {MAX_SPAN} cells per axis)",
-            where="data.partition.cell",
-            cure="The scan holds stray points or is damaged; set data.point_range, or larger cells",
-        )
-    return index.astype(np.int32)
+        Args:
+            polar: f32 [N, 3] m, degrees, m. cell: [3], of one cell.
+        """
+        index = np.floor(polar / cell.astype(np.float32))
+        near = np.abs(index) < EXACT  # False for NaN
+        if len(index):
+            lowest = np.array([0, np.floor(-180 / cell[1]), index[:, 2].min()])
+            index -= self._begin(lowest).astype(np.float32)
+        if not (near & (index < MAX_SPAN)).all():
+            raise UserError(
+                f"the points reach too far for cells of this size (at most {MAX_SPAN} cells per axis)",
+                where="data.partition.cell",
+                cure="The scan holds stray points or is damaged; set data.point_range, or larger cells",
+            )
+        return index.astype(np.int32)

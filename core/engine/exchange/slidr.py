@@ -89,6 +89,11 @@ class SLidRWeights(Family):
                 bare[_bare(name)] = tensor
         _check_network(bare, target)
         _check_settings(target)
+        cells = inputs_of(target.network).data.cells
+        if isinstance(cells, Cylinder) and cells.start != "scanner":
+            made.notes.append(
+                "coarse cells began at the scanner in their training: data.partition.start: scanner"
+            )
         if target.name == "voxelnet":
             made.network = from_backbone(bare, target.network, target.file)
         else:
