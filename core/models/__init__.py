@@ -40,6 +40,7 @@ LIDAR_MODELS: dict[str, str] = {  # model.name -> module:class; imported when as
     "voxelnet": "core.models.lidar.voxelnet:VoxelNet",
     "cenet": "core.models.lidar.cenet:CENet",
     "motionbev": "core.models.lidar.motionbev:MotionBEV",
+    "mambamos": "core.models.lidar.mambamos:MambaMOS",
 }
 MODELS = LIDAR_MODELS | {"lidar_camera": "core.models.fusion.student:LidarCamera"}
 

@@ -29,6 +29,12 @@ NETWORKS = {
     "voxelnet": {},
     "cenet": {"width": 4},
     "motionbev": {"width": 8, "heights": 16, "motion_channels": 1},
+    "mambamos": {
+        "encoder_depths": [1] * 5,
+        "encoder_channels": [8] * 5,
+        "decoder_depths": [1] * 4,
+        "decoder_channels": [8] * 4,
+    },
     "lidar_camera": {"lidar": {"name": "minkunet", "cr": 0.125}, "image": {"stem_stride": 2}},
 }
 PARTITIONS = {

@@ -27,8 +27,13 @@ SHORT = (  # two steps of two scans
     *("--scheduler.warmup_steps", "0", "--eval.pictures", "0"),
 )
 SMALL = ("--data.partition.bins", "[32, 48, 4]", "--model.heights", "4", "--model.width", "8")
+NARROW = (
+    *("--model.encoder_depths", "[1, 1, 1]", "--model.encoder_channels", "[8, 8, 8]"),
+    *("--model.decoder_depths", "[1, 1]", "--model.decoder_channels", "[8, 8]"),
+)
 TEACHERS = {
     "motionbev_wide": (*SMALL, "--model.width", "16"),
+    "moving_mambamos": (*NARROW, "--data.voxel_size", "0.5"),
     "moving_minkunet": ("--model.cr", "0.1", "--data.voxel_size", "0.5"),
 }
 

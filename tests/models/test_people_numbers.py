@@ -28,6 +28,12 @@ SMALL: dict[str, dict[str, Any]] = {
     "voxelnet": {},
     "cenet": {"width": 4},
     "motionbev": {"width": 8, "heights": 4, "motion_channels": 1},
+    "mambamos": {
+        "encoder_depths": [1, 1],
+        "encoder_channels": [8, 8],
+        "decoder_depths": [1],
+        "decoder_channels": [8],
+    },
     "lidar_camera": {"lidar": {"name": "spvcnn", "cr": 0.125}, "image": {"decoder_channels": 8}},
 }
 CELLS: dict[str, dict[str, Any]] = {
@@ -72,6 +78,10 @@ ABSURD: dict[str, list[dict[str, Any]]] = {
     "motionbev": [
         {"width": 0}, {"width": 12}, {"width": 10**9}, {"heights": 0}, {"heights": 10**9}, {"point_features": 0},
         {"dropblock": 1}, {"dropout": -0.1}, {"motion_channels": 0}, {"seam": "open"},
+    ],
+    "mambamos": [
+        {"encoder_depths": [2]}, {"encoder_depths": [2, 2, 2, 6, 0]}, {"encoder_channels": [8] * 4},
+        {"encoder_channels": [10**9] * 5}, {"decoder_channels": [0] * 4}, {"drop_path_rate": 1}, {"dropout": -1},
     ],
     "lidar_camera": LIDAR + IMAGE,
 }  # fmt: skip

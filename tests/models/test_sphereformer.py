@@ -145,7 +145,7 @@ def test_a_block_gives_a_scan_the_same_bits_alone_and_in_a_batch_of_four(stage, 
 
 
 def test_drop_path_keeps_the_expectation():
-    from core.models.lidar.sphereformer import DropPath
+    from core.models.layers import DropPath
 
     torch.manual_seed(0)
     dropped = DropPath(0.25).train()(torch.ones(20_000, 2))

@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from core.config import Section
 from core.contracts import Batch, Output
 from core.errors import UserError
+from core.models.layers import DropPath
 from core.models.lidar.blocks import scaled_channels, sparse_output
 from core.models.lidar.spvcnn import SPVCNN, SPVCNNConfig
 from core.sparse import (
@@ -102,21 +103,6 @@ def check_heads(channels: Sequence[int]) -> None:
             raise ValueError(
                 f"attention needs widths that are multiples of {HEAD_DIM}; they would be {list(channels)}"
             )
-
-
-class DropPath(nn.Module):
-    """Drop the branch of a token with probability p, scaling what is kept (Huang et al., ECCV 2016)."""
-
-    def __init__(self, p: float) -> None:
-        super().__init__()
-        self.p = p
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, C] -> [N, C]."""
-        if not self.training or self.p == 0:
-            return x
-        keep = torch.rand(len(x), 1, device=x.device) >= self.p
-        return x * (keep / (1 - self.p)).to(x.dtype)
 
 
 class Attention(nn.Module):
