@@ -16,6 +16,7 @@ from torch import Tensor
 from core.contracts import Batch
 from core.distill.base import Needs, TeacherOutput
 from core.distill.images import Embedding, Pairs, info_nce
+from core.fast.plain import REGION_EPSILON
 from core.models.image.features import FeatureConfig
 from core.names import SUPERPIXELS
 from core.sparse import gather_sum
@@ -24,7 +25,6 @@ from core.sparse.points import GatherTable
 __all__ = ["SLidR", "pooled"]
 
 _LABELS = 1 << 16  # superpixels of an image; files hold 16 bits
-_EPSILON = 1e-6  # added to the number of what is averaged, as published
 
 
 class DilatedConfig(FeatureConfig):
@@ -62,14 +62,13 @@ class SLidR(Embedding):
         slots, anchor = torch.unique(pairs.image * _LABELS + found, return_inverse=True)
         feats, rows = self.embeddings(batch)
         points = pooled(feats, rows.index_select(0, pairs.point), anchor, len(slots))
-        pixels = self.image.everywhere(batch.cameras.images.flatten(0, 1))
-        pixel, of_pixel = _pixels_of(labels, slots)
-        regions = pooled(pixels, pixel, of_pixel, len(slots))
+        images = batch.cameras.images.flatten(0, 1)
+        regions = self.image.means(images, _regions_of(labels, slots), len(slots))
         return {"contrast": info_nce(points, regions, config.temperature)}
 
 
-def _pixels_of(labels: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
-    """The pixels of some superpixels, i64 [P] counted over all images, and which one each belongs to, i64 [P].
+def _regions_of(labels: Tensor, slots: Tensor) -> Tensor:
+    """Which of some superpixels each pixel belongs to, i64 [N, H, W], -1 = none of them.
 
     Args:
         labels: i64 [N, H, W], -1 = none. slots: i64 [n], ``image * _LABELS + label``, ascending.
@@ -77,9 +76,7 @@ def _pixels_of(labels: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
     table = slots.new_full((len(labels) * _LABELS,), -1)
     table[slots] = torch.arange(len(slots), device=slots.device)
     first = torch.arange(len(labels), device=slots.device)[:, None, None] * _LABELS
-    anchor = torch.where(labels >= 0, table[first + labels.clamp_min(0)], -1).flatten()
-    pixel = (anchor >= 0).nonzero()[:, 0]
-    return pixel, anchor.index_select(0, pixel)
+    return torch.where(labels >= 0, table[first + labels.clamp_min(0)], -1)
 
 
 def pooled(feats: Tensor, rows: Tensor, groups: Tensor, count: int) -> Tensor:
@@ -90,5 +87,5 @@ def pooled(feats: Tensor, rows: Tensor, groups: Tensor, count: int) -> Tensor:
     """
     sizes = torch.zeros(count, dtype=torch.float32, device=feats.device)
     sizes.scatter_add_(0, groups, torch.ones_like(groups, dtype=torch.float32))
-    weight = 1.0 / (sizes.index_select(0, groups) + _EPSILON)
+    weight = 1.0 / (sizes.index_select(0, groups) + REGION_EPSILON)
     return gather_sum(feats, GatherTable.from_entries(groups, rows, weight, count, len(feats)))

@@ -15,7 +15,10 @@ __all__ = [
     "norm_relu_conv",
     "norm_relu_conv_at_points",
     "pointwise_conv",
+    "region_mean",
 ]
+
+REGION_EPSILON = 1e-6  # added to the number of pixels of a region, as SLidR has it
 
 
 def pointwise_conv(x: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -85,3 +88,17 @@ def neighbour_votes(
     voting = (near <= cutoff)[:, :neighbours]
     votes = torch.zeros(len(pixels), num_classes, device=ranges.device)
     return votes.scatter_add(1, nearest, voting.float())
+
+
+def region_mean(maps: Tensor, region: Tensor, count: int) -> Tensor:
+    """Enlarge maps [N, C, h, w], bring pixels to length 1, average those of each region [N, H, W]: [count, C]."""
+    raised = F.interpolate(maps, region.shape[1:], mode="bilinear", align_corners=True)
+    unit = F.normalize(raised, dim=1).permute(0, 2, 3, 1).reshape(-1, maps.shape[1])
+    of_pixel = region.flatten()
+    pixel = (of_pixel >= 0).nonzero()[:, 0]
+    group = of_pixel.index_select(0, pixel)
+    sizes = torch.zeros(count, device=maps.device)
+    sizes.scatter_add_(0, group, torch.ones_like(group, dtype=torch.float32))
+    weight = 1.0 / (sizes.index_select(0, group) + REGION_EPSILON)
+    table = GatherTable.from_entries(group, pixel, weight, count, len(unit))
+    return gather_sum(unit, table)

@@ -50,8 +50,8 @@ def test_what_learns_is_one_convolution() -> None:
 
 def test_single_pixels_are_those_of_the_enlarged_map() -> None:
     features = made(5, encoder="resnet18")
-    everywhere = features.everywhere(IMAGES).view(2, 64, 96, 5)
-    torch.testing.assert_close(everywhere.norm(dim=3), torch.ones(2, 64, 96))
+    raised = F.interpolate(features.maps(IMAGES), (64, 96), mode="bilinear", align_corners=True)
+    everywhere = F.normalize(raised, dim=1).permute(0, 2, 3, 1)
     generator = torch.Generator().manual_seed(1)
     image, row, column = (torch.randint(0, n, (200,), generator=generator) for n in (2, 64, 96))
     row[:2], column[:2] = torch.tensor([0, 63]), torch.tensor([0, 95])

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from core.config import Section
 from core.errors import UserError
+from core.fast.region_mean import region_mean
 from core.models.image.layers import Pointwise
 from core.models.image.resnet import RESNETS, ResNet
 from core.models.image.sampling import sample_places
@@ -97,17 +98,30 @@ class ImageFeatures(nn.Module):
         """f32 [N, 3, H, W] in 0..1 -> f32 [N, C, h, w]; the encoder gives no gradient."""
         with torch.no_grad():
             normal = (images - self.mean) / self.std
-            features = self.encoder(normal.contiguous(memory_format=torch.channels_last))
+            features = self._encoded(normal.contiguous(memory_format=torch.channels_last))
         decoded: Tensor = self.decoder(features)
         return decoded.float()
 
-    def everywhere(self, images: Tensor) -> Tensor:
-        """f32 [N, 3, H, W] in 0..1 -> unit features of every pixel, f32 [N * H * W, C], row by row."""
-        raised = F.interpolate(
-            self.maps(images), images.shape[2:], mode="bilinear", align_corners=True
-        )
-        unit = F.normalize(raised, dim=1)
-        return unit.permute(0, 2, 3, 1).reshape(-1, unit.shape[1])
+    def _encoded(self, images: Tensor) -> Tensor:
+        """The encoder's map of each image; on a processor one after another, so that the maps within it are few."""
+        if images.device.type != "cpu" or len(images) < 2:
+            features: Tensor = self.encoder(images)
+            return features
+        first = self.encoder(images[:1])
+        shape = (len(images), *first.shape[1:])
+        whole = torch.empty(shape, dtype=first.dtype, memory_format=torch.channels_last)
+        whole[:1] = first
+        for i in range(1, len(images)):
+            whole[i : i + 1] = self.encoder(images[i : i + 1])
+        return whole
+
+    def means(self, images: Tensor, region: Tensor, count: int) -> Tensor:
+        """Means of the pixels' unit features over regions, f32 [count, C]; see :func:`region_mean`.
+
+        Args:
+            images: f32 [N, 3, H, W] in 0..1. region: i64 [N, H, W], of each pixel, -1 = none. count: regions.
+        """
+        return region_mean(self.maps(images), region, count)
 
     def at(self, images: Tensor, image: Tensor, column: Tensor, row: Tensor) -> Tensor:
         """Unit features of some pixels, f32 [P, C].
