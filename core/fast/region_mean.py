@@ -78,7 +78,7 @@ def _channels_last(maps: Tensor) -> Tensor:
 
 
 @numba.njit("Tuple((i8, i8, f4))(i8, i8, i8)", cache=True, nogil=True)
-def _between(place: int, size: int, pixels: int) -> tuple[int, int, float]:
+def _between(place: int, size: int, pixels: int) -> tuple[int, int, np.float32]:
     """Two neighbours on a side of the map, and how far a pixel is from the first to the second."""
     at = place * (size - 1) / max(pixels - 1, 1)
     low = min(int(at), size - 1)
@@ -86,7 +86,7 @@ def _between(place: int, size: int, pixels: int) -> tuple[int, int, float]:
 
 
 @numba.njit("f4(f4[::1], f4[::1])", cache=True, nogil=True, fastmath={"reassoc", "contract"})
-def _dot(a: np.ndarray, b: np.ndarray) -> float:
+def _dot(a: np.ndarray, b: np.ndarray) -> np.float32:
     total = np.float32(0)
     for c in range(len(a)):
         total += a[c] * b[c]
@@ -94,7 +94,7 @@ def _dot(a: np.ndarray, b: np.ndarray) -> float:
 
 
 @numba.njit("void(f4[:,::1], f4[:,::1], f4, f4[:,::1])", cache=True, nogil=True)
-def _mix_rows(low: np.ndarray, high: np.ndarray, share: float, row: np.ndarray) -> None:
+def _mix_rows(low: np.ndarray, high: np.ndarray, share: np.float32, row: np.ndarray) -> None:
     """``row`` = between two rows of the map, [w, C]."""
     for j in range(row.shape[0]):
         for c in range(row.shape[1]):
@@ -102,10 +102,11 @@ def _mix_rows(low: np.ndarray, high: np.ndarray, share: float, row: np.ndarray) 
 
 
 @numba.njit("f4(f4, f4, f4, f4)", cache=True, nogil=True)
-def _length(aa: float, ab: float, bb: float, x: float) -> float:
+def _length(aa: np.float32, ab: np.float32, bb: np.float32, x: np.float32) -> np.float32:
     """Of ``(1 - x) a + x b``."""
     y = np.float32(1) - x
-    return np.sqrt(max(y * y * aa + np.float32(2) * x * y * ab + x * x * bb, np.float32(0)))
+    square = y * y * aa + np.float32(2) * x * y * ab + x * x * bb
+    return np.sqrt(np.float32(max(square, np.float32(0))))
 
 
 @numba.njit("void(f4[:,:,:,::1], i8[:,:,::1], f4[:,::1], i8[::1])", cache=True, nogil=True)

@@ -152,7 +152,8 @@ def test_swiftnet_as_a_lidar_camera_network_learned_it(tmp_path: Path) -> None:
         expected = branch.decode(skips)
         found = features.maps(IMAGES)
     assert found.shape == (2, encoder_width(FeatureConfig(encoder="swiftnet")), 16, 24)
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
+    assert expected.abs().mean() > 0.1
     torch.save({"model": network(decoder_channels=96).state_dict()}, path)
     with pytest.raises(UserError, match=r"not those of the encoder; of another shape: spp"):
         features.load_pretrained()
