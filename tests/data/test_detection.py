@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -172,6 +173,11 @@ def test_missing_boxes_stop_the_command(tmp_path: Path) -> None:
     (root / "sequences/08/boxes/000000.json").unlink()
     with pytest.raises(UserError, match=r"boxes.000000.json.*does not exist"):
         write_detection(config(root), tmp_path / "out", DetectionSettings())
+    assert not (tmp_path / "out").exists()
+    shutil.rmtree(root / "sequences/08")
+    (root / "sequences/00/boxes/000001.json").unlink()
+    with pytest.raises(UserError, match=r"boxes.000001.json.*does not exist"):
+        write_detection(config(root), tmp_path / "out", DetectionSettings(), ["train"])
     assert not (tmp_path / "out" / "ImageSets").exists()
 
 

@@ -9,8 +9,9 @@ down to file names. ``--lidar-only`` takes a student's LiDAR network, where that
 (``--pretrained_model``), in the layout of ``--spconv 1`` or 2, and says how many tensors a detector loads.
 
 ``import FILE --config YAML --out CHECKPOINT.pt`` writes a checkpoint that evaluate.py and ``teacher_pretrain`` take,
-from such a file or from published weights of U2MKD (``--part teacher|student``), 2DPASS, SphereFormer or spvnas. Whose
-they are is told by their names, or with ``--from``. Files of other projects are read without running anything in them.
+from such a file or from published weights of U2MKD (``--part teacher|student``), 2DPASS, SphereFormer, Cylinder3D,
+CENet, SLidR, OpenPCDet or spvnas. Whose they are is told by their names, or with ``--from``. Files of other projects
+are read without running anything in them.
 
 ``widen RUN_OR_CHECKPOINT --config YAML --out CHECKPOINT.pt`` writes a start point (``train.init_from``) for a wider
 network of the same kind, or one of more classes: missing channels are copies of existing ones, not rescaled, as in
