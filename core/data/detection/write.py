@@ -57,8 +57,8 @@ def write_detection(
     tasks = [(k, index) for k, split in enumerate(scans) for index in range(len(split))]
     writer = _Writer(tuple(scans), out, settings, data.intensity_divisor, data.intensity_offset)
     _check_names(writer, tasks)
-    for split in scans:
-        split.boxes(0)  # before anything is written, where a data set has none
+    for dataset in scans:
+        dataset.boxes(0)  # before anything is written, where a data set has none
     lists: list[list[str]] = [[] for _ in splits]
     total = DetectionReport()
     with sole_writer(out, "--out"):
