@@ -257,6 +257,14 @@ MULTISCAN = {
     "dataset.multisweeps.only_past": True,
     "dataset.multisweeps.labelled": True,
 }
+KDMOS = {
+    "data.partition.interval": "bins - 1",
+    "data.partition.bins": [480, 360, 32],
+    "data.partition.low": [1.85, -180.0, -4.0],
+    "data.partition.high": [50.15, 180.0, 2.0],
+    "model.seam": "published",
+    "model.unused_attention": True,
+}
 BOX = {"data.voxel_size": 0.001, "data.eval_images": False}
 WEIGHTS: dict[str, dict[str, Any]] = {
     "nuscenes/published_spformer": FP32 | SWEEPS | below("model", WIDE | LEGACY | {"cr": 2.0}),
@@ -336,6 +344,27 @@ WEIGHTS: dict[str, dict[str, Any]] = {
         "data.intensity_divisor": None,
         "model": {"name": "voxelnet", "normalize": True},
         "distill.width": None,
+    },
+    "semantickitti/motionbev/published_kdmos": {
+        **FP32,
+        **KDMOS,
+        "dataset.labels": "semantickitti_movable",
+        "model.upsampling": None,  # DySample
+    },
+    "semantickitti/motionbev/published_motionbev": {
+        **FP32,
+        **KDMOS,
+        "dataset.labels": "semantickitti_mos",
+        "model.upsampling": "transposed",
+    },
+    "semantickitti/moving/published_mambamos": {
+        **FP32,
+        "data.voxel_size": 0.09,
+        "dataset.labels": "semantickitti_movable",
+        "dataset.multisweeps.num_sweeps": 7,
+        "dataset.multisweeps.only_past": True,
+        "data.features": ["xyz", "intensity"],
+        "data.cell_features": "point",
     },
     "nuscenes/published_minkunet": FP32 | {"dataset.multisweeps.num_sweeps": 0},
     "nuscenes/published_spvcnn": FP32 | {"dataset.multisweeps.num_sweeps": 0},

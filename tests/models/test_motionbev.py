@@ -70,6 +70,13 @@ def test_published_parameters(classes, unused, parameters):
     assert sum(p.numel() for p in network.parameters()) == parameters
 
 
+@pytest.mark.parametrize(("classes", "parameters"), [(2, 4_362_406), (4, 4_364_518)])
+def test_published_parameters_with_transposed_convolutions(classes, parameters):
+    network = make(classes, unused_attention=True, upsampling="transposed")
+    assert sum(p.numel() for p in network.parameters()) == parameters
+    assert sum(p.numel() for up in network.ups for p in up.up.parameters()) == 348_640
+
+
 def test_published_parts():
     network = make(unused_attention=True)
     counts = {

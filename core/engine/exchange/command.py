@@ -10,8 +10,9 @@ down to file names. ``--lidar-only`` takes a student's LiDAR network, where that
 
 ``import FILE --config YAML --out CHECKPOINT.pt`` writes a checkpoint that evaluate.py and ``teacher_pretrain`` take,
 from such a file or from published weights of U2MKD (``--part teacher|student``), 2DPASS, SphereFormer, Cylinder3D,
-CENet, SLidR, OpenPCDet or spvnas. Whose they are is told by their names, or with ``--from``. Files of other projects
-are read without running anything in them.
+CENet, SLidR, OpenPCDet or spvnas. Whose they are is told by their names, or with ``--from``. ``--names TABLE.yaml``
+gives names that no family has (KDMOS), and ``names FILE --config YAML`` prints a table to begin with. Files of other
+projects are read without running anything in them.
 
 ``widen RUN_OR_CHECKPOINT --config YAML --out CHECKPOINT.pt`` writes a start point (``train.init_from``) for a wider
 network of the same kind, or one of more classes: missing channels are copies of existing ones, not rescaled, as in
@@ -79,18 +80,32 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--config", required=True, metavar="YAML", help="network and data set of the checkpoint"
     )
     bring.add_argument("--out", type=Path, required=True, metavar="CHECKPOINT.pt")
+    bring.add_argument(
+        "--names",
+        type=Path,
+        metavar="TABLE.yaml",
+        help="the file's names, where no family has them",
+    )
     bring.add_argument("--part", choices=("teacher", "student"), help="of a published stage-2 file")
+    draft = commands.add_parser("names", help="print a table of names to complete, for --names")
+    draft.add_argument("source", type=Path, metavar="FILE")
+    draft.add_argument("--config", required=True, metavar="YAML", help="of the network")
     widen = commands.add_parser("widen", help="write a start point for a wider network")
     widen.add_argument("source", type=Path, metavar="RUN_OR_CHECKPOINT")
     widen.add_argument("--config", required=True, metavar="YAML", help="of the wider network")
     widen.add_argument("--out", type=Path, required=True, metavar="CHECKPOINT.pt")
-    for command in (export, bring, widen):
+    for command in (export, bring, draft, widen):
         command.add_argument(
             "--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
         )
     args, overrides = parser.parse_known_args(argv)
     from core.engine.exchange.weights import import_weights
 
+    if args.command == "names":
+        from core.engine.exchange.named import draft_names
+
+        sys.stdout.write(draft_names(args.source, load_config(args.config, overrides)))
+        return
     if args.command == "export":
         if overrides:
             parser.error(f"unrecognized arguments: {' '.join(overrides)}")
@@ -104,7 +119,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         what = f"{counted(len(tiled), 'tensor')} tiled"
     else:
         config = load_config(args.config, overrides)
-        state = import_weights(args.source, config, args.out, part=args.part, family=args.family)
+        state = import_weights(
+            args.source, config, args.out, part=args.part, family=args.family, names=args.names
+        )
         what = f"{sum(value.numel() for value in state['model'].values()) / 1e6:.2f} M values"
     sys.stdout.write(f"{args.out}: {what}\n")
 

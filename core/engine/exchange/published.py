@@ -16,6 +16,7 @@ from core.config import Config
 from core.distill import Method, method_class, network_outputs
 from core.engine.exchange.families import Family, Target, Translated, chosen_family
 from core.engine.exchange.foreign import Weights, read_foreign
+from core.engine.exchange.named import NamedWeights, read_table
 from core.engine.run.checkpoint import load_weights
 from core.engine.run.experiment import Experiment
 from core.errors import UserError
@@ -45,19 +46,26 @@ class Published:
 
 
 def read_published(
-    path: Path, config: Config, labels: LabelSpace, *, family: str | None, part: str | None
+    path: Path,
+    config: Config,
+    labels: LabelSpace,
+    *,
+    family: str | None,
+    part: str | None,
+    names: Path | None = None,
 ) -> Published:
     """Read another project's checkpoint for the network of a configuration.
 
     Args:
         family: one of ``FAMILIES``; None = whose names the weights have.
         part: of a file that holds several networks; None = what ``model.name`` says.
+        names: a table of the file's names in place of a family, see :mod:`core.engine.exchange.named`.
 
     Raises:
-        UserError: the file is damaged, of no known family or holds no such network.
+        UserError: the file is damaged, of no known family or holds no such network; or the table is wrong.
     """
     found = read_foreign(path)
-    known, project = chosen_family(family, found.weights, str(path))
+    known, project = _project(path, found.weights, family, names)
     name = str(config.get("model.name"))
     if name not in project.networks:
         raise UserError(
@@ -80,6 +88,22 @@ def read_published(
     for note in made.notes:
         logger.info("{}: {}", project.title, note)
     return Published(config, made.network, made.training, _by_reason(made), known, part)
+
+
+def _project(
+    path: Path, weights: Weights, family: str | None, names: Path | None
+) -> tuple[str, Family]:
+    """The family of the weights, and what to call it."""
+    if names is None:
+        return chosen_family(family, weights, str(path))
+    if family is not None:
+        raise UserError(
+            "--names and --from both say whose weights these are",
+            where=str(path),
+            cure="Leave one of them out",
+        )
+    table = read_table(names)
+    return table.title, NamedWeights(table)
 
 
 def _by_reason(made: Translated) -> dict[str, list[str]]:

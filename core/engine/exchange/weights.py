@@ -137,6 +137,7 @@ def import_weights(
     *,
     part: str | None = None,
     family: str | None = None,
+    names: Path | None = None,
 ) -> dict[str, Any]:
     """Write a checkpoint of this project from weights that came from elsewhere, atomically.
 
@@ -146,6 +147,7 @@ def import_weights(
             not be on disk. Settings that published weights need are added where it is silent.
         part: ``teacher`` or ``student`` of a published file that holds both; None = what ``model.name`` says.
         family: whose weights they are, one of ``FAMILIES``; None = told by their names.
+        names: a table of the file's names, where no family knows them.
 
     Returns:
         the checkpoint.
@@ -157,12 +159,12 @@ def import_weights(
     reader = dataset_class(config)
     labels = reader.label_space(config.parse(reader.Config, "dataset"))
     if source.suffix != ".safetensors":
-        found = _of_another_project(source, config, labels, part, family)
-    elif part is None and family is None:
+        found = _of_another_project(source, config, labels, part, family, names)
+    elif part is None and family is None and names is None:
         found = _read_exported(source, config, labels)
     else:
         raise UserError(
-            "--part and --from are for published checkpoints",
+            "--part, --from and --names are for published checkpoints",
             where=str(source),
             cure="Leave them out",
         )
@@ -188,11 +190,16 @@ def import_weights(
 
 
 def _of_another_project(
-    source: Path, config: Config, labels: LabelSpace, part: str | None, family: str | None
+    source: Path,
+    config: Config,
+    labels: LabelSpace,
+    part: str | None,
+    family: str | None,
+    names: Path | None,
 ) -> _Incoming:
-    found = read_published(source, config, labels, family=family, part=part)
-    for why, names in found.unused.items():
-        logger.info("not used: {} ({})", _shown(names), why)
+    found = read_published(source, config, labels, family=family, part=part, names=names)
+    for why, unused in found.unused.items():
+        logger.info("not used: {} ({})", _shown(unused), why)
     known = {"family": found.family, "part": found.part, "unused": found.unused}
     return _Incoming(found.config, found.network, found.training, known)
 

@@ -17,7 +17,7 @@ from core.contracts import Batch, Output
 from core.data.partitions.cylinder import Cylinder
 from core.errors import UserError
 from core.models.lidar.cylinder_points import GEOMETRY, cylinder_of, perceptron, point_inputs
-from core.models.lidar.polar_blocks import CoAttention, PolarBlock, Seam, UpBlock
+from core.models.lidar.polar_blocks import CoAttention, PolarBlock, Seam, UpBlock, Upsampling
 from core.models.lidar.range_image import ImageStage
 
 __all__ = ["MotionBEV"]
@@ -69,6 +69,10 @@ class MotionBEV(nn.Module):
             description='"closed" = the azimuth closes on itself: its cells are a full circle, and upsampling goes on '
             'across the seam; "published" = any grid, upsampling stops at its ends',
         )
+        upsampling: Upsampling = Field(
+            "dysample",
+            description='of the decoder: "dysample" as in KDMOS, "transposed" = 2x2 convolutions as in MotionBEV',
+        )
         dropblock: float = Field(
             0.5, ge=0, lt=1, description="chance of a pixel to be dropped in squares of 7 px"
         )
@@ -111,8 +115,10 @@ class MotionBEV(nn.Module):
         self.ups = nn.ModuleList()
         deep = appearance[-1]
         for skip, factor in zip(reversed(appearance[1:-1]), _UP):
-            self.ups.append(UpBlock(deep, skip, width * factor, config.seam, config.dropblock))
-            deep = width * factor
+            cout = width * factor
+            up = UpBlock(deep, skip, cout, config.seam, config.dropblock, config.upsampling)
+            self.ups.append(up)
+            deep = cout
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(deep, num_classes * config.heights)  # a 1x1 convolution
 

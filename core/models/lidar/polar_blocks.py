@@ -8,9 +8,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["CoAttention", "DropBlock", "DySample", "PolarBlock", "PolarConv", "Seam", "UpBlock"]
+__all__ = [
+    "CoAttention",
+    "DropBlock",
+    "DySample",
+    "PolarBlock",
+    "PolarConv",
+    "Seam",
+    "UpBlock",
+    "Upsampling",
+]
 
 Seam = Literal["closed", "published"]
+Upsampling = Literal["dysample", "transposed"]
 _HIDDEN = 32  # channels in which a gate looks at both branches
 _GROUPS = 4  # of channels with a sampling field each
 _SCALE = 2
@@ -156,10 +166,20 @@ class UpBlock(nn.Module):
         deep, skip, cout: channels of what is upsampled, of the encoder's features, and of the output.
     """
 
-    def __init__(self, deep: int, skip: int, cout: int, seam: Seam, dropblock: float) -> None:
+    def __init__(
+        self,
+        deep: int,
+        skip: int,
+        cout: int,
+        seam: Seam,
+        dropblock: float,
+        upsampling: Upsampling = "dysample",
+    ) -> None:
         super().__init__()
         self.seam = seam
-        self.up = DySample(deep, seam)
+        self.up: nn.Module = DySample(deep, seam)
+        if upsampling == "transposed":
+            self.up = nn.ConvTranspose2d(deep, deep, _SCALE, stride=_SCALE)
         self.block = PolarBlock(deep + skip, cout)
         self.drop = DropBlock(dropblock)
 
