@@ -14,12 +14,12 @@ import numba
 import numpy as np
 
 from core.datasets.motion_cells import add_extents, grid_of
-from core.datasets.motion_config import MotionConfig
+from core.datasets.motion_config import MotionConfig, ResidualConfig
 from core.datasets.motion_maps import MotionMaps
 from core.errors import UserError
 from core.geometry import chain, first_fault, invert
 
-__all__ = ["FinishedScan", "MotionStream", "height_extent", "residual"]
+__all__ = ["FinishedScan", "MotionStream", "check_pushed", "height_extent", "residual"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class FinishedScan:
     number: int
     xyz: np.ndarray
     motion: MotionMaps
-    settings: MotionConfig
+    settings: MotionConfig | ResidualConfig
 
     def features(self) -> np.ndarray:
         """F32 [N, C] m, what a network reads of its points; the same values that a file of maps gives."""
@@ -82,7 +82,7 @@ class MotionStream:
         """
         points = np.ascontiguousarray(xyz, np.float32)
         pose = np.asarray(pose, np.float64)
-        _check(points, pose, self._pushed)
+        check_pushed(points, pose, self._pushed)
         self._held.append(_Waiting(self._pushed, points, pose))
         self._pushed += 1
         windows = self.settings.channels
@@ -136,7 +136,15 @@ class MotionStream:
         )
 
 
-def _check(xyz: np.ndarray, pose: np.ndarray, number: int) -> None:
+def check_pushed(xyz: np.ndarray, pose: np.ndarray, number: int) -> None:
+    """Refuse a scan of a stream that is none.
+
+    Args:
+        number: how many scans were pushed before it.
+
+    Raises:
+        UserError: the pose is no rigid transform, or the points are not [N, 3].
+    """
     if xyz.ndim != 2 or xyz.shape[1] != 3:
         raise UserError(f"scan {number} of the stream is {list(xyz.shape)}; expected points [N, 3]")
     fault = (0, f"is {list(pose.shape)}") if pose.shape != (4, 4) else first_fault(pose[None])

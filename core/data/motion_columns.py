@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from core.contracts import Scan
-from core.data.motion import FinishedScan, MotionStream
-from core.datasets.motion_config import MotionConfig
+from core.data.motion import FinishedScan
+from core.data.motion_kinds import motion_stream
+from core.datasets.motion_config import MotionConfig, ResidualConfig
 from core.datasets.motion_maps import scanner_pose
 
 __all__ = ["MotionColumns"]
@@ -32,7 +33,7 @@ class MotionColumns:
         settings: of each column by its name; none = every scan comes back at once, as it is.
     """
 
-    def __init__(self, settings: Mapping[str, MotionConfig]) -> None:
+    def __init__(self, settings: Mapping[str, MotionConfig | ResidualConfig]) -> None:
         self.settings = dict(settings)
         self._begin()
 
@@ -42,7 +43,7 @@ class MotionColumns:
         return max((settings.delay for settings in self.settings.values()), default=0)
 
     def _begin(self) -> None:
-        self._streams = {name: MotionStream(value) for name, value in self.settings.items()}
+        self._streams = {name: motion_stream(value) for name, value in self.settings.items()}
         self._waiting: deque[_Waiting] = deque()
         self._given = 0
 

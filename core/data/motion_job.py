@@ -13,12 +13,13 @@ from tqdm import tqdm
 
 from core.config import Config
 from core.contracts import Scan
-from core.data.motion import FinishedScan, MotionStream
+from core.data.motion import FinishedScan
+from core.data.motion_kinds import Stream, motion_stream
 from core.data.sample import keyframe_scan
 from core.datasets import build_dataset
 from core.datasets.base import ScanDataset
 from core.datasets.columns import Column, column_file
-from core.datasets.motion_config import MotionConfig
+from core.datasets.motion_config import MotionConfig, ResidualConfig
 from core.datasets.motion_maps import (
     MotionSource,
     check_source,
@@ -183,16 +184,18 @@ def _write_split(dataset: ScanDataset, column: Column, workers: int) -> MotionRe
     return MotionReport(written, kept, size)
 
 
-def _warn_of_short(dataset: ScanDataset, runs: Sequence[range], settings: MotionConfig) -> None:
+def _warn_of_short(
+    dataset: ScanDataset, runs: Sequence[range], settings: MotionConfig | ResidualConfig
+) -> None:
     """Say which scans can have no features at all."""
-    short = [run for run in runs if len(run) < settings.channels]
+    short = [run for run in runs if len(run) < settings.shortest]
     if not short:
         return
     lost = sum(len(run) for run in short)
     first = dataset.token(short[0][0])
     logger.warning(
         f"{counted(lost, 'scan')} of {dataset.split} stand in {counted(len(short), 'run')} of fewer than "
-        f"{settings.channels} neighbouring scans, the first at {first}: they have no motion features, all are 0"
+        f"{settings.shortest} neighbouring scans, the first at {first}: they have no motion features, all are 0"
     )
 
 
@@ -208,7 +211,7 @@ class _Writer:
 
     dataset: ScanDataset
     column: Column
-    settings: MotionConfig
+    settings: MotionConfig | ResidualConfig
 
     def named(self, task: _Task) -> str:
         """The first scan's token."""
@@ -232,9 +235,9 @@ class _Writer:
 
     def _written(self, task: _Task, wanted: set[int]) -> Iterator[Path]:
         """Stream the scans by and write the maps of those wanted; yield each file once it is written."""
-        begin = max(task.run.start, min(wanted) - self.settings.channels + 1)
+        begin = max(task.run.start, min(wanted) - self.settings.past)
         end = min(task.run.stop, max(wanted) + 1 + self.settings.delay)
-        stream = MotionStream(self.settings, skip=min(wanted) - begin)
+        stream = motion_stream(self.settings, skip=min(wanted) - begin)
         for finished in self._finished(stream, range(begin, end)):
             index = begin + finished.number
             if index in wanted:
@@ -243,7 +246,7 @@ class _Writer:
                 write_motion(path, source, finished.motion)
                 yield path
 
-    def _finished(self, stream: MotionStream, scans: range) -> Iterator[FinishedScan]:
+    def _finished(self, stream: Stream, scans: range) -> Iterator[FinishedScan]:
         for index in scans:
             scan = self._scan(index)
             pose = scanner_pose(scan, self.dataset.pose_files(index))
@@ -260,7 +263,7 @@ class _Writer:
 
     def _source(self, run: range, index: int, points: int) -> MotionSource:
         poses = poses_digest(self.dataset.pose_files(index))
-        before = min(index - run.start, self.settings.channels - 1)
+        before = min(index - run.start, self.settings.past)
         after = min(run.stop - 1 - index, self.settings.delay)
         return MotionSource(
             self.dataset.token(index), points, poses, self.settings, (before, after)

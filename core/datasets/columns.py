@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from core.config import Section
 from core.contracts import Points, Scan
-from core.datasets.motion_config import MotionConfig
+from core.datasets.motion_config import Motion
 from core.decode import read_array, read_arrays
 from core.errors import UserError
 from core.paths import check_name
@@ -69,10 +69,11 @@ class Column(Section):
     train_only: bool = Field(
         False, description="read for the training split alone, e.g. a teacher's logits"
     )
-    motion: MotionConfig | None = Field(
+    motion: Motion | None = Field(
         None,
         description="the files hold motion maps, written by prepare_motion.py, in which each point reads its cells; "
-        "{} = as published; channels is then last + previous, 8. null = the files have a row per point",
+        "{} = MotionBEV's, channels is then last + previous, 8; {kind: residual} = LMNet's, channels is scans, 8. "
+        "null = the files have a row per point",
     )
 
     @model_validator(mode="after")

@@ -9,11 +9,11 @@ import numpy as np
 
 from core.datasets.motion_config import MotionConfig
 
-__all__ = ["add_extents", "grid_of", "read_cells"]
+__all__ = ["ANGLE_ERROR", "about_atan2", "add_extents", "grid_of", "read_cells"]
 
 # Abramowitz and Stegun, Handbook of Mathematical Functions, 4.4.47: |error| <= 1e-5 rad for 0 <= t <= 1.
 _A1, _A3, _A5, _A7, _A9 = 0.9998660, -0.3302995, 0.1801410, -0.0851330, 0.0208351
-_ERROR = 2e-5  # rad, of the approximation and of the sums it passes through
+ANGLE_ERROR = 2e-5  # rad, of the approximation and of the sums it passes through
 
 
 def grid_of(config: MotionConfig) -> np.ndarray:
@@ -23,8 +23,8 @@ def grid_of(config: MotionConfig) -> np.ndarray:
 
 
 @numba.njit("f8(f8, f8)", cache=True, nogil=True, inline="always")
-def _about_atan2(y: float, x: float) -> float:
-    """The angle to within ``_ERROR``, in a fifth of the time."""
+def about_atan2(y: float, x: float) -> float:
+    """The angle to within ``ANGLE_ERROR``, in a fifth of the time."""
     across, along = abs(y), abs(x)
     larger = max(across, along)
     if larger == 0.0:
@@ -51,9 +51,9 @@ def _cell(x: float, y: float, z: float, grid: np.ndarray) -> int:
         return -1
     rows, columns = int(grid[0]), int(grid[1])
     low, width = grid[2], grid[3] - grid[2]
-    place = rows * ((_about_atan2(y, x) - low) / width)
+    place = rows * ((about_atan2(y, x) - low) / width)
     row = math.floor(place)
-    near = rows * _ERROR / width
+    near = rows * ANGLE_ERROR / width
     if place - row < near or row + 1 - place < near:
         yaw = math.atan2(y, x)
         if yaw < low or yaw > grid[3]:

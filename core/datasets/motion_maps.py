@@ -18,7 +18,8 @@ import numpy as np
 
 from core.contracts import Scan
 from core.datasets.motion_cells import grid_of, read_cells
-from core.datasets.motion_config import MotionConfig
+from core.datasets.motion_config import MotionConfig, ResidualConfig
+from core.datasets.motion_pixels import pixels_of, view_of
 from core.decode import parse_json, read_arrays
 from core.errors import UserError
 from core.io import read_once, sha256, write_bytes
@@ -57,7 +58,7 @@ class MotionSource:
     token: str
     points: int
     poses: str
-    settings: MotionConfig
+    settings: MotionConfig | ResidualConfig
     neighbours: tuple[int, int] | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -81,7 +82,8 @@ class MotionMaps:
     Attributes:
         maps: f16 [C, azimuth, range] m of extent that is there at one time and not at another; range counts from the
             far end. Channel k is that of the scan k places later, 0 where there is none or not enough before it.
-        moves: f64 [C, 3, 4], the scan's points into the frame of that scan; NaN where there is no map.
+            Or f16 [C, row, column], change of range by range; channel k is that against the scan k + 1 places before.
+        moves: f64 [C, 3, 4], the scan's points into the frame of the map; NaN where there is no map.
         pose: f64 [4, 4], scanner -> world.
     """
 
@@ -94,21 +96,26 @@ class MotionMaps:
         """I64: those that have a map."""
         return np.flatnonzero(np.isfinite(self.moves).all((1, 2)))
 
-    def at_points(self, xyz: np.ndarray, settings: MotionConfig) -> np.ndarray:
+    def at_points(self, xyz: np.ndarray, settings: MotionConfig | ResidualConfig) -> np.ndarray:
         """Let points read their cells.
 
         Args:
             xyz: f32 [N, 3] m about the scanner.
-            settings: the grid; and the delay, beyond which channels stay 0.
+            settings: the grid or image; and the delay, beyond which channels stay 0.
 
         Returns:
             f32 [N, C] m.
         """
         xyz = np.ascontiguousarray(xyz, np.float32)
         read = np.zeros((len(xyz), len(self.maps)), np.float32)
+        if isinstance(settings, ResidualConfig):  # all maps are in the scan's own frame
+            pixels = pixels_of(xyz, view_of(settings))
+            inside = np.flatnonzero(pixels >= 0)
+            read[inside] = self.maps.reshape(len(self.maps), -1).T[pixels[inside]]
+            return read
         grid = grid_of(settings)
         for channel in self.channels:
-            if channel <= settings.delay and self.maps[channel].any():
+            if settings.known(channel) and self.maps[channel].any():
                 values = self.maps[channel].astype(np.float32).ravel()
                 move = self.moves[channel].copy()  # what is read from a file cannot be written to
                 read_cells(xyz, move, grid, values, read[:, channel])
@@ -229,7 +236,11 @@ def _described(key: str, value: Any) -> str:
 
 
 def motion_column(
-    path: Path, settings: MotionConfig, scan: Scan, count: int, poses: Sequence[Path]
+    path: Path,
+    settings: MotionConfig | ResidualConfig,
+    scan: Scan,
+    count: int,
+    poses: Sequence[Path],
 ) -> np.ndarray:
     """Read the motion features of a scan's own points.
 
@@ -247,7 +258,11 @@ def motion_column(
 
 
 def maps_of(
-    path: Path, settings: MotionConfig, scan: Scan, count: int, poses: Sequence[Path]
+    path: Path,
+    settings: MotionConfig | ResidualConfig,
+    scan: Scan,
+    count: int,
+    poses: Sequence[Path],
 ) -> MotionMaps:
     """Read the motion maps of a scan.
 
@@ -271,7 +286,9 @@ def maps_of(
     return made
 
 
-def _arrays(arrays: Mapping[str, np.ndarray], settings: MotionConfig, path: Path) -> MotionMaps:
+def _arrays(
+    arrays: Mapping[str, np.ndarray], settings: MotionConfig | ResidualConfig, path: Path
+) -> MotionMaps:
     """The arrays of a file, each of its shape and type."""
     channels = settings.channels
     shapes: dict[str, tuple[type, tuple[int, ...]]] = {

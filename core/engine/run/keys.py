@@ -66,17 +66,21 @@ class Key:
 
 @dataclass(frozen=True)
 class Table:
-    """The keys of a section; ``choice`` is the ``name:`` of the component that reads it, "" where there is one form."""
+    """The keys of a section; ``choice`` is the ``name:`` of the component that reads it, "" where there is one form.
+
+    ``tag`` is the key that chooses, where it is not called so.
+    """
 
     section: str
     choice: str
     meaning: str
     keys: tuple[Key, ...]
+    tag: str = "name"
 
     @property
     def title(self) -> str:
         """Heading of the table."""
-        return f"{self.section}, name: {self.choice}" if self.choice else self.section
+        return f"{self.section}, {self.tag}: {self.choice}" if self.choice else self.section
 
 
 def tables() -> list[Table]:
@@ -94,6 +98,8 @@ def tables() -> list[Table]:
             for choice, entry in registry.items():
                 keys = tuple(keys_of(load_entry(entry).Config))
                 found.append(Table(name, choice, meaning, keys))
+            if name == "dataset":
+                found += _motion_kinds()
             continue
         sections = sections_in(field.annotation)
         if sections:
@@ -110,6 +116,16 @@ def _choices(section: str, registry: Mapping[str, str], meaning: str) -> Iterato
     """The keys of each section that can stand at one place."""
     for choice, entry in registry.items():
         yield Table(section, choice, meaning, tuple(keys_of(load_entry(entry))))
+
+
+def _motion_kinds() -> Iterator[Table]:
+    """The keys of each kind of motion features."""
+    from core.datasets.motion_config import MOTION_KINDS
+
+    for kind, section in MOTION_KINDS.items():
+        keys = tuple(keys_of(section))
+        meaning = "motion features of consecutive scans"
+        yield Table("dataset.columns.NAME.motion", kind, meaning, keys, "kind")
 
 
 def keys_of(
@@ -188,8 +204,10 @@ def type_of(annotation: Any) -> str:
     if origin in (Union, types.UnionType):
         sections = sections_in(annotation)
         if len(sections) > 1:
-            names = [type_of(section.model_fields["name"].annotation) for section in sections]
-            return f"section, name: {' | '.join(names)}"
+            tag = "name" if "name" in sections[0].model_fields else "kind"
+            names = [type_of(section.model_fields[tag].annotation) for section in sections]
+            ending = " | null" if type(None) in parts else ""
+            return f"section, {tag}: {' | '.join(names)}{ending}"
         return " | ".join(type_of(part) for part in parts)
     if origin in (tuple, list):
         return f"[{', '.join(type_of(part) for part in parts)}]"

@@ -27,7 +27,7 @@ from core.datasets.base import DatasetConfig, ScanDataset, check_split
 from core.datasets.columns import Column
 from core.datasets.folder import FolderConfig
 from core.datasets.live import LiveFolder, LivePoses, LiveScan, Watch
-from core.datasets.motion_config import MotionConfig
+from core.datasets.motion_config import MotionConfig, ResidualConfig
 from core.datasets.scan_columns import make_points
 from core.datasets.scan_formats import read_table
 from core.engine.run.distributed import World, sole_job
@@ -131,7 +131,7 @@ class Streaming:
     reader: type[ScanDataset]
     section: DatasetConfig
     data: DataConfig
-    motion: dict[str, MotionConfig]
+    motion: dict[str, MotionConfig | ResidualConfig]
 
     @classmethod
     def of(cls, opened: Opened, options: StreamOptions) -> Streaming:
@@ -339,7 +339,9 @@ def _check_one(world: World) -> None:
         )
 
 
-def _motion_columns(data: DataConfig, columns: dict[str, Column]) -> dict[str, MotionConfig]:
+def _motion_columns(
+    data: DataConfig, columns: dict[str, Column]
+) -> dict[str, MotionConfig | ResidualConfig]:
     """The columns of motion among the network's features.
 
     Raises:
@@ -370,7 +372,7 @@ def _check_sweeps(data: DataConfig, section: DatasetConfig) -> None:
         )
 
 
-def _check_delay(motion: dict[str, MotionConfig], options: StreamOptions) -> None:
+def _check_delay(motion: dict[str, MotionConfig | ResidualConfig], options: StreamOptions) -> None:
     """Refuse features that look farther ahead than predictions may wait."""
     for name, settings in motion.items():
         if settings.delay <= options.delay:
