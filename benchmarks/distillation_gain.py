@@ -15,7 +15,8 @@ protocols and shares of labels.
 
 Every run has a folder, found again by what it depends on (configuration, worlds, teacher) and not by its name: a
 stopped benchmark goes on with the same command, and experiments share runs. A change of the code is no other run: give
-another --folder then; runs of several commits are told. What follows ``--`` goes to every training and score of an arm.
+another --folder then; runs of several commits are told. Seeds may be spread over machines: --json writes the scores of
+one, --with counts them on another. What follows ``--`` goes to every training and score of an arm.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from benchmarks.gain.elsewhere import take_in
 from benchmarks.gain.experiment import ROOT, Experiment, read_experiment
 from benchmarks.gain.page import write_page
 from benchmarks.gain.plan import Plan
@@ -84,6 +86,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--dry-run", action="store_true", help="list the commands")
     parser.add_argument("--collect", action="store_true", help="of what is done alone, run nothing")
     parser.add_argument("--json", type=Path, help="write every score")
+    parser.add_argument(
+        "--with", dest="others", type=Path, nargs="+", default=[], metavar="FILE",
+        help="count what --json wrote elsewhere, of other seeds",
+    )  # fmt: skip
     parser.add_argument(
         "--table", metavar="NAME", help="write the table docs/results/data/NAME.json"
     )
@@ -183,6 +189,7 @@ def main() -> None:
     if not args.collect:
         run_jobs(plan.jobs, args.jobs)
     summary = Summary(plan)
+    take_in(summary, args.others)
     console = Console()
     print_summary(summary, console)
     if experiment.one_network and summary.scores:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from benchmarks.gain.experiment import CONTROL
+from benchmarks.gain.experiment import CONTROL, Experiment
 from benchmarks.gain.intervals import Interval, best_mean, interval, paired
 from benchmarks.gain.plan import LABELS, OWN_SCORE, QUALITY, ArmRun, Plan
 from benchmarks.results import HASH
@@ -15,6 +17,8 @@ from core.decode import read_json
 from core.metrics import EvaluationResult
 
 __all__ = ["Gain", "Line", "Score", "Summary", "answers", "teacher_interval"]
+
+_NOT_IDENTITY = {"title", "world", "seeds", "budgets", "shown"}
 
 
 @dataclass(frozen=True)
@@ -74,10 +78,12 @@ class Summary:
         scores: all. lines: arms and lengths in the order of the experiment. budgets, views: their names.
         teachers: by budget, what the teachers score, by seed. quality: by budget and seed, of ``pseudo_quality.py``.
         pseudo: by arm, budget and seed, the report of ``prepare_pseudo_labels.py``.
+        identity: digest of the experiment, whatever its seeds, its budgets and the place of its world.
     """
 
     def __init__(self, plan: Plan) -> None:
         self.experiment = plan.experiment
+        self.identity = _identity(plan.experiment)
         self.scores = [score for run in plan.runs for score in _scores_of(run)]
         lines = {Line(run.arm, run.part, run.control): None for run in plan.runs}
         self.lines = list(lines)
@@ -201,6 +207,7 @@ class Summary:
             gains.append(value | {"view": gain.view} | asdict(gain.difference))
         return {
             "title": self.experiment.title,
+            "experiment": self.identity,
             "steps": self.experiment.steps,
             "controls": controls,
             "teachers": self.teachers,
@@ -210,6 +217,11 @@ class Summary:
             "commits": self.commits,
             "scores": [asdict(score) for score in self.scores],
         }
+
+
+def _identity(experiment: Experiment) -> str:
+    named = experiment.model_dump(mode="json", exclude=_NOT_IDENTITY)
+    return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _scores_of(run: ArmRun) -> Iterator[Score]:

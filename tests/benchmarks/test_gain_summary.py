@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from rich.console import Console
 
 from benchmarks import pseudo_quality
+from benchmarks.gain.elsewhere import take_in
 from benchmarks.gain.experiment import read_experiment
 from benchmarks.gain.page import write_page
 from benchmarks.gain.plan import OWN_SCORE, QUALITY, Plan
@@ -18,7 +20,9 @@ from benchmarks.results import read_table
 from core.config import load_config
 from core.contracts import Points, Scan
 from core.datasets.pseudo import PSEUDO
+from core.decode import read_json
 from core.engine.score.segmenter import Prediction
+from core.errors import UserError
 from core.io import write_json
 from core.metrics import EvaluationResult
 
@@ -112,6 +116,45 @@ def test_the_control_is_the_best_mean_and_gains_are_paired(plan: Plan) -> None:
     assert given["coverage"].mean == 60.0
     assert columns.keys() == {"coverage", "accuracy"}
     assert columns["accuracy"].mean == 87.5
+
+
+def of_seed(plan: Plan, seed: int, path: Path) -> Summary:
+    """The summary of one seed, and in ``path`` what ``--json`` would write of it."""
+    alone = Plan(
+        plan.experiment.model_copy(update={"seeds": (seed,)}),
+        list(plan.experiment.arms),
+        path.parent,
+    )
+    summary = Summary(alone)
+    write_json(path, summary.to_json())
+    return summary
+
+
+def test_seeds_of_two_machines_are_those_of_one(plan: Plan, tmp_path: Path) -> None:
+    whole = Summary(plan)
+    first = of_seed(plan, 0, tmp_path / "0.json")
+    of_seed(plan, 1, tmp_path / "1.json")
+    take_in(first, [tmp_path / "1.json", tmp_path / "0.json"])  # its own are known twice, and equal
+    assert sorted(map(str, first.scores)) == sorted(map(str, whole.scores))
+    assert first.teachers == whole.teachers
+    assert list(map(str, first.gains())) == list(map(str, whole.gains()))
+    assert answers(first, "50 %") == answers(whole, "50 %")
+
+
+def test_scores_of_elsewhere_that_do_not_fit(plan: Plan, tmp_path: Path) -> None:
+    summary = of_seed(plan, 0, tmp_path / "0.json")
+    stored = read_json(tmp_path / "0.json", dict[str, Any])
+    stored["scores"][0]["miou"] += 1.0
+    write_json(tmp_path / "other.json", stored)
+    with pytest.raises(UserError, match="labels, 50 % of the labels, seed 0.*another score"):
+        take_in(summary, [tmp_path / "other.json"])
+    stored["experiment"] = "0" * 16
+    write_json(tmp_path / "other.json", stored)
+    with pytest.raises(UserError, match="another experiment"):
+        take_in(summary, [tmp_path / "other.json"])
+    write_json(tmp_path / "other.json", {"title": "Test"})
+    with pytest.raises(UserError, match=r"other\.json"):
+        take_in(summary, [tmp_path / "other.json"])
 
 
 def test_what_is_not_done_is_left_out(plan: Plan) -> None:
