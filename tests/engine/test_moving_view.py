@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 from pathlib import Path
 
@@ -23,9 +24,11 @@ from core.engine.report.outcomes import (
     outcomes,
     scan_from_above,
 )
+from core.engine.score import moving_view
 from core.engine.visualise import main
 from core.errors import UserError
 
+REAL = Path(os.environ.get("LIDISTILL_REALDATA", "realdata")) / "pandaset_mos"
 KEYS = ("hits", "false", "missed")
 MOVED = """const slider = document.getElementById("slider");
 return new Promise((done) => {
@@ -131,8 +134,9 @@ def test_films_keep_their_frames(kind):
         for number, frame in enumerate(frames):
             film.seek(number)
             assert np.abs(np.asarray(film.convert("RGB")).astype(int) - frame).max() <= 4
-    with pytest.raises(ValueError, match="one size"):
-        encode_animation([frames[0], frames[0][:4]], kind, 20.0)
+    for wrong in ([frames[0], frames[0][:4]], []):
+        with pytest.raises(ValueError, match="all of one size"):
+            encode_animation(wrong, kind, 20.0)
 
 
 def test_in_a_browser_it_steps_by_keys_buttons_and_address(shown):
@@ -161,6 +165,8 @@ def test_in_a_browser_it_steps_by_keys_buttons_and_address(shown):
         assert window.run(MOVED) != "0"
         width = "return document.getElementById('picture').naturalWidth"
         assert window.run(width) == 900
+        window.open(folder / "moving.html", "#scan=%E0%A4%A")
+        assert window.text("#token") == "08/000000"
         assert window.errors() == []
 
 
@@ -188,6 +194,31 @@ def test_scans_are_chosen_and_those_without_predictions_left_out(tiny_kitti, tmp
         main(moving)
     with pytest.raises(UserError, match="no file of predictions for 4 scans"):
         main(["moving", str(tmp_path / "elsewhere"), *options])
+
+
+def test_the_film_of_a_long_sequence_leaves_scans_out(tiny_kitti, tmp_path, monkeypatch):
+    sequence(tiny_kitti, tmp_path, 4)
+    monkeypatch.setattr(moving_view, "_FILM_FRAMES", 3)
+    root = str(tmp_path / "data")
+    main(["moving", str(tmp_path), "--root", root, "--film", "gif", "--rate", "10"])
+    assert len(list((tmp_path / "moving/08").iterdir())) == 4
+    with Image.open(tmp_path / "moving/moving.gif") as film:
+        assert film.n_frames == 2 and film.info["duration"] == 200
+
+
+@pytest.mark.realdata
+@pytest.mark.skipif(not REAL.is_dir(), reason="no real scans; set LIDISTILL_REALDATA")
+def test_real_scans_count_their_moving_points(tmp_path):
+    folder = tmp_path / "sequences/08/predictions"
+    folder.mkdir(parents=True)
+    for path in sorted((REAL / "sequences/08/labels").iterdir())[:2]:
+        (folder / path.name).write_bytes(path.read_bytes())
+    main(["moving", str(tmp_path), "--root", str(REAL), "--film", "none"])
+    scans = page_data(tmp_path / "moving/moving.html")["scans"]
+    assert [scan["hits"] for scan in scans] == [5807, 5775]  # as counted when the scans were made
+    assert all(scan["iou"] == 100 and scan["false"] == scan["missed"] == 0 for scan in scans)
+    image = np.asarray(Image.open(tmp_path / "moving/08/000000.png").convert("RGB"))
+    assert (image == COLORS[HIT]).all(2).sum() > 1000
 
 
 def test_a_run_folder_is_known_by_its_predictions(tiny_kitti, tmp_path):

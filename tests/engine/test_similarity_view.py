@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -42,6 +43,7 @@ SMALL = {
     "data.image_augment.resized_crop.size": "[48, 32]",
     "dataset.partial": "true",
 }
+REAL = Path(os.environ.get("LIDISTILL_REALDATA", "realdata")) / "nuscenes"
 READY = """return new Promise((done) => {
   const look = () => (document.body.dataset.ready ? done(true) : setTimeout(look, 20));
   look();
@@ -230,6 +232,38 @@ def test_in_a_browser_points_pixels_and_superpixels_answer(run, page, reference,
         window.screenshot(tmp_path / "page.png")
     shades = np.asarray(Image.open(tmp_path / "page.png").convert("RGB")).reshape(-1, 3)
     assert len(np.unique(shades, axis=0)) > 500
+
+
+@pytest.mark.realdata
+@pytest.mark.skipif(not REAL.is_dir(), reason="no real keyframe; set LIDISTILL_REALDATA")
+def test_a_real_keyframe(run, tmp_path):
+    root = tmp_path / "nuscenes"
+    root.mkdir()  # an index is written into it
+    for part in REAL.iterdir():
+        (root / part.name).symlink_to(part.resolve())
+    out = tmp_path / "page.html"
+    options = ["--dataset.root", str(root), "--dataset.frames", "{val: [scene-0061]}"]
+    shown = ["--points", "3000", "--out", str(out), "--data.planes", "[]"]
+    main(["similarity", "--checkpoint", str(run), *options, *shown])
+    page = page_data(out)
+    assert len(array(page["points"], "<f4")) == 3 * 3000
+    assert len(page["cameras"]) == 6 and page["bound"] <= 0.02
+    for camera in page["cameras"]:
+        assert camera["shown"] == [640, 360]
+        assert len(array(camera["seen"], "<u4")) > 150
+
+
+def test_without_superpixels_clicks_ask_for_pixels(run, tmp_path):
+    out = tmp_path / "page.html"
+    main(["similarity", "--checkpoint", str(run), "--out", str(out), "--data.planes", "[]"])
+    with browser() as window:
+        window.open(out, "#superpixel=CAM_FRONT,0")  # there is none: the page's own question
+        window.run(READY)
+        assert window.text("#asked").startswith("Asked: point ")
+        assert window.run("return document.getElementById('kind')") is None
+        window.click("#camera-1", 0.5, 0.5)
+        assert re.match(r"Asked: pixel 2[345], 1[567] of CAM_", window.text("#asked"))
+        assert window.errors() == []
 
 
 # --- a scan made by hand ----------------------------------------------------------------------------------------------

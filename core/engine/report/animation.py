@@ -27,7 +27,7 @@ def encode_animation(frames: Sequence[np.ndarray], kind: Animation, rate: float)
     from PIL import Image
 
     if not frames or len({frame.shape for frame in frames}) > 1:
-        raise ValueError("an animation needs frames of one size")
+        raise ValueError("an animation needs frames, all of one size")
     if not rate > 0:
         raise ValueError(f"{rate} frames per second")
     pictures = [Image.fromarray(frame) for frame in frames]

@@ -112,8 +112,16 @@ const KEYS = {
   w: worst,
 };
 
+function fragment() {
+  try {
+    return decodeURIComponent(location.hash);
+  } catch {
+    return ""; // no text of this page's making
+  }
+}
+
 function asked() {
-  const token = decodeURIComponent(location.hash).replace("#scan=", "");
+  const token = fragment().replace("#scan=", "");
   const index = scans.findIndex((scan) => scan.token === token);
   return Math.max(index, 0);
 }

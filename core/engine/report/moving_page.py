@@ -8,10 +8,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-import numpy as np
-
 from core.engine.report.outcomes import LEGEND
-from core.engine.report.pictures import encode_png
 from core.engine.report.scenes import swatch
 from core.engine.report.style import page
 from core.io import write_text
@@ -58,11 +55,11 @@ class MovingView:
     """One scan of the sequence.
 
     Attributes:
-        picture: u8 [S, S, 3], from above.
+        picture: PNG of the scan from above.
     """
 
     token: str
-    picture: np.ndarray
+    picture: bytes
     counts: MovingCounts
 
 
@@ -82,7 +79,7 @@ def write_moving_page(
     """
     scans = []
     for view in views:
-        picture = base64.b64encode(encode_png(view.picture)).decode()
+        picture = base64.b64encode(view.picture).decode()
         scans.append({"token": view.token, "picture": picture, **_plain(view.counts)})
     data = {"scans": scans, "overall": _plain(overall)}
     script = _SCRIPT.read_text(encoding="utf-8")

@@ -430,8 +430,16 @@ function draw() {
   tabulate();
 }
 
+function fragment() {
+  try {
+    return decodeURIComponent(location.hash);
+  } catch {
+    return ""; // no text of this page's making
+  }
+}
+
 function asked() {
-  const [kind, value] = decodeURIComponent(location.hash.slice(1)).split("=");
+  const [kind, value] = fragment().slice(1).split("=");
   const [name, first, second] = (value || "").split(",");
   const camera = cameras.findIndex((one) => one.name === name);
   const within = (number, limit) => Number.isInteger(number) && number >= 0 && number < limit;

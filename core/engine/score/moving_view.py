@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,7 @@ __all__ = ["PAGE", "Chosen", "show_moving"]
 
 PAGE = "moving.html"  # in the folder of the output, beside a folder of pictures for each sequence
 _FILM_SCALE = 0.6  # of the pictures' size: films are large
+_FILM_FRAMES = 400  # at most, 1 MB each in memory
 
 
 @dataclass(frozen=True)
@@ -120,17 +122,15 @@ def show_moving(
     folder = _predictions_of(folder, split)
     indices = chosen.of(scans, folder)
     confusion = Confusion(scans.labels.num_classes)
-    views, frames = [], []
+    views, pictures = [], []
     note = f"{scans.title}, {split} split"
     shown = tqdm(indices, unit="scan", disable=not sys.stderr.isatty())
-    for view in _views(folder, scans, shown, moving, extent, confusion):
+    for view, picture in _views(folder, scans, shown, moving, extent, confusion):
         views.append(view)
-        picture = titled(view.picture, _line(view), note)
-        write_bytes(out / f"{view.token}.png", encode_png(picture))
-        if film is not None:
-            frames.append(_smaller(picture))
+        pictures.append(out / f"{view.token}.png")
+        write_bytes(pictures[-1], encode_png(titled(picture, _line(view), note)))
     if film is not None:
-        write_bytes(out / f"moving.{film}", encode_animation(frames, film, rate))
+        write_bytes(out / f"moving.{film}", _film(pictures, film, rate))
     overall = moving_score(confusion, moving)
     tokens = f"{views[0].token} to {views[-1].token}"
     write_moving_page(
@@ -158,8 +158,8 @@ def _views(
     moving: int,
     extent: float,
     overall: Confusion,
-) -> Iterator[MovingView]:
-    """The view of each scan, whose points are added to ``overall``."""
+) -> Iterator[tuple[MovingView, np.ndarray]]:
+    """The view of each scan and its picture, u8 RGB; its points are added to ``overall``."""
     for index in indices:
         scan = scans.read(index, cameras=False)
         predicted = read_prediction(prediction_path(folder, scans, index), scan, scans)
@@ -169,7 +169,8 @@ def _views(
             matrix.update(torch.from_numpy(predicted).long(), torch.from_numpy(truth).long())
         points = scan.sensor.seen(scan.xyz)
         picture = scan_from_above(points, outcomes(truth, predicted, moving), extent)
-        yield MovingView(scan.token, picture, _counts(moving_score(confusion, moving)))
+        counts = _counts(moving_score(confusion, moving))
+        yield MovingView(scan.token, encode_png(picture), counts), picture
 
 
 def _counts(score: MovingScore) -> MovingCounts:
@@ -187,9 +188,20 @@ def _line(view: MovingView) -> str:
     return "   ".join(told)
 
 
-def _smaller(picture: np.ndarray) -> np.ndarray:
+def _film(pictures: Sequence[Path], kind: Animation, rate: float) -> bytes:
+    """The pictures as a film; of a long sequence one in so many, since all its frames are in memory at once."""
+    every = math.ceil(len(pictures) / _FILM_FRAMES)
+    if every > 1:
+        logger.info("the film shows one in {} scans", every)
+    frames = [_smaller(path) for path in pictures[::every]]
+    return encode_animation(frames, kind, rate / every)
+
+
+def _smaller(path: Path) -> np.ndarray:
+    """A frame of the film from the picture of a scan, u8 RGB."""
     from PIL import Image
 
-    height, width = picture.shape[:2]
-    size = (round(width * _FILM_SCALE), round(height * _FILM_SCALE))
-    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
+    with Image.open(path) as found:
+        picture = found.convert("RGB")
+    size = (round(picture.width * _FILM_SCALE), round(picture.height * _FILM_SCALE))
+    return np.asarray(picture.resize(size, Image.Resampling.LANCZOS))
