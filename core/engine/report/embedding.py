@@ -126,12 +126,16 @@ def pack_all(sets: Sequence[np.ndarray], wanted: float) -> tuple[list[Packed], f
     """
     filled = [part.astype(np.float64) for part in sets if len(part)]
     moments = np.mean([part.T @ part / len(part) for part in filled], axis=0)
-    basis = np.linalg.eigh(moments)[1][:, ::-1]
-    channels = len(basis)
+    widest = min(len(moments), _WIDTHS[-1])
+    basis = np.linalg.eigh(moments)[1][:, ::-1][:, :widest]
+    described = []
+    for part in sets:
+        exact = part.astype(np.float64)
+        described.append((exact @ basis, (exact**2).sum(1)))
     packed: list[Packed] = []
     bound = np.inf
-    for width in (*(w for w in _WIDTHS if w < channels), min(channels, _WIDTHS[-1])):
-        packed = [_pack(part, basis[:, :width]) for part in sets]
+    for width in (*(w for w in _WIDTHS if w < widest), widest):
+        packed = [_pack(coefficients[:, :width], energy) for coefficients, energy in described]
         worst = max(packed, key=lambda part: part.error)
         bound = error_bound(worst, worst)
         if bound <= wanted:
@@ -139,12 +143,14 @@ def pack_all(sets: Sequence[np.ndarray], wanted: float) -> tuple[list[Packed], f
     return packed, bound
 
 
-def _pack(features: np.ndarray, basis: np.ndarray) -> Packed:
-    """Bytes of [N, C] in a basis [C, D] of orthogonal columns."""
-    exact = features.astype(np.float64)
-    coefficients = exact @ basis
-    width = basis.shape[1]
-    if not len(features):
+def _pack(coefficients: np.ndarray, energy: np.ndarray) -> Packed:
+    """Bytes of features.
+
+    Args:
+        coefficients: f64 [N, D], in some vectors of an orthonormal basis. energy: f64 [N], squares of lengths.
+    """
+    width = coefficients.shape[1]
+    if not len(coefficients):
         nothing = np.zeros(width, np.float32)
         return Packed(np.zeros((0, width), np.uint8), nothing, nothing, 0.0)
     low = coefficients.min(0).astype(np.float32)
@@ -153,7 +159,7 @@ def _pack(features: np.ndarray, basis: np.ndarray) -> Packed:
     values = np.clip(np.round(places), 0, _STEPS).astype(np.uint8)
     told = (low + step * values).astype(np.float64)
     # The basis is orthogonal: what it leaves out and what rounding adds stand at right angles.
-    left_out = np.maximum((exact**2).sum(1) - (coefficients**2).sum(1), 0)
+    left_out = np.maximum(energy - (coefficients**2).sum(1), 0)
     rounded = ((coefficients - told) ** 2).sum(1)
     return Packed(values, low, step, float(np.sqrt((left_out + rounded).max())))
 

@@ -227,10 +227,19 @@ def side_by_side(
     return np.array(sheet)
 
 
-def encode_png(image: np.ndarray) -> bytes:
-    """Lossless PNG; pictures of at most 256 colours take one byte per pixel before compression."""
+def encode_png(image: np.ndarray, *, smallest: bool = True) -> bytes:
+    """Lossless PNG.
+
+    Args:
+        smallest: pictures of at most 256 colours take one byte per pixel before compression, which tries harder; of no
+            use to photographs, and slow.
+    """
     from PIL import Image
 
+    stream = io.BytesIO()
+    if not smallest:
+        Image.fromarray(image).save(stream, "PNG")
+        return stream.getvalue()
     packed = image.astype(np.uint32) @ np.array([65536, 256, 1], np.uint32)
     palette, index = np.unique(packed, return_inverse=True)
     if len(palette) <= 256:
@@ -239,7 +248,6 @@ def encode_png(image: np.ndarray) -> bytes:
         picture.putpalette(colors.astype(np.uint8).tobytes())
     else:
         picture = Image.fromarray(image)
-    stream = io.BytesIO()
     picture.save(stream, "PNG", optimize=True)
     return stream.getvalue()
 

@@ -77,7 +77,7 @@ def show_similarity(
     note = f"{title}, {split}, {embedded.token}"
     pictures = {"colors": colors_picture(embedded, note)} | query_pictures(embedded, query, note)
     for name, picture in pictures.items():
-        write_bytes(out.with_name(f"{out.stem}-{name}.png"), encode_png(picture))
+        write_bytes(out.with_name(f"{out.stem}-{name}.png"), encode_png(picture, smallest=False))
     return bound
 
 
