@@ -184,17 +184,18 @@ def _camera(
     """One camera of a batch of one scan."""
     image = cameras.images[:1, number]
     height, width = image.shape[2:]
-    pixels = method.image.everywhere(image)
     rows, columns = height // step, width // step
-    down = torch.arange(rows, device=pixels.device) * 2 + 1
-    across = torch.arange(columns, device=pixels.device) * 2 + 1
-    picked = (down * height // (2 * rows))[:, None] * width + across * width // (2 * columns)
-    picked = picked.flatten()
-    labels, superpixels = None, np.zeros((0, pixels.shape[1]), np.float32)
+    down = (torch.arange(rows, device=image.device) * 2 + 1) * height // (2 * rows)
+    across = (torch.arange(columns, device=image.device) * 2 + 1) * width // (2 * columns)
+    row, column = (index.flatten() for index in torch.meshgrid(down, across, indexing="ij"))
+    features = method.image.at(image, torch.zeros_like(row), column, row)
+    labels, superpixels = None, np.zeros((0, features.shape[1]), np.float32)
     if SUPERPIXELS in cameras.planes:
-        plane = cameras.planes[SUPERPIXELS][0, number].flatten()
-        labels = plane[picked].cpu().numpy().astype(np.int32)
-        superpixels = unit(_means(pixels, plane).cpu().numpy())
+        plane = cameras.planes[SUPERPIXELS][:1, number]
+        labels = plane[0, row, column].cpu().numpy().astype(np.int32)
+        count = int(plane.max()) + 1
+        if count:
+            superpixels = unit(method.image.means(image, plane, count).cpu().numpy())
     seen = cameras.visible[number, chosen].nonzero()[:, 0]
     place = (cameras.pixels[number, chosen[seen]] + 1) / 2
     size = place.new_tensor([width, height])
@@ -204,22 +205,12 @@ def _camera(
         picture=_shown(camera.load()),
         size=(width, height),
         grid=(columns, rows),
-        features=unit(pixels[picked].cpu().numpy()),
+        features=unit(features.cpu().numpy()),
         labels=labels,
         superpixels=superpixels,
         seen=seen.cpu().numpy(),
         places=shares.cpu().numpy(),
     )
-
-
-def _means(pixels: Tensor, labels: Tensor) -> Tensor:
-    """Mean feature of each superpixel, [S, C], 0 where none of the pixels has its number."""
-    inside = labels >= 0
-    count = int(labels.max()) + 1
-    sums = pixels.new_zeros(max(count, 0), pixels.shape[1])
-    sums.index_add_(0, labels[inside], pixels[inside])
-    sizes = torch.bincount(labels[inside], minlength=max(count, 0)).clamp_min(1)
-    return sums / sizes[:, None]
 
 
 def _shown(image: np.ndarray) -> np.ndarray:
