@@ -146,7 +146,7 @@ def test_scores_of_elsewhere_that_do_not_fit(plan: Plan, tmp_path: Path) -> None
     stored = read_json(tmp_path / "0.json", dict[str, Any])
     stored["scores"][0]["miou"] += 1.0
     write_json(tmp_path / "other.json", stored)
-    with pytest.raises(UserError, match="labels, 50 % of the labels, seed 0.*another score"):
+    with pytest.raises(UserError, match=r"labels, 50 % of the labels, seed 0.*another score"):
         take_in(summary, [tmp_path / "other.json"])
     stored["experiment"] = "0" * 16
     write_json(tmp_path / "other.json", stored)
