@@ -12,7 +12,7 @@ from PIL import Image
 
 from core.config import load_config
 from core.data.motion_job import prepare_motion
-from core.datasets.motion_config import MotionConfig
+from core.datasets.motion_config import MotionConfig, ResidualConfig
 from core.datasets.motion_maps import MotionMaps
 from core.engine.report.color_scale import scale_bar, scale_colors, scale_table
 from core.engine.report.motion_picture import motion_montage
@@ -67,6 +67,25 @@ def test_points_and_cells_lie_where_they_are_and_have_their_colours():
     assert np.abs(cell - [24 + TOP + 280 / 4, 12 + 200]).max() < 2  # azimuth 90 of -180..180
     assert not len(places(picture[:, 420:820], brightest)), "channel 3 has no motion"
     assert not len(places(montage(None)[: TOP + 400], COLORS[MISSED]))
+
+
+def test_a_residual_image_stands_upright():
+    settings = ResidualConfig(kind="residual", scans=2, height=16, width=200)
+    maps = np.zeros((2, 16, 200), np.float16)
+    maps[0, 0, 150] = 0.5  # the upper edge, three quarters to the right
+    moved = np.full((2, 3, 4), np.nan)
+    moved[0] = np.eye(4)[:3]
+    points = np.array([(0, 17.5, 0), (-17.5, 0, 0)], np.float32)
+    values = np.array([(0.5, 0), (0.04, 0)], np.float32)
+    made = MotionMaps(maps, moved, np.eye(4))
+    picture = motion_montage(points, values, np.array([True, True]), made, settings, "t")
+    brightest = scale_table()[-1]
+    point = places(picture[: TOP + 400, :412], brightest).mean(0)
+    assert np.abs(point - [TOP + 100, 12 + 200]).max() < 2  # 17.5 m of 35 m up
+    assert len(places(picture[: TOP + 400, :412], COLORS[MISSED])), "0.04 is as good as nothing"
+    cell = places(picture[TOP + 400 : 2 * TOP + 24 + 496, :412], brightest)
+    assert len(cell) == 2 * 6, "each of 16 x 200 cells is 6 x 2 pixels"
+    assert np.abs(cell.mean(0) - [24 + TOP + 3, 12 + 301]).max() < 2
 
 
 @pytest.fixture(scope="module")
