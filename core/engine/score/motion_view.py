@@ -11,12 +11,10 @@ from core.data.motion_job import column_of_motion
 from core.data.sample import keyframe_scan
 from core.datasets import build_dataset
 from core.datasets.columns import column_file
-from core.datasets.motion_config import MotionConfig
 from core.datasets.motion_maps import maps_of
 from core.engine.report.motion_picture import motion_montage
 from core.engine.report.pictures import encode_png
 from core.engine.score.moving import moving_class
-from core.errors import UserError
 from core.io import write_bytes
 
 __all__ = ["show_motion"]
@@ -39,12 +37,6 @@ def show_motion(
     index = scans.index_of(scan)
     keyframe = keyframe_scan(scans.read(index, cameras=False))
     assert chosen.motion is not None, "chosen by it"
-    if not isinstance(chosen.motion, MotionConfig):
-        raise UserError(
-            "range images of residuals are not drawn; the picture is one of polar features",
-            where="key 'dataset.columns'",
-            cure="Choose a column of motion without kind: residual, with --column",
-        )
     path = column_file(chosen, scans.root, scan)
     made = maps_of(path, chosen.motion, keyframe, len(keyframe.xyz), scans.pose_files(index))
     points = keyframe.sensor.seen(keyframe.xyz)
