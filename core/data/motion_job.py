@@ -172,6 +172,7 @@ def _write_split(dataset: ScanDataset, column: Column, workers: int) -> MotionRe
     assert column.motion is not None, "chosen by it"
     runs = unbroken_runs(dataset)
     _warn_of_short(dataset, runs, column.motion)
+    _check_poses(dataset, column)
     tasks = list(_tasks(runs))
     work = _Writer(dataset, column, column.motion)
     written = kept = size = 0
@@ -197,6 +198,25 @@ def _warn_of_short(
         f"{counted(lost, 'scan')} of {dataset.split} stand in {counted(len(short), 'run')} of fewer than "
         f"{settings.shortest} neighbouring scans, the first at {first}: they have no motion features, all are 0"
     )
+
+
+def _check_poses(dataset: ScanDataset, column: Column) -> None:
+    """See that each drive without all its maps has its own poses, up to its last scan, before anything is written.
+
+    Raises:
+        UserError: one has not.
+    """
+    last: dict[str, int] = {}
+    lacking: set[str] = set()
+    for index in range(len(dataset)):
+        drive = dataset.drive(index)
+        last[drive] = index
+        if not column_file(column, dataset.root, dataset.token(index)).is_file():
+            lacking.add(drive)
+    for drive in sorted(lacking):
+        index = last[drive]
+        dataset.check_poses(index)
+        scanner_pose(dataset.read(index, cameras=False), dataset.pose_files(index))
 
 
 def _tasks(runs: Sequence[range]) -> Iterator[_Task]:

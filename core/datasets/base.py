@@ -216,6 +216,14 @@ class ScanDataset(ABC):
         """The files that say where the scanner stood in the drive of scan ``index``; none where poses lie elsewhere."""
         return ()
 
+    def check_poses(self, index: int) -> None:
+        """Prove that the poses of a scan's drive belong to it, as far as its files tell.
+
+        Raises:
+            UserError: they do not, or are missing or damaged.
+        """
+        return  # most data sets keep a pose with each scan
+
     def column_files(self, index: int) -> dict[str, Path]:
         """Files of ``dataset.columns`` of scan ``index`` by column, whether or not they exist."""
         files = {}

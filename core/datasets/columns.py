@@ -15,6 +15,7 @@ from pydantic import AfterValidator, Field, model_validator
 from core.config import Section
 from core.contracts import Points, Scan
 from core.datasets.motion_config import Motion
+from core.datasets.stored_logits import LOGITS, check_scan
 from core.decode import read_array, read_arrays
 from core.errors import UserError
 from core.paths import check_name
@@ -116,7 +117,8 @@ def add_columns(
         poses: the files that the poses of the scan's drive come from, which motion depends on.
 
     Raises:
-        UserError: see :func:`read_column` and :func:`core.datasets.motion_maps.motion_column`.
+        UserError: see :func:`read_column` and :func:`core.datasets.motion_maps.motion_column`; or logits are those of
+            another scan.
     """
     count = int(np.count_nonzero(scan.keyframe))
     read = {}
@@ -124,6 +126,8 @@ def add_columns(
         path = column_file(column, root, scan.token)
         if column.motion is None:
             read[name] = read_column(path, column, name, count)
+            if column.key == LOGITS and path.suffix == ".npz":
+                check_scan(path, scan.token)
         else:
             from core.datasets.motion_maps import motion_column  # compiled loops
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -123,6 +124,8 @@ class Needs:
         planes: names of maps aligned with the images, e.g. superpixels.
         teacher: the values of a frozen teacher that are compared; empty = there is no teacher.
         shared: they are compared cell by cell and point by point, so the teacher sees the student's very batch.
+        stored: column (dataset.columns) of a teacher's logits on disk. stored_by: checkpoint or run folder of the
+            teacher that wrote them; None = any.
     """
 
     labels: bool = True
@@ -130,6 +133,8 @@ class Needs:
     planes: tuple[str, ...] = ()
     teacher: tuple[Literal["logits", "stages"], ...] = ()
     shared: bool = False
+    stored: str | None = None
+    stored_by: Path | None = None
 
 
 class Method(nn.Module, ABC):

@@ -8,6 +8,7 @@ logarithms nothing overflows, where the published code adds 1e-8.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
@@ -44,6 +45,10 @@ class WDCD(Method):
             description="column (dataset.columns) that holds a teacher's logits, a value per class; rows of zeros are "
             "unknown. null = a teacher answers (teacher_pretrain)",
         )
+        logits_of: Path | None = Field(
+            None,
+            description="run folder or checkpoint of the network whose logits they have to be; null = of any one",
+        )
         temperature: float = Field(
             4.0, gt=0, description="of both softmaxes; there is no factor T^2"
         )
@@ -64,7 +69,9 @@ class WDCD(Method):
         @property
         def needs(self) -> Needs:
             """A teacher's logits, unless they lie on disk."""
-            return Needs(teacher=() if self.logits is not None else ("logits",))
+            if self.logits is None:
+                return Needs(teacher=("logits",))
+            return Needs(stored=self.logits, stored_by=self.logits_of)
 
     class_weight: Tensor
 

@@ -108,7 +108,27 @@ def test_too_few_poses(root):
     shutil.rmtree(root / "motion")
     with pytest.raises(UserError, match=r"poses\.txt.*no pose of scan 00/000011.*end before it"):
         prepare_motion(tree(root), ["train"])
-    assert not maps(root, 11).exists()
+    assert not list((root / "motion").rglob("*.npz"))  # it is told before the first scan
+
+
+def test_poses_of_another_sequence(root):
+    shutil.rmtree(root / "motion")
+    poses = root / "sequences/00/poses.txt"
+    line = poses.read_text().splitlines(keepends=True)[0]
+    poses.write_text(line * 271)
+    with pytest.raises(
+        UserError, match=r"271 lines, as many as sequence 04 has scans; sequence 00 has 4541"
+    ):
+        prepare_motion(tree(root), ["train"])
+    poses.write_text(line * 1101)
+    with pytest.raises(UserError, match="as many as sequence 01 or 06 or 07 has scans"):
+        prepare_motion(tree(root), ["train"])
+    poses.write_text(line * 20)
+    (root / "sequences/00/times.txt").write_text("0.1\n" * 12)
+    with pytest.raises(
+        UserError, match=r"times\.txt: the file has 12 lines, and poses\.txt has 20"
+    ):
+        prepare_motion(tree(root), ["train"])
 
 
 def test_delays(root):

@@ -11,6 +11,8 @@ from toys import random_checkpoint
 
 from core.config import Config
 from core.datasets import build_dataset
+from core.datasets.semantickitti import OFFICIAL_SEQUENCES
+from core.datasets.semantickitti.drive import SCANS
 from core.datasets.semantickitti.road import ROAD_COUNTS, ROAD_SEQUENCES, RoadConfig
 from core.engine.run.distributed import World
 from core.engine.score.jobs import evaluate_checkpoint
@@ -65,6 +67,10 @@ def label(dataset: Any, sequence: str) -> list[int]:
 
 
 def test_counts_of_the_splits():
+    assert {name: SCANS[str(name)] for name in COUNTS} == COUNTS
+    for split, names in OFFICIAL_SEQUENCES.items():
+        total = {"train": 19130, "val": 4071, "test": 20351}[split]
+        assert total == sum(SCANS[name] for name in names)
     for split, names in ROAD_SEQUENCES.items():
         assert ROAD_COUNTS[split] == sum(COUNTS[int(name)] for name in names)
     road = RoadConfig(splits=("train", "val"))

@@ -174,6 +174,21 @@ def test_too_little_patience_is_refused_by_name(batch, drive, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_features_of_another_delay_than_the_network_s(checkpoint, drive, tmp_path):
+    """Refused by every job on a checkpoint, not by the stream alone."""
+    other = config(drive, 3)
+    with pytest.raises(UserError, match=r"trained on .*polar of delay 0\) .*polar of delay 3"):
+        predict_checkpoint(World(), other, checkpoint, "split:val", tmp_path / "out")
+    both = config(drive)
+    both.tree["dataset"]["columns"]["ahead"] = both.tree["dataset"]["columns"]["motion"] | {
+        "motion": {}
+    }
+    both.tree["data"]["features"][2] = "ahead"
+    with pytest.raises(UserError, match=r"'motion', polar of delay 0.*'ahead', polar of delay 7"):
+        stream(drive, checkpoint, "split:val", tmp_path / "out", 7, config=both)
+    assert not (tmp_path / "out").exists()
+
+
 def grow(source: Path, target: Path, pause: float) -> threading.Thread:
     """Write the files of a drive one after the other, in pieces, each pose after its scan."""
     (target / "velodyne").mkdir(parents=True)
@@ -232,12 +247,12 @@ def test_scans_that_never_come(checkpoint, drive, tmp_path):
     (tmp_path / "none").mkdir()
     shutil.copy(drive / "sequences/08/poses.txt", tmp_path)
     with pytest.raises(UserError, match=r"no scan came in 0\.1 s; it is empty"):
-        stream(drive, checkpoint, tmp_path / "none", tmp_path / "o", 7, follow=True, timeout=0.1)
+        stream(drive, checkpoint, tmp_path / "none", tmp_path / "o", follow=True, timeout=0.1)
     with pytest.raises(UserError, match=r"no scans; it is empty.*--follow waits"):
-        stream(drive, checkpoint, tmp_path / "none", tmp_path / "o", 7)
+        stream(drive, checkpoint, tmp_path / "none", tmp_path / "o")
     with pytest.raises(UserError, match="no such folder"):
         stream(
-            drive, checkpoint, tmp_path / "nowhere", tmp_path / "o", 7, poses=tmp_path / "poses.txt"
+            drive, checkpoint, tmp_path / "nowhere", tmp_path / "o", poses=tmp_path / "poses.txt"
         )
 
 
@@ -248,16 +263,16 @@ def test_poses_that_are_lacking(checkpoint, drive, tmp_path):
     with pytest.raises(
         UserError, match=r"poses\.txt: the file has 12 lines, too few for scan 000012\.bin"
     ):
-        stream(drive, checkpoint, tmp_path / "d", tmp_path / "out", 7)
+        stream(drive, checkpoint, tmp_path / "d", tmp_path / "out")
     assert not (tmp_path / "out").exists()
     with pytest.raises(UserError, match="too few for scan"):
-        stream(drive, checkpoint, tmp_path / "d", tmp_path / "out", 7, follow=True, timeout=0.2)
+        stream(drive, checkpoint, tmp_path / "d", tmp_path / "out", follow=True, timeout=0.2)
     assert len(labels(tmp_path / "out")) >= 1
     poses.unlink()
     with pytest.raises(UserError, match=r"no poses\.txt lies there or above.*--poses"):
-        stream(drive, checkpoint, tmp_path / "d", tmp_path / "out", 7)
+        stream(drive, checkpoint, tmp_path / "d", tmp_path / "out")
     with pytest.raises(UserError, match="a split lies there whole"):
-        stream(drive, checkpoint, "split:val", tmp_path / "out", 7, poses=poses)
+        stream(drive, checkpoint, "split:val", tmp_path / "out", poses=poses)
 
 
 def test_poses_as_they_are_written(tmp_path):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ from core.distill import TeacherOutput
 from core.distill.wdcd import WDCD
 from core.engine.run.distributed import World
 from core.engine.score.teacher_logits import write_teacher_logits
+from core.engine.train.jobs import train_student
+from core.engine.train.stored_logits import check_stored_logits
 from core.errors import UserError
 from core.losses import CrossEntropyLovasz
 from core.models import build_model
@@ -153,3 +157,64 @@ def test_the_column_has_to_be_named(config, checkpoint):
         write_teacher_logits(World(), config, checkpoint)
     with pytest.raises(UserError, match="'else' is no column"):
         write_teacher_logits(World(), config, checkpoint, name="else")
+
+
+def test_logits_are_checked_before_a_training_and_when_they_are_read(config, checkpoint, tmp_path):
+    """Whose they are: of these scans, classes and this network; files of other programs have but to be whole."""
+    write_teacher_logits(World(), config, checkpoint)
+    train = build_dataset(config, "train")
+    needs = config.parse(WDCD.Config, "distill").needs
+    assert (needs.stored, needs.teacher) == ("said", ())
+    check_stored_logits(needs, train)
+    check_stored_logits(replace(needs, stored_by=checkpoint), train)
+    files = [train.column_files(row)["said"] for row in range(len(train))]
+
+    network = torch.load(checkpoint, weights_only=True)
+    first = next(iter(network["model"]))
+    network["model"][first] += 1
+    other = tmp_path / "other.pt"
+    torch.save(network, other)
+    with pytest.raises(UserError, match=r"another teacher \(\w{8}\) than .*other\.pt"):
+        check_stored_logits(replace(needs, stored_by=other), train)
+    kept = files[2].read_bytes()
+    files[2].unlink()
+    with pytest.raises(UserError, match=f"1 scan of {len(files)} have no logits"):
+        check_stored_logits(needs, train)
+    write_teacher_logits(World(), config, checkpoint)
+    assert files[2].read_bytes() == kept
+
+    shutil.copy(files[1], files[2])
+    with pytest.raises(
+        UserError, match=rf"of scan {train.token(1)}; those of scan {train.token(2)}"
+    ):
+        train.load(2)
+    with pytest.raises(UserError, match="of scan"):
+        check_stored_logits(needs, train)
+    second = deepcopy(config)
+    second.tree["dataset"]["columns"]["said"]["file"] = "second/{token}.npz"
+    write_teacher_logits(World(), second, other)
+    shutil.copy(build_dataset(second, "train").column_files(2)["said"], files[2])
+    with pytest.raises(UserError, match=r"of another teacher .* than .*npz"):
+        check_stored_logits(needs, train)
+
+    rows = len(train.read(2).points)
+    np.savez(files[2], logits=np.ones((rows, 3), np.float16))
+    assert train.load(2).points["said"].shape == (rows, 3)
+    with pytest.raises(UserError, match=r"another teacher \(not said\)"):
+        check_stored_logits(needs, train)
+    for row, path in enumerate(files):
+        np.savez(path, logits=np.ones((len(train.read(row).points), 3), np.float16))
+    check_stored_logits(needs, train)  # all of another program
+    with pytest.raises(UserError, match=r"another teacher \(not said\)"):
+        check_stored_logits(replace(needs, stored_by=checkpoint), train)
+    np.savez(files[2], logits=np.ones((rows - 1, 3), np.float16))
+    with pytest.raises(UserError, match=f"'said' has {rows - 1} rows.*{rows}"):
+        train.load(2)
+
+
+def test_a_training_looks_at_the_logits_before_its_first_step(config, checkpoint, tmp_path):
+    write_teacher_logits(World(), config, checkpoint)
+    build_dataset(config, "train").column_files(1)["said"].unlink()
+    with pytest.raises(UserError, match=r"1 scan of .* no logits"):
+        train_student(World(), config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -15,7 +15,9 @@ from core.io import read_once
 
 __all__ = [
     "ARCHIVES",
+    "SCANS",
     "Track",
+    "check_drive",
     "frame_row",
     "known_poses",
     "read_calib",
@@ -34,6 +36,32 @@ ARCHIVES = {
     "calib.txt": f"data_odometry_calib.zip, {_PAGE_KITTI}",
     "times.txt": f"data_odometry_calib.zip, {_PAGE_KITTI}",
     "poses.txt": f"data_odometry_labels.zip, {_PAGE_SEMANTIC}",
+}
+# Scans of the whole sequences: SemanticKITTI's, and from 30 on KITTI-Road's.
+SCANS = {
+    **{
+        "00": 4541,
+        "01": 1101,
+        "02": 4661,
+        "03": 801,
+        "04": 271,
+        "05": 2761,
+        "06": 1101,
+        "07": 1101,
+    },
+    **{
+        "08": 4071,
+        "09": 1591,
+        "10": 1201,
+        "11": 921,
+        "12": 1061,
+        "13": 3281,
+        "14": 631,
+        "15": 1901,
+    },
+    **{"16": 1731, "17": 491, "18": 1801, "19": 4981, "20": 831, "21": 2721, "30": 297, "31": 188},
+    **{"32": 430, "33": 430, "34": 390, "35": 78, "36": 420, "37": 936, "38": 339, "39": 279},
+    **{"40": 1170, "41": 837},
 }
 _DRIVES = 64  # kept per process
 _FARTHEST = 100.0  # m, of the camera from the scanner
@@ -113,6 +141,29 @@ def read_track(folder: Path) -> Track:
             cure=f"{_cure('times.txt')}; poses.txt from {ARCHIVES['poses.txt']}",
         )
     return Track(poses, times)
+
+
+def check_drive(folder: Path) -> None:
+    """Refuse poses that by their number are those of another sequence.
+
+    Args:
+        folder: of the drive, named by its sequence.
+
+    Raises:
+        UserError: they are, or they are as many as ``times.txt`` has not, or see :func:`world_from_lidar`.
+    """
+    count = len(world_from_lidar(folder))
+    if (folder / "times.txt").is_file():
+        read_track(folder)
+    others = [name for name, scans in SCANS.items() if scans == count]
+    if not others or folder.name not in SCANS or folder.name in others:
+        return
+    raise UserError(
+        f"the file has {count} lines, as many as sequence {' or '.join(others)} has scans; sequence {folder.name} has "
+        f"{SCANS[folder.name]}",
+        where=str(folder / "poses.txt"),
+        cure=f"These are the poses of another sequence: unpack them again from {ARCHIVES['poses.txt']}",
+    )
 
 
 def frame_row(table: np.ndarray, frame: int, folder: Path) -> np.ndarray:

@@ -39,6 +39,7 @@ from core.datasets.images import (
 from core.datasets.semantickitti.benchmark import SemanticKITTIBenchmark
 from core.datasets.semantickitti.drive import (
     ARCHIVES,
+    check_drive,
     frame_row,
     known_poses,
     read_camera,
@@ -288,6 +289,11 @@ class SemanticKITTI(SequenceDataset):
         """Poses of the camera and its place, which together are those of the scanner."""
         folder = self.root / "sequences" / self._frames[index][0]
         return folder / "poses.txt", folder / "calib.txt"
+
+    def check_poses(self, index: int) -> None:
+        """See :func:`core.datasets.semantickitti.drive.check_drive`."""
+        sequence, _ = self._frames[index]
+        check_drive(self.root / "sequences" / sequence)
 
     def read(self, index: int, *, cameras: bool = True) -> Scan:
         """Read the scan and the neighbouring scans that ``multisweeps`` asks for."""

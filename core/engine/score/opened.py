@@ -10,16 +10,19 @@ from loguru import logger
 from torch import nn
 
 from core.config import Config
+from core.data import DataConfig
 from core.data.sensor_record import first_scans, worst_differences
+from core.datasets import dataset_class
 from core.datasets.base import ScanDataset
 from core.engine.run.adopted import CHANGES, Change, adopt
 from core.engine.run.checkpoint import load_weights
 from core.engine.run.context import Context
 from core.engine.run.distributed import World
 from core.engine.run.trained import TrainedNetwork, read_network
+from core.errors import UserError
 from core.labels import LabelSpace
 
-__all__ = ["Opened"]
+__all__ = ["Opened", "check_features"]
 
 
 @dataclass(frozen=True)
@@ -40,11 +43,14 @@ class Opened:
         """Read a checkpoint (file, run folder, or exported file), and warn once of all settings that differ.
 
         Raises:
-            UserError: no such checkpoint, a damaged one, or anything the configuration gets wrong.
+            UserError: no such checkpoint, a damaged one, other motion features than in the training, or anything else
+                that the configuration gets wrong.
         """
         found = read_network(checkpoint, "--checkpoint")
         adopted = adopt(config, found)
         context = Context.open(adopted.config, world)
+        if adopted.changes:
+            check_features(found.config, adopted.config)
         if adopted.changes and world.rank == 0:
             logger.warning(
                 "other settings than the network was trained with: {}",
@@ -82,3 +88,35 @@ class Opened:
             self.context.data.intensity_divisor,
         ):
             logger.warning("{}; expect poor labels", sentence)
+
+
+def check_features(trained: Config, used: Config) -> None:
+    """Refuse motion features that look ahead otherwise than those of the training, or are of another kind.
+
+    Raises:
+        UserError: they do; names the column and both.
+    """
+    if "dataset" not in trained.tree:
+        return
+    before, now = _motion_read(trained), _motion_read(used)
+    if [said for _, said in before] == [said for _, said in now]:
+        return
+    told = [
+        " and ".join(f"'{name}', {said}" for name, said in read) or "none" for read in (before, now)
+    ]
+    raise UserError(
+        f"the network was trained on other motion features ({told[0]}) than it is to read ({told[1]})",
+        where="key 'dataset.columns' or 'data.features'",
+        cure="Leave these keys out: they come from the checkpoint; or train a network on these features",
+    )
+
+
+def _motion_read(config: Config) -> list[tuple[str, str]]:
+    """The columns of motion that a network reads: name, kind and delay, in the order of its features."""
+    section = config.parse(dataset_class(config).Config, "dataset")
+    found = []
+    for name in config.parse(DataConfig, "data").features:
+        column = section.columns.get(name)
+        if column is not None and column.motion is not None:
+            found.append((name, f"{column.motion.kind} of delay {column.motion.delay}"))
+    return found

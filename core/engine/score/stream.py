@@ -209,6 +209,9 @@ class Streaming:
             )
         section = self.section.model_copy(update={"use_labels": False, "columns": {}})
         dataset = self.reader(section, split)
+        if self.motion:
+            for run in unbroken_runs(dataset):
+                dataset.check_poses(run.start)
         return _split_scans(dataset, self.options.clock)
 
     def _of_folder(self, source: Path) -> LiveFolder:

@@ -21,7 +21,7 @@ from core.data import ChosenScans
 from core.datasets import build_dataset, dataset_class
 from core.datasets.base import ScanDataset
 from core.datasets.columns import Column, column_file
-from core.decode import parse_json, read_arrays
+from core.datasets.stored_logits import LOGITS, logits_header
 from core.distill import TeacherOutput
 from core.engine.run.context import Context
 from core.engine.run.distributed import World
@@ -36,7 +36,6 @@ from core.sparse import fold_batch_norm
 
 __all__ = ["LogitsWriter", "write_teacher_logits"]
 
-KEY = "logits"  # of the arrays
 _AGAIN = "Delete the file and start prepare_teacher_logits.py again"
 
 
@@ -105,12 +104,12 @@ class LogitsWriter:
         own.merge(without, "prepare_teacher_logits.py", "dataset")
         scans = build_dataset(own, split)
         found.check_labels(scans.labels, "--checkpoint")
-        if column.channels != scans.labels.num_classes or column.key != KEY:
+        if column.channels != scans.labels.num_classes or column.key != LOGITS:
             raise UserError(
                 f"the column has {column.channels} channels and the key {column.key}; the network gives "
-                f"{scans.labels.num_classes} values under '{KEY}'",
+                f"{scans.labels.num_classes} values under '{LOGITS}'",
                 where="key 'dataset.columns'",
-                cure=f"Write key: {KEY}, channels: {scans.labels.num_classes}",
+                cure=f"Write key: {LOGITS}, channels: {scans.labels.num_classes}",
             )
         return cls(Opened(found, Context.open(own, world)), scans, column)
 
@@ -134,10 +133,7 @@ class LogitsWriter:
 
     def _check(self, index: int) -> None:
         path = self.path(index)
-        header = read_arrays(path, "file of logits", only="header", cure=_AGAIN).get("header")
-        found = {}
-        if header is not None and header.dtype == np.uint8:
-            found = parse_json(header.tobytes(), str(path), dict[str, Any], cure=_AGAIN)
+        found = logits_header(path)
         for key, value in self._header(index).items():
             if found.get(key) != value:
                 raise UserError(

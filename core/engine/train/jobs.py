@@ -50,6 +50,7 @@ from core.engine.train.split import (
     tell_of_scans,
     write_labelled,
 )
+from core.engine.train.stored_logits import check_stored_logits
 from core.engine.train.teacher import FrozenTeacher, load_teacher
 from core.engine.train.trainer import Trainer
 from core.engine.train.validation import validation
@@ -142,6 +143,7 @@ def train(world: World, config: Config, run_path: Path, *, profile: int | None =
     if settings.needs.labels:
         _check_labels(train_set, "so there is nothing to learn from")
         check_labelled(train_set, context.data)
+    check_stored_logits(settings.needs, train_set)
     unscored = None
     if settings.needs.labels or kind.predicts_classes():
         _check_labels(val_set, "so nothing can be scored")
