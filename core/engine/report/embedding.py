@@ -20,7 +20,21 @@ __all__ = [
     "unit",
 ]
 
-_WIDTHS = (8, 12, 16, 24, 32, 48, 64, 96, 128)  # values per feature that are tried
+_WIDTHS = (
+    8,
+    12,
+    16,
+    24,
+    32,
+    48,
+    64,
+    96,
+    128,
+    192,
+    256,
+    384,
+    512,
+)  # values per feature that are tried
 _STEPS = 255  # of a stored value
 _SHOWN = (0.01, 0.99)  # quantiles of a component between which colours change
 
@@ -134,13 +148,32 @@ def pack_all(sets: Sequence[np.ndarray], wanted: float) -> tuple[list[Packed], f
         described.append((exact @ basis, (exact**2).sum(1)))
     packed: list[Packed] = []
     bound = np.inf
-    for width in (*(w for w in _WIDTHS if w < widest), widest):
+    for width in _hopeful(described, widest, wanted):
         packed = [_pack(coefficients[:, :width], energy) for coefficients, energy in described]
         worst = max(packed, key=lambda part: part.error)
         bound = error_bound(worst, worst)
         if bound <= wanted:
             break
     return packed, bound
+
+
+def _hopeful(
+    described: Sequence[tuple[np.ndarray, np.ndarray]], widest: int, wanted: float
+) -> list[int]:
+    """Numbers of values, ascending, that may keep the bound: what they leave out does not break it alone."""
+    kept = [np.zeros(len(energy)) for _, energy in described]
+    hopeful = []
+    before = 0
+    for width in (*(w for w in _WIDTHS if w < widest), widest):
+        left_out = 0.0
+        for part, (coefficients, energy) in zip(kept, described):
+            added = coefficients[:, before:width]
+            part += np.einsum("ij,ij->i", added, added)
+            left_out = max(left_out, float((energy - part).max(initial=0.0)))
+        before = width
+        if 2 * np.sqrt(left_out) <= wanted or width == widest:
+            hopeful.append(width)
+    return hopeful
 
 
 def _pack(coefficients: np.ndarray, energy: np.ndarray) -> Packed:

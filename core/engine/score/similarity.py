@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from loguru import logger
 from torch import Tensor
 
 from core.config import Config
@@ -74,6 +75,11 @@ def show_similarity(
         wanted=error,
         query=query,
     )
+    if bound > error:
+        logger.warning(
+            "these features need more values than a page holds: similarities are off by up to {:.3f}",
+            bound,
+        )
     note = f"{title}, {split}, {embedded.token}"
     pictures = {"colors": colors_picture(embedded, note)} | query_pictures(embedded, query, note)
     for name, picture in pictures.items():
