@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import ndimage
 from slic_reference import clusters, pieces, smoothed
 
-from core.data.superpixels.slic import SlicConfig, connect, lab, seed_grid, slic
+from core.data.superpixels.colours import lab, smooth
+from core.data.superpixels.slic import SlicConfig, connect, seed_grid, slic
 
 
 def picture(shape: tuple[int, int], seed: int = 0, low: int = 0, high: int = 255) -> np.ndarray:
@@ -29,8 +31,27 @@ def picture(shape: tuple[int, int], seed: int = 0, low: int = 0, high: int = 255
     ],
 )
 def test_colours(colour: tuple[int, ...], expected: tuple[float, ...]) -> None:
-    found = lab(np.array([[colour]], np.uint8))[0, 0]
+    found = lab(np.array([[colour]], np.uint8))[:, 0, 0]
     np.testing.assert_allclose(found, expected, atol=0.02)
+
+
+@pytest.mark.parametrize("sigma", [0.3, 1.0, 3.0, 40.0])
+def test_smoothing_is_scipys(sigma: float) -> None:
+    """The widest reaches beyond the image more than once."""
+    planes = np.random.default_rng(0).normal(size=(3, 21, 34))
+    expected = ndimage.gaussian_filter(planes, (0, sigma, sigma))
+    np.testing.assert_allclose(smooth(planes, sigma), expected, rtol=0, atol=1e-12)
+
+
+def test_tables_of_roots_are_exact_enough() -> None:
+    """Every grey against the formula itself."""
+    grey = np.arange(256, dtype=np.uint8)
+    value = grey / 255
+    linear = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+    light = np.where(linear > 0.008856, 116 * np.cbrt(linear) - 16, 903.3 * linear)
+    found = lab(np.repeat(grey[None, :, None], 3, 2))
+    np.testing.assert_allclose(found[0, 0], light, rtol=0, atol=2e-3)
+    np.testing.assert_allclose(found[1:], 0, rtol=0, atol=1e-2)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +86,7 @@ def test_clusters_are_those_of_a_plain_twin(seed: int) -> None:
     config = SlicConfig(segments=24, compactness=6.0, sigma=2.0)
     rows, columns, step = seed_grid((60, 90), 24)
     seeds = np.stack(np.meshgrid(rows, columns, indexing="ij"), -1).reshape(-1, 2)
-    nearest = clusters(smoothed(lab(image), 2.0), seeds, step, 6.0)
+    nearest = clusters(smoothed(np.moveaxis(lab(image), 0, -1), 2.0), seeds, step, 6.0)
     mean = 60 * 90 / len(seeds)
     expected = connect(nearest.astype(np.int32), int(mean / 2), int(3 * mean))
     found = slic(image, config)

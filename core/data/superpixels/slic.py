@@ -13,19 +13,13 @@ import numpy as np
 from pydantic import Field
 
 from core.config import Section
+from core.data.superpixels.clusters import cluster
+from core.data.superpixels.colours import lab, smooth
 
-__all__ = ["SlicConfig", "connect", "lab", "seed_grid", "slic"]
+__all__ = ["SlicConfig", "connect", "seed_grid", "slic"]
 
 _SMALLEST = 0.5  # of a superpixel, in shares of the mean size
 _LARGEST = 3.0
-_WHITE = (0.95047, 1.0, 1.08883)  # CIE D65, 2 degrees
-_XYZ = np.array(  # of linear sRGB, IEC 61966-2-1
-    [
-        [0.412453, 0.357580, 0.180423],
-        [0.212671, 0.715160, 0.072169],
-        [0.019334, 0.119193, 0.950227],
-    ]
-)
 
 
 class SlicConfig(Section):
@@ -58,41 +52,17 @@ def slic(image: np.ndarray, config: SlicConfig) -> np.ndarray:
     Returns:
         i32 [H, W], labels from 0 on without a gap, numbered as rows are read.
     """
-    from scipy.ndimage import gaussian_filter
-
     colours = lab(image, rescale=config.rescale)
     if config.sigma > 0:
-        colours = gaussian_filter(colours, (config.sigma, config.sigma, 0))
+        colours = smooth(colours, config.sigma)
     rows, columns, step = seed_grid(image.shape[:2], config.segments)
     places = np.stack(np.meshgrid(rows, columns, indexing="ij"), -1).reshape(-1, 2)
     centres = np.zeros((len(places), 5))
     centres[:, :2] = places
-    scaled = np.ascontiguousarray(colours / config.compactness)
-    nearest = _cluster(scaled, centres, step, config.iterations)
+    colours /= config.compactness
+    nearest = cluster(colours, centres, step, config.iterations)
     mean = image.shape[0] * image.shape[1] / len(centres)
     return connect(nearest, int(_SMALLEST * mean), int(_LARGEST * mean))
-
-
-def lab(image: np.ndarray, *, rescale: bool = False) -> np.ndarray:
-    """CIE Lab, f64 [H, W, 3] of u8 [H, W, 3] sRGB.
-
-    Args:
-        rescale: stretch the values of the image to 0..1 first.
-    """
-    values = np.arange(256) / 255
-    if rescale:
-        low, high = values[image.min()], values[image.max()]
-        values = (values - low) / (high - low if high > low else 1.0)
-    dark = values <= 0.04045
-    bright = ((np.maximum(values, 0) + 0.055) / 1.055) ** 2.4
-    linear = np.where(dark, values / 12.92, bright)
-    x, y, z = np.moveaxis(linear[image] @ (_XYZ / np.array(_WHITE)[:, None]).T, -1, 0)
-    fx, fy, fz = _compressed(x), _compressed(y), _compressed(z)
-    return np.stack([116 * fy - 16, 500 * (fx - fy), 200 * (fy - fz)], -1)
-
-
-def _compressed(value: np.ndarray) -> np.ndarray:
-    return np.where(value > 0.008856, np.cbrt(value), 7.787 * value + 16 / 116)
 
 
 def seed_grid(shape: tuple[int, ...], segments: int) -> tuple[np.ndarray, np.ndarray, int]:
@@ -124,63 +94,6 @@ def _step(shape: tuple[int, ...], segments: int) -> tuple[float, float]:
         return side, side
     along = max(height, width) / segments
     return (height, along) if height < width else (along, width)
-
-
-@numba.njit("void(f8[:,:,::1], f8[:,::1], i4[:,::1])", cache=True, nogil=True)
-def _move(colours: np.ndarray, centres: np.ndarray, nearest: np.ndarray) -> None:
-    """Move each centre to the mean of its pixels; one without any stays."""
-    count = np.zeros(len(centres))
-    sums = np.zeros_like(centres)
-    height, width = nearest.shape
-    for y in range(height):
-        for x in range(width):
-            k = nearest[y, x]
-            count[k] += 1
-            sums[k, 0] += y
-            sums[k, 1] += x
-            for c in range(3):
-                sums[k, 2 + c] += colours[y, x, c]
-    for k in range(len(centres)):
-        if count[k] > 0:
-            centres[k] = sums[k] / count[k]
-
-
-@numba.njit("i4[:,::1](f8[:,:,::1], f8[:,::1], i8, i8)", cache=True, nogil=True)
-def _cluster(colours: np.ndarray, centres: np.ndarray, step: int, iterations: int) -> np.ndarray:
-    """k-means whose centres [K, 5] (row, column, Lab) look two steps around; i32 [H, W], the centre of each pixel.
-
-    In the first iteration centres have no colour, so that it is one of places alone.
-    """
-    height, width = colours.shape[:2]
-    weight = 1.0 / (step * step)
-    nearest = np.zeros((height, width), np.int32)
-    distance = np.empty((height, width))
-    for _ in range(iterations):
-        distance[:] = np.inf
-        changed = False
-        for k in range(len(centres)):
-            cy, cx, c0, c1, c2 = centres[k]
-            first, last = np.int64(max(cx - 2 * step, 0)), np.int64(min(cx + 2 * step + 1, width))
-            for y in range(
-                np.int64(max(cy - 2 * step, 0)), np.int64(min(cy + 2 * step + 1, height))
-            ):
-                dy = (cy - y) * (cy - y)
-                for x in range(first, last):
-                    apart = (dy + (cx - x) * (cx - x)) * weight
-                    if apart >= distance[y, x]:
-                        continue
-                    d0 = colours[y, x, 0] - c0
-                    d1 = colours[y, x, 1] - c1
-                    d2 = colours[y, x, 2] - c2
-                    apart += d0 * d0 + d1 * d1 + d2 * d2
-                    if apart < distance[y, x]:
-                        distance[y, x] = apart
-                        nearest[y, x] = k
-                        changed = True
-        if not changed:
-            break
-        _move(colours, centres, nearest)
-    return nearest
 
 
 @numba.njit(
