@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import sys
 
-from core.engine.commands import evaluation_parser, job_of, read_evaluation, run_folder
+from core.engine.commands import job_of, read_evaluation, run_folder
+from core.engine.evaluation_options import evaluation_parser
 from core.engine.run import cli
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from core.data.corruptions import PROFILES
-from core.engine.commands import evaluation_parser, read_evaluation
+from core.engine.commands import read_evaluation
+from core.engine.evaluation_options import evaluation_parser
 from core.engine.run.cli import answer_habits, config_parser, read_arguments
 from core.errors import UserError
 from core.names import CORRUPTION_PROFILES

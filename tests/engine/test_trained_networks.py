@@ -16,7 +16,8 @@ from loguru import logger
 from core.api import Segmenter
 from core.config import Config, load_config
 from core.decode import read_json
-from core.engine.commands import evaluation_parser, job_of, read_evaluation, run_folder
+from core.engine.commands import job_of, read_evaluation, run_folder
+from core.engine.evaluation_options import evaluation_parser
 from core.engine.exchange.weights import export_weights, import_weights
 from core.engine.run.adopted import adopt
 from core.engine.run.checkpoint import read_checkpoint

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from core.config import load_config
 from core.contracts import Batch, Output, Sample
 from core.data import ChosenScans, VotePlan, VoteSamples, collate, make_sample
-from core.engine.commands import evaluation_parser, read_votes
+from core.engine.commands import read_votes
+from core.engine.evaluation_options import evaluation_parser
 from core.engine.run.context import Context
 from core.engine.run.distributed import World
 from core.engine.score.evaluation import predictions, score_network
