@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from folder_world import write_world
+from launched import BIN, ENV
 
 from core.config import load_config
 from core.engine.run.distributed import World
@@ -80,7 +80,6 @@ def test_bad_scan_of_a_silent_rank_is_shown(config, tmp_path):
     damage(
         config, "009.bin", b"\0" * 5
     )  # of the three scans of the val split, the one that rank 1 reads first
-    folder = Path(sys.executable).parent
     job = [
         sys.executable,
         "train_teacher.py",
@@ -91,13 +90,12 @@ def test_bad_scan_of_a_silent_rank_is_shown(config, tmp_path):
         "1",
     ]
     result = subprocess.run(
-        [folder / "torchpack", "dist-run", "-np", "2", *job, "--batch_size", "1"],
+        [BIN / "torchpack", "dist-run", "-np", "2", *job, "--batch_size", "1"],
         cwd=REPO,
         capture_output=True,
         text=True,
         timeout=120,
-        env=os.environ
-        | {"OMP_NUM_THREADS": "1", "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"},
+        env=ENV,
     )
     assert result.returncode == 2, result.stdout + result.stderr
     assert "[rank 1]" in result.stdout and "009.bin" in result.stdout

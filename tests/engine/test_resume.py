@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -15,14 +14,7 @@ import psutil
 import pytest
 from folder_world import write_world
 from forked import until
-
-REPO = Path(__file__).resolve().parents[2]
-BIN = Path(sys.executable).parent
-ENV = os.environ | {
-    "OMP_NUM_THREADS": "1",
-    "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
-    "PYTHONPATH": str(REPO),
-}
+from launched import BIN, ENV, REPO
 
 
 @pytest.fixture(scope="module")

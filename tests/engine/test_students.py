@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import socket
@@ -17,6 +16,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from launched import BIN, ENV, REPO
 
 import core.engine.train.trainer
 from core.config import Config, load_config
@@ -29,14 +29,6 @@ from core.engine.train.jobs import build_trainer, train_student, train_teacher
 from core.engine.train.sources import Stored
 from core.engine.train.teacher import load_teacher
 from core.errors import UserError
-
-REPO = Path(__file__).resolve().parents[2]
-BIN = Path(sys.executable).parent
-ENV = os.environ | {
-    "OMP_NUM_THREADS": "1",
-    "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
-    "PYTHONPATH": str(REPO),
-}
 
 TEACHER = """
 num_epochs: 1
