@@ -112,6 +112,11 @@ class Experiment(Section):
     against: tuple[str, ...] = Field(
         (CONTROL,), description="arms that the others are compared with; control = the best of them"
     )
+    metric: str = Field(
+        "miou",
+        pattern=r"^(miou|iou/.+)$",
+        description="what is compared: miou, or iou/CLASS, as in eval.select",
+    )
     views: dict[str, Overrides] = Field(
         {"all": {}}, description="how networks are scored: keys of evaluate.py; the first counts"
     )
@@ -143,6 +148,13 @@ class Experiment(Section):
             known = [full for full in of_protocols if full in self.arms]
             found += [name] if name in self.arms else known or [name]
         return found
+
+    @property
+    def measured(self) -> str:
+        """What tables and axes call the metric."""
+        if self.metric == "miou":
+            return "mIoU"
+        return f"IoU of {self.metric.removeprefix('iou/')}"
 
     def counterpart(self, name: str, arm: str) -> str:
         """The arm that ``name`` in ``against`` means for an arm: the one of the same protocol."""

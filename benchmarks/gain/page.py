@@ -39,8 +39,10 @@ def write_page(summary: Summary, folder: Path) -> Path:
     picture = draw_curves(summary)
     write_bytes(folder / "curves.png", picture)
     encoded = base64.b64encode(picture).decode()
-    shown = f'<img alt="mIoU by share of labels" style="width:100%" src="data:image/png;base64,{encoded}">'
-    note = "Mean over seeds and its 95 % interval, held-out scenes."
+    shown = f'<img alt="scores by share of labels" style="width:100%" src="data:image/png;base64,{encoded}">'
+    note = (
+        f"{summary.experiment.measured} on held-out scenes, mean over seeds and its 95 % interval."
+    )
     blocks = [f"<section><h2>Scores</h2><p class=soft>{note}</p>{shown}</section>"]
     for budget in summary.budgets:
         blocks.append(
@@ -65,8 +67,9 @@ def draw_curves(summary: Summary) -> bytes:
     colors = _colors(scores)
     over = _spoken(summary.experiment.against[0])
     draw = _draw_arms if len(summary.budgets) == 1 else _draw_shares
-    draw(left, scores, colors, summary.budgets, "mIoU on held-out scenes, %")
-    draw(right, gains, colors, summary.budgets, f"mIoU less {over}, paired by seed")
+    measured = summary.experiment.measured
+    draw(left, scores, colors, summary.budgets, f"{measured} on held-out scenes, %")
+    draw(right, gains, colors, summary.budgets, f"{measured} less {over}, paired by seed")
     if summary.budgets[1:]:
         right.axhline(0, color=_GREY[CONTROL], lw=1)
         figure.legend(*left.get_legend_handles_labels(), frameon=False, loc="outside right upper")
@@ -207,13 +210,14 @@ def _budget(summary: Summary, budget: str) -> str:
                 cells.append("–" if gain is None else gain.difference.signed)
             rows.append(cells)
     over = [f"less {name}" for name in summary.experiment.against]
-    text += _table(["Training", "Seeds", "mIoU, %", *over], rows)
+    text += _table(["Training", "Seeds", f"{summary.experiment.measured}, %", *over], rows)
     return text + _teacher(summary, budget) + _by_class(summary, budget)
 
 
 def _teacher(summary: Summary, budget: str) -> str:
     own = teacher_interval(summary, budget)
-    text = "" if own is None else f"<h3>Teacher</h3><p>{own.text} % mIoU itself.</p>"
+    measured = summary.experiment.measured
+    text = "" if own is None else f"<h3>Teacher</h3><p>{measured} {own.text} % itself.</p>"
     rows = []
     names = ("coverage", "accuracy", "miou")
     for title, columns in answers(summary, budget):

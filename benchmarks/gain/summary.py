@@ -12,13 +12,15 @@ from benchmarks.gain.experiment import CONTROL, Experiment
 from benchmarks.gain.intervals import Interval, best_mean, interval, paired
 from benchmarks.gain.plan import LABELS, OWN_SCORE, QUALITY, ArmRun, Plan
 from benchmarks.results import HASH
+from core.config.explain import did_you_mean
 from core.datasets.pseudo import PSEUDO
 from core.decode import read_json
+from core.errors import UserError
 from core.metrics import EvaluationResult
 
 __all__ = ["Gain", "Line", "Score", "Summary", "answers", "teacher_interval"]
 
-_NOT_IDENTITY = {"title", "world", "seeds", "budgets", "shown"}
+_NOT_IDENTITY = {"title", "world", "seeds", "budgets", "shown", "metric"}  # every score is kept
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Gain:
-    """A line less another, paired by seed, mIoU."""
+    """A line less another, paired by seed, in the experiment's metric."""
 
     line: Line
     over: str
@@ -98,20 +100,41 @@ class Summary:
             score = teacher.training.folder / OWN_SCORE
             if teacher.training.done and score.is_file():
                 of_budget = self.teachers.setdefault(teacher.budget, {})
-                of_budget[teacher.seed] = 100 * EvaluationResult.read(score).miou
+                value = self._measured(EvaluationResult.read(score))
+                if value is not None:
+                    of_budget[teacher.seed] = 100 * value
             judged = teacher.quality
             if judged is not None and judged.done:
                 found = read_json(judged.folder / QUALITY, dict[str, Any])
                 self.quality.setdefault(teacher.budget, {})[teacher.seed] = found
 
     def values(self, line: Line, budget: str, view: str) -> dict[int, float]:
-        """mIoU by seed."""
+        """The metric by seed, percent; without the seeds on whose scans it is not defined."""
         wanted = (line.arm, line.part, budget, view)
         found = {}
         for score in self.scores:
-            if (score.arm, score.part, score.budget, score.view) == wanted:
-                found[score.seed] = score.miou
+            value = self._measured(score)
+            if value is not None and (score.arm, score.part, score.budget, score.view) == wanted:
+                found[score.seed] = value
         return found
+
+    def _measured(self, score: Score | EvaluationResult) -> float | None:
+        """The experiment's metric, in the unit of what it is read from; None = no point says anything about it.
+
+        Raises:
+            UserError: it is of a class that there is not.
+        """
+        metric = self.experiment.metric
+        if metric == "miou":
+            return score.miou
+        name = metric.removeprefix("iou/")
+        if name not in score.iou:
+            raise UserError(
+                f"'{name}' is no class of these runs",
+                where="the experiment's key 'metric'",
+                cure=did_you_mean(name, list(score.iou), "Classes are"),
+            )
+        return score.iou[name]
 
     def parts(self, line: Line, budget: str, view: str, part: str) -> dict[int, float]:
         """``in_view`` or ``out_of_view`` by seed, of those that have it."""

@@ -49,7 +49,8 @@ def _scores(summary: Summary, budget: str) -> Table:
     by_view = any(score.in_view is not None for score in summary.scores)
     parts = ("in_view", "out_of_view") if by_view else ()
     over = [f"less {name}" for name in summary.experiment.against]
-    table = Table("training", "scored", "seeds", "mIoU, %", *map(_spoken, parts), *over)
+    measured = f"{summary.experiment.measured}, %"
+    table = Table("training", "scored", "seeds", measured, *map(_spoken, parts), *over)
     table.title = f"{budget} of the labels, mean ± half of its 95 % interval"
     for line in summary.lines:
         for view in summary.views:
@@ -80,7 +81,8 @@ def _text(values: dict[int, float]) -> str:
 def _about_teachers(summary: Summary, budget: str) -> Iterator[str]:
     own = teacher_interval(summary, budget)
     if own is not None:
-        yield f"the teacher itself at {budget}: {own.text} mIoU on the validation scans"
+        measured = summary.experiment.measured
+        yield f"the teacher itself at {budget}: {measured} {own.text} % on the validation scans"
     for title, columns in answers(summary, budget):
         parts = [f"{name} {value.text} %" for name, value in columns.items()]
         yield f"unlabelled scans, {title}: {', '.join(parts)}"
@@ -93,7 +95,9 @@ def write_records(summary: Summary, path: Path) -> None:
         UserError: the file holds a table of other columns.
     """
     if not path.is_file():
-        title = f"{summary.experiment.title}: mIoU (%), and differences paired by seed with half their 95 % interval"
+        measured = summary.experiment.measured
+        unit = f"{measured} (%), and differences paired by seed with half their 95 % interval"
+        title = f"{summary.experiment.title}: {unit}"
         table = ResultTable(title=title, rows="training", columns=_columns(summary), digits=_DIGITS)
         write_json(path, table.model_dump(exclude_defaults=True))
     for record in _records(summary):

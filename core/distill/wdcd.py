@@ -1,8 +1,9 @@
 """Weighted decoupled class distillation, the method of KDMOS (Cao et al., IROS 2025, arXiv 2506.14130).
 
 A teacher's distribution over the classes that a point does not have is compared at every labelled point, each class
-weighing as much as the others; its probability of "moving" at the moving points alone. Probabilities get no addend: in
-logarithms nothing overflows, where the published code adds 1e-8.
+weighing as much as the others; its probability of "moving" at the moving points alone. Of points without a label the
+teacher may say which class they have (``distill.unlabelled``): the paper, whose scans all have labels, has none.
+Probabilities get no addend: in logarithms nothing overflows, where the published code adds 1e-8.
 """
 
 from __future__ import annotations
@@ -57,6 +58,11 @@ class WDCD(Method):
             (0.0, 1.0716, 22.0882, 421.3364),
             description="weight of a point in the non-target term by the class of its label, class 0 (ignore) first; "
             "SemanticKITTI's 1 / share of points of static, movable, moving",
+        )
+        unlabelled: Literal["skip", "teacher"] = Field(
+            "skip",
+            description='points without a label: "skip" as published; "teacher" = the class it finds likeliest stands '
+            "for the label in both terms",
         )
         w_nontarget: float = Field(0.9, ge=0, description="weight of the non-target term")
         w_target: float = Field(0.3, ge=0, description="weight of the target term")
@@ -115,14 +121,21 @@ class WDCD(Method):
         output: Output = self.student(batch)
         losses = self.label_losses(output, batch)
         target, known = self._taught(batch, teacher)
-        known = known & (batch.cells.of_point >= 0) & (batch.point_labels != IGNORE)
+        labels = self._classes(batch.point_labels, target)
+        known = known & (batch.cells.of_point >= 0) & (labels != IGNORE)
         rows = known.nonzero()[:, 0]
         own = output.point_logits
         if own is None:
             own = voxels_to_points(output.logits, batch)
-        labels = batch.point_labels.index_select(0, rows)
+        labels = labels.index_select(0, rows)
         own, target = own.index_select(0, rows), target.detach().index_select(0, rows)
         return losses | self._divergences(own, target, labels)
+
+    def _classes(self, labels: Tensor, target: Tensor) -> Tensor:
+        """I64 [SN]: the class by which a point's distributions are decoupled, 0 = it does not count."""
+        if self.config.unlabelled == "skip":
+            return labels
+        return torch.where(labels == IGNORE, target.argmax(1), labels)
 
     def _taught(self, batch: Batch, teacher: TeacherOutput | None) -> tuple[Tensor, Tensor]:
         """The teacher's logits [SN, classes], and bool [SN] whether it has any for a point."""

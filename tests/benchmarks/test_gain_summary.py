@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,22 @@ def test_the_control_is_the_best_mean_and_gains_are_paired(plan: Plan) -> None:
     assert given["coverage"].mean == 60.0
     assert columns.keys() == {"coverage", "accuracy"}
     assert columns["accuracy"].mean == 87.5
+
+
+def test_a_class_may_be_what_is_compared(plan: Plan, tmp_path: Path) -> None:
+    by_mean = Summary(plan)
+    plan.experiment = plan.experiment.model_copy(update={"metric": "iou/a"})
+    summary = Summary(plan)
+    assert summary.identity == by_mean.identity  # every score is kept, whatever is compared
+    assert summary.values(Line("live", 1.0, False), "50 %", "all") == pytest.approx({0: 70, 1: 80})
+    assert summary.teachers["50 %"] == pytest.approx({0: 90, 1: 90})
+    console = Console(width=200, file=io.StringIO(), record=True)
+    print_summary(summary, console)
+    assert "IoU of a, %" in console.export_text()
+    assert "IoU of a on held-out scenes" in write_page(summary, tmp_path / "page").read_text()
+    plan.experiment = plan.experiment.model_copy(update={"metric": "iou/aa"})
+    with pytest.raises(UserError, match=r"'aa' is no class.*'a'"):
+        Summary(plan)
 
 
 def of_seed(plan: Plan, seed: int, path: Path) -> Summary:

@@ -156,6 +156,22 @@ def test_gradients_reach_labelled_points_alone():
     assert losses["target"].item() == 0
 
 
+def test_the_teacher_says_the_class_of_points_without_a_label():
+    teacher = random_logits(12, 2)
+    teacher[3] = torch.tensor([9.0, 1, 2, 3])  # "ignore" is what it finds likeliest: no class
+    batch = batch_of(LABELS, teacher)
+    made = method(batch, logits="said", unlabelled="teacher")
+    losses = made(batch)
+    labels = torch.tensor(LABELS)
+    assert LABELS[3] == LABELS[8] == 0
+    labels[8] = teacher[8].argmax()
+    assert labels[8] > 0
+    own = voxels_to_points(made.student.logits, batch).double()
+    nontarget, target = reference(own, teacher.double(), labels)
+    assert losses["nontarget"].item() == pytest.approx(0.3 * 3 * nontarget, rel=1e-5)
+    assert losses["target"].item() == pytest.approx(0.3 * target, rel=1e-5)
+
+
 def test_extreme_logits_are_finite():
     s = torch.tensor([[-1e4, 0.0, 1e4, -1e4]], requires_grad=True)
     t = torch.tensor([[1e4, -1e4, 0.0, 1e4]])
