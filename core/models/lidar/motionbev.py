@@ -16,6 +16,7 @@ from core.config import Section
 from core.contracts import Batch, Output
 from core.data.partitions.cylinder import Cylinder
 from core.errors import UserError
+from core.fast.cell_max import cell_max
 from core.models.lidar.cylinder_points import GEOMETRY, cylinder_of, perceptron, point_inputs
 from core.models.lidar.polar_blocks import CoAttention, PolarBlock, Seam, UpBlock, Upsampling
 from core.models.lidar.range_image import ImageStage
@@ -201,16 +202,14 @@ class _Columns:
 
     def largest(self, values: Tensor, of_column: Tensor) -> Tensor:
         """[R, C] of points -> [P, C]; of_column: i64 [R]."""
-        empty = values.new_zeros(len(self.key), values.shape[1])
-        index = of_column[:, None].expand(-1, values.shape[1])
-        return empty.scatter_reduce(0, index, values, "amax", include_self=False)
+        return cell_max(values, of_column, len(self.key))
 
     def image(self, values: Tensor) -> Tensor:
-        """[P, C] -> [B, C, range, azimuth], 0 where there is nothing."""
+        """[P, C] -> [B, C, range, azimuth], channels last in memory, 0 where there is nothing."""
         scans, height, width = self.shape
         image = values.new_zeros(scans * height * width, values.shape[1])
         image = image.index_copy(0, self.key, values)
-        return image.view(scans, height, width, -1).permute(0, 3, 1, 2).contiguous()
+        return image.view(scans, height, width, -1).permute(0, 3, 1, 2)
 
     def of_image(self, image: Tensor) -> Tensor:
         """[B, C, range, azimuth] -> [P, C]."""

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from core.fast.ring import closed_ring
+
 __all__ = [
     "CoAttention",
     "DropBlock",
@@ -33,12 +35,11 @@ class PolarConv(nn.Conv2d):
     """3x3 convolution: zeros beyond the range, the other end of the circle beyond the azimuth."""
 
     def __init__(self, cin: int, cout: int) -> None:
-        super().__init__(cin, cout, 3)
+        super().__init__(cin, cout, 3, padding=(1, 0))
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, cin, H, W] -> [B, cout, H, W]."""
-        padded = F.pad(F.pad(x, (1, 1, 0, 0), mode="circular"), (0, 0, 1, 1))
-        return super().forward(padded)
+        return super().forward(closed_ring(x))
 
 
 class PolarBlock(nn.Sequential):
