@@ -14,7 +14,7 @@ from loguru import logger
 from core.distill import MIOU, Score
 from core.engine.run.checkpoint import BEST, OLD_BEST
 from core.engine.run.distributed import barrier
-from core.engine.run.memory import release_free_memory
+from core.engine.run.memory import GrownHeap
 from core.engine.run.run_dir import RunDir
 from core.engine.run.stopping import STOP, Stopped
 from core.engine.run.torchpack_api import Callback, SummaryWriter, TFEventWriter
@@ -215,11 +215,14 @@ class TensorBoard(TFEventWriter):
 
 
 class HeapTrimming(Callback):
-    """Return free heap memory now and then; one return takes milliseconds. For trainings on a CPU."""
+    """Return free heap memory where it has grown. For trainings on a CPU."""
 
     EVERY = 20  # steps
+
+    def __init__(self) -> None:
+        self.heap = GrownHeap()
 
     def _trigger_step(self) -> None:
         on_cpu = self.trainer.device.type == "cpu"
         if on_cpu and self.trainer.global_step % self.EVERY == 0:
-            release_free_memory()
+            self.heap.look()
