@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from core.fast import plain
-from core.sparse.checks import check_range, check_tensor
+from core.fast.bits import bfloat16_bits, from_bits
+from core.sparse.checks import InvalidInput, check_range, check_tensor
 
-__all__ = ["cell_max"]
+__all__ = ["Largest", "cell_max"]
 
 _WIDE = (
     torch.float32,
@@ -43,6 +44,52 @@ def cell_max(values: Tensor, of_row: Tensor, cells: int) -> Tensor:
     check_range("the cells of the rows", of_row, 0, cells, "cell_max")
     largest: Tensor = _CellMax.apply(values, of_row, cells)
     return largest
+
+
+class Largest:
+    """The same of rows that come in parts, on a processor and without a gradient.
+
+    Args:
+        cells: their number M.
+    """
+
+    def __init__(self, cells: int) -> None:
+        self.cells = cells
+        self._dtype = torch.float32
+        self._largest: Tensor | None = None
+
+    def add(self, values: Tensor, of_row: Tensor) -> None:
+        """Take rows [N, C] of cells i64 [N] into account.
+
+        Raises:
+            InvalidInput: ``values`` is no table, or a row's cell is none of ``cells``.
+        """
+        check_tensor("values", values, None, (None, None), "cell_max")
+        check_tensor("the cells of the rows", of_row, torch.int64, (len(values),), "cell_max")
+        check_range("the cells of the rows", of_row, 0, self.cells, "cell_max")
+        if self._largest is None:
+            kept = values.dtype in (*_WIDE, torch.bfloat16)
+            kind = values.dtype if kept else torch.float32
+            self._largest = torch.full((self.cells, values.shape[1]), -torch.inf, dtype=kind)
+            self._seen = torch.zeros(self.cells, dtype=torch.bool)
+            self._dtype = values.dtype
+        values = values.to(self._largest.dtype).contiguous()
+        cells, seen = of_row.contiguous().numpy(), self._seen.numpy()
+        if values.dtype == torch.bfloat16:
+            _raise_narrow(bfloat16_bits(values), cells, bfloat16_bits(self._largest), seen)
+        else:
+            _raise(values.numpy(), cells, self._largest.numpy(), seen)
+
+    def found(self) -> Tensor:
+        """[M, C], 0 in a cell without rows.
+
+        Raises:
+            InvalidInput: no part has come, so that C is not known.
+        """
+        if self._largest is None:
+            raise InvalidInput("no rows have come", where="cell_max")
+        self._largest[~self._seen] = 0
+        return self._largest.to(self._dtype)
 
 
 class _CellMax(torch.autograd.Function):
@@ -107,3 +154,35 @@ def _spread(source: np.ndarray, rows: np.ndarray, target: np.ndarray) -> None:
             row = rows[cell, k]
             if row >= 0:
                 target[row, k] = source[cell, k]
+
+
+@numba.njit(
+    [
+        "void(f4[:,::1], i8[::1], f4[:,::1], b1[::1])",
+        "void(f8[:,::1], i8[::1], f8[:,::1], b1[::1])",
+    ],
+    cache=True,
+    nogil=True,
+)
+def _raise(values: np.ndarray, of_row: np.ndarray, largest: np.ndarray, seen: np.ndarray) -> None:
+    """One pass over the rows that raises what their cells have so far."""
+    for i in range(values.shape[0]):
+        cell = of_row[i]
+        seen[cell] = True
+        for k in range(values.shape[1]):
+            value, best = values[i, k], largest[cell, k]
+            largest[cell, k] = value if (value > best) | (value != value) else best
+
+
+@numba.njit("void(u2[:,::1], i8[::1], u2[:,::1], b1[::1])", cache=True, nogil=True)
+def _raise_narrow(
+    values: np.ndarray, of_row: np.ndarray, largest: np.ndarray, seen: np.ndarray
+) -> None:
+    """The same of bfloat16, by its bits."""
+    for i in range(values.shape[0]):
+        cell = of_row[i]
+        seen[cell] = True
+        for k in range(values.shape[1]):
+            value, best = from_bits(values[i, k]), from_bits(largest[cell, k])
+            better = (value > best) | (value != value)
+            largest[cell, k] = values[i, k] if better else largest[cell, k]

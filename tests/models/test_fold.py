@@ -146,3 +146,20 @@ def test_linear_layers_and_biases_are_folded() -> None:
     folded, x = fold_batch_norm(network), torch.randn(20, 6)
     assert norms(folded) == 0 and not any(p.requires_grad for p in folded.parameters())
     torch.testing.assert_close(folded(x), network.eval()(x))
+
+
+@torch.no_grad()
+def test_a_norm_before_a_linear_layer_is_folded() -> None:
+    layers = nn.Sequential(
+        nn.BatchNorm1d(5), nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 3, bias=False)
+    )
+    for norm in (layers[0], layers[2]):
+        nn.init.uniform_(norm.running_mean, -1, 1)
+        nn.init.uniform_(norm.running_var, 0.5, 2)
+        nn.init.uniform_(norm.weight, 0.5, 2)
+        nn.init.uniform_(norm.bias, -1, 1)
+    folded = fold_batch_norm(layers)
+    assert norms(folded) == 0
+    x = torch.randn(7, 5)
+    exact = layers.eval().double()(x.double())
+    assert relative_error(folded(x), exact) < 1e-5

@@ -5,10 +5,10 @@ With the upsampling of KDMOS (Cao et al., IROS 2025), whose student it is.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import ClassVar, Literal
 
-import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -16,9 +16,17 @@ from core.config import Section
 from core.contracts import Batch, Output
 from core.data.partitions.cylinder import Cylinder
 from core.errors import UserError
-from core.fast.cell_max import cell_max
 from core.models.lidar.cylinder_points import GEOMETRY, cylinder_of, perceptron, point_inputs
-from core.models.lidar.polar_blocks import CoAttention, PolarBlock, Seam, UpBlock, Upsampling
+from core.models.lidar.polar_blocks import (
+    CoAttention,
+    ImageNorm,
+    PolarBlock,
+    Seam,
+    UpBlock,
+    Upsampling,
+)
+from core.models.lidar.polar_columns import PolarColumns
+from core.models.lidar.polar_inference import FoldedPerceptron, Shifted, number_type
 from core.models.lidar.range_image import ImageStage
 
 __all__ = ["MotionBEV"]
@@ -131,11 +139,45 @@ class MotionBEV(nn.Module):
         Raises:
             UserError: the grid has other heights than the network, too few cells, or does not close where it should.
         """
+        columns = self.grid(batch)
+        rows, of_column = columns.points(batch)
+        plain, motion = self.inputs(batch, rows)
+        points = self.points(plain)
+        appearance = self.compression(columns.largest(points, of_column))
+        image = columns.image(appearance)
+        output = self.output(
+            batch, columns, image, columns.image(columns.largest(motion, of_column))
+        )
+        count = len(batch.cells.of_point)
+        if len(rows) < count:  # points without a cell have zeros
+            points = points.new_zeros(count, points.shape[1]).index_copy(0, rows, points)
+        return replace(output, point_features=points)
+
+    def folded(self) -> nn.Module:
+        """For :func:`core.sparse.fold_batch_norm`, once the batch normalisations below are gone."""
+        return _FoldedMotionBEV(self)
+
+    def grid(self, batch: Batch) -> PolarColumns:
+        """The columns of a batch.
+
+        Raises:
+            UserError: see :meth:`forward`.
+        """
         grid = cylinder_of(batch)
         _check(grid, self.config)
-        columns = _Columns(batch, grid.bins)
-        points, appearance, motion = self._columns(batch, columns)
-        stages = self.stages(columns.image(appearance), columns.image(motion))
+        return PolarColumns(batch, grid.bins)
+
+    def inputs(self, batch: Batch, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """F32 [R, .] and [R, motion_channels] of points, by their rows i64 [R]: place and such, and motion."""
+        inputs = point_inputs(batch, rows)
+        edge = inputs.shape[1] - self.config.motion_channels
+        return inputs[:, :edge], inputs[:, edge:]
+
+    def output(
+        self, batch: Batch, columns: PolarColumns, appearance: Tensor, motion: Tensor
+    ) -> Output:
+        """Logits and stages of two images, see :meth:`stages`."""
+        stages = self.stages(appearance, motion)
         feats = self.dropout(columns.of_image(stages[-1]))
         scores = self.head(feats).view(len(feats), self.config.heights, self.num_classes)
         edges = [1, 2, 4, 8, 16, 8, 4, 2, 1]
@@ -144,24 +186,7 @@ class MotionBEV(nn.Module):
             logits=scores[columns.of_cell, batch.coords[:, 3].long()],
             stages=[ImageStage(x, batch, edge, whole) for x, edge in zip(stages, edges)],
             encoder=len(self.appearance),
-            point_features=points,
         )
-
-    def _columns(self, batch: Batch, columns: _Columns) -> tuple[Tensor, Tensor, Tensor]:
-        """Features [SN, point_features] of the points, 0 where they have no cell; [P, width] and [P, motion_channels]
-        of the columns, the largest of their points.
-        """
-        of_point = batch.cells.of_point
-        rows = (of_point >= 0).nonzero()[:, 0]
-        motion_channels = self.config.motion_channels
-        inputs = point_inputs(batch, rows)
-        feats = self.points(inputs[:, :-motion_channels])
-        of_column = columns.of_cell.index_select(0, of_point.index_select(0, rows))
-        appearance = self.compression(columns.largest(feats, of_column))
-        motion = columns.largest(inputs[:, -motion_channels:], of_column)
-        if len(rows) < len(of_point):
-            feats = feats.new_zeros(len(of_point), feats.shape[1]).index_copy(0, rows, feats)
-        return feats, appearance, motion
 
     def stages(self, appearance: Tensor, motion: Tensor) -> list[Tensor]:
         """The levels of the encoder and of the decoder.
@@ -187,38 +212,45 @@ class MotionBEV(nn.Module):
         return maps
 
 
-class _Columns:
-    """The occupied columns of a batch's cells.
+class _FoldedMotionBEV(nn.Module):
+    """The network for inference, without the features of points.
 
-    Attributes:
-        key: i64 [P], place in the joined images. of_cell: i64 [SV], the column of each cell.
+    Args:
+        network: whose batch normalisations are gone.
     """
 
-    def __init__(self, batch: Batch, bins: tuple[int, int, int]) -> None:
-        self.shape = (len(batch), bins[0], bins[1])
-        scan, distance, azimuth, _ = batch.coords.long().unbind(1)
-        place = (scan * bins[0] + distance) * bins[1] + azimuth
-        self.key, self.of_cell = torch.unique(place, return_inverse=True)
+    def __init__(self, network: MotionBEV) -> None:
+        super().__init__()
+        self.network = network
+        linear = (layer for layer in network.points if isinstance(layer, nn.Linear))
+        self.points = FoldedPerceptron(linear)
+        self.norms = nn.ModuleList()
+        for branch in (network.appearance, network.motion):
+            first = branch[0]
+            assert isinstance(first, nn.Sequential), "as built"
+            self.norms.append(first[0])
+            first[0] = nn.Identity()
 
-    def largest(self, values: Tensor, of_column: Tensor) -> Tensor:
-        """[R, C] of points -> [P, C]; of_column: i64 [R]."""
-        return cell_max(values, of_column, len(self.key))
-
-    def image(self, values: Tensor) -> Tensor:
-        """[P, C] -> [B, C, range, azimuth], channels last in memory, 0 where there is nothing."""
-        scans, height, width = self.shape
-        image = values.new_zeros(scans * height * width, values.shape[1])
-        image = image.index_copy(0, self.key, values)
-        return image.view(scans, height, width, -1).permute(0, 3, 1, 2)
-
-    def of_image(self, image: Tensor) -> Tensor:
-        """[B, C, range, azimuth] -> [P, C]."""
-        return image.permute(0, 2, 3, 1).flatten(0, 2).index_select(0, self.key)
+    def forward(self, batch: Batch) -> Output:
+        """See :meth:`MotionBEV.forward`."""
+        network = self.network
+        columns = network.grid(batch)
+        rows, of_column = columns.points(batch)
+        plain, motion = network.inputs(batch, rows)
+        images = []
+        most = columns.largest_of(self.points, plain, of_column)
+        for norm, values in zip(
+            self.norms, (network.compression(most), columns.largest(motion, of_column))
+        ):
+            assert isinstance(norm, Shifted), "as folded"
+            values = norm.of_rows(values)
+            images.append(columns.image(values.to(number_type(values)), norm.shift))
+        return network.output(batch, columns, *images)
 
 
 def _levels(widths: list[int]) -> nn.ModuleList:
     """The levels of a branch; the first one normalises the image, the others halve its size."""
-    levels = nn.ModuleList([nn.Sequential(nn.BatchNorm2d(widths[0]), PolarBlock(*widths[:2]))])
+    levels = nn.ModuleList([nn.Sequential(ImageNorm(widths[0]), PolarBlock(*widths[:2]))])
     for cin, cout in pairwise(widths[1:]):
         levels.append(nn.Sequential(nn.MaxPool2d(2), PolarBlock(cin, cout)))
     return levels

@@ -9,11 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.fast.ring import closed_ring
+from core.models.lidar.polar_inference import FoldedBlock, FoldedGate, FoldedUp, Shifted
+from core.sparse.fold import FoldsNorm
 
 __all__ = [
     "CoAttention",
     "DropBlock",
     "DySample",
+    "ImageNorm",
     "PolarBlock",
     "PolarConv",
     "Seam",
@@ -31,7 +34,7 @@ _BLOCK = 7  # px, edge of what DropBlock drops
 _SLOPE = 0.01
 
 
-class PolarConv(nn.Conv2d):
+class PolarConv(FoldsNorm):
     """3x3 convolution: zeros beyond the range, the other end of the circle beyond the azimuth."""
 
     def __init__(self, cin: int, cout: int) -> None:
@@ -50,6 +53,19 @@ class PolarBlock(nn.Sequential):
             PolarConv(cin, cout), nn.BatchNorm2d(cout), nn.LeakyReLU(_SLOPE),
             PolarConv(cout, cout), nn.BatchNorm2d(cout), nn.LeakyReLU(_SLOPE),
         )  # fmt: skip
+
+    def folded(self) -> FoldedBlock:
+        """For :func:`core.sparse.fold_batch_norm`, once the batch normalisations below are gone."""
+        first, second = (layer for layer in self if isinstance(layer, PolarConv))
+        return FoldedBlock(first, second, _SLOPE)
+
+
+class ImageNorm(nn.BatchNorm2d):
+    """Normalises the image that a branch begins with."""
+
+    def folded(self) -> Shifted:
+        """For :func:`core.sparse.fold_batch_norm`: for the values of the columns, before they are an image."""
+        return Shifted(self)
 
 
 class CoAttention(nn.Module):
@@ -89,6 +105,11 @@ class CoAttention(nn.Module):
         out: Tensor = u * v + a
         return out
 
+    def folded(self) -> FoldedGate:
+        """For :func:`core.sparse.fold_batch_norm`, once the batch normalisations below are gone."""
+        first, second = (layer for layer in self.gate if isinstance(layer, PolarConv))
+        return FoldedGate(first, second, _SLOPE, self.place, self.channel)
+
 
 class DySample(nn.Module):
     """Upsampling to twice the size at learnt places (DySample, Liu et al., ICCV 2023).
@@ -117,15 +138,14 @@ class DySample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, C, 2 H, 2 W]."""
         batch, channels, height, width = x.shape
-        offset = (_STEP * self.offset(x) + self.base).float()
-        offset = offset.view(batch, 2, -1, height, width)
+        offset = self.offsets(x).view(batch, 2, -1, height, width)
         row = torch.arange(height, device=x.device, dtype=offset.dtype) + 0.5
         column = torch.arange(width, device=x.device, dtype=offset.dtype) + 0.5
         across = offset[:, 0] + column  # [B, groups * 4, H, W] px, pixel 0 reaching from 0 to 1
         along = offset[:, 1] + row[:, None]
         image = x
         if self.seam == "closed":
-            image = F.pad(x, (1, 1, 0, 0), mode="circular")
+            image = closed_ring(x)
             across = across.remainder(width) + 1
         places = torch.stack([2 * across / image.shape[3] - 1, 2 * along / height - 1], -1)
         shape = (batch * _GROUPS, _SCALE, _SCALE, height, width, 2)
@@ -136,6 +156,10 @@ class DySample(nn.Module):
             grouped, field.to(grouped.dtype), padding_mode="border", align_corners=False
         )
         return sampled.view(batch, channels, _SCALE * height, _SCALE * width)
+
+    def offsets(self, x: Tensor) -> Tensor:
+        """F32 [B, 2 * groups * 4, H, W] px from a pixel's centre: across, then along; by group, then sub-pixel."""
+        return (_STEP * self.offset(x) + self.base).float()
 
 
 class DropBlock(nn.Module):
@@ -181,7 +205,7 @@ class UpBlock(nn.Module):
         self.up: nn.Module = DySample(deep, seam)
         if upsampling == "transposed":
             self.up = nn.ConvTranspose2d(deep, deep, _SCALE, stride=_SCALE)
-        self.block = PolarBlock(deep + skip, cout)
+        self.block: nn.Module = PolarBlock(deep + skip, cout)
         self.drop = DropBlock(dropblock)
 
     def forward(self, deep: Tensor, skip: Tensor) -> Tensor:
@@ -195,3 +219,8 @@ class UpBlock(nn.Module):
             raised = F.pad(raised, (0, 0, 0, down))
         out: Tensor = self.drop(self.block(torch.cat([skip, raised], 1)))
         return out
+
+    def folded(self) -> FoldedUp:
+        """For :func:`core.sparse.fold_batch_norm`, once the batch normalisations below are gone."""
+        assert isinstance(self.block, FoldedBlock), "folded before"
+        return FoldedUp(self.up, self.block, self.seam == "closed")
