@@ -15,6 +15,7 @@ from core.data.partitions.cylinder import Cylinder
 from core.errors import UserError
 from core.fast.cell_max import cell_max
 from core.models.layers import PointBatchNorm
+from core.models.recomputed import Perceptron
 
 __all__ = ["GEOMETRY", "PointHead", "PointNetwork", "cylinder_of", "perceptron", "point_inputs"]
 
@@ -71,12 +72,12 @@ def point_inputs(batch: Batch, rows: Tensor) -> Tensor:
     return torch.cat([polar - centre, polar, xyz[:, :2], others], 1)
 
 
-def perceptron(widths: Sequence[int]) -> nn.Sequential:
+def perceptron(widths: Sequence[int]) -> Perceptron:
     """Normalisation, then linear layers from width to width with normalisation and ReLU between them."""
     layers: list[nn.Module] = [PointBatchNorm(widths[0])]
     for cin, cout in pairwise(widths[:-1]):
         layers += [nn.Linear(cin, cout), PointBatchNorm(cout), nn.ReLU(inplace=True)]
-    return nn.Sequential(*layers, nn.Linear(widths[-2], widths[-1]))
+    return Perceptron(*layers, nn.Linear(widths[-2], widths[-1]))
 
 
 class PointNetwork(nn.Module):
