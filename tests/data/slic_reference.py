@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.ndimage import correlate1d, label
 
-__all__ = ["clusters", "pieces", "smoothed"]
+__all__ = ["clusters", "connected", "pieces", "smoothed"]
 
 
 def smoothed(colours: np.ndarray, sigma: float) -> np.ndarray:
@@ -52,3 +52,35 @@ def clusters(colours: np.ndarray, seeds: np.ndarray, step: int, compactness: flo
 def pieces(labels: np.ndarray) -> int:
     """How many pieces (4 neighbours) the labels fall into."""
     return sum(label(labels == value)[1] for value in np.unique(labels))
+
+
+def connected(labels: np.ndarray, smallest: int, largest: int) -> np.ndarray:
+    """Pieces numbered anew, pixel by pixel: breadth first to the right, left, below and above."""
+    found = np.full(labels.shape, -1)
+    new = 0
+    for start in np.ndindex(*labels.shape):
+        if found[start] >= 0:
+            continue
+        found[start] = new
+        piece = [start]
+        neighbour = 0
+        for y, x in piece:
+            if len(piece) >= largest:
+                break
+            for place in ((y, x + 1), (y, x - 1), (y + 1, x), (y - 1, x)):
+                inside = 0 <= place[0] < labels.shape[0] and 0 <= place[1] < labels.shape[1]
+                if not inside:
+                    continue
+                if labels[place] == labels[start] and found[place] == -1:
+                    found[place] = new
+                    piece.append(place)
+                    if len(piece) >= largest:
+                        break
+                elif found[place] not in (-1, new):
+                    neighbour = found[place]
+        if len(piece) >= smallest:
+            new += 1
+            continue
+        for place in piece:
+            found[place] = neighbour
+    return found

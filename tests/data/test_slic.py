@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy import ndimage
-from slic_reference import clusters, pieces, smoothed
+from slic_reference import clusters, connected, pieces, smoothed
 
+from core.data.superpixels.clusters import cluster
 from core.data.superpixels.colours import lab, smooth
-from core.data.superpixels.slic import SlicConfig, connect, seed_grid, slic
+from core.data.superpixels.pieces import connect
+from core.data.superpixels.slic import SlicConfig, seed_grid, slic
 
 
 def picture(shape: tuple[int, int], seed: int = 0, low: int = 0, high: int = 255) -> np.ndarray:
@@ -38,12 +40,12 @@ def test_colours(colour: tuple[int, ...], expected: tuple[float, ...]) -> None:
 @pytest.mark.parametrize("sigma", [0.3, 1.0, 3.0, 40.0])
 def test_smoothing_is_scipys(sigma: float) -> None:
     """The widest reaches beyond the image more than once."""
-    planes = np.random.default_rng(0).normal(size=(3, 21, 34))
-    expected = ndimage.gaussian_filter(planes, (0, sigma, sigma))
-    np.testing.assert_allclose(smooth(planes, sigma), expected, rtol=0, atol=1e-12)
+    planes = np.random.default_rng(0).normal(size=(3, 21, 34)).astype(np.float32)
+    expected = ndimage.gaussian_filter(planes.astype(np.float64), (0, sigma, sigma))
+    np.testing.assert_allclose(smooth(planes, sigma), expected, rtol=0, atol=3e-6)
 
 
-def test_tables_of_roots_are_exact_enough() -> None:
+def test_roots_are_exact_enough() -> None:
     """Every grey against the formula itself."""
     grey = np.arange(256, dtype=np.uint8)
     value = grey / 255
@@ -91,6 +93,27 @@ def test_clusters_are_those_of_a_plain_twin(seed: int) -> None:
     expected = connect(nearest.astype(np.int32), int(mean / 2), int(3 * mean))
     found = slic(image, config)
     assert (found == expected).mean() > 0.999 and found.max() == expected.max()
+
+
+@pytest.mark.parametrize("size", [(64, 96), (61, 75), (9, 200)])
+def test_distances_are_asked_of_every_centre_that_may_be_nearest(size: tuple[int, int]) -> None:
+    """Of many small and few large windows, where tiles end within the image and beyond it."""
+    colours = smoothed(np.moveaxis(lab(picture(size, 3)), 0, -1), 1.0)
+    for segments in (6, 40, 150):
+        rows, columns, step = seed_grid(size, segments)
+        seeds = np.stack(np.meshgrid(rows, columns, indexing="ij"), -1).reshape(-1, 2)
+        planes = np.ascontiguousarray(np.moveaxis(colours, -1, 0), np.float32)
+        expected = clusters(colours, seeds, step, 6.0)
+        assert (cluster(planes, seeds, step, 6.0, 10) == expected).mean() > 0.995
+
+
+@pytest.mark.parametrize("sizes", [(1, 1000), (4, 1000), (4, 30), (30, 31), (1, 1)])
+def test_pieces_are_those_of_a_plain_twin(sizes: tuple[int, int]) -> None:
+    """Noise falls into pieces of all sizes: some go to a neighbour, some are cut, some keep their shape."""
+    values = np.random.default_rng(0).integers(0, 3, (12, 17)).repeat(2, 0).repeat(2, 1)
+    values[5:9, 3:30] = 1
+    labels = values.astype(np.int32)
+    assert (connect(labels, *sizes) == connected(labels, *sizes)).all()
 
 
 @pytest.mark.parametrize("size", [(376 // 4, 1241 // 4), (1920 // 8, 886 // 8), (57, 101)])

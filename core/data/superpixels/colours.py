@@ -1,4 +1,4 @@
-"""CIE Lab of an image, and its smoothing, in planes that the clustering reads row by row."""
+"""CIE Lab of an image, and its smoothing: planes of 32-bit floats that compiled loops run through row by row."""
 
 from __future__ import annotations
 
@@ -15,13 +15,18 @@ _XYZ = np.array(  # of linear sRGB, IEC 61966-2-1
         [0.019334, 0.119193, 0.950227],
     ]
 )
-_ENTRIES = 1 << 16  # of the table of cube roots; between them Lab is wrong by 1e-5 at most
-_READ = numba.types.Array(numba.u1, 3, "C", readonly=True)  # images of files may not be written to
+_THIRD_OF_EXPONENT = (
+    709_921_077  # added to a third of a float's bits it gives those of its cube root, to 4 %
+)
 _TRUNCATE = 4.0  # standard deviations at which the Gaussian ends, as in scipy.ndimage
+_MATHS = {"nnan", "nsz"}  # no number here is NaN; sums keep their order, so that all machines agree
+_READ = numba.types.Array(numba.u1, 3, "C", readonly=True)  # images of files may not be written to
+_LINE = numba.f4[::1]
+_PLANES = numba.f4[:, :, ::1]
 
 
 def lab(image: np.ndarray, *, rescale: bool = False) -> np.ndarray:
-    """CIE Lab, f64 [3, H, W] of u8 [H, W, 3] sRGB.
+    """CIE Lab, f32 [3, H, W] of u8 [H, W, 3] sRGB.
 
     Args:
         rescale: stretch the values of the image to 0..1 first.
@@ -30,45 +35,73 @@ def lab(image: np.ndarray, *, rescale: bool = False) -> np.ndarray:
     if rescale:
         low, high = values[image.min()], values[image.max()]
         values = (values - low) / (high - low if high > low else 1.0)
-    dark = values <= 0.04045
     bright = ((np.maximum(values, 0) + 0.055) / 1.055) ** 2.4
-    linear = np.where(dark, values / 12.92, bright)
-    relative = np.ascontiguousarray((_XYZ / np.array(_WHITE)[:, None]).T)
-    shares = linear[:, None, None] * relative  # [256, RGB, XYZ]
-    return _lab(np.ascontiguousarray(image), shares, _roots())
-
-
-def _roots() -> np.ndarray:
-    """The compressed value of i / _ENTRIES, and one more to look between them."""
-    value = np.arange(_ENTRIES + 2) / _ENTRIES
-    return np.where(value > 0.008856, np.cbrt(value), 7.787 * value + 16 / 116)
-
-
-@numba.njit("f8(f8, f8[::1])", inline="always")
-def _compressed(value: float, roots: np.ndarray) -> float:
-    place = value * _ENTRIES
-    below = np.int64(min(place, float(_ENTRIES)))
-    return roots[below] + (place - below) * (roots[below + 1] - roots[below])
-
-
-@numba.njit(numba.f8[:, :, ::1](_READ, numba.f8[:, :, ::1], numba.f8[::1]), cache=True, nogil=True)
-def _lab(image: np.ndarray, shares: np.ndarray, roots: np.ndarray) -> np.ndarray:
-    height, width = image.shape[:2]
-    found = np.empty((3, height, width))
-    for y in range(height):
-        for x in range(width):
-            r, g, b = image[y, x, 0], image[y, x, 1], image[y, x, 2]
-            fx = _compressed(shares[r, 0, 0] + shares[g, 1, 0] + shares[b, 2, 0], roots)
-            fy = _compressed(shares[r, 0, 1] + shares[g, 1, 1] + shares[b, 2, 1], roots)
-            fz = _compressed(shares[r, 0, 2] + shares[g, 1, 2] + shares[b, 2, 2], roots)
-            found[0, y, x] = 116 * fy - 16
-            found[1, y, x] = 500 * (fx - fy)
-            found[2, y, x] = 200 * (fy - fz)
+    linear = np.where(values <= 0.04045, values / 12.92, bright)
+    relative = _XYZ / np.array(_WHITE)[:, None]
+    found = np.empty((3, *image.shape[:2]), np.float32)
+    _lab(np.ascontiguousarray(image), linear.astype(np.float32), relative.astype(np.float32), found)
     return found
 
 
+@numba.njit(
+    numba.void(_LINE, _LINE),
+    cache=True,
+    nogil=True,
+    fastmath=_MATHS,
+    error_model="numpy",  # a division that may raise is not vectorised
+)
+def _compress(values: np.ndarray, found: np.ndarray) -> None:
+    """Cube roots, or a line where it is dark; two steps of Halley's method leave the last bit open."""
+    bits = values.view(np.int32)
+    guess = found.view(np.int32)
+    for i in range(len(values)):
+        third = np.int32(np.float32(bits[i]) * np.float32(1 / 3))
+        guess[i] = third + np.int32(_THIRD_OF_EXPONENT)
+    for i in range(len(values)):
+        value = values[i]
+        root = found[i]
+        cube = root * root * root
+        root = root * (cube + value + value) / (cube + cube + value)
+        cube = root * root * root
+        root = root * (cube + value + value) / (cube + cube + value)
+        dark = np.float32(7.787) * value + np.float32(16 / 116)
+        found[i] = root if value > np.float32(0.008856) else dark
+
+
+@numba.njit(
+    numba.void(_READ, _LINE, numba.f4[:, ::1], _PLANES), cache=True, nogil=True, fastmath=_MATHS
+)
+def _lab(image: np.ndarray, linear: np.ndarray, relative: np.ndarray, found: np.ndarray) -> None:
+    height, width = image.shape[:2]
+    red = np.empty(width, np.float32)
+    green = np.empty(width, np.float32)
+    blue = np.empty(width, np.float32)
+    xyz = np.empty((3, width), np.float32)
+    compressed = np.empty((3, width), np.float32)
+    for y in range(height):
+        for x in range(width):
+            red[x] = linear[image[y, x, 0]]
+            green[x] = linear[image[y, x, 1]]
+            blue[x] = linear[image[y, x, 2]]
+        for c in range(3):
+            of_red, of_green, of_blue = relative[c]
+            part = xyz[c]
+            for x in range(width):
+                part[x] = red[x] * of_red + green[x] * of_green + blue[x] * of_blue
+        _compress(xyz.reshape(-1), compressed.reshape(-1))
+        fx, fy, fz = (
+            compressed[0],
+            compressed[1],
+            compressed[2],
+        )  # unpacked they would be read with a stride
+        for x in range(width):
+            found[0, y, x] = np.float32(116) * fy[x] - np.float32(16)
+            found[1, y, x] = np.float32(500) * (fx[x] - fy[x])
+            found[2, y, x] = np.float32(200) * (fy[x] - fz[x])
+
+
 def smooth(planes: np.ndarray, sigma: float) -> np.ndarray:
-    """Gaussian of each plane, f64 [C, H, W], mirrored at the borders: ``scipy.ndimage.gaussian_filter``.
+    """Gaussian of each plane, f32 [C, H, W], mirrored at the borders: ``scipy.ndimage.gaussian_filter``.
 
     Args:
         sigma: px, greater than 0.
@@ -78,34 +111,98 @@ def smooth(planes: np.ndarray, sigma: float) -> np.ndarray:
     weights /= weights[0] + 2 * weights[1:].sum()
     rows = np.pad(np.arange(planes.shape[1]), radius, mode="symmetric")
     columns = np.pad(np.arange(planes.shape[2]), radius, mode="symmetric")
-    return _smooth(planes, weights, rows, columns)
+    found = np.empty_like(planes)
+    _smooth(planes, weights.astype(np.float32), rows, columns, found)
+    return found
 
 
-@numba.njit("f8[:,:,::1](f8[:,:,::1], f8[::1], i8[::1], i8[::1])", cache=True, nogil=True)
+@numba.njit(numba.void(_LINE, numba.f4, _LINE), cache=True, nogil=True, fastmath=_MATHS)
+def _weigh(line: np.ndarray, weight: float, found: np.ndarray) -> None:
+    for x in range(len(found)):
+        found[x] = weight * line[x]
+
+
+@numba.njit(numba.void(_LINE, _LINE, _LINE, numba.f4), cache=True, nogil=True, fastmath=_MATHS)
+def _add_pair(to: np.ndarray, one: np.ndarray, other: np.ndarray, weight: float) -> None:
+    """Add what lies at one distance on either side."""
+    for x in range(len(to)):
+        to[x] += weight * (one[x] + other[x])
+
+
+@numba.njit(
+    numba.void(_LINE, _LINE, _LINE, numba.f4, _LINE, _LINE, numba.f4),
+    cache=True,
+    nogil=True,
+    fastmath=_MATHS,
+)
+def _add_pairs(
+    to: np.ndarray,
+    near_one: np.ndarray,
+    near_other: np.ndarray,
+    near_weight: float,
+    far_one: np.ndarray,
+    far_other: np.ndarray,
+    far_weight: float,
+) -> None:
+    """Add two distances at once: sums are read and written half as often."""
+    for x in range(len(to)):
+        near = near_weight * (near_one[x] + near_other[x])
+        far = far_weight * (far_one[x] + far_other[x])
+        to[x] += near + far
+
+
+@numba.njit(
+    numba.void(_PLANES, _LINE, numba.i8[::1], numba.i8[::1], _PLANES),
+    cache=True,
+    nogil=True,
+    fastmath=_MATHS,
+)
 def _smooth(
-    planes: np.ndarray, weights: np.ndarray, rows: np.ndarray, columns: np.ndarray
-) -> np.ndarray:
+    planes: np.ndarray,
+    weights: np.ndarray,
+    rows: np.ndarray,
+    columns: np.ndarray,
+    found: np.ndarray,
+) -> None:
     """Smooth by rows and columns; ``rows`` and ``columns`` say what stands at places from ``-radius`` on."""
     count, height, width = planes.shape
     radius = len(weights) - 1
-    found = np.empty_like(planes)
-    across = np.empty(width + 2 * radius)
-    down = np.empty(width)
+    across = np.empty(width + 2 * radius, np.float32)
+    down = np.empty(width, np.float32)
     for c in range(count):
+        plane = planes[c]
         for y in range(height):
-            down[:] = weights[0] * planes[c, y]
-            for k in range(1, radius + 1):
-                above, below = planes[c, rows[y + radius - k]], planes[c, rows[y + radius + k]]
-                weight = weights[k]
-                for x in range(width):
-                    down[x] += weight * (above[x] + below[x])
-            for x in range(width + 2 * radius):
+            middle = y + radius
+            _weigh(plane[y], weights[0], down)
+            for k in range(1, radius, 2):
+                _add_pairs(
+                    down,
+                    plane[rows[middle - k]],
+                    plane[rows[middle + k]],
+                    weights[k],
+                    plane[rows[middle - k - 1]],
+                    plane[rows[middle + k + 1]],
+                    weights[k + 1],
+                )
+            if radius % 2:
+                above, below = plane[rows[y]], plane[rows[middle + radius]]
+                _add_pair(down, above, below, weights[radius])
+            for x in range(width):
+                across[radius + x] = down[x]
+            for x in range(radius):
                 across[x] = down[columns[x]]
+                across[radius + width + x] = down[columns[radius + width + x]]
             line = found[c, y]
-            line[:] = weights[0] * down
-            for k in range(1, radius + 1):
-                left, right = across[radius - k :], across[radius + k :]
-                weight = weights[k]
-                for x in range(width):
-                    line[x] += weight * (left[x] + right[x])
-    return found
+            _weigh(down, weights[0], line)
+            for k in range(1, radius, 2):
+                _add_pairs(
+                    line,
+                    across[radius - k :],
+                    across[radius + k :],
+                    weights[k],
+                    across[radius - k - 1 :],
+                    across[radius + k + 1 :],
+                    weights[k + 1],
+                )
+            if radius % 2:
+                _add_pair(line, across, across[2 * radius :], weights[radius])

@@ -8,15 +8,15 @@ each image to 0..1 first, which changes the superpixels of dark images: ``rescal
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from pydantic import Field
 
 from core.config import Section
 from core.data.superpixels.clusters import cluster
 from core.data.superpixels.colours import lab, smooth
+from core.data.superpixels.pieces import connect
 
-__all__ = ["SlicConfig", "connect", "seed_grid", "slic"]
+__all__ = ["SlicConfig", "seed_grid", "slic"]
 
 _SMALLEST = 0.5  # of a superpixel, in shares of the mean size
 _LARGEST = 3.0
@@ -57,11 +57,8 @@ def slic(image: np.ndarray, config: SlicConfig) -> np.ndarray:
         colours = smooth(colours, config.sigma)
     rows, columns, step = seed_grid(image.shape[:2], config.segments)
     places = np.stack(np.meshgrid(rows, columns, indexing="ij"), -1).reshape(-1, 2)
-    centres = np.zeros((len(places), 5))
-    centres[:, :2] = places
-    colours /= config.compactness
-    nearest = cluster(colours, centres, step, config.iterations)
-    mean = image.shape[0] * image.shape[1] / len(centres)
+    nearest = cluster(colours, places, step, config.compactness, config.iterations)
+    mean = image.shape[0] * image.shape[1] / len(places)
     return connect(nearest, int(_SMALLEST * mean), int(_LARGEST * mean))
 
 
@@ -94,68 +91,3 @@ def _step(shape: tuple[int, ...], segments: int) -> tuple[float, float]:
         return side, side
     along = max(height, width) / segments
     return (height, along) if height < width else (along, width)
-
-
-@numba.njit(
-    "Tuple((i8, i4))(i4[:,::1], i4[:,::1], i8[:,::1], i8, i8, i4, i8)", cache=True, nogil=True
-)
-def _flood(
-    labels: np.ndarray,
-    found: np.ndarray,
-    queue: np.ndarray,
-    y: int,
-    x: int,
-    new: np.int32,
-    largest: int,
-) -> tuple[int, np.int32]:
-    """Give the piece that holds a pixel the number ``new``, breadth first; its pixels and a neighbour's number."""
-    height, width = labels.shape
-    neighbour = np.int32(0)
-    found[y, x] = new
-    queue[0, 0] = y
-    queue[0, 1] = x
-    size = 1
-    visited = 0
-    while visited < size < largest:
-        for dy, dx in ((0, 1), (0, -1), (1, 0), (-1, 0)):
-            v = queue[visited, 0] + dy
-            u = queue[visited, 1] + dx
-            if not (0 <= v < height and 0 <= u < width):
-                continue
-            if labels[v, u] == labels[y, x] and found[v, u] == -1:
-                found[v, u] = new
-                queue[size, 0] = v
-                queue[size, 1] = u
-                size += 1
-                if size >= largest:
-                    break
-            elif found[v, u] >= 0 and found[v, u] != new:
-                neighbour = found[v, u]
-        visited += 1
-    return size, neighbour
-
-
-@numba.njit("i4[:,::1](i4[:,::1], i8, i8)", cache=True, nogil=True)
-def connect(labels: np.ndarray, smallest: int, largest: int) -> np.ndarray:
-    """Number the pieces that hang together (4 neighbours) anew, i32 [H, W].
-
-    Args:
-        labels: i32 [H, W].
-        smallest: px; a smaller piece goes to a neighbour that has its number already, of several the last one met.
-        largest: px; what is left of a piece of so many is a piece of its own.
-    """
-    height, width = labels.shape
-    found = np.full((height, width), np.int32(-1))
-    queue = np.empty((max(largest, 1), 2), np.int64)
-    new = np.int32(0)
-    for y in range(height):
-        for x in range(width):
-            if found[y, x] >= 0:
-                continue
-            size, neighbour = _flood(labels, found, queue, y, x, new, largest)
-            if size >= smallest:
-                new += np.int32(1)
-                continue
-            for i in range(size):
-                found[queue[i, 0], queue[i, 1]] = neighbour
-    return found

@@ -27,7 +27,7 @@ from core.processes import shared_work
 __all__ = ["SETTINGS", "VERSION", "SuperpixelReport", "default_folder", "write_superpixels"]
 
 SETTINGS = "superpixels.json"  # in the folder: what the superpixels were made with
-VERSION = 1  # of the algorithm: another one gives other superpixels for the same settings
+VERSION = 2  # of the algorithm: another one gives other superpixels for the same settings
 _NEEDLESS = ("planes", "columns", "labelled", "unlabelled", "pseudo_labels", "multisweeps")
 Task = tuple[int, int]  # position of the split, and of the scan in it
 
