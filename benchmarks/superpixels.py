@@ -4,9 +4,9 @@
     python benchmarks/superpixels.py frame.jpg --truth frame_labels.png
 
 Needs scikit-image, which the project does without; says so where it is missing. From 0.19 on it stretches the values of
-each image first, which ``rescale`` does here; 0.18 does not. Each divides an image once to warm up, and then by turns on
-one thread; the median counts. How alike the divisions are is asked without the stretching: scikit-image is given Lab, and
-a compactness that undoes its stretching of that. Its borders then count as the true ones.
+each image first, which ``rescale`` does here; 0.18 does not. Each divides an image once to warm up, and then by turns
+on one thread; the median counts. How alike the divisions are is asked without the stretching: scikit-image is given
+Lab, and a compactness that undoes its stretching of that. Its borders then count as the true ones.
 
 With ``--truth``, an image of class ids for each image: boundary recall, the share of pixels at borders of true segments
 that have a superpixel's border within 2 px (Achanta et al., TPAMI 2012), and undersegmentation error, how much of
