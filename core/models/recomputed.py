@@ -21,6 +21,8 @@ class Perceptron(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """[P, C] -> [P, C']."""
+        if not self.training:  # normalisations may be part of the linear layers then
+            return super().forward(x)
         norm, first, *others = self
         x = first(norm(x))
         for norm, linear in zip(others[::3], others[2::3], strict=True):
@@ -31,15 +33,13 @@ class Perceptron(nn.Sequential):
 
 def norm_relu_linear(x: Tensor, norm: PointBatchNorm, linear: nn.Linear) -> Tensor:
     """``linear(relu(norm(x)))``, [P, C] -> [P, C'], of which a training on one process keeps ``x`` alone."""
-    taught = norm.training and torch.is_grad_enabled()
-    if (
-        not taught or norm.sync or len(x) < 2
-    ):  # what the processes know together is not asked for twice
-        return linear(norm(x).relu_())  # type: ignore[no-any-return]
-    assert norm.num_batches_tracked is not None
+    learns = norm.training and torch.is_grad_enabled()
+    if not learns or norm.sync or len(x) < 2:  # no second exchange between processes
+        return linear(norm(x).relu_())
+    assert norm.num_batches_tracked is not None and norm.momentum is not None
     norm.num_batches_tracked.add_(1)
     made: Tensor = _NormReluLinear.apply(
-        x, norm.weight, norm.bias, linear.weight, linear.bias, norm
+        x, norm.weight, norm.bias, linear.weight, linear.bias, norm, norm.momentum
     )
     return made
 
@@ -55,10 +55,11 @@ class _NormReluLinear(torch.autograd.Function):
         shift: Tensor,
         weight: Tensor,
         bias: Tensor,
-        norm: nn.BatchNorm1d,
+        norm: PointBatchNorm,
+        momentum: float,
     ) -> Tensor:
         y, mean, inverse = torch.native_batch_norm(
-            x, scale, shift, norm.running_mean, norm.running_var, True, norm.momentum, norm.eps
+            x, scale, shift, norm.running_mean, norm.running_var, True, momentum, norm.eps
         )
         ctx.eps = norm.eps
         ctx.save_for_backward(x, scale, shift, weight, mean, inverse)
@@ -77,4 +78,4 @@ class _NormReluLinear(torch.autograd.Function):
         grads = torch.ops.aten.native_batch_norm_backward(
             grad_y, x, scale, None, None, mean, inverse, True, ctx.eps, [True, True, True]
         )
-        return *grads, grad_weight, grad_bias, None
+        return *grads, grad_weight, grad_bias, None, None

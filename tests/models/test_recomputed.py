@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from core.models.layers import PointBatchNorm
 from core.models.lidar.cylinder_points import perceptron
+from core.sparse.fold import fold_batch_norm
 
 WIDTHS = (5, 16, 32, 8)
 
@@ -72,6 +73,15 @@ def test_without_gradients_the_layers_are_the_plain_ones(training: bool) -> None
     torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
     for one, other in zip(network.buffers(), plain.buffers(), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def test_normalisations_fold_into_it() -> None:
+    network, plain = pair()
+    network(points(300))
+    plain(points(300))
+    folded = fold_batch_norm(network)
+    assert not any(isinstance(module, PointBatchNorm) for module in folded.modules())
+    torch.testing.assert_close(folded(points(9)), plain.eval()(points(9)), rtol=1e-5, atol=1e-5)
 
 
 def test_activations_are_not_kept() -> None:
