@@ -15,9 +15,8 @@ from core.data.superpixels.nearest import ask_all, load, new_tile, store
 from core.data.superpixels.sums import COUNT, PLACE, SUMS, add, sum_tiles
 from core.data.superpixels.tiles import SIDE, UNIT, boxes_of, cut, empty_labels, joined
 
-__all__ = ["MOST_CENTRES", "cluster"]
+__all__ = ["cluster"]
 
-MOST_CENTRES = 32_767  # labels have 16 bits while they are looked for
 _BLOCK = 4  # tiles along a side of what shares a list of centres
 
 
@@ -31,7 +30,7 @@ def cluster(
 
     Args:
         colours: f32 [3, H, W] Lab.
-        places: [K, 2], row and column of each centre at the beginning, at most MOST_CENTRES.
+        places: [K, 2], row and column of each centre at the beginning; at most 32,767, labels have 16 bits here.
         step: px, of the grid.
         compactness: distance in colour that weighs as much as a step.
         iterations: at most.
