@@ -36,8 +36,8 @@ def unlabelled_scans(config: Config) -> Iterator[tuple[Scan, np.ndarray | None]]
     """Scans outside the label budget with the labels that they hide, u8 [N] of the keyframe's points; None = none."""
     dataset = budgeted_scans(config, sweeps=True)
     for index in np.flatnonzero(~dataset.budget).tolist():
-        scan = dataset.with_labels(index)
-        yield scan, keyframe_scan(scan).labels
+        truth = keyframe_scan(dataset.with_labels(index)).labels
+        yield dataset.load(index, cameras=False), truth  # with the columns that the network reads
 
 
 def judge(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -253,3 +254,19 @@ def test_pseudo_labels_of_the_recipe_are_not_waited_for(
     assert scans
     for scan, truth in scans:
         assert truth is not None and len(truth) == np.count_nonzero(scan.keyframe)
+
+
+def test_unlabelled_scans_have_the_columns_that_the_network_reads(
+    tiny_nuscenes: Path, tmp_path: Path
+) -> None:
+    config = load_config(REPO / "configs" / "synthetic" / "few_labels.yaml")
+    wanted = {"root": str(tiny_nuscenes), "labelled": {"fraction": 0.5}, "unlabelled": "rest"}
+    config.merge(wanted, "the test", "dataset")
+    for scan, _ in pseudo_quality.unlabelled_scans(config):
+        count = np.count_nonzero(scan.keyframe)
+        np.save(tmp_path / f"{scan.token}.npy", np.arange(count, dtype=np.float32))
+    place = os.path.relpath(tmp_path, tiny_nuscenes)
+    config.merge({"columns": {"number": {"file": f"{place}/{{token}}.npy"}}}, "the test", "dataset")
+    for scan, truth in pseudo_quality.unlabelled_scans(config):
+        assert truth is not None
+        assert scan.points["number"][scan.keyframe].tolist() == list(range(len(truth)))
