@@ -32,10 +32,16 @@ def main() -> None:
         help="stretch the values of each image first, as scikit-image does from 0.19 on",
     )
     parser.add_argument(
+        "--objects",
+        action="store_true",
+        help="merge superpixels beside each other that lie on one object of the scan (an experiment)",
+    )
+    parser.add_argument(
         "--splits", nargs="+", default=["train", "val"], help="whose images (train val)"
     )
     args, config = read_arguments(parser)
     workers = usable_cores(most=64) if args.workers is None else max(args.workers, 1)
+    from core.data.superpixels.objects import ObjectConfig
     from core.data.superpixels.slic import SlicConfig
     from core.data.superpixels.write import default_folder, write_superpixels
     from core.engine.run.experiment import check_config
@@ -45,7 +51,8 @@ def main() -> None:
     given = {key: getattr(args, key) for key in keys if getattr(args, key) is not None}
     settings = Config(tree={"slic": given}, source="command line").parse(SlicConfig, "slic")
     out = default_folder(config) if args.out is None else args.out
-    report = write_superpixels(config, out, settings, args.splits, workers)
+    objects = ObjectConfig() if args.objects else None
+    report = write_superpixels(config, out, settings, args.splits, workers, objects)
     sys.stdout.write(f"{report.text()}\nin {out}\n")
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from core.config import Config
 from core.data import DataConfig, make_sample
+from core.data.superpixels.objects import ObjectConfig
 from core.data.superpixels.slic import SlicConfig, slic
 from core.data.superpixels.write import SETTINGS, default_folder, write_superpixels
 from core.datasets import build_dataset
@@ -122,3 +123,23 @@ def test_real_images_have_as_many_superpixels_as_scikit_images() -> None:
         (path,) = (REAL / name).glob("*.jpg")
         labels = slic(read_image(path), SlicConfig())
         assert 90 <= len(np.unique(labels)) <= 126
+
+
+def test_superpixels_are_merged_on_objects_of_the_scan(
+    written: Path, tiny_nuscenes: Path, tmp_path: Path
+) -> None:
+    config = config_of(tiny_nuscenes)
+    report = write_superpixels(config, tmp_path, SMALL, ["val"], objects=ObjectConfig(points=3))
+    merged = 0
+    for path in sorted(tmp_path.rglob("*.png")):
+        regions = np.asarray(Image.open(path)).astype(np.int64)
+        plain = np.asarray(Image.open(written / path.relative_to(tmp_path))).astype(np.int64)
+        pairs = np.unique(np.stack([plain.ravel(), regions.ravel()], 1), axis=0)
+        assert len(pairs) == plain.max() + 1  # each superpixel lies in one region
+        assert regions.max() < SMALL.segments
+        merged += int(plain.max() - regions.max())
+    assert merged > 0 and len(report.images) == 24
+    with pytest.raises(UserError, match=r"made otherwise \(objects\)"):
+        write_superpixels(config, tmp_path, SMALL, ["val"])
+    with pytest.raises(UserError, match=r"made otherwise \(objects\)"):
+        write_superpixels(config, written, SMALL, ["val"], objects=ObjectConfig())

@@ -13,7 +13,9 @@ import numpy as np
 from tqdm import tqdm
 
 from core.config import Config
+from core.contracts import Camera
 from core.data.made_with import note_settings
+from core.data.superpixels.objects import ObjectConfig, find_objects, merge_on_objects
 from core.data.superpixels.slic import SlicConfig, slic
 from core.datasets import build_dataset, dataset_class
 from core.datasets.base import ScanDataset
@@ -58,11 +60,13 @@ def write_superpixels(
     settings: SlicConfig,
     splits: Sequence[str] = ("train", "val"),
     workers: int = 1,
+    objects: ObjectConfig | None = None,
 ) -> SuperpixelReport:
     """Write the superpixels of every image of some splits that ``out`` has no file of; a killed command goes on.
 
     Args:
         config: its ``dataset`` names the scans. workers: processes.
+        objects: of the scan, on which superpixels are merged; None = they stay as the image has them.
 
     Raises:
         UserError: ``out`` holds superpixels of other settings, a scan has no camera, or an image is damaged.
@@ -72,8 +76,8 @@ def write_superpixels(
     written: list[int] = []
     found = 0
     with sole_writer(out, "--out"):
-        _begin(out, settings)
-        writer = _Writer(tuple(scans), out, settings)
+        _begin(out, settings, objects)
+        writer = _Writer(tuple(scans), out, settings, objects)
         count = min(workers, len(tasks))
         with shared_work(writer, tasks, count, "--workers", writer.named) as results:
             bar = tqdm(results, total=len(tasks), unit="scan", disable=not sys.stderr.isatty())
@@ -109,13 +113,15 @@ def _images_alone(config: Config, split: str) -> ScanDataset:
     return build_dataset(config, split)
 
 
-def _begin(out: Path, settings: SlicConfig) -> None:
+def _begin(out: Path, settings: SlicConfig, objects: ObjectConfig | None) -> None:
     """Note what the superpixels are made with, or compare it with what the folder notes.
 
     Raises:
         UserError: the folder holds others.
     """
-    made_with = {"method": "slic", "version": VERSION, **settings.model_dump(mode="json")}
+    merged_on = None if objects is None else objects.model_dump(mode="json")
+    made_with = {"method": "slic", "version": VERSION, "objects": merged_on}
+    made_with |= settings.model_dump(mode="json")
     note_settings(out / SETTINGS, made_with, "superpixels")
 
 
@@ -126,6 +132,7 @@ class _Writer:
     splits: tuple[ScanDataset, ...]
     out: Path
     settings: SlicConfig
+    objects: ObjectConfig | None
 
     def named(self, task: Task) -> str:
         """The scan's token."""
@@ -144,14 +151,18 @@ class _Writer:
         if not missing:
             return [], len(images)
         written = []
-        for found in split.load(task[1]).cameras:
+        scan = split.load(task[1])
+        objects = None if self.objects is None else find_objects(scan.xyz, self.objects)
+        for found in scan.cameras:
             if found.name in missing:
                 path = plane_file(self.out, self.named(task), found.name)
-                written.append(self._write(path, found.load()))
+                labels = slic(found.load(), self.settings)
+                if self.objects is not None and objects is not None:
+                    labels = _merged(labels, found, scan.xyz, objects, self.objects)
+                written.append(self._write(path, labels))
         return written, len(images) - len(missing)
 
-    def _write(self, path: Path, image: np.ndarray) -> int:
-        labels = slic(image, self.settings)
+    def _write(self, path: Path, labels: np.ndarray) -> int:
         count = int(labels.max()) + 1
         limit = min(self.settings.segments, NO_LABEL)
         if count > limit:
@@ -162,6 +173,15 @@ class _Writer:
             )
         write_bytes(path, png(labels.astype(np.uint16)))
         return count
+
+
+def _merged(
+    labels: np.ndarray, camera: Camera, xyz: np.ndarray, objects: np.ndarray, config: ObjectConfig
+) -> np.ndarray:
+    """The superpixels of an image with those on one object of the scan made one."""
+    uv, _, visible = camera.project(xyz)
+    places = uv[visible, ::-1].astype(np.int64)
+    return merge_on_objects(labels, places, objects[visible], config)
 
 
 def png(labels: np.ndarray) -> bytes:
