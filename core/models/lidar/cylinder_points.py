@@ -15,7 +15,7 @@ from core.data.partitions.cylinder import Cylinder
 from core.errors import UserError
 from core.fast.cell_max import cell_max
 from core.models.layers import PointBatchNorm
-from core.models.recomputed import Perceptron
+from core.models.lidar.perceptron import Perceptron
 
 __all__ = ["GEOMETRY", "PointHead", "PointNetwork", "cylinder_of", "perceptron", "point_inputs"]
 
