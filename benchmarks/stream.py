@@ -25,7 +25,8 @@ from core.datasets import dataset_class
 from core.datasets.motion_config import MotionConfig
 from core.engine.run.cli import run_command
 from core.engine.run.distributed import World
-from core.engine.score.stream import StreamOptions, stream_checkpoint
+from core.engine.score.stream import stream_checkpoint
+from core.engine.score.stream_source import StreamOptions
 from core.models import build_model
 
 WINDOWS = MotionConfig().channels  # scans until both are full

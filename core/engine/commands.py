@@ -222,7 +222,8 @@ def read_votes(args: argparse.Namespace) -> Votes:
 def _stream_of(args: argparse.Namespace, run_path: Path) -> tuple[Callable[..., Any], list[Any]]:
     """The job of a stream and its targets."""
     from core.engine.score.source import default_out
-    from core.engine.score.stream import StreamOptions, stream_checkpoint
+    from core.engine.score.stream import stream_checkpoint
+    from core.engine.score.stream_source import StreamOptions
 
     options = StreamOptions(
         delay=args.delay,

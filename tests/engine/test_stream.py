@@ -23,7 +23,8 @@ from core.datasets.live import LivePoses
 from core.engine.run.distributed import World
 from core.engine.score.latency import PARTS, Latency
 from core.engine.score.prediction import predict_checkpoint
-from core.engine.score.stream import StreamOptions, stream_checkpoint
+from core.engine.score.stream import stream_checkpoint
+from core.engine.score.stream_source import StreamOptions
 from core.errors import UserError
 from core.labels import LABEL_SPACES
 from tests import motion_world as world
