@@ -22,7 +22,16 @@ def main() -> None:
     )
     parser.add_argument("--split", choices=("train", "val", "test"), default="train")
     parser.add_argument("--column", help="name in dataset.columns (that of distill.logits)")
+    parser.add_argument(
+        "--visits",
+        type=int,
+        default=1,
+        metavar="N",
+        help="passes over each scan, of which each shows another point of every voxel; their mean is written",
+    )
     args, config = read_arguments(parser)
+    if args.visits < 1:
+        parser.error(f"--visits has to be 1 or more, not {args.visits}")
     from core.engine.run.distributed import World
     from core.engine.run.experiment import check_config
     from core.engine.score.teacher_logits import write_teacher_logits
@@ -36,6 +45,7 @@ def main() -> None:
         split=args.split,
         name=args.column,
         workers=args.workers,
+        visits=args.visits,
     )
     first = writer.path(0)
     sys.stdout.write(f"logits of {counted(len(writer.scans), 'scan')}, the first in {first}\n")

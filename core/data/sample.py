@@ -27,6 +27,7 @@ from core.data.image_augment import augment_aligned
 from core.data.image_crop import Box, nearest
 from core.data.mapping import majority_labels
 from core.data.picture import NO_AREA, Picture
+from core.data.visits import visited
 from core.datasets.columns import CELL_COLUMNS, READ_COLUMNS
 from core.errors import UserError
 
@@ -72,6 +73,7 @@ class Recipe:
         index: int,
         rng: np.random.Generator | None = None,
         change: Change = UNCHANGED,
+        visit: int = 0,
     ) -> Sample:
         """Augment, group and project a scan.
 
@@ -81,6 +83,7 @@ class Recipe:
             index: the scan's position in its data set.
             rng: source of every random draw; needed in training.
             change: of the points, where none is drawn.
+            visit: which of its points represents each cell, see :func:`core.data.visits.visited`.
 
         Raises:
             UserError: no point is left after ``beams`` or ``point_range``, the scan is too large for the cells, an
@@ -102,6 +105,7 @@ class Recipe:
         if self.training and rng is not None and limit is not None and len(grouping) > limit:
             grouping = _crop(grouping, limit, rng, shift=self.partition.relative)
         points = self._columns(scan, xyz)
+        grouping = visited(grouping, points["sweep"], visit)
         sample = Sample(
             token=scan.token,
             index=index,

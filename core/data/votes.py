@@ -20,7 +20,7 @@ from core.datasets.base import ScanDataset
 
 __all__ = ["MIRRORS", "VoteMode", "VotePlan", "VoteSamples", "cumulative_views"]
 
-VoteMode = Literal["fixed", "mirrors", "legacy_random", "legacy_cumulative"]
+VoteMode = Literal["fixed", "mirrors", "points", "legacy_random", "legacy_cumulative"]
 MIRRORS: tuple[FlipAxes, ...] = ("none", "x", "y", "xy")  # in PVKD's order
 _QUARTER = 90.0  # degrees; mirrored in x, in y and in both, it covers half of a circle
 
@@ -35,7 +35,8 @@ class VotePlan:
             ``drawn`` says, from a stream of (seed, position in the data set).
             ``mirrors``: as recorded and mirrored in x, in y and in both, each of them turned by the same ``count / 4``
             angles, equal steps in (-45, 45] degrees that begin with 0: what the training of Cylinder3D and PVKD has
-            seen. ``legacy_cumulative``: the four views of PVKD's published code, see :func:`cumulative_views`.
+            seen. ``points``: as recorded, view k shows of each cell its point number k. ``legacy_cumulative``: the
+            four views of PVKD's published code, see :func:`cumulative_views`.
         flips: ``fixed`` only: every second view is mirrored (x negated) before it is turned.
     """
 
@@ -47,8 +48,8 @@ class VotePlan:
 
     def of(self, index: int) -> tuple[Change, ...]:
         """The views of scan ``index``."""
-        if self.count == 1:
-            return (Change(),)
+        if self.count == 1 or self.mode == "points":
+            return (Change(),) * self.count
         if self.mode == "legacy_random":
             rng = sample_rng(self.seed, 0, index, VOTE)
             return tuple(draw_change(rng, self.drawn) for _ in range(self.count))
@@ -135,8 +136,11 @@ class VoteSamples(Samples[list[Sample]]):
 
     def _make(self, scan: Scan, key: SampleKey) -> list[Sample]:
         first = key.part * self.chunk
-        changes = self.plan.of(key.index)[first : first + self.chunk]
-        return [self.recipe.sample(scan, key.index, change=change) for change in changes]
+        made = []
+        for number, change in enumerate(self.plan.of(key.index)[first : first + self.chunk], first):
+            visit = number if self.plan.mode == "points" else 0
+            made.append(self.recipe.sample(scan, key.index, change=change, visit=visit))
+        return made
 
     @staticmethod
     def _mark(made: list[Sample], padded: bool, skipped: tuple[str, ...]) -> list[Sample]:

@@ -207,8 +207,9 @@ def _add_vote_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--vote-mode",
         default="fixed",
-        choices=("fixed", "mirrors", "legacy_random", "legacy_cumulative"),
+        choices=("fixed", "mirrors", "points", "legacy_random", "legacy_cumulative"),
         help="fixed: N equal steps about z; mirrors: as recorded and mirrored in x, y and both, at N / 4 angles; "
+        "points: as recorded, pass k shows of each voxel its k-th point; "
         "legacy_random: changes drawn as in 2DPASS (eval.vote_augment); legacy_cumulative: the four views of PVKD's "
         "published code, each begun from the one before",
     )

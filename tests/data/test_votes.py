@@ -48,7 +48,9 @@ def test_twelve_fixed_views_turn_by_thirty_degrees() -> None:
     ]
 
 
-@pytest.mark.parametrize("mode", ["fixed", "mirrors", "legacy_random", "legacy_cumulative"])
+@pytest.mark.parametrize(
+    "mode", ["fixed", "mirrors", "points", "legacy_random", "legacy_cumulative"]
+)
 def test_one_view_is_the_scan_as_recorded(mode) -> None:
     assert VotePlan(1, mode, flips=mode == "fixed").of(3) == (Change(),)
 

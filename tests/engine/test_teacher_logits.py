@@ -85,6 +85,37 @@ def test_each_row_is_what_the_network_says_of_that_point(config, checkpoint):
     assert "said" not in build_dataset(config, "val").load(0).points
 
 
+def test_visits_are_the_mean_over_the_views_that_showed_a_point(config, checkpoint):
+    """Against a forward pass per visit and a loop over the points."""
+    writer = write_teacher_logits(World(), config, checkpoint, visits=3)
+    network, scans = network_of(checkpoint), build_dataset(config, "train")
+    recipe = ChosenScans(scans, DataConfig(**VIEW), [0]).recipe
+    batches = [collate([recipe.sample(scans.read(0), 0, visit=k)]) for k in range(3)]
+    with torch.no_grad():
+        views = [network(batch).logits[batch.point_to_voxel] for batch in batches]
+    assert any(not torch.equal(views[0], view) for view in views[1:])
+    expected = torch.zeros_like(views[0])
+    for point in range(len(expected)):
+        own = [v[point] for v, b in zip(views, batches) if point in b.voxel_to_point.tolist()]
+        expected[point] = torch.stack(own or [view[point] for view in views]).mean(0)
+    stored = torch.from_numpy(np.load(writer.path(0))["logits"]).float()
+    torch.testing.assert_close(stored, expected.log_softmax(1), atol=2e-3, rtol=2e-3)
+
+
+def test_another_number_of_visits_is_refused(config, checkpoint, tmp_path):
+    write_teacher_logits(World(), config, checkpoint, visits=2)
+    with pytest.raises(UserError, match=r"another visits \(2\) than those to be written \(1\)"):
+        write_teacher_logits(World(), config, checkpoint)
+
+
+def test_a_network_that_reads_means_has_no_visits(config, tmp_path):
+    reads_means = tree()
+    reads_means["data"]["cell_features"] = "mean"
+    teacher = random_checkpoint(Config(reads_means), TOY_LABELS, tmp_path / "mean.pt")
+    with pytest.raises(UserError, match=r"--visits: .*the mean over a voxel's points"):
+        write_teacher_logits(World(), config, teacher, visits=2)
+
+
 def test_a_stored_teacher_teaches_what_a_live_one_does(config, checkpoint):
     write_teacher_logits(World(), config, checkpoint)
     scans = build_dataset(config, "train")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from core.config import load_config
 from core.contracts import Batch, Output, Sample
-from core.data import ChosenScans, VotePlan, VoteSamples, collate, make_sample
+from core.data import ChosenScans, Recipe, VotePlan, VoteSamples, collate, make_sample
 from core.engine.commands import read_votes
 from core.engine.evaluation_options import evaluation_parser
 from core.engine.run.context import Context
@@ -154,6 +154,8 @@ def test_wrong_numbers() -> None:
         Votes(2, "legacy_random", flips=True)
     with pytest.raises(UserError, match=r"--vote-flips: only fixed .*these views are mirrored"):
         Votes(4, "mirrors", flips=True)
+    with pytest.raises(UserError, match=r"--vote-flips: only fixed .*these views are as recorded"):
+        Votes(4, "points", flips=True)
     with pytest.raises(UserError, match=r"--votes: 6 views are not 4 mirrors.*multiple of 4"):
         Votes(6, "mirrors")
     with pytest.raises(UserError, match=r"--votes: PVKD's .* 4 views, not 8.*--vote-mode mirrors"):
@@ -165,6 +167,7 @@ def test_wrong_numbers() -> None:
     [
         (["--votes", "4"], Votes(4)),
         (["--votes", "8", "--vote-mode", "mirrors"], Votes(8, "mirrors")),
+        (["--votes", "8", "--vote-mode", "points"], Votes(8, "points")),
         (["--votes", "4", "--vote-sum", "logits"], Votes(4, sum="logits")),
         (["--votes", "3", "--vote-mode", "legacy_random"], Votes(3, "legacy_random")),
         (
@@ -280,6 +283,40 @@ def test_votes_equal_a_dense_sum_in_float64(world) -> None:
         "points outside the range have no class, all others one"
     )
     assert (found != voted(world, PLAIN, [0])["008"]).any(), "the votes change something"
+
+
+def test_points_that_take_turns_decide_by_the_views_that_showed_them(world) -> None:
+    """Against a loop over the views and points of one scan, in float64."""
+    context = Context.open(load_config(world), World())
+    scans = context.dataset("val")
+    network = network_of(context, scans.labels, world.parent / "net.pt")
+    scan = scans.load(0)
+    recipe = Recipe.of(context.data, training=False)
+    own: dict[int, list[np.ndarray]] = {}
+    everywhere = []
+    for k in range(4):
+        sample = recipe.sample(scan, 0, visit=k)
+        ((_, logits),) = raw_logits(network, collate([sample]))
+        chances = logits[:, 1:].double().softmax(1).numpy()[sample.point_to_voxel]
+        everywhere.append(chances)
+        for point in sample.grouping.point.tolist():
+            own.setdefault(point, []).append(chances[point])
+    total = np.mean(everywhere, 0)
+    for point, seen in own.items():
+        total[point] = np.mean(seen, 0)
+    best = np.where(sample.point_to_voxel >= 0, total.argmax(1) + 1, 0)
+    ranked = np.sort(total, 1)
+    sure = (ranked[:, -1] - ranked[:, -2] > 1e-4) | (sample.point_to_voxel < 0)
+    found = voted(world, Votes(4, "points"), [0])["008"]
+    assert sure.mean() > 0.9 and (found[sure] == best[sure]).all()
+    assert (found != voted(world, PLAIN, [0])["008"]).any(), "the visits change something"
+
+
+def test_a_network_that_reads_means_does_not_vote_by_points(world) -> None:
+    context = Context.open(load_config(world), World())
+    means = context.data.model_copy(update={"cell_features": "mean"})
+    with pytest.raises(UserError, match=r"--vote-mode points: .*the mean over a voxel's points"):
+        loader_and_predictor(context, context.dataset("val"), means, Votes(4, "points"))
 
 
 def raw_logits(network: nn.Module, batch: Batch):

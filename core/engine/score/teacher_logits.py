@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from core.config import Config
 from core.contracts import Batch
-from core.data import ChosenScans
+from core.data import VotePlan, VoteSamples
 from core.datasets import build_dataset, dataset_class
 from core.datasets.base import ScanDataset
 from core.datasets.columns import Column, column_file
@@ -30,6 +30,8 @@ from core.engine.run.trained import TrainedNetwork, read_network
 from core.engine.score.opened import Opened
 from core.engine.score.prediction import view_of
 from core.engine.score.pseudo_labels import own_view
+from core.engine.score.tally import Visits, shown_points
+from core.engine.score.voting import check_visits
 from core.errors import UserError
 from core.io import atomic_path
 from core.sparse import fold_batch_norm
@@ -47,12 +49,14 @@ def write_teacher_logits(
     split: str = "train",
     name: str | None = None,
     workers: int | None = None,
+    visits: int = 1,
 ) -> LogitsWriter:
     """Ask a network about every scan of a split that has no file yet.
 
     Args:
         config: of the student; its ``dataset`` names the scans and the column. name: of the column; None = that of
             ``distill.logits``. workers: processes that read scans; None = as many as in the network's training.
+        visits: passes over each scan, of which each shows another point of every voxel.
 
     Returns:
         what wrote the files, which knows how many.
@@ -64,7 +68,7 @@ def write_teacher_logits(
     found = read_network(checkpoint, "--checkpoint")
     if workers is not None:
         found.config.merge({"workers_per_gpu": workers}, "--workers")
-    writer = LogitsWriter.of(world, config, found, split, _column(config, name))
+    writer = LogitsWriter.of(world, config, found, split, _column(config, name), visits)
     missing = writer.missing()
     for index, logits in zip(missing, writer.logits(missing)):
         writer.write(index, logits)
@@ -78,15 +82,23 @@ class LogitsWriter:
     Attributes:
         opened: the network, in the configuration of its training but for where scans lie.
         scans: the split as the network sees it, without labels. column: says where the files lie.
+        visits: passes over each scan; a point's logits are the mean over those that showed it, else over all.
     """
 
     opened: Opened
     scans: ScanDataset
     column: Column
+    visits: int
 
     @classmethod
     def of(
-        cls, world: World, config: Config, found: TrainedNetwork, split: str, column: Column
+        cls,
+        world: World,
+        config: Config,
+        found: TrainedNetwork,
+        split: str,
+        column: Column,
+        visits: int,
     ) -> LogitsWriter:
         """Open the scans of ``config`` as the network was shown those of its training.
 
@@ -111,7 +123,10 @@ class LogitsWriter:
                 where="key 'dataset.columns'",
                 cure=f"Write key: {LOGITS}, channels: {scans.labels.num_classes}",
             )
-        return cls(Opened(found, Context.open(own, world)), scans, column)
+        context = Context.open(own, world)
+        if visits > 1:
+            check_visits(context.data, "--visits")
+        return cls(Opened(found, context), scans, column, visits)
 
     def path(self, index: int) -> Path:
         """The file of scan ``index``."""
@@ -133,7 +148,7 @@ class LogitsWriter:
 
     def _check(self, index: int) -> None:
         path = self.path(index)
-        found = logits_header(path)
+        found = {"visits": 1} | logits_header(path)  # earlier files do not say it
         for key, value in self._header(index).items():
             if found.get(key) != value:
                 raise UserError(
@@ -147,6 +162,7 @@ class LogitsWriter:
             "scan": self.scans.token(index),
             "classes": list(self.scans.labels.classes),
             "checkpoint": self.opened.found.sha256,
+            "visits": self.visits,
         }
 
     def logits(self, indices: list[int]) -> Iterator[np.ndarray]:
@@ -156,16 +172,23 @@ class LogitsWriter:
         context = self.opened.context
         network = fold_batch_norm(self.opened.network(self.scans.labels))
         self.opened.compare_scans(self.scans)
-        samples = ChosenScans(self.scans, view_of(context, self.scans), indices)
+        plan = VotePlan(self.visits, "points")
+        samples = VoteSamples(self.scans, view_of(context, self.scans), plan, 1, indices)
         loader = context.loader_of(samples, training=False, batch_size=1)
         loader.set_epoch(0, 0)
-        bar = tqdm(loader, desc="teacher", unit="scan", disable=not sys.stderr.isatty())
+        bar = tqdm(loader, desc="teacher", unit="visit", disable=not sys.stderr.isatty())
+        tally = Visits()
         for count, batch in enumerate(bar):
-            assert batch.tokens == (self.scans.token(indices[count]),), "one scan, in its turn"
+            index = indices[count // self.visits]
+            assert batch.tokens == (self.scans.token(index),), "a scan's visits, in its turn"
             on_device = batch.to(context.world.device)
             with torch.no_grad(), context.autocast():
                 output = infer(network, on_device)
-            yield _at_points(TeacherOutput.shared(on_device, output), on_device)
+            logits, known = TeacherOutput.shared(on_device, output).at_points(on_device)
+            tally.add(logits.float(), shown_points(on_device))
+            if tally.seen == self.visits:
+                yield _rows(tally.total() / self.visits, known, on_device)
+                tally = Visits()
 
     def write(self, index: int, logits: np.ndarray) -> None:
         """Write the file of a scan, atomically."""
@@ -176,10 +199,9 @@ class LogitsWriter:
             np.savez_compressed(stream, logits=logits, header=np.frombuffer(header, np.uint8))
 
 
-def _at_points(teacher: TeacherOutput, batch: Batch) -> np.ndarray:
-    """F16 [N, classes] of the keyframe's points."""
-    logits, known = teacher.at_points(batch)
-    logs: Tensor = logits.float().log_softmax(1)
+def _rows(logits: Tensor, known: Tensor, batch: Batch) -> np.ndarray:
+    """F16 [N, classes] of the keyframe's points, zeros where not ``known``."""
+    logs = logits.log_softmax(1)
     rows = torch.where(known[:, None], logs, 0.0)[batch.keyframe]
     lowest = float(np.finfo(np.float16).min)
     return rows.clamp_min(lowest).cpu().numpy().astype(np.float16)

@@ -24,6 +24,7 @@ from core.data.votes import MIRRORS, VoteMode
 from core.datasets.base import ScanDataset
 from core.engine.run.forward import infer
 from core.engine.score.evaluation import Predictor, decided_points, predictions
+from core.engine.score.tally import Sums, Tally, Visits, shown_points
 from core.errors import UserError
 from core.sparse import fold_batch_norm
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "PLAIN",
     "Votes",
+    "check_visits",
     "loader_and_predictor",
     "point_scores",
     "voted_predictions",
@@ -43,6 +45,7 @@ __all__ = [
 
 _FLIPS_ELSEWHERE = {  # how the other modes are asked for mirrors
     "mirrors": "Leave it out: these views are mirrored",
+    "points": "Leave it out: these views are as recorded",
     "legacy_random": "Set eval.vote_augment.flip instead",
     "legacy_cumulative": "Leave it out: these views are mirrored as in PVKD",
 }
@@ -107,6 +110,10 @@ class Votes:
         e = context.experiment
         return VotePlan(self.count, self.mode, self.flips, e.eval.vote_augment, e.train.seed)
 
+    def tally(self) -> Tally:
+        """What the scores of views are added up in."""
+        return Visits() if self.mode == "points" else Sums()
+
     def settings(self, context: Context) -> dict[str, Any]:
         """All that changes a voted prediction, as plain values; empty for one plain pass."""
         if self.count == 1:
@@ -142,12 +149,28 @@ def loader_and_predictor(
     if votes.count == 1:
         chosen = ChosenScans(scans, data, range(len(scans)) if indices is None else indices)
         return context.loader_of(chosen, training=False), predictions
+    if votes.mode == "points":
+        check_visits(data, "--vote-mode points")
     samples = VoteSamples(
         scans, data, votes.plan(context), votes.chunk_on(context.world.device), indices
     )
     return context.loader_of(samples, training=False, batch_size=1), partial(
         voted_predictions, votes=votes
     )
+
+
+def check_visits(data: DataConfig, option: str) -> None:
+    """Refuse to show one point of each cell after the other to a network that reads the mean over all.
+
+    Raises:
+        UserError: ``data.cell_features`` is ``mean``.
+    """
+    if data.cell_features == "mean":
+        raise UserError(
+            "this network reads the mean over a voxel's points (data.cell_features), so that all passes are the same",
+            where=option,
+            cure="Leave it out",
+        )
 
 
 def voted_predictions(
@@ -194,23 +217,24 @@ def voted_scores(
     network = fold_batch_norm(network)  # a copy, in evaluation mode
     first: Batch | None = None
     decided: Tensor | None = None
-    total, seen = torch.empty(0), 0
+    tally = votes.tally()
     for batch in tqdm(
         loader, desc=title, unit="batch", dynamic_ncols=True, disable=not sys.stderr.isatty()
     ):
         batch = batch.to(device)
         if first is None:
-            first, seen = batch.take([0]), 0
+            first, tally = batch.take([0]), votes.tally()
         _check_scan(first, batch)
         with autocast():
             output = infer(network, batch)
-        for scores in point_scores(output, batch, votes):
-            total = scores if seen == 0 else total.add_(scores)
-            seen += 1
+        sizes = batch.point_offsets.diff().tolist()
+        shown = shown_points(batch).split(sizes)
+        for scores, mask in zip(point_scores(output, batch, votes), shown):
+            tally.add(scores, mask)
         if decided is None:  # points of no cell are the same in all views
-            decided = decided_points(output, batch)[: len(total)]
-        if seen == votes.count:
-            yield first, total, decided
+            decided = decided_points(output, batch)[: sizes[0]]
+        if tally.seen == votes.count:
+            yield first, tally.total(), decided
             first, decided = None, None
 
 
