@@ -14,7 +14,8 @@ from core.config import load_config
 from core.engine.run.checkpoint import read_checkpoint
 from core.engine.run.distributed import World
 from core.engine.score.jobs import evaluate_checkpoint
-from core.engine.train.jobs import _check_same_numbers, train_teacher
+from core.engine.train.continuing import _check_same_numbers
+from core.engine.train.jobs import train_teacher
 from core.errors import UserError
 
 
