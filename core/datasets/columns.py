@@ -45,12 +45,13 @@ READ_COLUMNS = (
 # Where a point lies in the scanner's range image, and what is said of that place: of no use to a network.
 CELL_COLUMNS = ("row", "column", "laser", "no_label_zone")
 _LARGEST = np.iinfo(np.int64).max
+_SCAN_NAMES = ("{token}", "{flat}", "{stem}")
 _TAKEN = (*READ_COLUMNS, "distance")  # which samples make
 
 
 def _named_by_scan(pattern: str) -> str:
-    if "{token}" not in pattern and "{stem}" not in pattern:
-        raise ValueError("must contain {token} or {stem}, which stand for the scan")
+    if not any(name in pattern for name in _SCAN_NAMES):
+        raise ValueError("must contain {token}, {flat} or {stem}, which stand for the scan")
     if not pattern.endswith((".npy", ".npz")):
         raise ValueError("must end in .npy or .npz")
     return pattern
@@ -61,7 +62,7 @@ class Column(Section):
 
     file: Annotated[str, AfterValidator(_named_by_scan)] = Field(
         description="file of a scan below dataset.root, .npy or .npz; {token} is the scan's token, which may hold "
-        "'/', {stem} the token's last part"
+        "'/', {flat} the token with '_' for '/', as KDMOS writes logits, {stem} the token's last part"
     )
     key: str | None = Field(
         None, description="array of the .npz file; null = the only one, and for .npy"
@@ -103,8 +104,11 @@ def check_names(columns: Mapping[str, T]) -> Mapping[str, T]:
 def column_file(column: Column, root: Path, token: str) -> Path:
     """The file that holds a column of a scan, whether or not it exists."""
     token = check_name(token, str(root))
-    stem = token.rpartition("/")[2]
-    return root / column.file.replace("{token}", token).replace("{stem}", stem)
+    names = (token, token.replace("/", "_"), token.rpartition("/")[2])
+    file = column.file
+    for placeholder, name in zip(_SCAN_NAMES, names):
+        file = file.replace(placeholder, name)
+    return root / file
 
 
 def add_columns(

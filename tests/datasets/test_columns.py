@@ -85,6 +85,19 @@ def test_npy_without_key_and_other_types(root):
     assert scan_of(root, pseudo={"file": "{stem}.npy"}).points["pseudo"].dtype == np.bool_
 
 
+def test_files_may_be_named_as_the_published_writer_of_logits_does(tiny_kitti, tmp_path):
+    """KDMOS: SS_FFFFFF.npy, all sequences in one folder, raw logits f32 [points, 4]."""
+    column = {"file": f"{tmp_path}/{{flat}}.npy", "channels": 4}
+    section = {"name": "semantickitti", "root": str(tiny_kitti), "cameras": []}
+    section["columns"] = {"teacher": column}
+    dataset = build_dataset(Config({"dataset": section}), "train")
+    sequence, frame = dataset.token(1).split("/")
+    logits = np.zeros((len(dataset.read(1).points), 4), np.float32)
+    logits[:, 3] = np.arange(len(logits))
+    np.save(tmp_path / f"{sequence}_{frame}.npy", logits)
+    assert np.array_equal(dataset.load(1).points["teacher"], logits)
+
+
 @pytest.mark.parametrize("form", ["kitti", "nuscenes"])
 def test_sweeps_get_zeros(form, request, tmp_path):
     world = request.getfixturevalue(f"tiny_{form}")
@@ -149,7 +162,7 @@ def test_missing_file_and_key(root):
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"motion": {"file": "maps.npz"}}, r"must contain \{token\} or \{stem\}"),
+        ({"motion": {"file": "maps.npz"}}, r"must contain \{token\}, \{flat\} or \{stem\}"),
         ({"motion": {"file": "{stem}.bin"}}, r"must end in \.npy or \.npz"),
         ({"label": {"file": "{stem}.npy"}}, "'label' is a column that every scan has"),
         ({"motion": {"file": "{stem}.npy", "chanels": 2}}, "channels"),
