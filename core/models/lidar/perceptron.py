@@ -71,7 +71,7 @@ class _NormReluLinear(torch.autograd.Function):
         x, scale, shift, weight, mean, inverse = ctx.saved_tensors
         y, _, _ = torch.native_batch_norm(x, scale, shift, None, None, True, 0.0, ctx.eps)
         y.relu_()
-        grad_weight = (y.to(grad.dtype).t() @ grad).t().to(weight.dtype)
+        grad_weight = (grad.t() @ y.to(grad.dtype)).to(weight.dtype)
         grad_bias = grad.sum(0).to(weight.dtype)
         grad_y = (grad @ weight.to(grad.dtype)).to(x.dtype)
         grad_y = torch.ops.aten.threshold_backward(grad_y, y, 0)
