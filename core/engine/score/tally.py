@@ -51,8 +51,7 @@ class Visits:
     """
 
     def __init__(self) -> None:
-        self._all, self._own = Sums(), torch.empty(0)
-        self._times = torch.empty(0)
+        self._all, self._own, self._times = Sums(), Sums(), Sums()
 
     @property
     def seen(self) -> int:
@@ -61,18 +60,16 @@ class Visits:
 
     def add(self, scores: Tensor, shown: Tensor) -> None:
         """See :class:`Tally`."""
-        own = scores * shown[:, None]
-        times = shown.to(scores.dtype)
-        if self.seen > 0:
-            own = self._own.add_(own)
-            times = self._times.add_(times)
-        self._own, self._times = own, times
+        times = shown[:, None].to(scores.dtype)
+        self._own.add(scores * times, shown)
+        self._times.add(times, shown)
         self._all.add(scores, shown)
 
     def total(self) -> Tensor:
         """See :class:`Tally`."""
-        mean = self._own / self._times.clamp_min(1)[:, None]
-        return torch.where(self._times[:, None] > 0, mean * self.seen, self._all.total())
+        times = self._times.total()
+        mean = self._own.total() / times.clamp_min(1)
+        return torch.where(times > 0, mean * self.seen, self._all.total())
 
 
 def shown_points(batch: Batch) -> Tensor:
